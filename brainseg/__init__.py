@@ -1,0 +1,24 @@
+"""brainseg: a Hydra-configured experiment runner for tumour segmentation in brain MRI.
+
+from brainseg import UNet, DiceLoss, MRIDataset
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from brainseg.data.dataset import MRIDataset
+    from brainseg.models.unet import UNet
+    from brainseg.training.losses import DiceLoss
+
+__version__ = "0.1.0"
+__all__ = ["DiceLoss", "MRIDataset", "UNet", "__version__"]
+
+_HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `python -m brainseg.prepare` needs no torch, which takes a second."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'brainseg' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

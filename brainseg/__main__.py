@@ -1,0 +1,28 @@
+"""`brainseg <command> key=value ...`, the same as `python -m brainseg.<command> key=value ...`."""
+
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train a model, or a sweep of them with -m",
+    "prepare": "turn a folder of slices into one HDF5 file",
+    "evaluate": "score a checkpoint",
+    "sync": "bring MLflow up to date with run folders",
+}
+
+
+def main() -> None:
+    """Hand over to the command named first; without one, list them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in COMMANDS:
+        listed = "\n".join(f"  {command:10s} {meaning}" for command, meaning in COMMANDS.items())
+        wanted = name in ("", "-h", "--help")
+        text = f"usage: brainseg COMMAND key=value ...\n\n{listed}\n\nbrainseg COMMAND --help lists its settings."
+        print(text, file=sys.stdout if wanted else sys.stderr)
+        sys.exit(0 if wanted else 2)
+    del sys.argv[1]
+    import_module(f"brainseg.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The one place where names become a model, a loss and an optimizer.
+
+A name is looked up in our own table, then in the family's library (MONAI's networks and losses, torch.optim), then among the
+entry points of installed packages (groups `brainseg.models`, `brainseg.losses`, `brainseg.optimizers`). Names, never import
+paths: a config cannot make the runner import anything.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brainseg.config import LossConfig, ModelConfig, OptimizerConfig, UNetConfig
+from brainseg.errors import RequestError, check
+from brainseg.models.unet import UNet, smallest_size
+from brainseg.training.losses import BCEDiceLoss, DiceLoss
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {"dice": DiceLoss, "bce_dice": BCEDiceLoss}
+OPTIMIZERS = {
+    name.lower(): value
+    for name, value in vars(torch.optim).items()
+    if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+}
+NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}
+
+
+class FloatMask(nn.Module):
+    """MONAI's losses want a mask of the logits' type."""
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, K, H, W), mask (B, 1, H, W) -> loss ()."""
+        return self.criterion(logits, mask.to(logits.dtype))
+
+
+def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[int, int]) -> nn.Module:
+    """The network for images (B, in_channels, *size) and logits (B, out_channels, *size). Raises RequestError."""
+    if isinstance(config, UNetConfig) and config.name == "unet":
+        smallest = smallest_size(config.depth)
+        check(min(size) >= smallest, "model.depth", config.depth, f"images of {size[0]}x{size[1]} pixels are below {smallest}",
+              "lower model.depth")
+        return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
+    found = _extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
+    check(found is not None, "model.name", config.name, "no such network", "use unet, or a class of monai.networks.nets")
+    given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "img_size": size}
+    return _call(found, "model", config, {key: value for key, value in given.items() if key not in config.options})
+
+
+def loss(config: LossConfig) -> nn.Module:
+    """The criterion: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
+    own = LOSSES.get(config.name) or _extension("brainseg.losses", config.name)
+    found = own or _monai("monai.losses", config.name, nn.Module)
+    check(found is not None, "loss.name", config.name, "no such loss", _known(config.name, LOSSES, "or a class of monai.losses"))
+    criterion = _call(found, "loss", config, {})
+    return criterion if own else FloatMask(criterion)
+
+
+def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimizer over `parameters`. Raises RequestError."""
+    name = config.name.lower()
+    check(name not in NEEDS_MORE, "optimizer.name", config.name, NEEDS_MORE.get(name, ""), "choose another")
+    found = OPTIMIZERS.get(name) or _extension("brainseg.optimizers", config.name)
+    check(found is not None, "optimizer.name", config.name, "no such optimizer", _known(config.name, OPTIMIZERS))
+    given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
+    if config.weight_decay is not None:
+        given["weight_decay"] = config.weight_decay
+    return _call(found, "optimizer", config, given)
+
+
+def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
+    """Call what a name stands for with the options it takes; the others are refused by name."""
+    taken = inspect.signature(found).parameters
+    options = {**{key: value for key, value in given.items() if key in taken}, **config.options}
+    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+    for key in config.options:
+        check(free or key in taken, f"{family}.options.{key}", config.options[key], f"{config.name} takes no such option",
+              f"known: {', '.join(name for name in taken if name not in given)}")
+    if "weight_decay" in given and "weight_decay" not in taken:
+        raise RequestError(f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null")
+    try:
+        return found(**options)
+    except (TypeError, ValueError, AssertionError, IndexError) as error:  # what torch and MONAI raise for values they cannot take
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
+
+
+def _extension(group: str, name: str) -> Any:
+    """What an installed package registered under this name; only this one is imported."""
+    found = [point for point in entry_points(group=group) if point.name == name]
+    return found[0].load() if found else None
+
+
+def _monai(module: str, name: str, kind: type) -> Any:
+    """A class that MONAI's module itself defines under this name (its imports of other libraries are not offered)."""
+    if not name.isidentifier() or not name[0].isupper():
+        return None
+    import monai.losses
+    import monai.networks.nets  # takes seconds: imported only when such a name is asked for
+
+    found = getattr({"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module], name, None)
+    own = inspect.isclass(found) and issubclass(found, kind) and found.__module__.startswith(module)
+    return found if own else None
+
+
+def _known(name: str, table: Iterable[str], more: str = "") -> str:
+    close = difflib.get_close_matches(name, table, n=1)
+    return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(sorted(table))} {more}".strip()

@@ -1,0 +1,405 @@
+"""Every setting: its type, its default, what it means and which values it takes.
+
+Hydra composes `conf/*.yaml` onto these dataclasses; `OmegaConf.to_object` then builds them, and each `__post_init__` refuses
+an impossible value in one line. Checks that need the data (does the file exist, can the image take this depth) are in
+`train.check`. A setting that changes no number of a run is listed in `NOT_IDENTITY`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from brainseg.errors import check
+
+NOT_IDENTITY = ("output", "resume", "dry_run", "test", "tracking", "checkpoint", "data.path", "data.resident", "data.phantom.folder")
+SPLITS = ("holdout", "kfold", "file", "all", "reference")
+SCHEDULERS = ("none", "step", "cosine", "one_cycle", "plateau")
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A dataclass field with its help text; lists and dicts are copied for each instance."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": meaning})
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={"help": meaning})
+    return field(default=default, metadata={"help": meaning})
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    check(value in choices, name, value, f"must be one of {', '.join(choices)}")
+
+
+def check_range(name: str, value: float | None, low: float, high: float = math.inf, remedy: str = "") -> None:
+    """Refuse a number outside [low, high] or not finite; None (not set) passes."""
+    if value is None:
+        return
+    rule = f"must be at least {low}" if high == math.inf else f"must lie between {low} and {high}"
+    check(math.isfinite(value) and low <= value <= high, name, value, rule, remedy)
+
+
+@dataclass
+class PhantomConfig:
+    patients: int = setting(32, "number of synthetic patients")
+    slices: int = setting(16, "slices of each patient")
+    size: int = setting(128, "height and width of a slice in pixels")
+    seed: int = setting(0, "which cohort is drawn")
+    folder: str = setting("data", "where the cohort is written once and found again")
+
+    def __post_init__(self) -> None:
+        check_range("data.phantom.patients", self.patients, 3, remedy="each part of a split needs a patient")
+        check_range("data.phantom.slices", self.slices, 4)
+        check_range("data.phantom.size", self.size, 32, 1024)
+        check_range("data.phantom.seed", self.seed, 0)
+
+
+@dataclass
+class DataConfig:
+    name: str = setting("phantom", "phantom, or hdf5 for a file made by brainseg.prepare")
+    path: str | None = setting(None, "HDF5 file made by brainseg.prepare; overrides the phantom")
+    volume: str | None = setting(None, "one channel by name (as FLAIR), or null for all")
+    context: int = setting(0, "neighbouring slices on each side, as further channels")
+    limit_patients: int | None = setting(None, "use only the first patients by name")
+    tumour_share: float | None = setting(None, "share of tumour slices in an epoch; null: every slice once")
+    resident: str = setting("auto", "hold the part's slices in memory: auto, yes, no (the same batches either way)")
+    phantom: PhantomConfig = setting(PhantomConfig, "the synthetic cohort")
+
+    def __post_init__(self) -> None:
+        check_choice("data.name", self.name, ("phantom", "hdf5"))
+        needs_path = self.name == "hdf5" and self.path is None
+        check(not needs_path, "data.path", "null", "data=hdf5 needs a file", "set data.path=FILE, made by brainseg.prepare")
+        check_range("data.context", self.context, 0, 16)
+        check_range("data.limit_patients", self.limit_patients, 1)
+        check_range("data.tumour_share", self.tumour_share, 0, 1)
+        check_choice("data.resident", self.resident, ("auto", "yes", "no"))
+
+
+@dataclass
+class SplitConfig:
+    name: str = setting("holdout", "how patients are dealt to training, validation and test")
+    seed: int = setting(0, "seed of the draw; apart from seed, so that repeats keep their patients")
+
+    def __post_init__(self) -> None:
+        check_choice("split.name", self.name, SPLITS)
+        check_range("split.seed", self.seed, 0)
+
+
+@dataclass
+class HoldoutConfig(SplitConfig):
+    name: str = setting("holdout", "one split by patient, balanced over institutions")
+    train: float = setting(0.70, "share of patients trained on")
+    validation: float = setting(0.15, "share of patients that select the best epoch")
+    test: float = setting(0.15, "share of patients held back for the score")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for part in ("train", "validation", "test"):
+            check_range(f"split.{part}", getattr(self, part), 0, 1)
+        total = self.train + self.validation + self.test
+        check(abs(total - 1) < 1e-6, "split.train+validation+test", round(total, 6), "the shares must add up to 1")
+
+
+@dataclass
+class KFoldConfig(SplitConfig):
+    name: str = setting("kfold", "cross-validation: test = fold, validation = the next fold")
+    folds: int = setting(5, "number of folds")
+    fold: int = setting(0, "the fold tested, counted from 0")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("split.folds", self.folds, 3, remedy="training, validation and test need a fold each")
+        check_range("split.fold", self.fold, 0, self.folds - 1, "folds are counted from 0")
+
+
+@dataclass
+class FileSplitConfig(SplitConfig):
+    name: str = setting("file", "names from a JSON file with the lists train, validation, test")
+    path: str = setting(MISSING, "the JSON file")
+
+
+@dataclass
+class ModelConfig:
+    name: str = setting("unet", "unet, a class of monai.networks.nets, or a name registered under brainseg.models")
+    options: dict[str, Any] = setting({}, "further arguments of a model that is not unet")
+
+
+@dataclass
+class UNetConfig(ModelConfig):
+    name: str = setting("unet", "U-Net of any depth and width")
+    depth: int = setting(4, "resolution levels; depth - 1 poolings")
+    width: int = setting(32, "features of the first level")
+    growth: int = setting(1, "factor on the features from level to level: 1 or 2")
+    max_width: int | None = setting(None, "cap on the features of a level")
+    norm: str = setting("batch", "batch, instance, group or none")
+    dropout: float = setting(0.0, "probability that a feature map is dropped, at every level")
+
+    def __post_init__(self) -> None:
+        check_range("model.depth", self.depth, 1, 12)
+        check_range("model.width", self.width, 1, 4096)
+        check_choice("model.growth", str(self.growth), ("1", "2"))
+        check_range("model.max_width", self.max_width, self.width, remedy="a cap below model.width would cut the first level")
+        check_choice("model.norm", self.norm, ("batch", "instance", "group", "none"))
+        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must lie in [0, 1)")
+
+
+@dataclass
+class LossConfig:
+    name: str = setting("bce_dice", "dice, bce_dice, a class of monai.losses, or a name registered under brainseg.losses")
+    options: dict[str, Any] = setting({}, "arguments of the loss, as smooth or per_sample")
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = setting("adamw", "a class of torch.optim by its name in any case, as adamw")
+    lr: float = setting(1e-3, "learning rate, before the schedule")
+    weight_decay: float | None = setting(None, "weight decay; null: torch's default")
+    options: dict[str, Any] = setting({}, "further arguments, as momentum or betas")
+
+    def __post_init__(self) -> None:
+        check_range("optimizer.lr", self.lr, 0, remedy="1e-4 is the reference's")
+        check_range("optimizer.weight_decay", self.weight_decay, 0)
+
+
+@dataclass
+class SchedulerConfig:
+    name: str = setting("none", "how the learning rate goes over the run")
+
+    def __post_init__(self) -> None:
+        check_choice("scheduler.name", self.name, SCHEDULERS)
+
+
+@dataclass
+class StepConfig(SchedulerConfig):
+    name: str = setting("step", "drops at given epochs")
+    epochs: list[int] = setting([30], "epochs from which the rate is dropped")
+    factor: float = setting(0.1, "factor of each drop")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for epoch in self.epochs:
+            check_range("scheduler.epochs", epoch, 1)
+        check_range("scheduler.factor", self.factor, 0, 1)
+
+
+@dataclass
+class CosineConfig(SchedulerConfig):
+    name: str = setting("cosine", "half a cosine down, after a linear warm-up")
+    warmup: float = setting(0.05, "share of the steps spent warming up")
+    final: float = setting(0.0, "last rate as a share of optimizer.lr")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("scheduler.warmup", self.warmup, 0, 0.9)
+        check_range("scheduler.final", self.final, 0, 1)
+
+
+@dataclass
+class OneCycleConfig(SchedulerConfig):
+    name: str = setting("one_cycle", "up, then far down (Smith 2018)")
+    warmup: float = setting(0.3, "share of the steps spent rising")
+    start: float = setting(0.04, "first rate as a share of optimizer.lr")
+    final: float = setting(4e-6, "last rate as a share of optimizer.lr")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("warmup", "start", "final"):
+            check_range(f"scheduler.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass
+class PlateauConfig(SchedulerConfig):
+    name: str = setting("plateau", "drops when val/dice has not risen")
+    patience: int = setting(5, "epochs without a rise before a drop")
+    factor: float = setting(0.1, "factor of each drop")
+    final: float = setting(1e-3, "lowest rate as a share of optimizer.lr")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("scheduler.patience", self.patience, 0)
+        check_range("scheduler.factor", self.factor, 0, 1)
+        check_range("scheduler.final", self.final, 0, 1)
+
+
+@dataclass
+class AugmentConfig:
+    flip: float = setting(0.0, "probability of a left-right flip")
+    rotate: float = setting(0.0, "largest rotation in degrees")
+    scale: float = setting(0.0, "largest relative change of size, as 0.1")
+    shift: float = setting(0.0, "largest shift as a share of the image")
+    gamma: float = setting(0.0, "largest change of the logarithm of gamma, as 0.2")
+    contrast: float = setting(0.0, "largest relative change of contrast, per channel")
+    brightness: float = setting(0.0, "largest shift of intensity, per channel")
+    noise: float = setting(0.0, "largest standard deviation of Gaussian noise")
+
+    def __post_init__(self) -> None:
+        check_range("augment.flip", self.flip, 0, 1)
+        check_range("augment.rotate", self.rotate, 0, 180)
+        for name in ("scale", "shift", "gamma", "contrast", "brightness", "noise"):
+            check_range(f"augment.{name}", getattr(self, name), 0, 0.9)
+
+
+@dataclass
+class DeviceConfig:
+    name: str = setting("auto", "auto, cpu, cuda (as cuda:1), mps")
+    precision: str = setting("auto", "auto, float32, bfloat16, float16")
+    channels_last: bool = setting(True, "memory format NHWC: the faster one for convolutions on these devices")
+    compile: bool = setting(False, "torch.compile the model")
+    threads: int | None = setting(None, "CPU threads; bits depend on their number; null: torch's choice")
+
+    def __post_init__(self) -> None:
+        check_choice("device.precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
+        check_range("device.threads", self.threads, 1)
+
+
+@dataclass
+class InferenceConfig:
+    threshold: float = setting(0.5, "probability from which a pixel is tumour")
+    flips: str = setting("none", "average with mirrored images: none, horizontal, vertical, both")
+    components: str = setting("all", "3-D components kept: all, largest, min_volume")
+    min_volume: int = setting(0, "voxels that a component needs under components=min_volume")
+
+    def __post_init__(self) -> None:
+        check_range("inference.threshold", self.threshold, 0, 1)
+        check_choice("inference.flips", self.flips, ("none", "horizontal", "vertical", "both"))
+        check_choice("inference.components", self.components, ("all", "largest", "min_volume"))
+        check_range("inference.min_volume", self.min_volume, 0)
+
+
+@dataclass
+class CheckpointConfig:
+    every_minutes: float | None = setting(10.0, "save in the middle of an epoch after so many minutes")
+    every_steps: int | None = setting(None, "save in the middle of an epoch after so many steps")
+    keep: str = setting("best", "what a finished run keeps: best, all")
+
+    def __post_init__(self) -> None:
+        check_range("checkpoint.every_minutes", self.every_minutes, 0)
+        check_range("checkpoint.every_steps", self.every_steps, 1)
+        check_choice("checkpoint.keep", self.keep, ("best", "all"))
+
+
+@dataclass
+class TrackingConfig:
+    name: str = setting("mlflow", "mlflow, none")
+    uri: str | None = setting(None, "tracking server; null: MLFLOW_TRACKING_URI, else mlflow.db here")
+    artifacts: str = setting("mlartifacts", "folder of the artifacts beside mlflow.db; a server has its own")
+    experiment: str = setting("brainseg", "MLflow experiment")
+
+    def __post_init__(self) -> None:
+        check_choice("tracking.name", self.name, ("mlflow", "none"))
+
+
+@dataclass
+class TrainConfig:
+    output: str | None = setting(None, "run folder; under -m the root of the jobs' folders; null: runs/")
+    epochs: int = setting(30, "passes over the training slices")
+    max_minutes: float | None = setting(None, "time instead of epochs: turned into a number of steps at the start")
+    batch_size: int = setting(8, "slices of a forward pass")
+    accumulate: int = setting(1, "forward passes added up for one step")
+    seed: int = setting(0, "initial weights, order, dropout, augmentation")
+    clip_norm: float | None = setting(None, "largest norm of the gradient")
+    ema_decay: float | None = setting(None, "decay of averaged weights, as 0.999: they are then validated and kept")
+    patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice")
+    test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
+    resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
+    dry_run: bool = setting(False, "print what would run, and stop")
+    data: DataConfig = setting(DataConfig, "the slices")
+    split: SplitConfig = setting(SplitConfig, "training, validation and test patients")
+    model: ModelConfig = setting(ModelConfig, "the network")
+    loss: LossConfig = setting(LossConfig, "the criterion")
+    optimizer: OptimizerConfig = setting(OptimizerConfig, "the optimizer")
+    scheduler: SchedulerConfig = setting(SchedulerConfig, "the learning rate over the run")
+    augment: AugmentConfig = setting(AugmentConfig, "random changes of the training slices")
+    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
+    inference: InferenceConfig = setting(InferenceConfig, "from logits to masks")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is saved when")
+    tracking: TrackingConfig = setting(TrackingConfig, "MLflow")
+
+    def __post_init__(self) -> None:
+        check_range("epochs", self.epochs, 1)
+        check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
+        check_range("batch_size", self.batch_size, 1)
+        check_range("accumulate", self.accumulate, 1)
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        check(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "must be above 0")
+        check(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie between 0 and 1")
+        check_range("patience", self.patience, 1)
+        check_choice("test", self.test, ("auto", "yes", "no"))
+        no_training = self.split.name == "all"
+        check(not no_training, "split", "all", "leaves no patient to train on", "split=all is for brainseg.evaluate")
+
+
+@dataclass
+class PrepareConfig:
+    source: str = setting(MISSING, "folder of patients' folders (kaggle_3m)")
+    output: str = setting(MISSING, "HDF5 file to write")
+    on_fault: str = setting("error", "error, or skip_patient to leave patients with faults out, by name")
+    workers: int | None = setting(None, "processes; null: all cores")
+
+    def __post_init__(self) -> None:
+        check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
+        check_range("workers", self.workers, 1)
+
+
+@dataclass
+class InferenceOverride:
+    """As InferenceConfig, but null keeps what the checkpoint was selected with."""
+
+    threshold: float | None = setting(None, "probability from which a pixel is tumour; null: the checkpoint's")
+    flips: str | None = setting(None, "average with mirrored images; null: the checkpoint's")
+    components: str | None = setting(None, "3-D components kept; null: the checkpoint's")
+    min_volume: int | None = setting(None, "voxels that a component needs; null: the checkpoint's")
+
+
+@dataclass
+class EvaluateConfig:
+    checkpoint: str = setting(MISSING, "path of a checkpoint, runs:/ID or models:/NAME@ALIAS")
+    output: str = setting("evaluations", "folder to write to")
+    parts: list[str] = setting(["test"], "which parts of the split are evaluated")
+    batch_size: int = setting(8, "slices of a forward pass")
+    overlays: bool = setting(True, "draw the best, median and worst patient")
+    data: DataConfig = setting(DataConfig, "the slices")
+    split: SplitConfig | None = setting(None, "null: the split that the checkpoint was trained under")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
+    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
+    inference: InferenceOverride = setting(InferenceOverride, "null: as in the checkpoint")
+
+    def __post_init__(self) -> None:
+        check_range("batch_size", self.batch_size, 1)
+        for part in self.parts:
+            check_choice("parts", part, ("train", "validation", "test"))
+
+
+CHOICES: dict[str, dict[str, type]] = {
+    "split": {"holdout": HoldoutConfig, "kfold": KFoldConfig, "file": FileSplitConfig, "any": SplitConfig},
+    "model": {"unet": UNetConfig, "any": ModelConfig},
+    "scheduler": {"any": SchedulerConfig, "none": SchedulerConfig, "step": StepConfig, "cosine": CosineConfig,
+                  "one_cycle": OneCycleConfig, "plateau": PlateauConfig},
+}
+
+
+def register() -> None:
+    """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
+    store = ConfigStore.instance()
+    for command, node in {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}.items():
+        store.store(group="schema", name=command, node=node, package="_global_")
+    for group, nodes in CHOICES.items():
+        for name, node in nodes.items():
+            store.store(group=f"schema/{group}", name=name, node=node)
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as {dotted name: value}; lists stay values, an empty dict vanishes."""
+    if not isinstance(settings, dict):
+        return {prefix[:-1]: settings}
+    return {name: leaf for key, value in settings.items() for name, leaf in flatten(value, f"{prefix}{key}.").items()}
+
+
+def restore(stored: dict[str, Any]) -> TrainConfig:
+    """The dataclass of a config stored as plain containers, in a run's folder or a checkpoint; every check runs again."""
+    base = OmegaConf.structured(TrainConfig)
+    for group, nodes in CHOICES.items():
+        name = stored.get(group, {}).get("name")
+        OmegaConf.update(base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False)
+    return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(base, stored)))

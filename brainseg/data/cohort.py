@@ -1,0 +1,44 @@
+"""Which data a config means: a prepared file, or the phantom that is made on first use."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from brainseg.config import DataConfig
+from brainseg.data import phantom
+from brainseg.data.store import Store
+from brainseg.errors import check
+
+
+class Outline(NamedTuple):
+    """What can be known of a cohort before anything is made or read in full."""
+
+    patients: list[str]  # sorted names without dates
+    size: tuple[int, int]  # height, width in pixels
+    channels: list[str]
+    classes: list[str]
+
+
+def open_store(config: DataConfig) -> Store:
+    """The prepared file; makes the phantom cohort if that is asked for and not there yet."""
+    return Store(Path(config.path) if config.path is not None else phantom.ensure_cohort(config.phantom))
+
+
+def outline(config: DataConfig) -> Outline:
+    """Patients, size and channels, creating nothing. Raises RequestError (no such file), DataError (not such a file)."""
+    if config.path is not None:
+        path = Path(config.path)
+        check(path.is_file(), "data.path", path, "no such file", "make it with python -m brainseg.prepare source=DIR output=FILE")
+        with Store(path) as store:
+            found = Outline(sorted(set(store.patients)), (store.shape[2], store.shape[3]), store.channels, store.classes)
+    else:
+        names = sorted({name.rsplit("_", 1)[0] for name in phantom.patient_names(config.phantom)})
+        found = Outline(names, (config.phantom.size, config.phantom.size), ["pre-contrast", "FLAIR", "post-contrast"],
+                        ["background", "tumour"])
+    known = config.volume is None or config.volume in found.channels
+    check(known, "data.volume", config.volume, "no such channel", f"known: {', '.join(found.channels)}, or null for all")
+    return found._replace(patients=found.patients[: config.limit_patients])
+
+
+def in_channels(config: DataConfig, found: Outline) -> int:
+    """Channels of the network's input: those chosen, for the slice and its neighbours."""
+    return (1 if config.volume is not None else len(found.channels)) * (2 * config.context + 1)

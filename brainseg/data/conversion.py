@@ -1,0 +1,74 @@
+"""From a folder of slices to the HDF5 file: verify everything, then write, or say why not."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from brainseg.data.source import Cohort, load, scan
+from brainseg.data.store import Store, write_store
+from brainseg.data.volume import CHANNELS, Volume
+from brainseg.errors import DataError
+
+Item = TypeVar("Item")
+
+
+class FaultyCohort(DataError):
+    """The source cannot be used; the message is the whole report, one fault a line, as is `faults`."""
+
+    def __init__(self, source: str | Path, faults: list[str]) -> None:
+        super().__init__("\n  ".join([f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}; nothing was written", *faults]))
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `prepare` found and did."""
+
+    written: bool  # False: the file was there already, with this very content
+    volumes: list[Volume]
+    fingerprint: str
+    warnings: list[str]
+    ignored: list[str]
+    left_out: list[str]  # patients with faults, under on_fault="skip_patient"
+    faults: list[str]  # theirs
+
+
+def prepare(source: str | Path, output: str | Path, on_fault: str = "error", workers: int | None = None, progress: bool = False) -> Summary:
+    """Verify `source` (a `kaggle_3m` folder) and write it as one HDF5 file; an equal file is left as it is.
+
+    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
+    Raises FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the disk is full.
+    """
+
+    def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
+        return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
+
+    found = scan(source, workers, show)
+    cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
+    if cohort.faults:
+        raise FaultyCohort(source, found.faults)
+    if not cohort.volumes:
+        raise FaultyCohort(source, [*found.faults, "no patient is without a fault"])
+    written = not _is_up_to_date(output, cohort)
+    if written:
+        # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
+        write_store(output, cohort.volumes, show(map(load, cohort.folders), len(cohort.folders), "write"))
+    left_out = found.faulty_patients if cohort is not found else []
+    return Summary(written, cohort.volumes, cohort.fingerprint, found.warnings, found.ignored, left_out, found.faults)
+
+
+def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
+    """Whether the file holds this very content and every checksum in it is right."""
+    if not Path(output).exists():
+        return False
+    try:
+        with Store(output) as store:
+            if store.fingerprint != cohort.fingerprint or store.channels != list(CHANNELS):
+                return False
+            store.verify()
+    except DataError:  # damaged or of another version: it is written again
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""Verifies a folder of slices, lists everything that is wrong with it at once, and reads its volumes; the layout is in `layout.py`."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from brainseg.data.layout import Folder, find_folders
+from brainseg.data.tiff import read_mask, read_slice
+from brainseg.data.volume import CHANNELS, Slice, Volume, describe, digest, fingerprint
+from brainseg.errors import DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A source as found and verified; usable when there are no `faults`."""
+
+    top: Folder  # the source itself: what concerns no volume
+    folders: list[Folder]  # sorted by name
+
+    def _all(self, kind: str) -> list[str]:
+        return [line for folder in (self.top, *self.folders) for line in getattr(folder, kind)]
+
+    @property
+    def faults(self) -> list[str]:
+        return self._all("faults")
+
+    @property
+    def warnings(self) -> list[str]:
+        return self._all("warnings")
+
+    @property
+    def ignored(self) -> list[str]:
+        return self._all("ignored")
+
+    @property
+    def volumes(self) -> list[Volume]:
+        return [folder.volume for folder in self.folders if folder.volume]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(volume.digest for volume in self.volumes)
+
+    @property
+    def faulty_patients(self) -> list[str]:
+        return sorted({folder.patient for folder in self.folders if folder.faults})
+
+    def without(self, patients: Iterable[str]) -> "Cohort":
+        """This cohort less every volume of these patients."""
+        left_out = set(patients)
+        return Cohort(self.top, [folder for folder in self.folders if folder.patient not in left_out])
+
+
+def scan(source: str | Path, workers: int | None = None, show: Callable[[Iterable[Folder], int], Iterable[Folder]] | None = None) -> Cohort:
+    """Verify every file below `source` in so many processes (None: one a core); faults are gathered, none is raised.
+
+    `show(results, total)` may wrap the results in a progress bar.
+    """
+    top = Folder(Path(source))
+    found = find_folders(top)
+    verified = in_processes(verify, found, workers)
+    folders = list(show(verified, len(found)) if show else verified)
+    _compare_sizes(folders)
+    return Cohort(top, folders)
+
+
+def verify(folder: Folder) -> Folder:
+    """Read every slice and mask of a volume once: adds its faults, sizes and, if there is no fault, its description."""
+    volume = describe(folder.path.name, _read(folder))
+    folder.volume = None if folder.faults else volume
+    return folder
+
+
+def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
+    """Images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume. Raises DataError if it has changed since."""
+    volume = folder.volume
+    assert volume is not None, "only a verified volume without faults can be loaded"
+    again = Folder(folder.path, folder.slices, folder.masks)
+    images = np.zeros(volume.shape, np.uint8)
+    masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
+    for row, (_, image, mask) in enumerate(_read(again)):
+        if image.shape == images.shape[1:]:
+            images[row], masks[row, 0] = image, mask
+    if again.faults or digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) != volume.digest:
+        raise DataError(f"{folder.path}: changed while it was being read; start again")
+    return images, masks
+
+
+def _read(folder: Folder) -> Iterator[Slice]:
+    """The sound slices of a volume by number; what is wrong with the others goes to its faults."""
+    for number, path in folder.slices.items():
+        image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
+        mask = _attempt(read_mask, folder.masks.get(number), folder)
+        if image is not None:
+            folder.sizes[number] = image.shape[1:]
+        if image is None or mask is None:
+            continue
+        if mask.shape != image.shape[1:]:
+            shown = f"{folder.path.name}/{folder.masks[number].name}"
+            folder.faults.append(f"{shown}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
+            continue
+        yield number, image, mask
+
+
+def _attempt(read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder) -> np.ndarray | None:
+    if path is None or path in folder.unread:
+        return None
+    try:
+        return read(path)
+    except DataError as error:
+        folder.faults.append(str(error).removeprefix(f"{folder.path.parent}{os.sep}"))
+        return None
+
+
+def _compare_sizes(folders: list[Folder]) -> None:
+    """A file holds slices of one size: the cohort's most frequent one. Any other is a fault."""
+    counts = Counter(size for folder in folders for size in folder.sizes.values())
+    if len(counts) < 2:
+        return
+    usual = max(counts, key=lambda size: (counts[size], size))
+    rule = f"most of the cohort has {_size(usual)}; all slices must have one size"
+    for folder in folders:
+        odd = {number: size for number, size in folder.sizes.items() if size != usual}
+        name = folder.path.name
+        if len(odd) > 1 and len(odd) == len(folder.sizes) and len(set(odd.values())) == 1:
+            folder.faults.append(f"{name}: all slices have {_size(next(iter(odd.values())))} pixels; {rule}")
+        else:
+            folder.faults += [f"{name}/{folder.slices[number].name}: {_size(size)} pixels; {rule}" for number, size in odd.items()]
+        folder.volume = None if odd else folder.volume
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None) -> Iterator[Result]:
+    """`map` in so many processes (None: one a core; 1: in this one), with the results in order."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Fork takes 10 ms where spawn takes the imports again; the workers touch neither threads nor HDF5.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        yield from pool.map(function, items)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

@@ -1,0 +1,109 @@
+"""Device, precision, memory format, compilation, threads: what was asked, what was got. The only reader of `config.device`."""
+
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brainseg.config import DeviceConfig
+from brainseg.errors import check
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a model computes; weights stay float32, autocast lowers the precision of the convolutions."""
+
+    torch: torch.device
+    precision: str
+    channels_last: bool
+    compile: bool
+    asked: str
+    threads: int
+
+    @property
+    def got(self) -> str:
+        """One line for the log: device, precision, format, hardware."""
+        words = [str(self.torch), self.precision, "channels_last" if self.channels_last else "contiguous"]
+        return " ".join([*words, *(["compiled"] if self.compile else []), f"({_hardware(self.torch)}, {self.threads} threads)"])
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The mixed-precision context of one forward pass."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.torch.type, dtype=PRECISIONS[self.precision])
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Loss scaling, on for float16 only: its gradients underflow, bfloat16's do not."""
+        return torch.amp.GradScaler(self.torch.type, enabled=self.precision == "float16")
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model here, in this memory format."""
+        model = model.to(self.torch)
+        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+
+    def format(self, image: Tensor) -> Tensor:
+        """An image (B, C, H, W) in this memory format."""
+        return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
+
+    def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+        """What training calls: the compiled model, or itself. Checkpoints hold the model, not the wrapper."""
+        return torch.compile(model) if self.compile else model
+
+
+def choose(config: DeviceConfig) -> Device:
+    """Resolve `auto` by what the machine has, never by timing; raises RequestError if the device asked for is not there."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    name = config.name if config.name != "auto" else _best_device()
+    device = _existing(name)
+    precision = config.precision if config.precision != "auto" else _best_precision(device)
+    check(not (device.type == "cpu" and precision == "float16"), "device.precision", precision, "seven times slower than float32 on a CPU",
+          "use device=cpu_bf16 or device=cpu")
+    check(not (device.type == "mps" and precision == "bfloat16"), "device.precision", precision, "not offered on mps", "use device=mps")
+    asked = f"{config.name}/{config.precision}"
+    return Device(device, precision, config.channels_last, config.compile, asked, torch.get_num_threads())
+
+
+def _existing(name: str) -> torch.device:
+    kind, _, index = name.partition(":")
+    check(kind in ("cpu", "cuda", "mps") and (not index or index.isdigit()), "device.name", name, "must be auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        check(count > 0, "device", name, "no CUDA or ROCm device is visible to torch", "use device=auto or device=cpu")
+        check(int(index or 0) < count, "device", name, f"there are {count} GPUs, counted from 0", "lower the number")
+    if kind == "mps":
+        check(torch.backends.mps.is_available(), "device", name, "this machine has no Apple GPU", "use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    if device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & _processor_flags():
+        return "bfloat16"
+    return "float32"  # bf16 without such instructions is emulated, and slower
+
+
+def _processor_flags() -> set[str]:
+    """Instruction-set flags of the first processor (Linux on x86; empty elsewhere)."""
+    information = Path("/proc/cpuinfo")
+    if not information.is_file():
+        return set()
+    return set(next((line for line in information.read_text().splitlines() if line.startswith("flags")), "").split())
+
+
+def _hardware(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

@@ -1,0 +1,15 @@
+"""The two errors that a user is meant to read: each names the setting or file, its value, the rule, and the remedy."""
+
+
+class RequestError(ValueError):
+    """The request was wrong: said in one line before anything is created, exit code 2."""
+
+
+class DataError(ValueError):
+    """The data are not what they must be: names the file, volume or slice."""
+
+
+def check(condition: bool, setting: str, value: object, rule: str, remedy: str = "") -> None:
+    """Raise a one-line `RequestError` that names setting, value, rule and remedy unless `condition` holds."""
+    if not condition:
+        raise RequestError(f"{setting}={value}: {rule}" + (f"; {remedy}" if remedy else ""))

@@ -1,0 +1,61 @@
+"""The one writer: a file is there complete under its name, or not at all (power cut, full disk and kill -9 included)."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends without an error, rename it to `path` durably.
+
+    The block writes and closes the temporary file. Then: fsync of the file, `os.replace`, fsync of the folder, so that after
+    a power cut `path` holds either the old bytes or the new ones. After an error the temporary file is removed and `path`
+    is left as it was. Raises OSError (naming the file) when the disk is full or the folder is not writable.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept last because writers such as matplotlib choose the format by it.
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` atomically and durably."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Write `content` to `path` as UTF-8, atomically and durably."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write `content` to `path` as indented JSON, atomically and durably; refuses NaN and infinity, which are not JSON."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def rename(source: str | Path, target: str | Path) -> None:
+    """Rename within a folder, replacing `target`, durably."""
+    os.replace(source, target)
+    _fsync(Path(target).parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""From a folder of TIFF slices to one HDF5 file, verified first.
+
+python -m brainseg.prepare source=kaggle_3m output=lgg.h5
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from brainseg import cli
+from brainseg.config import PrepareConfig
+from brainseg.data.conversion import Summary, prepare
+from brainseg.data.store import is_store
+from brainseg.data.volume import CHANNELS
+from brainseg.errors import DataError
+from brainseg.errors import check as require
+
+SHOWN = 20  # names of ignored files
+
+
+def check(config: PrepareConfig) -> None:
+    """Raise RequestError, before anything is read, if there is no such source or the output cannot be written."""
+    source, output = Path(config.source), Path(config.output)
+    rule = "is a file" if source.is_file() else "no such folder"
+    require(source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders")
+    require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
+    ours = not output.exists() or is_store(output)
+    require(ours, "output", output, "is there already and no file of brainseg.prepare", "name another, or remove it")
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    require(folder.is_dir() and os.access(folder, os.W_OK), "output", output, f"{folder} cannot be written to", "choose another folder")
+
+
+def run(config: PrepareConfig) -> int:
+    """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
+    start = time.perf_counter()
+    try:
+        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 128 + signal.SIGINT
+    for line in describe(summary, Path(config.output)):
+        print(line)
+    print(f"{time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def describe(summary: Summary, output: Path) -> list[str]:
+    """The summary in lines for the terminal."""
+    volumes = summary.volumes
+    slices = sum(volume.shape[0] for volume in volumes)
+    with_tumour = sum(int((volume.tumour_pixels > 0).sum()) for volume in volumes)
+    _, _, height, width = volumes[0].shape
+    size = output.stat().st_size
+    lines = [f"fault: {fault}" for fault in summary.faults]
+    lines += [f"left out: {patient}" for patient in summary.left_out]
+    lines += [f"warning: {warning}" for warning in summary.warnings]
+    lines += [f"ignored: {name}" for name in summary.ignored[:SHOWN]]
+    lines += [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
+    for index, channel in enumerate(CHANNELS):
+        for what, found in {
+            f"no {channel} (FLAIR stands in for it)": [volume.name for volume in volumes if volume.copies[index]],
+            f"constant {channel} (gives zeros)": [volume.name for volume in volumes if volume.constant[index]],
+        }.items():
+            lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {', '.join(found)}"] if found else []
+    lines += [
+        f"{len({volume.patient for volume in volumes})} patients, {len(volumes)} volumes, "
+        f"{slices} slices of {height}x{width} pixels, {with_tumour} with tumour",
+        f"{output}: {'written' if summary.written else 'unchanged, nothing to do'}, "
+        f"{size / 1e6:.1f} MB, {size / slices / 1e6:.3f} MB a slice, fingerprint {summary.fingerprint}",
+    ]
+    return lines
+
+
+def main() -> None:
+    """Entry point of `python -m brainseg.prepare` and `brainseg prepare`."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # unwinds, so that no half file stays behind
+    cli.main("prepare", run, check)
+
+
+if __name__ == "__main__":
+    main()

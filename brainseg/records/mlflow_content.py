@@ -1,0 +1,66 @@
+"""A run folder in MLflow's terms: its params, tags and metrics. Reads files, talks to nobody."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+VALUE_LENGTH = 5000  # longest param or tag that every server since MLflow 2.10 takes
+
+
+def params_of(folder: Path) -> dict[str, str]:
+    """The resolved configuration, flat: dotted names, values as YAML writes them."""
+    return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+
+
+def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
+    """What was run, on which code, data, split and device; what does not apply (no sweep, not leaky) has no tag."""
+    tags = {"brainseg.uid": record["uid"], "kind": "run", "host": record["host"], "folder": str(folder.absolute())}
+    tags |= {f"code.{key}": record["code"][key] for key in ("version", "commit", "dirty")}
+    tags |= {f"device.{key}": record["device"][key] for key in ("asked", "got")}
+    tags |= {"split.name": record["split"]["name"], "split.sha256": record["split"]["sha256"]}
+    tags |= {"data.fingerprint": record["data"]["fingerprint"], "parameters": record["parameters"]}
+    tags |= {"sweep": record["sweep"], "job": record["job"], "overrides": " ".join(record["overrides"])}
+    tags |= {"leaky": True} if record["split"]["leaky"] else {}
+    return {key: _text(value) for key, value in tags.items() if value is not None and value != ""}
+
+
+def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
+    """Each epoch's metrics, the epoch being the step; of a run that has `ended` also the best and the final ones, at the best epoch."""
+    from mlflow.entities import Metric
+
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    points = [(key, value, row) for row in rows for key, value in row["metrics"].items()]
+    points += _final(folder, rows) if ended and rows else []
+    return [Metric(key, _finite(value), row["time"], row["epoch"]) for key, value, row in points if value is not None]
+
+
+def _final(folder: Path, rows: list[dict[str, Any]]) -> list[tuple[str, float | None, dict[str, Any]]]:
+    scored = [row for row in rows if row["metrics"].get("val/dice") is not None]
+    best = max(scored, key=lambda row: row["metrics"]["val/dice"], default=rows[-1])  # max takes the earliest on a tie
+    summary = folder / "summary.json"
+    tested = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
+    found = {"best/epoch": best["epoch"], "best/val_dice": best["metrics"].get("val/dice")} if scored else {}
+    return [(key, value, best) for key, value in (found | tested).items()]
+
+
+def _finite(value: float) -> float:
+    """MLflow would store an infinity as 1.8e308, which flattens the chart; a NaN is a gap."""
+    return value if math.isfinite(value) else math.nan
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, str]:
+    """Lists and empty groups stay whole."""
+    if not (isinstance(settings, dict) and settings):
+        return {prefix: _text(settings)}
+    return {name: leaf for key, value in settings.items() for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:VALUE_LENGTH]

@@ -1,0 +1,158 @@
+"""Where MLflow's records are: which store, how to reach it without ever waiting long, and the links into its pages."""
+
+import logging
+import os
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from brainseg.errors import check
+from brainseg.files import writing
+from brainseg.records import mlflow_view
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+LOCAL_UI = "http://127.0.0.1:5000"
+# Read when mlflow is imported and by its threads at any time after, so set for good and not only around our calls.
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def tracking_uri(configured: str | None) -> str:
+    """The store to use: `configured`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the current folder; SQLite paths absolute.
+
+    MLflow's own default is not asked, because a leftover `mlruns/` folder turns it into the file store, which 3.17 refuses.
+    Raises RequestError for a folder (that file store) and for a password, which would be copied into every run's records.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    parts = urlsplit(uri)
+    kinds = "must be http://HOST:PORT, sqlite:///FILE or a database that MLflow knows"
+    check(parts.scheme not in ("", "file"), "tracking.uri", uri, kinds, "MLflow's file store is closed")
+    remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or use the database's password file"
+    check(not parts.password, "tracking.uri", f"{parts.scheme}://...", "must hold no password, it is stored with each run", remedy)
+    return f"{SQLITE}{_database(uri)}" if uri.startswith(SQLITE) else uri.rstrip("/")
+
+
+@contextmanager
+def limited(seconds: int) -> Iterator[None]:
+    """Inside, an HTTP request gives up after `seconds` and is not repeated, and MLflow prints nothing: we say it, in one line."""
+    os.environ.update(NO_TELEMETRY)
+    settings = {
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # measured: asynchronous points are lost at a hard kill
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    import mlflow  # noqa: F401 - its import sets up the logger that is quietened next
+
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A client of the store at `uri`; a SQLite store that is not there yet is made, by one process and at once.
+
+    Raises OSError when a SQLite file cannot be opened or is no database, MlflowException when its schema is another version's.
+    """
+    from mlflow import MlflowClient
+
+    if uri.startswith(SQLITE):
+        database = _database(uri)
+        if not database.exists():
+            _create(database)
+        try:  # MLflow itself would try for 100 seconds to open a file that cannot be opened
+            with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+                connection.execute("PRAGMA schema_version")
+        except sqlite3.Error as error:
+            raise OSError(f"{database}: {error}") from error
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | None) -> str:
+    """The id of experiment `name`, which is created if it is missing; several processes may do so at once.
+
+    In a SQLite store its artifacts lie in the folder `artifacts`, taken from the database's folder; a server has its own place.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tags = mlflow_view.experiment_tags()
+    if found := client.get_experiment_by_name(name):
+        for key in tags.keys() - found.tags.keys():
+            client.set_experiment_tag(found.experiment_id, key, tags[key])
+        return found.experiment_id
+    location = (_database(uri).parent / (artifacts or "mlartifacts")).as_uri() if uri.startswith(SQLITE) else None
+    try:
+        return client.create_experiment(name, location, tags)
+    except MlflowException:
+        if found := client.get_experiment_by_name(name):  # another process was first
+            return found.experiment_id
+        raise
+
+
+def run_link(uri: str, experiment: str, run_id: str) -> str:
+    """The page of a run."""
+    return f"{page(uri)}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+
+
+def chart_link(uri: str, experiment: str) -> str:
+    """The page that draws the curves of all runs of an experiment, without a further click."""
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={mlflow_view.KEY}"
+    return f"{page(uri)}/#/experiments/{experiment}/runs?{view}"
+
+
+def ui_command(uri: str, port: int = 5000) -> list[str] | None:
+    """The command that serves the pages of a database on this machine alone; None for a server, which serves its own."""
+    if urlsplit(uri).scheme in ("http", "https"):
+        return None
+    address = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "mlflow", "server", *address, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+
+
+def describe(uri: str, experiment: str, run_id: str) -> str:
+    """Two or three lines for the terminal: the run's page, the charts, and what to start first."""
+    lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment)}"]
+    if command := ui_command(uri):
+        lines.append(f"after:         {shlex.join(command)}")
+    return "\n".join(lines)
+
+
+def page(uri: str) -> str:
+    """The front page of the store: the server itself, or where `ui_command` serves a database."""
+    return uri if urlsplit(uri).scheme in ("http", "https") else LOCAL_UI
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix(SQLITE)).absolute()
+
+
+def _create(database: Path) -> None:
+    """Make the tables under another name and rename the file: killed inside its migrations, MLflow leaves one that never opens again."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock", timeout=60):
+        if database.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        with writing(database) as temporary:
+            store: Any = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").as_uri())
+            store.engine.dispose()

@@ -1,0 +1,63 @@
+"""What a run or an evaluation leaves for a reader: patients.csv, summary.json, overlays, and the table on the terminal."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainseg.data.dataset import MRIDataset
+from brainseg.files import write_json
+from brainseg.records import report
+from brainseg.training.evaluation import Evaluated
+from brainseg.training.metrics import PatientScore, summarise
+
+PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}  # role of a patient -> name of its metrics
+
+
+class Results:
+    """Scores by role, never pooled over roles, and the masks of those to be drawn."""
+
+    def __init__(self, dataset: MRIDataset) -> None:
+        self.dataset = dataset
+        self.rows: list[tuple[PatientScore, str]] = []
+        self._masks: dict[str, np.ndarray] = {}
+
+    def add(self, evaluated: Iterable[Evaluated], roles: Mapping[str, str]) -> None:
+        """Take the patients of an evaluation; `roles` is by volume. Masks are kept as bits: 8 KB a slice."""
+        for one in evaluated:
+            self.rows.append((one.score, roles[one.score.patient]))
+            self._masks[one.score.patient] = np.packbits(one.prediction > 0)
+
+    def metrics(self) -> dict[str, float]:
+        """The summary of each role under its own prefix."""
+        roles = dict.fromkeys(role for _, role in self.rows)
+        return {name: value for role in roles for name, value in summarise(self.of(role), PREFIX[role]).items()}
+
+    def of(self, role: str) -> list[PatientScore]:
+        return [score for score, its_role in self.rows if its_role == role]
+
+    def write(self, folder: Path, further: dict[str, Any], overlays: bool = True) -> dict[str, float]:
+        """Write patients.csv, summary.json ({"metrics", **further}) and pictures/overlays.png; returns the metrics."""
+        metrics = self.metrics()
+        report.patients_csv(self.rows, folder / "patients.csv")
+        write_json(folder / "summary.json", {**further, "metrics": metrics})
+        if overlays:
+            report.overlays(self._cases(), folder / "pictures" / "overlays.png")
+        return metrics
+
+    def _cases(self) -> list[report.Case]:
+        """Best, median and worst patient of the most telling role that is there."""
+        role = next(role for role in ("test", "unknown", "validation", "train") if self.of(role))
+        scores = self.of(role)
+        store = self.dataset.store
+        cases = []
+        for label, index in report.pick_cases(scores):
+            volume = store.volumes.index(scores[index].patient)
+            start, stop = int(store.first_slice[volume]), int(store.first_slice[volume + 1])
+            truth = store.masks(start, stop)[:, 0]
+            bits = np.unpackbits(self._masks[scores[index].patient], count=truth.size)
+            channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+            cases.append(report.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, bits.reshape(truth.shape),
+                                     channel, label))
+        return cases

@@ -1,0 +1,247 @@
+"""The run folder: identity, lock, status. Finding the folder again is resume, skip and rerun.
+
+    run.json  config.yaml  split.json  code.diff      written once, before the first step
+    status.json                                       running, finished, failed, killed; host and pid
+    checkpoints/last.pt previous.pt best.pt           in this order: checkpoint, then metrics.jsonl from it, then MLflow
+    metrics.jsonl  log.txt                            while it runs
+    summary.json  patients.csv  pictures/             at the end
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+import traceback
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from brainseg.config import NOT_IDENTITY, TrainConfig
+from brainseg.data.split import Split
+from brainseg.errors import RequestError, check
+from brainseg.files import rename, write_json, write_text
+from brainseg.records.code import code_version
+from brainseg.records.mlflow_store import tracking_uri
+from brainseg.signals import Interrupted
+
+if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes here without needing it
+    from torch import nn
+
+    from brainseg.data.store import Store
+    from brainseg.device import Device
+
+IDENTITY_VERSION = 1  # raise when the same settings come to mean other numbers
+log = logging.getLogger("brainseg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run knows of the command that started it."""
+
+    overrides: tuple[str, ...] = ()
+    sweep: str | None = None  # shared by the jobs of one multirun
+    number: int | None = None
+    choosing: bool = False  # the sweep chooses between settings: no test metrics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: finished, skipped or failed, its folder, and the reason in one line."""
+
+    state: str
+    folder: str = ""
+    reason: str = ""
+
+
+class RunFolder:
+    """One run on disk. `path` need not exist yet; nothing is created before `active`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.last, self.previous, self.best = (self.path / "checkpoints" / f"{name}.pt" for name in ("last", "previous", "best"))
+
+    @property
+    def exists(self) -> bool:
+        return (self.path / "run.json").is_file()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` says: uid, identity, name, code, data, split, device, overrides, sweep, job."""
+        return json.loads((self.path / "run.json").read_text())
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `status.json` says; `{"state": "new"}` before the start."""
+        path = self.path / "status.json"
+        return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+
+    @contextmanager
+    def active(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> Iterator["RunFolder"]:
+        """Hold the folder for the run: lock, status, log. Whatever ends the block ends up in status.json and log.txt.
+
+        Raises RequestError if another process holds it, naming host, pid and since when; the lock dies with its process.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            holder = self.status
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000))
+            raise RequestError(f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
+                               "or take another folder") from error
+        handler = logging.FileHandler(self.path / "log.txt")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            if not self.exists:
+                self._describe(facts, config, split)
+            started = self._set_status("running", started=round(time.time() * 1000))
+            yield self
+            self._set_status("finished", started=started)
+        except Interrupted as stop:
+            log.warning("%s", stop)
+            self._set_status("killed", started=started, error=str(stop))
+            raise
+        except Exception as error:
+            error.add_note(f"its log: {self.path / 'log.txt'}")
+            log.error("%s", traceback.format_exc())
+            self._set_status("failed", started=started, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            raise
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+            lock.release()
+
+    def _describe(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> None:
+        code = code_version()
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        write_json(self.path / "split.json", split.as_dict())
+        write_text(self.path / "code.diff", code.diff)
+        described = {"commit": code.commit, "dirty": code.dirty, "sha256": code.sha256, "version": code.version}
+        write_json(self.path / "run.json", {"uid": uuid.uuid4().hex, "created": round(time.time() * 1000), "code": described, **facts})
+
+    def _set_status(self, state: str, started: int, error: str | None = None) -> int:
+        ended = None if state == "running" else round(time.time() * 1000)
+        status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "started": started, "ended": ended, "error": error}
+        write_json(self.path / "status.json", status)
+        return started
+
+    def rotate(self) -> None:
+        """Make last.pt previous.pt, before a new last.pt is written."""
+        if self.last.is_file():
+            rename(self.last, self.previous)
+
+    def tidy(self, keep: str) -> None:
+        """Leave a finished run its best.pt alone, unless `keep` is all."""
+        for path in (self.last, self.previous) if keep == "best" else ():
+            path.unlink(missing_ok=True)
+
+    def write_history(self, history: list[dict[str, Any]]) -> None:
+        """Rewrite metrics.jsonl from the history that the checkpoint holds, so that the two cannot disagree."""
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
+
+
+def describe(
+    config: TrainConfig, job: Job, store: "Store", split: Split, device: "Device", digest: str, model: "nn.Module"
+) -> dict[str, Any]:
+    """The facts of run.json, as far as they are known before the folder is."""
+    tracking = None  # resolved now: a sync from another folder must find the same store
+    if config.tracking.name != "none":
+        tracking = dataclasses.asdict(config.tracking) | {"uri": tracking_uri(config.tracking.uri)}
+    return {
+        "identity": digest,
+        "name": f"{config.model.name}-{digest[:10]}",
+        "host": socket.gethostname(),
+        "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
+                 "patients": len(set(store.patients)), "slices": int(store.shape[0])},
+        "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
+                  "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "device": {"asked": device.asked, "got": device.got},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "overrides": list(job.overrides),
+        "sweep": job.sweep,
+        "job": job.number,
+        "tracking": tracking,
+    }
+
+
+def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
+    """The folder that this request runs in, resumes or finds finished; see `resume` in the configuration.
+
+    A sweep (and `resume=auto`) takes the folder that has this identity; a single run makes a numbered sibling.
+    Raises RequestError where a folder is named that holds no run, or another one.
+    """
+    resume = config.resume or ("auto" if job.sweep else "never")
+    if resume not in ("auto", "never"):
+        return RunFolder(locate(resume))
+    if config.output and not job.sweep:
+        folder = RunFolder(config.output)
+        free = resume == "auto" or not folder.exists
+        check(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
+        same = not folder.exists or folder.facts["name"] == name
+        check(same, "output", config.output, "holds a run with other settings, data, split or code", "give another folder")
+        return folder
+    root = Path(config.output or "runs")
+    siblings = [RunFolder(root / name)]
+    while siblings[-1].path.exists():
+        siblings.append(RunFolder(root / f"{name}-{len(siblings) + 1}"))
+    if resume == "never" or len(siblings) == 1:
+        return siblings[-1]
+    made = siblings[:-1]
+    return next((folder for folder in made if folder.status["state"] == "finished"), made[-1])
+
+
+def locate(run: str) -> Path:
+    """The folder of a run named by its folder or its MLflow id. Raises RequestError if there is none."""
+    path = Path(run)
+    if (path / "run.json").is_file():
+        return path
+    if path.name == run and not path.exists() and len(run) == 32:
+        from brainseg.records.tracking import folder_of
+
+        return folder_of(run)
+    raise RequestError(f"resume={run}: holds no run (no run.json); give a folder under runs/ or an MLflow run id")
+
+
+def stored_overrides(run: str) -> list[str]:
+    """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
+    stored = RunFolder(locate(run)).facts["overrides"]
+    return [override for override in stored if override.split("=", 1)[0] not in ("resume", "from", "output", "dry_run")]
+
+
+def identity(config: TrainConfig, fingerprint: str, split: Split) -> str:
+    """Hex digest of what makes a run's numbers: settings that differ from the defaults, data, split and code.
+
+    Only differing settings, so that a setting added later, at its default, changes no identity.
+    """
+    content = [IDENTITY_VERSION, sorted(without_identity(differing(config)).items()), fingerprint, split.sha256, code_version().sha256]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def differing(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings that differ from the defaults of the choice made, by dotted name; each choice's name is always among them."""
+    found: dict[str, Any] = {}
+    default = type(config)()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            found |= differing(value, f"{prefix}{field.name}.")
+        elif field.name == "name" or value != getattr(default, field.name):
+            found[f"{prefix}{field.name}"] = value
+    return found
+
+
+def without_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings less those that change no number of a run, and less `further` ones."""
+    aside = (*NOT_IDENTITY, *further)
+    return {name: value for name, value in settings.items() if not any(name == one or name.startswith(f"{one}.") for one in aside)}

@@ -1,0 +1,171 @@
+"""Brings MLflow up to date with a run folder. The folder is the truth, MLflow is its mirror: doing it twice changes nothing."""
+
+import json
+import logging
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from brainseg.records.mlflow_content import VALUE_LENGTH, metrics_of, params_of, tags_of
+from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
+from brainseg.records.mlflow_model import log_dataset, log_model
+from brainseg.records.mlflow_store import chart_link, connect, describe, experiment_id, limited, run_link, tracking_uri, ui_command
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+__all__ = ["Mirror", "Tracker", "chart_link", "checkpoint_of", "describe", "folder_of", "replicate", "tracking_uri", "ui_command"]
+
+log = logging.getLogger(__name__)
+
+TRAINING_SECONDS = 1  # how long a request may take while training waits for it
+UPLOAD_SECONDS = 30  # a server that has just answered may take this long to store a checkpoint
+PATIENCE = 100  # times the cost of an attempt until the next: 1 % of training; the first and the final attempt come on top
+FIRST_FILES = ("run.json", "config.yaml", "split.json")
+LAST_FILES = ("summary.json", "patients.csv", "log.txt", "code.diff", "metrics.jsonl")
+
+
+def replicate(folder: str | Path, uri: str | None = None, seconds: int = 10) -> str:
+    """Bring MLflow up to date with the run folder and return the link of the run's page.
+
+    `uri` replaces the store named in the folder's `run.json`. Raises MlflowException or OSError when the store or the folder
+    fails, ValueError or KeyError when a file of the folder is not what a run writes.
+    """
+    tracker = Tracker(folder, uri, seconds)
+    tracker.update()
+    return run_link(str(tracker.uri), tracker.experiment, tracker.run_id)
+
+
+class Mirror:
+    """What training holds: updates MLflow when that is cheap, and never raises, whatever becomes of the server."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.tracker = Tracker(folder)
+        self.not_before = 0.0
+        self.failing = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether this process is or was at work on the folder: one that was refused it has nothing to send."""
+        path = self.folder / "status.json"
+        status = json.loads(path.read_text()) if path.is_file() else {}
+        return (status.get("host"), status.get("pid")) == (socket.gethostname(), os.getpid())
+
+    def update(self, final: bool = False) -> None:
+        """Replicate the folder, unless an attempt not long ago took its time; `final` tries in any case."""
+        started = time.monotonic()
+        if started < self.not_before and not final:
+            return
+        try:
+            first = not self.tracker.run_id
+            self.tracker.update()
+        except Exception as error:  # whatever network, SQL, protobuf and plugins raise: a run must not die of its mirror
+            self._failed(error, final)
+            first = False
+        else:
+            self.failing = False
+        # The first success is not held against the store: it includes importing MLflow and perhaps making the database.
+        self.not_before = 0.0 if first else time.monotonic() + PATIENCE * (time.monotonic() - started)
+
+    def describe(self) -> str:
+        """Where the run is in MLflow, or how to bring it there."""
+        if self.failing or not self.tracker.run_id:
+            return f"MLflow:        not up to date; later: python -m brainseg.sync {self.folder}"
+        return describe(str(self.tracker.uri), self.tracker.experiment, self.tracker.run_id)
+
+    def _failed(self, error: Exception, final: bool) -> None:
+        self.tracker = Tracker(self.folder)  # what the store holds is asked anew: it may have taken a part
+        if final or not self.failing:
+            remedy = f"run `python -m brainseg.sync {self.folder}` later" if final else "training goes on, MLflow will catch up"
+            log.warning("tracking failed: %s; %s", " ".join(str(error).split())[:300], remedy)
+        self.failing = True
+
+
+class Tracker:
+    """One run folder and its MLflow run; remembers what it sent, so that an epoch costs one request. Start anew after an error."""
+
+    def __init__(self, folder: str | Path, uri: str | None = None, seconds: int = TRAINING_SECONDS) -> None:
+        self.folder = Path(folder)
+        self.uri = uri
+        self.seconds = seconds
+        self.run_id = ""
+        self.experiment = ""
+        self.sent: set[tuple[str, int]] = set()
+        self.state = ""
+
+    def update(self) -> None:
+        """Send what MLflow lacks; raises as `replicate`."""
+        self.record, self.status = (json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json"))
+        where = self.record["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
+        self.uri = tracking_uri(self.uri or where["uri"])
+        # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
+        with limited(self.seconds), FileLock(self.folder / ".tracking.lock", timeout=self.seconds):
+            self.client = connect(self.uri)
+            if not self.run_id:
+                self.experiment = experiment_id(self.client, self.uri, where["experiment"], where["artifacts"])
+                self.run_id = self._begin()
+            self._send_metrics()
+            self._send_state()
+
+    def _begin(self) -> str:
+        """Find the run by its uid or create it; send tags, params, data set and the files that are there from the start."""
+        from mlflow.entities import Param, RunTag
+
+        uid = self.record["uid"]
+        found = self.client.search_runs([self.experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=1)
+        run = found[0] if found else self._create(uid)
+        run_id = run.info.run_id
+        params, tags, logged = params_of(self.folder), tags_of(self.folder, self.record), run.data.params
+        # Params cannot be changed: what a run was extended with (as epochs=20) becomes a tag.
+        tags |= {f"extended.{key}": value for key, value in params.items() if logged.get(key, value) != value}
+        new = [Param(key, value) for key, value in params.items() if key not in logged]
+        self.client.log_batch(run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()])
+        log_dataset(self.client, run, self.record["data"])
+        for name in FIRST_FILES:
+            self.client.log_artifact(run_id, str(self.folder / name))
+        if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
+            keys = {point.key for point in self._points()}
+            self.sent = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
+            self.state = run.info.status
+        return run_id
+
+    def _create(self, uid: str) -> "Run":
+        started = self.status["started"]
+        return self.client.create_run(self.experiment, start_time=started, tags={"brainseg.uid": uid}, run_name=self.record["name"])
+
+    def _points(self) -> list["Metric"]:
+        return metrics_of(self.folder, ended=self.status["state"] != "running")
+
+    def _send_metrics(self) -> None:
+        new = [point for point in self._points() if (point.key, point.step) not in self.sent]
+        if new:
+            self.client.log_batch(self.run_id, metrics=new)
+            self.sent |= {(point.key, point.step) for point in new}
+
+    def _send_state(self) -> None:
+        """The run's status; at its end also the files that are there by then, and of a finished run the model."""
+        state = self.status["state"].upper()
+        if state == "RUNNING":
+            if self.state not in ("", "RUNNING"):  # resumed or extended
+                self.client.update_run(self.run_id, status="RUNNING")
+            self.state = state
+            return
+        if error := self.status.get("error"):
+            self.client.set_tag(self.run_id, "error", error[:VALUE_LENGTH])
+        self.client.set_terminated(self.run_id, state, end_time=self.status["ended"])
+        # Killed: the one who sent the signal waits for us.
+        with limited(UPLOAD_SECONDS if state == "FINISHED" else self.seconds):
+            for name in LAST_FILES:
+                if (path := self.folder / name).exists():
+                    self.client.log_artifact(self.run_id, str(path))
+            if (pictures := self.folder / "pictures").is_dir():
+                self.client.log_artifacts(self.run_id, str(pictures), "pictures")
+            if state == "FINISHED" and (checkpoint := self.folder / "checkpoints" / "best.pt").exists():
+                final = [point for point in self._points() if point.key.startswith(("best/", "test/"))]
+                log_model(self.client, self.run_id, checkpoint, self.record, final)
+        self.state = state

@@ -1,0 +1,115 @@
+"""What happens around the training loop: progress, checkpoints, signals, MLflow. The hooks that train.py gives the engine."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from brainseg.config import TrackingConfig
+from brainseg.data.split import Split
+from brainseg.records import report
+from brainseg.records.run import RunFolder
+from brainseg.records.saving import save
+from brainseg.records.tracking import Mirror
+from brainseg.signals import Interrupted, Signals
+from brainseg.training.engine import Hooks, State, Task
+
+log = logging.getLogger("brainseg")
+
+
+class Watch:
+    """Follows one run. Use `hooks` while training; `announce` before, `conclude` after the folder is complete."""
+
+    def __init__(self, folder: RunFolder, task: Task, state: State, split: Split, signals: Signals, mirror: Mirror | None) -> None:
+        self.folder, self.task, self.state, self.split, self.signals, self.mirror = folder, task, state, split, signals, mirror
+        self.saved_at, self.saved_step = time.monotonic(), state.step
+        self.bar: tqdm | None = None
+
+    def hooks(self) -> Hooks:
+        return Hooks(after_step=self._after_step, between=self._between, after_epoch=self._after_epoch, progress=self._progress)
+
+    @contextmanager
+    def showing(self) -> Iterator[Hooks]:
+        """Announce the run and draw its progress bar (on a terminal only) for the block."""
+        self._announce()
+        total, done = self.state.total_steps, self.state.step
+        with logging_redirect_tqdm(), tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True) as self.bar:
+            yield self.hooks()
+
+    def _announce(self) -> None:
+        task, state = self.task, self.state
+        parameters = sum(parameter.numel() for parameter in state.model.parameters())
+        log.info("run folder:   %s", self.folder.path)
+        log.info("device:       asked %s, got %s", task.device.asked, task.device.got)
+        log.info("data:         %d training slices of %d patients, %d validation patients, split %s %s", len(task.train),
+                 len(self.split.train), len(self.split.validation), self.split.name, self.split.sha256[:10])
+        if self.split.leaky:
+            shared = len(set(self.split.train) & set(self.split.validation))
+            log.warning("LEAKY SPLIT:  %d of %d validation patients are trained on; no number of this run is a score on new patients",
+                        shared, len(self.split.validation))
+        log.info("model:        %s, %s parameters; %d steps of %d slices, %d an epoch", task.config.model.name, f"{parameters:,}",
+                 state.total_steps, task.config.batch_size * task.config.accumulate, task.steps_per_epoch)
+        if state.step:
+            log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
+        if self.mirror is not None:
+            self.mirror.update()
+
+    def _progress(self, state: State, loss: float) -> None:
+        if self.bar is not None:
+            dice = f"{state.history[-1]['metrics']['val/dice']:.3f}" if state.history else "-"
+            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss:.3f} val/dice {dice}", refresh=False)
+            self.bar.update(1)
+
+    def _after_step(self, state: State) -> None:
+        checkpoints = self.task.config.checkpoint
+        due = checkpoints.every_steps is not None and state.step - self.saved_step >= checkpoints.every_steps
+        due = due or (checkpoints.every_minutes is not None and time.monotonic() - self.saved_at >= checkpoints.every_minutes * 60)
+        if due:
+            self._save(state)
+        self._between(state)
+
+    def _between(self, state: State) -> None:
+        """Between two steps, or two validated patients: the moments at which a signal may end the run."""
+        try:
+            self.signals.poll()
+        except Interrupted:
+            self._save(state)
+            raise
+
+    def _after_epoch(self, state: State, improved: bool) -> None:
+        self._save(state, improved)
+        metrics = state.history[-1]["metrics"]
+        log.info("epoch %3d  train/loss %.4f  val/loss %.4f  val/dice %.4f%s  %.1f s", state.epoch - 1, metrics["train/loss"],
+                 metrics["val/loss"], metrics["val/dice"], " best" if improved else "     ", metrics["speed/epoch_seconds"])
+        if self.mirror is not None:
+            self.mirror.update()
+
+    def _save(self, state: State, improved: bool = False) -> None:
+        save(self.folder, state, self.task, self.split, improved)
+        self.saved_at, self.saved_step = time.monotonic(), state.step
+
+
+@contextmanager
+def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
+    """The run's mirror in MLflow, None under tracking=none; brought up to date when the block ends, however it ends.
+
+    Enter it before `RunFolder.active`: the status that it sends last is the one with which that ends.
+    """
+    mirror = None if config.name == "none" else Mirror(folder)
+    try:
+        yield mirror
+    finally:
+        if mirror is not None and mirror.begun:
+            mirror.update(final=True)
+
+
+def conclude(folder: Path, metrics: dict[str, float], mirror: Mirror | None) -> str:
+    """The last lines of a run: its table, and where everything is."""
+    lines = [report.table(metrics, "Scores of the best epoch, over whole patients"), f"run folder:    {folder}"]
+    lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
+    lines += [mirror.describe()] if mirror is not None else [f"MLflow:        off; later: python -m brainseg.sync {folder}"]
+    return "\n".join(lines)

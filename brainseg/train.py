@@ -1,0 +1,112 @@
+"""One training run, from a config to a folder that holds its number: read `run` from top to bottom.
+
+    python -m brainseg.train                                   the phantom cohort, in minutes
+    python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
+    python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
+"""
+
+from pathlib import Path
+
+import torch
+
+from brainseg import build, cli
+from brainseg.config import TrainConfig
+from brainseg.data.cohort import in_channels, open_store, outline
+from brainseg.data.dataset import MRIDataset
+from brainseg.data.split import draw
+from brainseg.device import Device, choose
+from brainseg.errors import check as require
+from brainseg.records import checkpoint, report
+from brainseg.records.mlflow_store import tracking_uri
+from brainseg.records.results import Results
+from brainseg.records.run import Job, Outcome, claim, describe, identity
+from brainseg.records.saving import extends, load_into
+from brainseg.records.watch import Watch, conclude, mirrored
+from brainseg.seeds import seed_for
+from brainseg.signals import Signals
+from brainseg.training.engine import State, Task, fit, steps_for_minutes
+from brainseg.training.evaluation import evaluate
+
+ALONE = Job()
+
+
+def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
+    """Train, validate, test and report one run; returns how it ended. What a run dies of is in its folder, and raised."""
+    device = choose(config.device)
+
+    # Patients are dealt to training, validation and test before a pixel is read.
+    store = open_store(config.data)
+    split = draw(config.split, outline(config.data).patients)
+    train, validation, test = (
+        MRIDataset(store, patients=part, volume=config.data.volume, context=config.data.context)
+        for part in (split.train, split.validation, split.test)
+    )
+
+    # The same settings, data, split and code find the same folder again: resume or skip.
+    digest = identity(config, store.fingerprint, split)
+    folder = claim(config, job, f"{config.model.name}-{digest[:10]}")
+    if folder.status["state"] == "finished" and not extends(folder, config):
+        return Outcome("skipped", str(folder.path), "finished before")
+
+    # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
+    task = Task(config, device, train, validation, build.loss(config.loss).to(device.torch))
+    state = new_state(task)
+    facts = describe(config, job, store, split, device, digest, state.model)
+    with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
+        for part in (train, validation):
+            if config.data.resident == "yes" or (config.data.resident == "auto" and part.fits()):
+                part.hold(device.torch)
+        if not load_into(state, folder, task, split) and config.max_minutes is not None:
+            state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes)
+
+        with Watch(folder, task, state, split, signals, mirror).showing() as hooks:
+            fit(state, task, hooks)
+
+        # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.
+        state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
+        testing = config.test == "yes" or (config.test == "auto" and not job.choosing)
+        roles = {volume: split.role(patient) for volume, patient in zip(store.volumes, store.patients, strict=True)}
+        results = Results(train)
+        for part in (validation, test) if testing and len(test) else (validation,):
+            results.add(evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion), roles)
+        report.curves(state.history, folder.path / "pictures" / "curves.png")
+        metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}})
+        folder.tidy(config.checkpoint.keep)
+    print(conclude(folder.path, metrics, mirror))
+    return Outcome("finished", str(folder.path))
+
+
+def new_state(task: Task) -> State:
+    """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
+    config = task.config
+    torch.manual_seed(seed_for(config.seed, "weights"))
+    channels = len(task.train.store.classes) if len(task.train.store.classes) > 2 else 1
+    model = task.device.place(build.model(config.model, task.train.channels, channels, task.train.size))
+    return State.create(model, build.optimizer(config.optimizer, model.parameters()), task, config.epochs * task.steps_per_epoch)
+
+
+def check(config: TrainConfig) -> str:
+    """All that can be refused before anything is created; returns the facts that a dry run prints. Raises RequestError."""
+    device: Device = choose(config.device)
+    found = outline(config.data)
+    split = draw(config.split, found.patients)
+    with torch.device("meta"):  # shapes only: no memory, no time
+        model = build.model(config.model, in_channels(config.data, found), 1, found.size)
+        build.optimizer(config.optimizer, model.parameters())
+    build.loss(config.loss)
+    if config.tracking.name != "none":
+        tracking_uri(config.tracking.uri)
+    free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()
+    require(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)} patients"
+    return f"{config.model.name} {parameters:,} parameters, {patients}, {device.got}"
+
+
+def main() -> None:
+    """Entry point of `python -m brainseg.train` and `brainseg train`."""
+    cli.main("train", run, check)
+
+
+if __name__ == "__main__":
+    main()

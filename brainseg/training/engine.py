@@ -1,0 +1,253 @@
+"""The training loop: fit, one epoch, one step in sight. It knows neither files nor MLflow; whoever calls it passes hooks.
+
+Nothing random is kept: before each step torch is seeded from (seed, epoch, step), and the order of an epoch's slices is a
+function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to the same bits as if it had never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from brainseg.config import AugmentConfig, PlateauConfig, TrainConfig
+from brainseg.data import augment
+from brainseg.data.dataset import MRIDataset, epoch_order
+from brainseg.device import Device
+from brainseg.seeds import seed_for
+from brainseg.training.evaluation import evaluate
+from brainseg.training.metrics import summarise
+from brainseg.training.schedules import Plateau, factor
+
+Row = dict[str, Any]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the gradient is not a number; raised before the update, so that no weight has seen it."""
+
+
+class Task(NamedTuple):
+    """What stays the same over a run."""
+
+    config: TrainConfig
+    device: Device
+    train: MRIDataset
+    validation: MRIDataset
+    criterion: nn.Module
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulate))
+
+
+class Hooks(NamedTuple):
+    """What the caller does besides: after each optimizer step, between validated patients, after each epoch."""
+
+    after_step: Callable[["State"], None] = lambda state: None
+    between: Callable[["State"], None] = lambda state: None
+    after_epoch: Callable[["State", bool], None] = lambda state, improved: None
+    progress: Callable[["State", float], None] = lambda state, loss: None
+
+
+@dataclass
+class State:
+    """Everything that changes while training; `state_dict` has all of it, as containers, numbers, strings and tensors."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    total_steps: int
+    average: AveragedModel | None = None
+    plateau: Plateau | None = None
+    epoch: int = 0  # the epoch under way, counted from 0
+    step: int = 0  # optimizer steps done
+    loss_sum: float = 0.0  # over the slices of this epoch seen so far
+    slices_seen: int = 0
+    seconds: float = 0.0  # spent on the steps of this epoch
+    best: float = -1.0  # highest val/dice, the earliest on a tie
+    best_epoch: int = -1
+    bad_epochs: int = 0
+    history: list[Row] = field(default_factory=list)
+
+    NUMBERS = ("total_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs")
+
+    @classmethod
+    def create(cls, model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, total_steps: int) -> "State":
+        """A state before the first step."""
+        config = task.config
+        average = None
+        if config.ema_decay is not None:  # the normalisation's statistics are averaged with the weights they belong to
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        plateau = Plateau(config.scheduler) if isinstance(config.scheduler, PlateauConfig) else None
+        return cls(model, optimizer, task.device.scaler(), total_steps, average, plateau)
+
+    @property
+    def validated(self) -> nn.Module:
+        """The weights that are validated, kept and tested: the average if there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.validated.state_dict(),
+            "training_model": self.model.state_dict() if self.average is not None else None,
+            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
+            "history": self.history,
+            **{name: getattr(self, name) for name in self.NUMBERS},
+        }
+
+    def load_state_dict(self, stored: dict[str, Any]) -> None:
+        """Take over a stored state. Raises RuntimeError (torch's) if the weights are those of another model."""
+        self.model.load_state_dict(stored["training_model"] or stored["model"])
+        if self.average is not None:
+            self.average.module.load_state_dict(stored["model"])
+            self.average.n_averaged.fill_(stored["averaged"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.scaler.load_state_dict(stored["scaler"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(stored["plateau"])
+        self.history = list(stored["history"])
+        for name in self.NUMBERS:
+            setattr(self, name, stored[name])
+
+
+def fit(state: State, task: Task, hooks: Hooks) -> None:
+    """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
+    forward = task.device.forward(state.model)
+    while _unfinished(state, task.config):
+        train_epoch(state, task, forward, hooks)
+        metrics = validate(state, task, hooks)
+        improved = _finish_epoch(state, metrics)
+        hooks.after_epoch(state, improved)
+
+
+def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks) -> None:
+    """The steps that the epoch under way still lacks."""
+    config, device = task.config, task.device
+    order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
+    first = state.epoch * task.steps_per_epoch
+    end = min(first + task.steps_per_epoch, state.total_steps)
+    state.model.train()
+    while state.step < end:
+        started = time.perf_counter()
+        torch.manual_seed(seed_for(config.seed, "step", state.epoch, state.step - first))
+        set_learning_rate(state, task)
+        chosen = order[(state.step - first) * config.batch_size * config.accumulate :][: config.batch_size * config.accumulate]
+
+        state.optimizer.zero_grad(set_to_none=True)
+        step_loss = torch.zeros((), device=device.torch)
+        for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
+            image, mask = augmented(config.augment, *task.train.gather(rows, device.torch))
+            with device.autocast():
+                logits = forward(device.format(image))
+            loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
+            state.scaler.scale(loss).backward()
+            step_loss += loss.detach()
+        state.scaler.unscale_(state.optimizer)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
+        refuse_nonfinite(state, task, step_loss, norm, chosen)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.average is not None:
+            state.average.update_parameters(state.model)
+
+        state.step += 1
+        state.loss_sum += float(step_loss) * len(chosen)
+        state.slices_seen += len(chosen)
+        state.seconds += time.perf_counter() - started
+        hooks.progress(state, float(step_loss))
+        hooks.after_step(state)
+
+
+def augmented(config: AugmentConfig, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
+    draw = augment.draw(config, image.shape[0], image.shape[1], device=image.device)
+    return augment.apply(draw, image, mask)
+
+
+def set_learning_rate(state: State, task: Task) -> float:
+    """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
+    rate = task.config.optimizer.lr * factor(task.config.scheduler, state.step, state.total_steps, task.steps_per_epoch)
+    rate *= state.plateau.factor if state.plateau is not None else 1.0
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def refuse_nonfinite(state: State, task: Task, loss: Tensor, norm: Tensor, chosen: np.ndarray) -> None:
+    """Stop before a non-finite loss or gradient reaches a weight; under float16 the scaler skips such gradients itself."""
+    fine = torch.isfinite(loss) & (torch.isfinite(norm) | state.scaler.is_enabled())
+    if bool(fine):
+        return
+    where = ", ".join(f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in chosen)
+    raise NonFiniteError(
+        f"loss {float(loss)}, gradient norm {float(norm)} at epoch {state.epoch} step {state.step}: not finite, no weight was changed; "
+        f"lower optimizer.lr={task.config.optimizer.lr} or set clip_norm; slices: {where}"
+    )
+
+
+def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
+    """The epoch's metrics: training loss, rate and speed, and the contract's `val/...` over the validation patients."""
+    started = time.perf_counter()
+    scores = []
+    for evaluated in evaluate(state.validated, task.validation, task.config.inference, task.device, task.config.batch_size, task.criterion):
+        scores.append(evaluated.score)
+        hooks.between(state)
+    return {
+        "train/loss": state.loss_sum / max(state.slices_seen, 1),
+        "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+        **summarise(scores, "val"),
+        "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
+        "speed/epoch_seconds": state.seconds + time.perf_counter() - started,
+    }
+
+
+def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
+    """Write the epoch into the history and begin the next; returns whether val/dice is the best so far."""
+    improved = metrics["val/dice"] > state.best
+    if improved:
+        state.best, state.best_epoch = metrics["val/dice"], state.epoch
+    state.bad_epochs = 0 if improved else state.bad_epochs + 1
+    if state.plateau is not None:
+        state.plateau.update(metrics["val/dice"])
+    state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
+    state.epoch += 1
+    state.loss_sum, state.slices_seen, state.seconds = 0.0, 0, 0.0
+    return improved
+
+
+def _unfinished(state: State, config: TrainConfig) -> bool:
+    """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
+    out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
+    return state.slices_seen > 0 or (state.step < state.total_steps and not out_of_patience)
+
+
+def steps_for_minutes(scratch: State, task: Task, minutes: float, timed: int = 5) -> int:
+    """How many steps fit into `minutes`, validations included, from a few timed ones on a `scratch` state (thrown away).
+
+    The number is stored with the run, so that its schedule, and a resume, are exact. At least one step.
+    """
+    forward = task.device.forward(scratch.model)
+    scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
+    train_epoch(scratch, task, forward, Hooks())
+    warm_steps, warm_seconds = scratch.step, scratch.seconds
+    scratch.total_steps += timed
+    train_epoch(scratch, task, forward, Hooks())
+    if scratch.step > warm_steps:
+        step_seconds = (scratch.seconds - warm_seconds) / (scratch.step - warm_steps)
+    else:  # an epoch of one or two steps
+        step_seconds = warm_seconds / warm_steps
+    one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
+    started = time.perf_counter()
+    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size, task.criterion):
+        pass
+    validation_seconds = (time.perf_counter() - started) * len(task.validation) / len(one)
+    budget = minutes * 60 - validation_seconds  # the last epoch is validated too, however short
+    return max(1, int(budget / (step_seconds + validation_seconds / task.steps_per_epoch)))

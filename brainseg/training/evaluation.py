@@ -1,0 +1,57 @@
+"""A model over whole patients: the one loop behind validation, test and `brainseg.evaluate`."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brainseg.config import InferenceConfig
+from brainseg.data.dataset import MRIDataset
+from brainseg.device import Device
+from brainseg.training.inference import keep_components, predict_volume, to_mask
+from brainseg.training.metrics import PatientScore, score_patient
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+
+class Evaluated(NamedTuple):
+    score: PatientScore
+    prediction: np.ndarray  # uint8 (S, H, W)
+    truth: np.ndarray  # uint8 (S, H, W)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: MRIDataset,
+    inference: InferenceConfig,
+    device: Device,
+    batch_size: int,
+    criterion: Criterion | None = None,
+) -> Iterator[Evaluated]:
+    """Score `model` on each volume of `dataset`, one after the other; a volume never shares a batch with another.
+
+    So a patient's score depends on that patient alone. `criterion` is taken over the volume's logits (S, K, H, W) in
+    float32. Yields one volume at a time: whoever wants the masks keeps them.
+    """
+    in_mm = bool(np.isfinite(dataset.store.spacing).all())  # one unit for the whole cohort, or medians would mix two
+    for volume in dataset.volumes:
+        positions = dataset.of_volume(volume)
+        masks: list[Tensor] = []
+        batches = _batches(dataset, positions, batch_size, device, masks)
+        probability, logits = predict_volume(model, batches, inference, device.autocast)
+        mask = torch.cat(masks)
+        prediction = keep_components(to_mask(probability, inference), inference)
+        loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
+        spacing = dataset.store.spacing[volume].tolist() if in_mm else None
+        truth = mask[:, 0].numpy()
+        yield Evaluated(score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss), prediction, truth)
+
+
+def _batches(dataset: MRIDataset, positions: np.ndarray, batch_size: int, device: Device, masks: list[Tensor]) -> Iterator[Tensor]:
+    """The images of one volume in slice order, on the device; their masks are put aside on the CPU."""
+    for start in range(0, len(positions), batch_size):
+        batch = dataset.gather(positions[start : start + batch_size], device.torch)
+        masks.append(batch.mask.cpu())
+        yield device.format(batch.image)

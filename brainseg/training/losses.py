@@ -1,0 +1,82 @@
+"""The criteria. Each takes logits (B, K, H, W) and a mask (B, 1, H, W), and gives one number to minimise.
+
+Legend:  B batch, K classes of the network, H W height and width, F foreground classes.
+K = 1 is one foreground class behind a sigmoid (F = 1), and the mask is 0 or 1 (or a share between them). K > 1 are classes
+behind a softmax of which class 0 is background (F = K - 1), and the mask holds class indices. Everything is summed in
+float32: a batch has a million pixels, more than bfloat16 (8 bits) or float16 (11 bits, at most 65,504) can count.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from brainseg.errors import check
+
+
+def check_shapes(logits: Tensor, mask: Tensor) -> None:
+    """Raise RequestError, naming both shapes, unless they are (B, K, H, W) and (B, 1, H, W)."""
+    fits = logits.ndim == 4 and mask.shape == (logits.shape[0], 1, *logits.shape[2:])
+    rule = f"must be (B, 1, H, W) for logits (B, K, H, W), which are {tuple(logits.shape)}"
+    check(fits, "mask shape", tuple(mask.shape), rule)
+
+
+def foreground(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K, H, W) and mask (B, 1, H, W) -> probability, float32, and truth of each foreground class (B, F, H, W)."""
+    if logits.shape[1] == 1:
+        return logits.float().sigmoid(), mask
+    classes = torch.arange(1, logits.shape[1], device=mask.device).view(1, -1, 1, 1)
+    return logits.float().softmax(dim=1)[:, 1:], mask == classes
+
+
+class DiceLoss(nn.Module):
+    """One minus the soft Dice coefficient (Milletari, Navab, Ahmadi 2016, "V-Net"; here without their squares).
+
+    Per foreground class, then averaged over the classes: 1 - (2 sum(p m) + smooth) / (sum(p) + sum(m) + smooth), with p the
+    probability and m the truth. The sums run over the whole batch, as in the reference: a slice without tumour then still
+    counts, through its false positives. `per_sample` takes them over each sample and averages the losses: every slice
+    weighs the same, but one without tumour gives almost no gradient until its probabilities are almost zero.
+    `smooth` (above 0) decides what two empty masks give: 0. Raises RequestError where shapes do not fit.
+    """
+
+    def __init__(self, smooth: float = 1.0, per_sample: bool = False) -> None:
+        super().__init__()
+        check(math.isfinite(smooth) and smooth > 0, "loss.smooth", smooth, "must be above 0", "two empty masks would give 0 / 0")
+        self.smooth = smooth
+        self.per_sample = per_sample
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of any float type, mask (B, 1, H, W) -> loss (), float32, in [0, 1]."""
+        check_shapes(logits, mask)
+        p, m = foreground(logits, mask)
+        pixels = (2, 3) if self.per_sample else (0, 2, 3)
+        overlap = (p * m).sum(pixels)
+        total = p.sum(pixels) + m.sum(pixels, dtype=torch.float32)
+        return (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
+
+
+class BCEDiceLoss(nn.Module):
+    """weight * cross-entropy + (1 - weight) * Dice loss.
+
+    The cross-entropy (binary for K = 1, over the classes for K > 1) is the mean over all pixels: it looks at each pixel by
+    itself and has a useful gradient from the first step. The Dice loss looks at the overlap and is not drowned by the
+    background. weight=1 is the cross-entropy alone, weight=0 the Dice loss alone, the default their mean. The
+    cross-entropy starts near ln 2 = 0.69, and where 1 % of the pixels is tumour it is 0.056 as soon as the network knows
+    that share; from then on Dice leads at any middling weight. Arguments and errors otherwise as for `DiceLoss`.
+    """
+
+    def __init__(self, smooth: float = 1.0, per_sample: bool = False, weight: float = 0.5) -> None:
+        super().__init__()
+        check(0 <= weight <= 1, "loss.weight", weight, "must lie between 0 (Dice alone) and 1 (cross-entropy alone)")
+        self.dice = DiceLoss(smooth, per_sample)
+        self.weight = weight
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of any float type, mask (B, 1, H, W) -> loss (), float32."""
+        check_shapes(logits, mask)
+        if logits.shape[1] == 1:
+            entropy = F.binary_cross_entropy_with_logits(logits.float(), mask.float())
+        else:
+            entropy = F.cross_entropy(logits.float(), mask[:, 0].long())
+        return self.weight * entropy + (1 - self.weight) * self.dice(logits, mask)

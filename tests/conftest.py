@@ -1,0 +1,47 @@
+"""What several test files need: the real data and the reference where they are, a tiny prepared cohort, an MLflow-free folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads would only wait for one another
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No test may reach a tracking server that the developer happens to use."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder with the reference's weights and figures."""
+    folder = Path(os.environ.get("BRAINSEG_REFERENCE", SHARED / "reference"))
+    if not (folder / "unet.pt").is_file():
+        pytest.skip("the reference's weights are not here (BRAINSEG_REFERENCE)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kaggle_3m folder of the 61 real patients: BRAINSEG_REAL_DATA, or unpacked from beside the repository."""
+    if named := os.environ.get("BRAINSEG_REAL_DATA"):
+        return Path(named)
+    if not (SHARED / "data" / "unpack.py").is_file():
+        pytest.skip("the real patients are not here (BRAINSEG_REAL_DATA)")
+    import subprocess
+    import sys
+
+    folder = tmp_path_factory.mktemp("real")
+    subprocess.run([sys.executable, SHARED / "data" / "unpack.py", folder], check=True, capture_output=True)
+    return folder / "kaggle_3m"
+
+
+@pytest.fixture(scope="session")
+def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared phantom of 10 patients, 8 slices of 32 x 32 pixels each."""
+    from brainseg.config import PhantomConfig
+    from brainseg.data.phantom import ensure_cohort
+
+    return ensure_cohort(PhantomConfig(patients=10, slices=8, size=32, folder=str(tmp_path_factory.mktemp("phantom"))))

@@ -1,0 +1,163 @@
+"""The request: a wrong one is one line and exit code 2 with nothing created, a right one reaches `run` as dataclasses."""
+
+from pathlib import Path
+
+import pytest
+
+from brainseg import cli
+from brainseg.config import TrainConfig
+from brainseg.errors import DataError, RequestError
+from brainseg.records.run import Job, Outcome
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*argv: str, command: str = "train", run=None, check=lambda config: "facts") -> tuple[int, list]:
+    """Exit code and the arguments of each call of `run`."""
+    calls: list = []
+
+    def record(*arguments):
+        calls.append(arguments)
+        return Outcome("finished") if command == "train" else 0
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command, run or record, check, list(argv))
+    return stop.value.code, calls
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("model.depth=0", ["model.depth=0", "between 1 and 12"]),
+        ("model.deth=3", ["model.deth", "no such setting", "model.depth"]),
+        ("modle.depth=3", ["modle.depth", "did you mean model.depth"]),
+        ("+new=1", ["new=1", "no such setting"]),
+        ("+model.new=1", ["model.new=1", "no such setting"]),
+        ("batch_size=0", ["batch_size=0", "at least 1"]),
+        ("batch_size=many", ["batch_size=many", "could not be converted to Integer"]),
+        ("optimizer=adman", ["optimizer=adman", "no such choice", "adamw"]),
+        ("optimizer.momentum=0.9", ["optimizer.momentum", "optimizer.options.momentum"]),
+        ("optimizer.lr=nan", ["optimizer.lr=nan"]),
+        ("split=half", ["split=half", "holdout"]),
+        ("split=all", ["split=all", "evaluate"]),
+        ("split.train=0.9", ["shares must add up to 1"]),
+        ("split=file", ["split.path", "must be given"]),
+        ("data=hdf5", ["data.path", "data.path=FILE"]),
+        ("from=nowhere", ["nowhere", "no run"]),
+        ("resume=nowhere", ["nowhere", "no run"]),
+        ("+model._target_=os.mkdir", ["_target_", "import nothing"]),
+        ("model={_target_:os.mkdir}", ["import nothing"]),
+        ("hydra/launcher={_target_:os.mkdir}", ["import nothing"]),
+        ("hydra.launcher._target_=os.mkdir", ["import nothing"]),
+        ("+hydra.callbacks.a.b=1", ["callbacks"]),
+        ("seed=[1", ["overrides cannot be read"]),
+        ("--config-name=other", ["--config-name", "not offered"]),
+        ("test=perhaps", ["test=perhaps", "auto, yes, no"]),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(argument: str, words: list[str], capsys, empty_folder: Path) -> None:
+    code, calls = call(argument)
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert calls == []
+    assert error.count("\n") == 1, error
+    assert error.startswith("error: ")
+    for word in words:
+        assert word in error
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_a_wrong_job_late_in_a_sweep_stops_all_of_it(capsys, empty_folder: Path) -> None:
+    code, calls = call("-m", "model.depth=2,3,99")
+    assert (code, calls) == (2, [])
+    assert "model.depth=99" in capsys.readouterr().err
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_errors_of_the_check_are_requests_too(capsys) -> None:
+    def refuse(config: TrainConfig) -> None:
+        raise DataError("a.h5: not such a file")
+
+    assert call(check=refuse)[0] == 2
+    assert capsys.readouterr().err == "error: a.h5: not such a file\n"
+
+
+def test_run_gets_a_dataclass_and_its_overrides() -> None:
+    code, [(config, job)] = call("model.depth=3", "optimizer=sgd", "optimizer.options.momentum=0.5")
+    assert code == 0
+    assert config.model.depth == 3
+    assert config.optimizer.options == {"momentum": 0.5, "nesterov": True}
+    assert job == Job(overrides=("model.depth=3", "optimizer=sgd", "++optimizer.options.momentum=0.5"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choosing"),
+    [(["seed=0,1"], False), (["split=kfold", "split.fold=range(3)"], False), (["seed=0,1", "model.depth=2,3"], True), (["seed=0"], False)],
+)
+def test_a_sweep_knows_whether_it_chooses(arguments: list[str], choosing: bool) -> None:
+    code, calls = call("-m", *arguments)
+    assert code == 0
+    assert {job.choosing for _, job in calls} == {choosing}
+    assert len({job.sweep for _, job in calls}) == 1
+    assert [job.number for _, job in calls] == list(range(len(calls)))
+
+
+def test_a_choosing_sweep_must_not_test(capsys) -> None:
+    assert call("-m", "model.depth=2,3", "test=yes")[0] == 2
+    assert "must not see test patients" in capsys.readouterr().err
+
+
+def test_one_failed_job_does_not_end_the_sweep(capsys) -> None:
+    def fail_second(config: TrainConfig, job: Job) -> Outcome:
+        if job.number == 1:
+            raise ArithmeticError("loss nan")
+        return Outcome("finished", f"runs/{job.number}")
+
+    assert call("-m", "seed=0,1,2", run=fail_second)[0] == 1
+    shown = capsys.readouterr()
+    assert "job 1 failed: ArithmeticError: loss nan" in shown.err
+    assert "3 jobs: 2 finished, 0 skipped, 1 failed" in shown.out
+
+
+def test_a_failed_single_run_exits_1(capsys) -> None:
+    def fail(config: TrainConfig, job: Job) -> Outcome:
+        raise ArithmeticError("loss nan")
+
+    assert call(run=fail)[0] == 1
+    assert "loss nan" in capsys.readouterr().err
+
+
+def test_a_refusal_at_the_start_of_a_run_exits_2(capsys) -> None:
+    def refuse(config: TrainConfig, job: Job) -> Outcome:
+        raise RequestError("output=x: in use")
+
+    assert call(run=refuse)[0] == 2
+    assert capsys.readouterr().err.endswith("error: output=x: in use\n")
+
+
+def test_dry_run_prints_a_line_a_job_and_creates_nothing(capsys, empty_folder: Path) -> None:
+    code, calls = call("-m", "model.depth=2,3", "dry_run=true")
+    assert (code, calls) == (0, [])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["job 0", "job 1"]
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_only_train_takes_a_sweep(capsys) -> None:
+    assert call("-m", "source=a,b", "output=c", command="prepare")[0] == 2
+    assert call("source=a", "output=c", command="prepare")[0] == 0
+    assert call("source=a", command="prepare")[0] == 2
+    assert "output=???: must be given" in capsys.readouterr().err
+
+
+def test_help_lists_the_choices(capsys) -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", "from brainseg import cli; cli.main('train', print, print)", "--help"],
+                          capture_output=True, text=True, check=True)
+    assert "optimizer: adam, adamw, sgd" in done.stdout
+    assert "batch_size" in done.stdout

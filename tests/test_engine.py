@@ -1,0 +1,172 @@
+"""The loop: stopping anywhere equals never stopping, to the bit; the same run twice is the same run."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from brainseg import build
+from brainseg.config import (
+    AugmentConfig,
+    CosineConfig,
+    DataConfig,
+    DeviceConfig,
+    LossConfig,
+    OptimizerConfig,
+    PlateauConfig,
+    TrainConfig,
+    UNetConfig,
+)
+from brainseg.data.dataset import MRIDataset
+from brainseg.device import choose
+from brainseg.train import new_state
+from brainseg.training.engine import Hooks, NonFiniteError, State, Task, fit, steps_for_minutes
+
+AUGMENT = AugmentConfig(flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05)
+
+
+class Stop(Exception):
+    """Stands for a power cut."""
+
+
+def make_task(path: Path, **changes) -> Task:
+    options = {"batch_size": 4, "epochs": 2, "augment": AUGMENT, "scheduler": CosineConfig(warmup=0.2)} | changes
+    config = TrainConfig(
+        model=UNetConfig(depth=2, width=4, dropout=0.2),
+        loss=LossConfig("bce_dice"),
+        optimizer=OptimizerConfig("adamw", lr=1e-2),
+        device=DeviceConfig("cpu", "float32"),
+        **options,
+    )
+    data = MRIDataset(path)
+    names = data.store.patients
+    parts = (MRIDataset(data.store, patients=part).hold() for part in (names[:3], names[3:5]))
+    return Task(config, choose(config.device), *parts, build.loss(config.loss))
+
+
+def to_bytes(state: State) -> bytes:
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    return file.getvalue()
+
+
+def resumed(task: Task, saved: bytes | None) -> State:
+    """A new state that takes over the bytes of a file."""
+    state = new_state(task)
+    torch.manual_seed(12345)  # whatever the process did before must not matter
+    if saved is not None:
+        state.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
+    return state
+
+
+def numbers(state: State) -> list[dict]:
+    return [{k: v for k, v in row["metrics"].items() if not k.startswith("speed/")} for row in state.history]
+
+
+def assert_equal(one: State, other: State) -> None:
+    assert numbers(one) == numbers(other)
+    assert (one.step, one.epoch, one.best, one.best_epoch) == (other.step, other.epoch, other.best, other.best_epoch)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    flat = [[tensor for values in state.optimizer.state_dict()["state"].values() for tensor in values.values()] for state in (one, other)]
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True))
+
+
+VARIANTS = {
+    "cosine": {},
+    "averaged, accumulated, clipped": {"ema_decay": 0.9, "accumulate": 2, "clip_norm": 1.0, "batch_size": 2},
+    "plateau, tumour share": {"scheduler": PlateauConfig(patience=0), "data": DataConfig(tumour_share=0.6)},
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(phantom_file: Path) -> dict[str, State]:
+    states = {}
+    for name, changes in VARIANTS.items():
+        task = make_task(phantom_file, **changes)
+        states[name] = new_state(task)
+        fit(states[name], task, Hooks())
+    return states
+
+
+@given(variant=st.sampled_from(sorted(VARIANTS)), stops=st.lists(st.integers(1, 11), min_size=1, max_size=3))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_stopping_anywhere_equals_never_stopping(phantom_file: Path, uninterrupted: dict[str, State], variant: str, stops: list[int]) -> None:
+    task = make_task(phantom_file, **VARIANTS[variant])
+    saved = None
+    for stop in [*sorted(stops), None]:
+        state = resumed(task, saved)
+
+        def cut(state: State, at: int | None = stop) -> None:
+            if state.step == at:
+                raise Stop
+
+        try:
+            fit(state, task, Hooks(after_step=cut))
+        except Stop:
+            saved = to_bytes(state)
+    assert_equal(state, uninterrupted[variant])
+
+
+def test_stopping_between_validated_patients_is_resumed(phantom_file: Path, uninterrupted: dict[str, State]) -> None:
+    task = make_task(phantom_file)
+    state, seen = new_state(task), []
+
+    def cut(state: State) -> None:
+        seen.append(1)
+        if len(seen) == 3:  # in the validation of the second epoch
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(state, task, Hooks(between=cut))
+    again = resumed(task, to_bytes(state))
+    fit(again, task, Hooks())
+    assert_equal(again, uninterrupted["cosine"])
+
+
+def test_training_learns(phantom_file: Path) -> None:
+    task = make_task(phantom_file, epochs=20, augment=AugmentConfig())
+    state = new_state(task)
+    fit(state, task, Hooks())
+    losses = [row["metrics"]["train/loss"] for row in state.history]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_every_metric_of_the_contract_is_there(uninterrupted: dict[str, State]) -> None:
+    named = {
+        "train/loss", "train/learning_rate", "val/loss", "val/dice", "val/dice_median", "val/patients_missed", "val/iou", "val/precision",
+        "val/recall", "val/dice_tumour_slices", "val/empty_slice_false_positives", "val/hd95_undefined", "speed/images_per_second",
+        "speed/epoch_seconds",
+    }
+    for row in uninterrupted["cosine"].history:
+        assert named <= set(row["metrics"]) <= named | {"val/hd95"}
+
+
+def test_patience_stops_early(phantom_file: Path) -> None:
+    task = make_task(phantom_file, epochs=50, patience=1)
+    task = task._replace(config=task.config.__class__(**{**vars(task.config), "optimizer": OptimizerConfig("sgd", lr=0.0)}))
+    state = new_state(task)
+    fit(state, task, Hooks())
+    assert (state.epoch, state.best_epoch) == (2, 0)
+
+
+def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: Path) -> None:
+    task = make_task(phantom_file)
+    state = new_state(task)
+    with torch.no_grad():
+        next(state.model.parameters())[0, 0, 0, 0] = float("nan")
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    with pytest.raises(NonFiniteError, match=r"epoch 0 step 0.*optimizer\.lr.*PHANTOM_.* slice \d+"):
+        fit(state, task, Hooks())
+    weights = dict(state.model.named_parameters())
+    assert all(torch.equal(before[name], weights[name].detach().nan_to_num(0)) or torch.isnan(before[name]).any() for name in weights)
+
+
+def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
+    task = make_task(phantom_file)
+    short, long = (steps_for_minutes(new_state(task), task, minutes) for minutes in (0.05, 0.5))
+    assert 1 <= short < long
+    assert steps_for_minutes(new_state(task), task, 1e-6) == 1

@@ -1,0 +1,213 @@
+"""Pictures, tables and patients.csv: what is drawn, from the pixels back, and what is written, from the file back."""
+
+import csv
+import math
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from brainseg.errors import DataError
+from brainseg.records import report
+from brainseg.records.report import Case, curves, overlays, patients_csv, pick_cases, slices_shown, table
+from brainseg.training.metrics import score_patient
+
+
+def score(name="a", dice_pixels=5, truth_pixels=10, **options):
+    """A patient of two slices whose truth has `truth_pixels` and whose prediction finds `dice_pixels` of them."""
+    truth, prediction = np.zeros((2, 2, 5, 5), np.uint8)
+    truth[0].flat[:truth_pixels] = 1
+    prediction[0].flat[:dice_pixels] = 1
+    return score_patient(name, prediction, truth, **options)
+
+
+def row(epoch, **metrics):
+    return {"epoch": epoch, "step": epoch * 10, "time": 0, "metrics": {name.replace("_", "/", 1): value for name, value in metrics.items()}}
+
+
+ROWS = [
+    row(1, train_loss=0.9, val_loss=0.95, val_dice=0.2, val_dice_median=0.25),
+    row(2, train_loss=0.5, val_loss=0.6, val_dice=0.7, val_dice_median=0.75),
+    row(3, train_loss=0.4, val_loss=0.6, val_dice=0.7, val_dice_median=0.7),
+]
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, to look into."""
+    saved, save = [], report.save
+    monkeypatch.setattr(report, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved
+
+
+def texts(axes):
+    return [text.get_text().strip() for text in axes.texts]
+
+
+def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, figures):
+    curves(ROWS, tmp_path / "curves.png")
+    losses, dice = figures[0].axes
+    assert sorted(texts(losses)) == ["training 0.400", "validation 0.600"]
+    assert sorted(texts(dice)) == ["mean 0.700", "median 0.700"]
+    assert dice.get_title("right") == "best mean 0.700, epoch 2"
+    drawn = {tuple(line.get_ydata()) for line in losses.lines}
+    assert {(0.9, 0.5, 0.4), (0.95, 0.6, 0.6)} <= drawn
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, figures):
+    curves(ROWS, tmp_path / "curves.png")
+    heights = sorted(text.get_position()[1] for text in figures[0].axes[1].texts)
+    assert heights[1] - heights[0] >= 0.059
+
+
+HUGE = [row(0, train_loss=-1.0), row(1, train_loss=9e9)]
+
+
+@pytest.mark.parametrize("rows", [ROWS[:1], [row(1, train_loss=0.0)], [row(1, val_dice=0.0)], [row(1)], HUGE])
+def test_curves_of_little_or_odd_data_are_drawn(tmp_path, rows):
+    curves(rows, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path):
+    with pytest.raises(DataError):
+        curves([], tmp_path / "a.png")
+    with pytest.raises(DataError):
+        overlays([], tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
+
+
+def case(slices=6, name="TCGA_$a$_b", images=None, **options):
+    truth, prediction = np.zeros((2, slices, 32, 32), np.uint8)
+    truth[2, 8:16, 8:16] = 1
+    prediction[2, 8:16, 12:20] = 2
+    images = np.full((slices, 3, 32, 32), 90, np.uint8) if images is None else images
+    return Case(name, 0.5, images, truth, prediction, 1, **options)
+
+
+def test_overlay_colours_say_truth_prediction_and_both():
+    picture = report.paint(case(), 2, 180.0)
+    assert tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
+    assert tuple(picture[8, 8]) == report.TRUTH and tuple(picture[8, 19]) == report.PREDICTION and tuple(picture[8, 12]) == report.OVERLAP
+    inside = picture[12, 9]
+    assert inside[1] > inside[0] and inside[1] > inside[2] and not np.array_equal(inside, report.TRUTH), "tinted, the image shows through"
+
+
+def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, figures):
+    overlays([case(label="best"), case(name="b")], tmp_path / "overlays.png")
+    figure = figures[0]
+    assert len(figure.axes) == 8
+    assert [figure.axes[index].get_title("left") for index in (0, 4)] == ["best: TCGA_$a$_b   Dice 0.500", "b   Dice 0.500"]
+    assert [texts(axes) for axes in figure.axes[:4]] == [[f"slice {number} of 6"] for number in (1, 2, 3, 4)]  # around the third
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both", "truth only (missed)", "prediction only (false alarm)"]
+
+
+def test_overlays_crop_to_the_head(tmp_path, figures):
+    images = np.zeros((6, 3, 32, 32), np.uint8)
+    images[:, :, 6:22, 8:20] = 200
+    overlays([case(images=images)], tmp_path / "overlays.png")
+    height, width, _ = figures[0].axes[0].images[0].get_array().shape
+    assert 16 <= height <= 18 and 16 <= width <= 18
+
+
+def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, figures):
+    images = np.zeros((6, 3, 32, 32), np.uint8)
+    images[:, :, 6:22, 8:20] = 200
+    odd = case(images=images)
+    odd.prediction[2, 31, 31] = 1
+    overlays([odd], tmp_path / "overlays.png")
+    picture = figures[0].axes[2].images[0].get_array()
+    assert tuple(picture[-1, -1]) == pytest.approx(report.PREDICTION)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.random.default_rng(0).normal(size=(6, 3, 32, 32))], ids=["zeros", "negative", "noise"])
+def test_overlays_of_odd_images_are_drawn(tmp_path, value):
+    overlays([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
+    assert (tmp_path / "overlays.png").stat().st_size > 1000
+
+
+def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, figures):
+    overlays([case(slices=3)], tmp_path / "overlays.png")
+    assert [len(axes.images) for axes in figures[0].axes] == [1, 1, 1, 0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 30).flatmap(lambda n: st.tuples(*[arrays(np.bool_, (n, 2, 2), elements=st.sampled_from([False] * 4 + [True]))] * 2)))
+def test_slices_shown_are_distinct_in_order_and_hold_the_largest(masks):
+    truth, prediction = masks
+    shown = slices_shown(truth, prediction)
+    assert shown == sorted(set(shown)) and shown[0] >= 0 and shown[-1] < len(truth)
+    assert len(shown) == min(4, len(truth))
+    area = (truth if truth.any() else prediction).sum(axis=(1, 2))
+    assert area[shown].max() == area.max()
+    assert np.count_nonzero(area[shown]) == min(4, np.count_nonzero(area)), "as many slices with tumour as fit"
+
+
+@pytest.mark.parametrize("largest", range(2, 25))
+def test_the_largest_slice_of_a_large_tumour_is_shown(largest):
+    truth = np.zeros((30, 2, 2), bool)
+    truth[2:25, 0, 0] = truth[largest, 1, 1] = True
+    shown = slices_shown(truth, truth)
+    assert largest in shown and len(set(shown)) == 4 and shown[-1] - shown[0] > 10
+
+
+def test_pictures_leave_pyplot_alone_and_are_the_same_bytes_twice(tmp_path):
+    for name in ("a", "b"):
+        overlays([case()], tmp_path / f"{name}_overlays.png")
+        curves(ROWS, tmp_path / f"{name}_curves.png")
+    for kind in ("overlays", "curves"):
+        assert (tmp_path / f"a_{kind}.png").read_bytes() == (tmp_path / f"b_{kind}.png").read_bytes()
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_best_median_and_worst_have_a_tumour():
+    scores = [score("a", 5), score("b", 9), score("empty", 0, 0), score("c", 1), score("d", 7)]
+    assert scores[2].dice == 1.0
+    assert pick_cases(scores) == [("best", 1), ("median", 0), ("worst", 3)]
+
+
+def test_few_patients_are_not_shown_twice():
+    assert pick_cases([]) == []
+    assert pick_cases([score("a")]) == [("best", 0)]
+    assert pick_cases([score("a", 3), score("b", 9)]) == [("best", 1), ("worst", 0)]
+    assert pick_cases([score("b", 0, 0), score("a", 0, 0)]) == [("best", 1), ("worst", 0)]
+
+
+def test_table_puts_val_and_test_side_by_side():
+    text = table({"val/dice": 0.81234, "test/dice": 0.7, "val/hd95": 12.3456, "val/patients_missed": 2.0, "train/loss": 1e-5}, "run 1")
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[0] == ["run", "1"] and lines[2:] == [
+        ["val", "test"],
+        ["dice", "0.8123", "0.7000"],
+        ["hd95", "12.35"],
+        ["patients_missed", "2"],
+        ["train/loss", "1.000e-05"],
+    ]
+    assert text.splitlines()[3].rindex("0.7000") + 6 == text.splitlines()[2].rindex("test") + 4, "columns are aligned to the right"
+
+
+def test_table_of_an_evaluation_has_a_column_for_each_role():
+    lines = table({"unknown/dice": 0.5, "train/dice": 0.9, "train/hd95": 1.5}, "x").splitlines()
+    assert [line.split() for line in lines[2:]] == [["train", "unknown"], ["dice", "0.9000", "0.5000"], ["hd95", "1.5000"]]
+
+
+def test_table_of_anything_is_a_table():
+    assert table({}, "nothing").startswith("nothing\n")
+    assert "inf" in table({"val/hd95": math.inf}, "x")
+
+
+def test_patients_csv_reads_back(tmp_path):
+    scores = [score("TCGA_CS_1, a", 5), score("b", 0), score("c", 5, with_hd95=False, loss=0.25)]
+    patients_csv(list(zip(scores, ("train", "test", "unknown"), strict=True)), tmp_path / "out" / "patients.csv")
+    with open(tmp_path / "out" / "patients.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:9] == ["patient", "role", "slices", "tumour_pixels", "dice", "iou", "precision", "recall", "hd95"]
+    assert rows[0][:9] == ["TCGA_CS_1, a", "train", "2", "10", "0.666667", "0.500000", "1.000000", "0.500000", "1.000000"]
+    assert [line[8] for line in rows] == ["1.000000", "", ""], "undefined and not measured are empty"
+    assert [line[header.index("loss")] for line in rows] == ["", "", "0.250000"]
+    assert {len(line) for line in rows} == {len(header)}
