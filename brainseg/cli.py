@@ -181,7 +181,7 @@ def _with_options_added(argv: list[str]) -> list[str]:
 
 def _refuse_imports(composed: DictConfig) -> None:
     """Configs may name our tables' entries but import nothing: no `_target_`, no callbacks, no foreign launcher."""
-    job = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    job = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     container = OmegaConf.to_container(job, resolve=False)
     check("_target_" not in repr(container), "_target_", "found in the config", "configs name things, they import nothing", "remove it")
     callbacks = composed.hydra.get("callbacks")
@@ -196,7 +196,7 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
     if not isinstance(node, DictConfig) or not is_dataclass(kind):
         return
     known = [field.name for field in fields(kind)]
-    for key in node:
+    for key in map(str, node):
         name = f"{prefix}{key}"
         value = "???" if OmegaConf.is_missing(node, key) else node.get(key)
         check(key in known, name, value, "no such setting", _nearest(name, known, prefix))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from brainseg.config import DeviceConfig
 from brainseg.errors import check
@@ -39,9 +40,9 @@ class Device:
             return nullcontext()
         return torch.autocast(self.torch.type, dtype=PRECISIONS[self.precision])
 
-    def scaler(self) -> torch.amp.GradScaler:
+    def scaler(self) -> GradScaler:
         """Loss scaling, on for float16 only: its gradients underflow, bfloat16's do not."""
-        return torch.amp.GradScaler(self.torch.type, enabled=self.precision == "float16")
+        return GradScaler(self.torch.type, enabled=self.precision == "float16")
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move a model here, in this memory format."""

@@ -5,6 +5,7 @@
     python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
 """
 
+import logging
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from brainseg.errors import check as require
 from brainseg.records import checkpoint, report
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, claim, describe, identity
+from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, identity, locate
 from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Watch, conclude, mirrored
 from brainseg.seeds import seed_for
@@ -28,6 +29,7 @@ from brainseg.training.engine import State, Task, fit, steps_for_minutes
 from brainseg.training.evaluation import evaluate
 
 ALONE = Job()
+log = logging.getLogger("brainseg")
 
 
 def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
@@ -45,7 +47,11 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
     # The same settings, data, split and code find the same folder again: resume or skip.
     digest = identity(config, store.fingerprint, split)
     folder = claim(config, job, f"{config.model.name}-{digest[:10]}")
+    if folder.exists:
+        folder.check_settings(config)
+        folder.check_data(store.fingerprint, split)
     if folder.status["state"] == "finished" and not extends(folder, config):
+        log.info("%s: finished before, nothing to do; a larger epochs=... with resume=%s extends it", folder.path, folder.path)
         return Outcome("skipped", str(folder.path), "finished before")
 
     # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
@@ -56,7 +62,7 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
         for part in (train, validation):
             if config.data.resident == "yes" or (config.data.resident == "auto" and part.fits()):
                 part.hold(device.torch)
-        if not load_into(state, folder, task, split) and config.max_minutes is not None:
+        if not load_into(state, folder, task) and config.max_minutes is not None:
             state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes)
 
         with Watch(folder, task, state, split, signals, mirror).showing() as hooks:
@@ -94,6 +100,8 @@ def check(config: TrainConfig) -> str:
         model = build.model(config.model, in_channels(config.data, found), 1, found.size)
         build.optimizer(config.optimizer, model.parameters())
     build.loss(config.loss)
+    if config.resume not in (None, "auto", "never"):
+        RunFolder(locate(config.resume)).check_settings(config)
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
     free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()

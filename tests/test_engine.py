@@ -94,7 +94,9 @@ def uninterrupted(phantom_file: Path) -> dict[str, State]:
 
 @given(variant=st.sampled_from(sorted(VARIANTS)), stops=st.lists(st.integers(1, 11), min_size=1, max_size=3))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_stopping_anywhere_equals_never_stopping(phantom_file: Path, uninterrupted: dict[str, State], variant: str, stops: list[int]) -> None:
+def test_stopping_anywhere_equals_never_stopping(
+    phantom_file: Path, uninterrupted: dict[str, State], variant: str, stops: list[int]
+) -> None:
     task = make_task(phantom_file, **VARIANTS[variant])
     saved = None
     for stop in [*sorted(stops), None]:

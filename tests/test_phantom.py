@@ -55,8 +55,8 @@ def test_institutions_are_even_and_differ(cohort):
     names = [name.split("_") for name in patient_names(PhantomConfig())]
     assert all(len(parts) == 4 and parts[3].isdigit() and len(parts[3]) == 8 for parts in names)
     assert {where: sum(parts[1] == where for parts in names) for where in "ABCD"} == dict.fromkeys("ABCD", 8)
-    gain = {where: np.mean([cohort[i][0].mean() for i in range(8) if institution(i) == where]) for where in "ABCD"}
-    assert max(gain.values()) > 1.3 * min(gain.values())
+    air = {where: np.mean([cohort[i][0][:, :4, :4].mean() for i in range(8) if institution(i) == where]) for where in "ABCD"}
+    assert air["D"] > air["B"] > air["C"] > air["A"]  # as their noise
 
 
 def test_slices_without_tumour_and_empty_ends(cohort):

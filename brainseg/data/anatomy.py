@@ -177,7 +177,9 @@ def pushed(random: Random, point: Array, centre: Array, radius: float) -> Array:
     return point - random.uniform(0.0, 0.5) * away * np.exp(-(away**2).sum(0) / (1.6 * radius) ** 2)
 
 
-def tumour(random: Random, point: Array, centre: Array, radius: float, cerebrum: Array, white: Array) -> tuple[NDArray[np.bool_], Array]:
+def tumour(
+    random: Random, point: Array, pixel: float, centre: Array, radius: float, cerebrum: Array, white: Array
+) -> tuple[NDArray[np.bool_], Array]:
     """The tumour's mask, one connected body, and its level: 1 at the centre, 0 at the edge, which follows the white matter."""
     from scipy.ndimage import label
 
@@ -186,11 +188,13 @@ def tumour(random: Random, point: Array, centre: Array, radius: float, cerebrum:
     edge = 0.16 * smooth_noise(random, white.shape, (6, 14, 14)) + 0.08 * smooth_noise(random, white.shape, (8, 30, 30))
     other_side = np.clip(-point[0] * np.sign(centre[0]), 0, 0.1) * 6
     level = (1 - distance + edge + 0.25 * (white - 1) - other_side).astype(np.float32)
-    allowed = cerebrum > 0.5
-    limit = min(0.0, np.partition(level[allowed], -4)[-4])  # in the smallest volumes: at least some voxels
-    parts, _ = label(allowed & (level >= limit))
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    return parts == largest, (level - limit) / (level.max() - limit)
+    ball = 4 / 3 * math.pi * radius**3 / (pixel**2 * float(point[2, 1, 0, 0] - point[2, 0, 0, 0]))  # in voxels
+    for limit in np.arange(0, -1.5, -0.1):  # sulci can cut a tumour to pieces: it grows until one is large enough
+        parts, _ = label((cerebrum > 0.5) & (level >= limit))
+        sizes = np.bincount(parts.ravel(), minlength=2)[1:]
+        if sizes.max() >= max(3, 0.3 * ball):
+            break
+    return parts == sizes.argmax() + 1, (level - limit) / (level.max() - limit)
 
 
 def tumour_layers(random: Random, mask: NDArray[np.bool_], level: Array) -> list[Layer]:

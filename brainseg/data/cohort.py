@@ -6,6 +6,7 @@ from typing import NamedTuple
 from brainseg.config import DataConfig
 from brainseg.data import phantom
 from brainseg.data.store import Store
+from brainseg.data.volume import CHANNELS, CLASSES, patient_of
 from brainseg.errors import check
 
 
@@ -31,9 +32,8 @@ def outline(config: DataConfig) -> Outline:
         with Store(path) as store:
             found = Outline(sorted(set(store.patients)), (store.shape[2], store.shape[3]), store.channels, store.classes)
     else:
-        names = sorted({name.rsplit("_", 1)[0] for name in phantom.patient_names(config.phantom)})
-        found = Outline(names, (config.phantom.size, config.phantom.size), ["pre-contrast", "FLAIR", "post-contrast"],
-                        ["background", "tumour"])
+        names = sorted({patient_of(name) for name in phantom.patient_names(config.phantom)})
+        found = Outline(names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES))
     known = config.volume is None or config.volume in found.channels
     check(known, "data.volume", config.volume, "no such channel", f"known: {', '.join(found.channels)}, or null for all")
     return found._replace(patients=found.patients[: config.limit_patients])

@@ -29,7 +29,7 @@ SIGNAL = {
     "bone": (0.07, 0.09, 0.08),
     "marrow": (0.30, 0.24, 0.32),
     "muscle": (0.30, 0.26, 0.40),
-    "fat": (0.88, 0.76, 0.86),
+    "fat": (0.88, 0.64, 0.86),
     "air": (0.01, 0.01, 0.01),
     "csf": (0.11, 0.08, 0.12),
     "grey": (0.38, 0.45, 0.41),
@@ -108,7 +108,7 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
     centre, radius = anatomy.tumour_centre(random, point)
     outside, inside = anatomy.skull_and_face(random, point, pixel)
     layers, cerebrum, white = anatomy.brain(random, anatomy.pushed(random, point, centre, radius), inside, pixel)
-    mask, level = anatomy.tumour(random, point, centre, radius, cerebrum, white)
+    mask, level = anatomy.tumour(random, point, pixel, centre, radius, cerebrum, white)
     layers += [("gliosis", anatomy.lesions(random, point, pixel) * cerebrum * white), *anatomy.tumour_layers(random, mask, level)]
     signal = np.full((3, *mask.shape), 0.004, np.float32)
     for tissue, share in outside + layers:

@@ -62,8 +62,9 @@ class Split:
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Split":
         """The inverse of `as_dict`; raises RequestError if the names do not have the stored hash."""
-        split = cls(stored["name"], *(tuple(stored[part]) for part in PARTS), leaky=bool(stored.get("leaky", False)))
-        check(split.sha256 == stored["sha256"], "split", stored["sha256"][:10], "the stored names do not have this hash", "the split was edited")
+        train, validation, test = (tuple(stored[part]) for part in PARTS)
+        split = cls(stored["name"], train, validation, test, bool(stored.get("leaky", False)))
+        check(split.sha256 == stored["sha256"], "split", stored["sha256"][:10], "the stored names do not have this hash; it was edited")
         return split.verify()
 
 
@@ -130,18 +131,19 @@ def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
           "use more patients or other shares")
     check(config.train > 0 and config.validation > 0, "split.train, split.validation", f"{config.train}, {config.validation}",
           "training and validation need patients")
-    return Split("holdout", *(_sorted(part) for part in members))
+    train, validation, test = (_sorted(part) for part in members)
+    return Split("holdout", train, validation, test)
 
 
 def _from_file(path: Path) -> Split:
     check(path.is_file(), "split.path", path, "no such file", "give a JSON file with the lists train, validation, test")
     try:
         stored = json.loads(path.read_text())
-        parts = [_sorted(stored.get(part, [])) for part in PARTS]
+        train, validation, test = (_sorted(stored.get(part, [])) for part in PARTS)
     except (ValueError, AttributeError, TypeError) as error:
         raise RequestError(f"split.path={path}: must be a JSON object with lists of names train, validation, test ({error})") from error
-    check(bool(parts[0]) and bool(parts[1]), "split.path", path, "training and validation need patients")
-    return Split("file", *parts)
+    check(bool(train) and bool(validation), "split.path", path, "training and validation need patients")
+    return Split("file", train, validation, test)
 
 
 def _reference(names: list[str]) -> Split:

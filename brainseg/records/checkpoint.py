@@ -53,13 +53,17 @@ def _verified(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
     content = payload.numpy().tobytes() if sound else b""
     if not sound or hashlib.sha256(content).hexdigest() != outer["sha256"]:
         raise DataError(f"checkpoint={path}: damaged, its content does not have its hash; use another checkpoint of the run")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return _parsed(path, io.BytesIO(content))
 
 
 def _read(path: str | Path) -> Any:
     check(Path(path).is_file(), "checkpoint", path, "no such file")
+    return _parsed(path, path)
+
+
+def _parsed(path: str | Path, source: Any) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # damaged bytes raise whatever the unpickler trips over; all of it means: not readable

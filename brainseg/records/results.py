@@ -40,6 +40,8 @@ class Results:
     def write(self, folder: Path, further: dict[str, Any], overlays: bool = True) -> dict[str, float]:
         """Write patients.csv, summary.json ({"metrics", **further}) and pictures/overlays.png; returns the metrics."""
         metrics = self.metrics()
+        order = list(PREFIX)
+        self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
         report.patients_csv(self.rows, folder / "patients.csv")
         write_json(folder / "summary.json", {**further, "metrics": metrics})
         if overlays:

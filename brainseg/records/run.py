@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from brainseg.config import NOT_IDENTITY, TrainConfig
+from brainseg.config import NOT_IDENTITY, TrainConfig, restore
 from brainseg.data.split import Split
 from brainseg.errors import RequestError, check
 from brainseg.files import rename, write_json, write_text
@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes
     from brainseg.data.store import Store
     from brainseg.device import Device
 
+EXTENDED = ("epochs", "max_minutes", "patience")  # what a resumed run may be given more of
 IDENTITY_VERSION = 1  # raise when the same settings come to mean other numbers
 log = logging.getLogger("brainseg")
 
@@ -83,6 +84,22 @@ class RunFolder:
         """What `status.json` says; `{"state": "new"}` before the start."""
         path = self.path / "status.json"
         return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
+
+    def check_settings(self, config: TrainConfig) -> None:
+        """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
+        stored = restore(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))))
+        before, now = (without_identity(differing(one), EXTENDED) for one in (stored, config))
+        keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+        changed = "; ".join(f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}" for key in keys)
+        check(not keys, "resume", self.path, changed, "a resumed run keeps its settings; start a new one for others")
+
+    def check_data(self, fingerprint: str, split: Split) -> None:
+        """Refuse to go on with a run on other data or patients (RequestError); other code is a warning."""
+        facts = self.facts
+        check(facts["data"]["fingerprint"] == fingerprint, "resume", self.path, "the data are not those it was trained on")
+        check(facts["split"]["sha256"] == split.sha256, "resume", self.path, "the split is not the one it was trained under")
+        if facts["code"]["sha256"] != code_version().sha256:
+            log.warning("%s was made by another version of the code: the numbers may differ", self.path)
 
     @contextmanager
     def active(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> Iterator["RunFolder"]:
@@ -157,7 +174,8 @@ def describe(
     """The facts of run.json, as far as they are known before the folder is."""
     tracking = None  # resolved now: a sync from another folder must find the same store
     if config.tracking.name != "none":
-        tracking = dataclasses.asdict(config.tracking) | {"uri": tracking_uri(config.tracking.uri)}
+        resolved = {"uri": tracking_uri(config.tracking.uri), "artifacts": str(Path(config.tracking.artifacts).resolve())}
+        tracking = dataclasses.asdict(config.tracking) | resolved
     return {
         "identity": digest,
         "name": f"{config.model.name}-{digest[:10]}",

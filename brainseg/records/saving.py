@@ -12,10 +12,9 @@ from brainseg.config import TrainConfig, restore
 from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder, differing, without_identity
+from brainseg.records.run import RunFolder
 from brainseg.training.engine import State, Task
 
-EXTENDED = ("epochs", "max_minutes", "patience")  # what a resumed run may be given more of
 PLANNED = ("cosine", "one_cycle")  # schedules that were drawn over the number of steps: more steps would be another curve
 log = logging.getLogger("brainseg")
 
@@ -48,18 +47,16 @@ def payload(folder: RunFolder, state: State, task: Task, split: Split) -> dict[s
     }
 
 
-def load_into(state: State, folder: RunFolder, task: Task, split: Split) -> bool:
+def load_into(state: State, folder: RunFolder, task: Task) -> bool:
     """Take over the newest sound checkpoint of the folder; returns whether there was one.
 
-    A damaged last.pt is passed over for previous.pt, with a warning. Raises RequestError, listing what differs, if the
-    checkpoint was made under settings, data or patients that would not lead to the same numbers.
+    A damaged last.pt is passed over for previous.pt, with a warning. Raises RequestError for an extension that is none.
     """
     content = _newest(folder)
     if content is None:
         return False
     config = task.config
     stored = restore(content["config"])
-    _check_same(stored, config, content, task, split)
     state.load_state_dict(content)
     if config.max_minutes is None and config.epochs != stored.epochs:
         more = config.epochs * task.steps_per_epoch
@@ -90,13 +87,3 @@ def _newest(folder: RunFolder) -> dict[str, Any] | None:
     if candidates:
         raise DataError(f"resume={folder.path}: none of its checkpoints can be read")
     return None
-
-
-def _check_same(stored: TrainConfig, config: TrainConfig, content: dict[str, Any], task: Task, split: Split) -> None:
-    """Refuse a resume that would not go on with the same run."""
-    before, now = without_identity(differing(stored), EXTENDED), without_identity(differing(config), EXTENDED)
-    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
-    changed = [f"{key} was {before.get(key, 'default')}, is {now.get(key, 'default')}" for key in keys]
-    check(not changed, "resume", config.resume, "; ".join(changed), "a resumed run keeps its settings; start a new one for others")
-    check(content["fingerprint"] == task.train.store.fingerprint, "data.path", config.data.path, "not the data that the run was trained on")
-    check(content["split"]["sha256"] == split.sha256, "split", split.name, "not the patients that the run was trained on")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from brainseg.config import AugmentConfig, PlateauConfig, TrainConfig
@@ -60,7 +61,7 @@ class State:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     total_steps: int
     average: AveragedModel | None = None
     plateau: Plateau | None = None

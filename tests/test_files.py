@@ -1,0 +1,52 @@
+"""The one writer: complete under its name, or not there."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from brainseg.files import rename, write_json, write_text, writing
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), writing(path) as temporary:
+        temporary.write_text("new")
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_appears_only_after_the_content_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
+    write_text(tmp_path / "a.txt", "new")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_the_suffix_survives_and_folders_are_made(tmp_path: Path) -> None:
+    with writing(tmp_path / "new" / "a.png") as temporary:
+        assert temporary.suffix == ".png"
+        assert temporary.parent == tmp_path / "new"
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "new" / "a.png").read_bytes() == b"x"
+
+
+def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [1, None]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
+
+
+def test_rename_replaces(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "a")
+    write_text(tmp_path / "b", "b")
+    rename(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "a"
+    assert not (tmp_path / "a").exists()
