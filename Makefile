@@ -4,11 +4,11 @@ BIN := .venv/bin
 ARGS ?=
 PORT ?= 5000
 
-.PHONY: help setup train test test-slow lint ui sweep benchmark clean
+.PHONY: help setup train test test-slow test-faults lint ui sweep benchmark clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp is as new as the last install that ended well; editing pins or metadata installs again.
 .venv/.installed: pyproject.toml constraints.txt
@@ -28,6 +28,9 @@ test: setup  ## Run the test suite (ARGS='-k split')
 
 test-slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-faults: setup  ## Kill, fill, flip and flood it, many times over (about half an hour)
+	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
 
 lint: setup  ## Check style and types
 	$(BIN)/ruff check .

@@ -4,7 +4,9 @@ A wrong request is one line on stderr and exit code 2. `dry_run=true` stops afte
 """
 
 import difflib
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -37,6 +39,8 @@ OWN_PLUGINS = ("hydra._internal.", "hydra_plugins.")
 def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None) -> None:
     """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code."""
     schema.register()
+    if threading.current_thread() is threading.main_thread():  # before a run takes signals over: unwind, with the right code
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     argv = _with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _stop  # type: ignore[method-assign,assignment]
@@ -56,6 +60,9 @@ def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], A
     except Interrupted as stop:
         print(f"{stop}; the same command with resume=auto goes on", file=sys.stderr)
         code = stop.exit_code
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        code = 128 + signal.SIGINT
     sys.exit(code)
 
 

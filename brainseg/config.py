@@ -14,7 +14,8 @@ from omegaconf import MISSING, OmegaConf
 
 from brainseg.errors import check
 
-NOT_IDENTITY = ("output", "resume", "dry_run", "test", "tracking", "checkpoint", "data.path", "data.resident", "data.phantom.folder")
+NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "tracking", "checkpoint", "data.path", "data.resident",
+                "data.phantom.folder")
 SPLITS = ("holdout", "kfold", "file", "all", "reference")
 SCHEDULERS = ("none", "step", "cosine", "one_cycle", "plateau")
 
@@ -303,6 +304,8 @@ class TrainConfig:
     patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice")
     test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
+    force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
+    on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
     dry_run: bool = setting(False, "print what would run, and stop")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig = setting(SplitConfig, "training, validation and test patients")
@@ -326,6 +329,7 @@ class TrainConfig:
         check(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie between 0 and 1")
         check_range("patience", self.patience, 1)
         check_choice("test", self.test, ("auto", "yes", "no"))
+        check_choice("on_nonfinite", self.on_nonfinite, ("error", "skip"))
         no_training = self.split.name == "all"
         check(not no_training, "split", "all", "leaves no patient to train on", "split=all is for brainseg.evaluate")
 

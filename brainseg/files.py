@@ -47,6 +47,12 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def remove_partial(folder: str | Path) -> None:
+    """Remove what a kill left half written below `folder`; call it only where nobody else writes."""
+    for path in Path(folder).rglob(".*.partial*"):
+        path.unlink()
+
+
 def rename(source: str | Path, target: str | Path) -> None:
     """Rename within a folder, replacing `target`, durably."""
     os.replace(source, target)

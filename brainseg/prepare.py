@@ -78,7 +78,6 @@ def describe(summary: Summary, output: Path) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m brainseg.prepare` and `brainseg prepare`."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # unwinds, so that no half file stays behind
     cli.main("prepare", run, check)
 
 

@@ -6,6 +6,7 @@
 """
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -18,15 +19,17 @@ from brainseg.data.split import draw
 from brainseg.device import Device, choose
 from brainseg.errors import check as require
 from brainseg.records import checkpoint, report
+from brainseg.records.identity import identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, identity, locate
+from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, locate
 from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Watch, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
-from brainseg.training.engine import State, Task, fit, steps_for_minutes
+from brainseg.training.engine import Task, fit, steps_for_minutes
 from brainseg.training.evaluation import evaluate
+from brainseg.training.state import State
 
 ALONE = Job()
 log = logging.getLogger("brainseg")
@@ -88,11 +91,14 @@ def new_state(task: Task) -> State:
     torch.manual_seed(seed_for(config.seed, "weights"))
     channels = len(task.train.store.classes) if len(task.train.store.classes) > 2 else 1
     model = task.device.place(build.model(config.model, task.train.channels, channels, task.train.size))
-    return State.create(model, build.optimizer(config.optimizer, model.parameters()), task, config.epochs * task.steps_per_epoch)
+    optimizer = build.optimizer(config.optimizer, model.parameters())
+    return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
 
 def check(config: TrainConfig) -> str:
     """All that can be refused before anything is created; returns the facts that a dry run prints. Raises RequestError."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    require(ranks == "1", "WORLD_SIZE", ranks, "under torchrun every rank would run the whole request", "start it with plain python")
     device: Device = choose(config.device)
     found = outline(config.data)
     split = draw(config.split, found.patients)
@@ -107,6 +113,10 @@ def check(config: TrainConfig) -> str:
     free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()
     require(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fits = 16 * parameters < memory  # weights, gradient and Adam's two moments, in float32
+    require(fits, "model", config.model.name, f"{parameters:,} parameters need more than this machine's {memory / 1e9:.0f} GB",
+            "lower model.width, model.depth or model.max_width")
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)} patients"
     return f"{config.model.name} {parameters:,} parameters, {patients}, {device.got}"
 

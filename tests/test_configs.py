@@ -9,7 +9,7 @@ from torch import nn
 
 from brainseg import build, cli
 from brainseg import config as schema
-from brainseg.records.run import differing
+from brainseg.records.identity import differing
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]
 NEEDS = {("split", "file"): ["split.path=x.json"], ("split", "all"): None, ("data", "hdf5"): ["data.path=x.h5"]}

@@ -151,6 +151,7 @@ def test_a_finished_run_is_repeated_from_its_folder(folder: Path, trained: Path)
     [
         (["model.depth=9", "data.phantom.size=32"], "model.depth=9"),
         (["data.path=none.h5"], "data.path=none.h5: no such file"),
+        (["model.depth=12", "model.growth=2", "data.phantom.size=1024", "model.width=64"], "parameters need more than"),
         (["device=cuda"], "no CUDA or ROCm device"),
         (["data.phantom.patients=4"], "at least 7 are needed"),
         (["optimizer.options.nothing=1"], "takes no such option"),

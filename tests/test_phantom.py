@@ -83,7 +83,7 @@ def test_tumour_is_brighter_than_its_surroundings_on_flair(cohort):
 def test_missing_sequence_is_a_copy_of_flair():
     config = PhantomConfig(slices=4, size=32)
     copies = np.array([[(images[..., c] == images[..., 1]).all() for c in (0, 2)] for images, _ in (volume(config, i) for i in range(32))])
-    assert copies.any(1).sum() == 6 and (copies.sum(0) == 3).all() and not copies.all(1).any()
+    assert copies.sum(0).tolist() == [2, 4] and not copies.all(1).any()
 
 
 def test_no_threshold_on_flair_finds_the_tumours(cohort):

@@ -10,8 +10,9 @@ from filelock import FileLock
 from brainseg.config import TrackingConfig, TrainConfig, UNetConfig
 from brainseg.data.split import Split
 from brainseg.errors import RequestError
-from brainseg.records import run as run_module
-from brainseg.records.run import Job, RunFolder, claim, differing, identity, stored_overrides
+from brainseg.records import identity as identity_module
+from brainseg.records.identity import differing, identity
+from brainseg.records.run import Job, RunFolder, claim, stored_overrides
 from brainseg.signals import Interrupted
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -40,7 +41,7 @@ def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) 
         identity(dataclasses.replace(make(), model=UNetConfig(depth=3)), "data", SPLIT),
     ]
     assert len({base, *others}) == len(others) + 1
-    monkeypatch.setattr(run_module, "code_version", other_code)
+    monkeypatch.setattr(identity_module, "code_version", other_code)
     assert identity(make(), "data", SPLIT) != base
 
 

@@ -29,14 +29,14 @@ SIGNAL = {
     "bone": (0.07, 0.09, 0.08),
     "marrow": (0.30, 0.24, 0.32),
     "muscle": (0.30, 0.26, 0.40),
-    "fat": (0.88, 0.64, 0.86),
+    "fat": (0.86, 0.70, 0.84),
     "air": (0.01, 0.01, 0.01),
     "csf": (0.11, 0.08, 0.12),
     "grey": (0.38, 0.45, 0.41),
     "white": (0.50, 0.37, 0.51),
     "vessel": (0.20, 0.15, 0.95),
     "choroid": (0.36, 0.60, 0.85),
-    "gliosis": (0.43, 0.66, 0.44),
+    "gliosis": (0.45, 0.66, 0.46),
     "tumour": (0.34, 0.70, 0.36),
     "necrosis": (0.19, 0.40, 0.21),
     "enhancing": (0.36, 0.66, 0.98),
@@ -55,10 +55,10 @@ class Institution:
 
 
 INSTITUTIONS = {
-    "A": Institution((0.62, 0.72, 0.64), 1.20, 0.010, 0.06, 0.004),
-    "B": Institution((0.50, 0.52, 0.48), 1.12, 0.013, 0.10, 0.007),
-    "C": Institution((0.75, 0.76, 0.70), 1.12, 0.012, 0.08, 0.010),
-    "D": Institution((0.55, 0.60, 0.66), 1.24, 0.014, 0.11, 0.005),
+    "A": Institution((0.62, 0.72, 0.64), 1.20, 0.010, 0.05, 0.004),
+    "B": Institution((0.50, 0.52, 0.48), 1.14, 0.013, 0.08, 0.007),
+    "C": Institution((0.75, 0.76, 0.70), 1.12, 0.012, 0.06, 0.010),
+    "D": Institution((0.55, 0.60, 0.66), 1.24, 0.014, 0.09, 0.005),
 }
 
 
@@ -90,7 +90,7 @@ def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDAr
     channels = []
     for channel, gain in zip(signal, look.gain, strict=True):
         coil = np.exp(look.bias * random.uniform(0.5, 1.2) * smooth_noise(random, channel.shape, (1, 2, 2)))
-        sharp = channel ** (look.contrast * random.uniform(0.93, 1.07)) * coil * gain * math.exp(random.normal(0, 0.12))
+        sharp = channel ** (look.contrast * random.uniform(0.95, 1.05)) * coil * gain * math.exp(random.normal(0, 0.12))
         for axis in (1, 2):
             sharp = gaussian_filter1d(sharp, max(look.blur / pixel, 0.35), axis)
         real, imaginary = look.noise * random.standard_normal((2, *channel.shape), dtype=np.float32)
@@ -115,8 +115,8 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
         for channel, value in zip(signal, SIGNAL[tissue], strict=True):
             channel += share * (value - channel)
     images = scan(random, INSTITUTIONS[institution(index)], signal, pixel)
-    if index % 5 == 3:  # a sequence that was not taken, pre- and post-contrast in turn: its place holds FLAIR
-        images[..., 0 if index % 2 else 2] = images[..., 1]
+    if index % 5 == 3:  # a sequence was not taken, post-contrast twice as often as pre-contrast: FLAIR stands in its place
+        images[..., 0 if index // 5 % 3 == 1 else 2] = images[..., 1]
     return images, mask.astype(np.uint8) * 255
 
 

@@ -53,19 +53,17 @@ def _verified(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
     content = payload.numpy().tobytes() if sound else b""
     if not sound or hashlib.sha256(content).hexdigest() != outer["sha256"]:
         raise DataError(f"checkpoint={path}: damaged, its content does not have its hash; use another checkpoint of the run")
-    return _parsed(path, io.BytesIO(content))
+    return _parsed(path, content)
 
 
 def _read(path: str | Path) -> Any:
     check(Path(path).is_file(), "checkpoint", path, "no such file")
-    return _parsed(path, path)
+    return _parsed(path, Path(path).read_bytes())  # an error of the disk is raised here, as what it is
 
 
-def _parsed(path: str | Path, source: Any) -> Any:
+def _parsed(path: str | Path, content: bytes) -> Any:
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes raise whatever the unpickler trips over; all of it means: not readable
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(f"checkpoint={path}: cannot be read as plain tensors and containers ({reason})") from error

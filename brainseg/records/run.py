@@ -8,7 +8,6 @@
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -18,18 +17,19 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from brainseg.config import NOT_IDENTITY, TrainConfig, restore
+from brainseg.config import TrainConfig, restore
 from brainseg.data.split import Split
 from brainseg.errors import RequestError, check
-from brainseg.files import rename, write_json, write_text
+from brainseg.files import remove_partial, rename, write_json, write_text
 from brainseg.records.code import code_version
+from brainseg.records.identity import EXTENDED, differing, without_identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.signals import Interrupted
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes
     from brainseg.data.store import Store
     from brainseg.device import Device
 
-EXTENDED = ("epochs", "max_minutes", "patience")  # what a resumed run may be given more of
-IDENTITY_VERSION = 1  # raise when the same settings come to mean other numbers
 log = logging.getLogger("brainseg")
 
 
@@ -85,10 +83,21 @@ class RunFolder:
         path = self.path / "status.json"
         return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
 
+    @property
+    def config(self) -> TrainConfig:
+        """What `config.yaml` says, with what the run was extended by."""
+        return restore(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))))
+
+    @property
+    def state(self) -> str:
+        """new, running, finished, failed, killed, or interrupted: `running`, but its process on this host is gone."""
+        status = self.status
+        gone = status["state"] == "running" and status["host"] == socket.gethostname() and not _is_alive(status["pid"])
+        return "interrupted" if gone else status["state"]
+
     def check_settings(self, config: TrainConfig) -> None:
         """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
-        stored = restore(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))))
-        before, now = (without_identity(differing(one), EXTENDED) for one in (stored, config))
+        before, now = (without_identity(differing(one), EXTENDED) for one in (self.config, config))
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed = "; ".join(f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}" for key in keys)
         check(not keys, "resume", self.path, changed, "a resumed run keeps its settings; start a new one for others")
@@ -120,8 +129,13 @@ class RunFolder:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         try:
+            remove_partial(self.path)
             if not self.exists:
                 self._describe(facts, config, split)
+            elif any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
+                self._extend(facts, config)
+            if self.state == "interrupted":
+                log.warning("found interrupted: process %d on %s is gone", self.status["pid"], self.status["host"])
             started = self._set_status("running", started=round(time.time() * 1000))
             yield self
             self._set_status("finished", started=started)
@@ -141,11 +155,20 @@ class RunFolder:
 
     def _describe(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> None:
         code = code_version()
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        self._write_config(config)
         write_json(self.path / "split.json", split.as_dict())
         write_text(self.path / "code.diff", code.diff)
         described = {"commit": code.commit, "dirty": code.dirty, "sha256": code.sha256, "version": code.version}
         write_json(self.path / "run.json", {"uid": uuid.uuid4().hex, "created": round(time.time() * 1000), "code": described, **facts})
+
+    def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
+        """A run that is given more is from now on the longer one: a later resume must not ask for less."""
+        self._write_config(config)
+        overrides = [one for one in facts["overrides"] if one.split("=", 1)[0] not in ("resume", "output", "force", "dry_run")]
+        write_json(self.path / "run.json", {**self.facts, "overrides": overrides})
+
+    def _write_config(self, config: TrainConfig) -> None:
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
 
     def _set_status(self, state: str, started: int, error: str | None = None) -> int:
         ended = None if state == "running" else round(time.time() * 1000)
@@ -234,32 +257,14 @@ def locate(run: str) -> Path:
 def stored_overrides(run: str) -> list[str]:
     """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
     stored = RunFolder(locate(run)).facts["overrides"]
-    return [override for override in stored if override.split("=", 1)[0] not in ("resume", "from", "output", "dry_run")]
+    return [override for override in stored if override.split("=", 1)[0] not in ("resume", "from", "output", "force", "dry_run")]
 
 
-def identity(config: TrainConfig, fingerprint: str, split: Split) -> str:
-    """Hex digest of what makes a run's numbers: settings that differ from the defaults, data, split and code.
-
-    Only differing settings, so that a setting added later, at its default, changes no identity.
-    """
-    content = [IDENTITY_VERSION, sorted(without_identity(differing(config)).items()), fingerprint, split.sha256, code_version().sha256]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def differing(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings that differ from the defaults of the choice made, by dotted name; each choice's name is always among them."""
-    found: dict[str, Any] = {}
-    default = type(config)()
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            found |= differing(value, f"{prefix}{field.name}.")
-        elif field.name == "name" or value != getattr(default, field.name):
-            found[f"{prefix}{field.name}"] = value
-    return found
-
-
-def without_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings less those that change no number of a run, and less `further` ones."""
-    aside = (*NOT_IDENTITY, *further)
-    return {name: value for name, value in settings.items() if not any(name == one or name.startswith(f"{one}.") for one in aside)}
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -1,7 +1,6 @@
 """From a training state to a checkpoint of the run folder, and back: what is saved, and what a resume insists on."""
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -13,19 +12,20 @@ from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
-from brainseg.training.engine import State, Task
+from brainseg.training.engine import Task
+from brainseg.training.state import State
 
 PLANNED = ("cosine", "one_cycle")  # schedules that were drawn over the number of steps: more steps would be another curve
 log = logging.getLogger("brainseg")
 
 
 def save(folder: RunFolder, state: State, task: Task, split: Split, improved: bool = False) -> None:
-    """Write last.pt (keeping the one before as previous.pt), best.pt if this epoch is the best, then metrics.jsonl."""
+    """Write best.pt if this epoch is the best, last.pt (keeping the one before as previous.pt), then metrics.jsonl."""
     content = payload(folder, state, task, split)
+    if improved:  # first: a kill in between repeats this epoch and writes best.pt again; the other way round it would be missing
+        checkpoint.save(folder.best, content)
     folder.rotate()
     checkpoint.save(folder.last, content)
-    if improved:
-        checkpoint.save(folder.best, content)
     folder.write_history(state.history)
 
 
@@ -58,23 +58,36 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
     config = task.config
     stored = restore(content["config"])
     state.load_state_dict(content)
-    if config.max_minutes is None and config.epochs != stored.epochs:
-        more = config.epochs * task.steps_per_epoch
-        check(more >= state.step, "epochs", config.epochs, f"the run has done {state.epoch} epochs already", "ask for more")
-        rule = f"scheduler={config.scheduler.name} was drawn over {stored.epochs} epochs"
-        check(config.scheduler.name not in PLANNED, "epochs", config.epochs, rule, "start anew; none, step and plateau can be extended")
-        state.total_steps = more
-    if content["threads"] != task.device.threads:
-        log.warning("made with %d threads, going on with %d: the bits will differ; set device.threads=%d", content["threads"],
-                    task.device.threads, content["threads"])
+    _extend(state, stored, config, task.steps_per_epoch)
+    threads = content["threads"]
+    if task.device.torch.type == "cpu" and threads != task.device.threads:
+        rule = f"the run was made with {threads}, and with another number the bits differ"
+        check(config.force, "device.threads", task.device.threads, rule, f"set device.threads={threads}, or force=true")
+        log.warning("going on with %d threads instead of %d: the bits will differ", task.device.threads, threads)
     return True
 
 
+def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> None:
+    """Give a run the further epochs or minutes that are asked for."""
+    name = "epochs" if config.max_minutes is None else "max_minutes"
+    before, now = getattr(stored, name), getattr(config, name)
+    if before == now:
+        return
+    check(before is not None, name, now, f"the run was given epochs={stored.epochs}", "extend it by epochs")
+    total = now * steps_per_epoch if name == "epochs" else round(state.total_steps * now / before)
+    check(total >= state.step, name, now, f"the run has done {state.step} steps already, that would be {total}", "ask for more")
+    if config.scheduler.name in PLANNED:
+        rule = f"scheduler={config.scheduler.name} was drawn over {name}={before}: the further steps belong to another curve"
+        check(config.force, name, now, rule, "start anew, or force=true to go on all the same; none, step and plateau can be extended")
+        log.warning("%s; going on all the same", rule)
+    state.total_steps = total
+
+
 def extends(folder: RunFolder, config: TrainConfig) -> bool:
-    """Whether a finished run is asked for more epochs than it was started with, or than it has had since."""
-    rows = (folder.path / "metrics.jsonl").read_text().splitlines()
-    done = json.loads(rows[-1])["epoch"] + 1 if rows else 0
-    return config.max_minutes is None and config.epochs > done and config.resume not in (None, "auto", "never")
+    """Whether a finished run, named by `resume`, is asked for more epochs or minutes than it was given."""
+    stored = folder.config
+    longer = config.max_minutes > (stored.max_minutes or 0) if config.max_minutes is not None else config.epochs > stored.epochs
+    return longer and config.resume not in (None, "never")
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:

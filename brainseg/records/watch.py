@@ -16,7 +16,8 @@ from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
 from brainseg.signals import Interrupted, Signals
-from brainseg.training.engine import Hooks, State, Task
+from brainseg.training.engine import Hooks, Task
+from brainseg.training.state import State
 
 log = logging.getLogger("brainseg")
 

@@ -4,28 +4,28 @@ Nothing random is kept: before each step torch is seeded from (seed, epoch, step
 function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to the same bits as if it had never stopped.
 """
 
+import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from brainseg.config import AugmentConfig, PlateauConfig, TrainConfig
+from brainseg.config import AugmentConfig, TrainConfig
 from brainseg.data import augment
 from brainseg.data.dataset import MRIDataset, epoch_order
 from brainseg.device import Device
 from brainseg.seeds import seed_for
 from brainseg.training.evaluation import evaluate
 from brainseg.training.metrics import summarise
-from brainseg.training.schedules import Plateau, factor
+from brainseg.training.schedules import factor
+from brainseg.training.state import State
 
-Row = dict[str, Any]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
+log = logging.getLogger("brainseg")
 
 
 class NonFiniteError(ArithmeticError):
@@ -55,78 +55,15 @@ class Hooks(NamedTuple):
     progress: Callable[["State", float], None] = lambda state, loss: None
 
 
-@dataclass
-class State:
-    """Everything that changes while training; `state_dict` has all of it, as containers, numbers, strings and tensors."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: GradScaler
-    total_steps: int
-    average: AveragedModel | None = None
-    plateau: Plateau | None = None
-    epoch: int = 0  # the epoch under way, counted from 0
-    step: int = 0  # optimizer steps done
-    loss_sum: float = 0.0  # over the slices of this epoch seen so far
-    slices_seen: int = 0
-    seconds: float = 0.0  # spent on the steps of this epoch
-    best: float = -1.0  # highest val/dice, the earliest on a tie
-    best_epoch: int = -1
-    bad_epochs: int = 0
-    history: list[Row] = field(default_factory=list)
-
-    NUMBERS = ("total_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs")
-
-    @classmethod
-    def create(cls, model: nn.Module, optimizer: torch.optim.Optimizer, task: Task, total_steps: int) -> "State":
-        """A state before the first step."""
-        config = task.config
-        average = None
-        if config.ema_decay is not None:  # the normalisation's statistics are averaged with the weights they belong to
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-        plateau = Plateau(config.scheduler) if isinstance(config.scheduler, PlateauConfig) else None
-        return cls(model, optimizer, task.device.scaler(), total_steps, average, plateau)
-
-    @property
-    def validated(self) -> nn.Module:
-        """The weights that are validated, kept and tested: the average if there is one."""
-        return self.average.module if self.average is not None else self.model
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.validated.state_dict(),
-            "training_model": self.model.state_dict() if self.average is not None else None,
-            "averaged": int(self.average.n_averaged) if self.average is not None else 0,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "plateau": self.plateau.state_dict() if self.plateau is not None else None,
-            "history": self.history,
-            **{name: getattr(self, name) for name in self.NUMBERS},
-        }
-
-    def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """Take over a stored state. Raises RuntimeError (torch's) if the weights are those of another model."""
-        self.model.load_state_dict(stored["training_model"] or stored["model"])
-        if self.average is not None:
-            self.average.module.load_state_dict(stored["model"])
-            self.average.n_averaged.fill_(stored["averaged"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        self.scaler.load_state_dict(stored["scaler"])
-        if self.plateau is not None:
-            self.plateau.load_state_dict(stored["plateau"])
-        self.history = list(stored["history"])
-        for name in self.NUMBERS:
-            setattr(self, name, stored[name])
-
-
 def fit(state: State, task: Task, hooks: Hooks) -> None:
     """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
     forward = task.device.forward(state.model)
-    while _unfinished(state, task.config):
-        train_epoch(state, task, forward, hooks)
-        metrics = validate(state, task, hooks)
-        improved = _finish_epoch(state, metrics)
-        hooks.after_epoch(state, improved)
+    with naming_memory(task):
+        while _unfinished(state, task.config):
+            train_epoch(state, task, forward, hooks)
+            metrics = validate(state, task, hooks)
+            improved = _finish_epoch(state, metrics)
+            hooks.after_epoch(state, improved)
 
 
 def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks) -> None:
@@ -142,6 +79,7 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         set_learning_rate(state, task)
         chosen = order[(state.step - first) * config.batch_size * config.accumulate :][: config.batch_size * config.accumulate]
 
+        buffers = [buffer.clone() for buffer in state.model.buffers()] if config.on_nonfinite == "skip" else []
         state.optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=device.torch)
         for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
@@ -153,15 +91,17 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
             step_loss += loss.detach()
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-        refuse_nonfinite(state, task, step_loss, norm, chosen)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        if state.average is not None:
-            state.average.update_parameters(state.model)
+        if is_finite(step_loss, norm, state):
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+            state.loss_sum += float(step_loss) * len(chosen)
+            state.slices_seen += len(chosen)
+        else:
+            skip_or_raise(state, task, step_loss, norm, chosen, buffers)
 
         state.step += 1
-        state.loss_sum += float(step_loss) * len(chosen)
-        state.slices_seen += len(chosen)
         state.seconds += time.perf_counter() - started
         hooks.progress(state, float(step_loss))
         hooks.after_step(state)
@@ -182,16 +122,41 @@ def set_learning_rate(state: State, task: Task) -> float:
     return rate
 
 
-def refuse_nonfinite(state: State, task: Task, loss: Tensor, norm: Tensor, chosen: np.ndarray) -> None:
-    """Stop before a non-finite loss or gradient reaches a weight; under float16 the scaler skips such gradients itself."""
-    fine = torch.isfinite(loss) & (torch.isfinite(norm) | state.scaler.is_enabled())
-    if bool(fine):
-        return
+def is_finite(loss: Tensor, norm: Tensor, state: State) -> bool:
+    """Whether the step may be taken; under float16 the scaler itself leaves out steps whose gradient overflowed."""
+    return bool(torch.isfinite(loss) & (torch.isfinite(norm) | state.scaler.is_enabled()))
+
+
+def skip_or_raise(state: State, task: Task, loss: Tensor, norm: Tensor, chosen: np.ndarray, buffers: list[Tensor]) -> None:
+    """A step that is not finite: no weight has seen it. Raises NonFiniteError, or counts it under on_nonfinite=skip.
+
+    The forward pass has moved the running statistics of batch norm: skipping puts them back.
+    """
     where = ", ".join(f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in chosen)
-    raise NonFiniteError(
-        f"loss {float(loss)}, gradient norm {float(norm)} at epoch {state.epoch} step {state.step}: not finite, no weight was changed; "
-        f"lower optimizer.lr={task.config.optimizer.lr} or set clip_norm; slices: {where}"
-    )
+    first = state.epoch * task.steps_per_epoch
+    what = f"loss {float(loss)}, gradient norm {float(norm)} at epoch {state.epoch} step {state.step - first}"
+    if task.config.on_nonfinite == "error":
+        raise NonFiniteError(f"{what}: not finite, no weight was changed; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
+                             f"or leave such steps out with on_nonfinite=skip; slices: {where}")
+    log.warning("%s: not finite, step left out; slices: %s", what, where)
+    for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    state.skipped += 1
+
+
+@contextmanager
+def naming_memory(task: Task) -> Iterator[None]:
+    """Name what to lower when the device's memory is full; torch's own error names an allocation in bytes."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # how torch says it for the CPU
+            raise
+        height, width = task.train.size
+        shape = (task.config.batch_size, task.train.channels, height, width)
+        rule = f"out of memory on {task.device.torch} with batches of shape {shape}"
+        remedy = f"lower batch_size={shape[0]} and raise accumulate={task.config.accumulate} instead, or lower model.width or model.depth"
+        raise MemoryError(f"{rule}; {remedy}") from error
 
 
 def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
@@ -204,6 +169,7 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
     return {
         "train/loss": state.loss_sum / max(state.slices_seen, 1),
         "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+        **({"train/skipped_steps": float(state.skipped)} if task.config.on_nonfinite == "skip" else {}),
         **summarise(scores, "val"),
         "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
         "speed/epoch_seconds": state.seconds + time.perf_counter() - started,
@@ -220,14 +186,14 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
         state.plateau.update(metrics["val/dice"])
     state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
     state.epoch += 1
-    state.loss_sum, state.slices_seen, state.seconds = 0.0, 0, 0.0
+    state.loss_sum, state.slices_seen, state.seconds, state.skipped = 0.0, 0, 0.0, 0
     return improved
 
 
 def _unfinished(state: State, config: TrainConfig) -> bool:
     """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
     out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
-    return state.slices_seen > 0 or (state.step < state.total_steps and not out_of_patience)
+    return state.slices_seen + state.skipped > 0 or (state.step < state.total_steps and not out_of_patience)
 
 
 def steps_for_minutes(scratch: State, task: Task, minutes: float, timed: int = 5) -> int:

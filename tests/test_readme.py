@@ -1,0 +1,43 @@
+"""Every command of the README composes; its Python example runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+
+from brainseg import cli
+from brainseg import config as schema
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.splitlines() if line.startswith("python -m brainseg.")]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_of_the_readme_is_a_valid_request(line: str) -> None:
+    command, *overrides = shlex.split(line, comments=True)[2:]
+    command = command.removeprefix("brainseg.")
+    schema.register()
+    with initialize_config_dir(str(cli.CONFIGS), job_name=command, version_base="1.3"):
+        if overrides[0] == "-m":
+            assert all(cli.compose_job(command, job) for job in cli.expand(command, overrides[1:]))
+        else:
+            assert cli.compose_job(command, overrides)
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"make (\w+)", (ROOT / "README.md").read_text())
+    assert {"train", "ui", "help"} <= set(targets)
+    for target in set(targets):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_python_example_runs(phantom_file: Path) -> None:
+    example = next(block for kind, block in BLOCKS if kind == "python").replace("lgg.h5", str(phantom_file))
+    names: dict = {}
+    exec(example, names)
+    assert names["sample"].image.shape == (3, 32, 32)
+    assert 0 < float(names["loss"]) <= 1

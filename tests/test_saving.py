@@ -1,0 +1,122 @@
+"""From a state to the folder's checkpoints and back: order, fallback, extension, refusals."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from test_engine import Task, make_task, numbers
+
+from brainseg.config import CosineConfig, SchedulerConfig
+from brainseg.data.split import Split
+from brainseg.errors import DataError, RequestError
+from brainseg.records.run import RunFolder
+from brainseg.records.saving import load_into, save
+from brainseg.train import new_state
+from brainseg.training.engine import Hooks, fit
+
+SPLIT = Split("holdout", ("A",), ("B",), ("C",))
+
+
+@pytest.fixture
+def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
+    """A run of two epochs, saved after each."""
+    task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
+    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+        state = new_state(task)
+        fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+    return folder, task
+
+
+def changed(task: Task, **settings) -> Task:
+    return task._replace(config=dataclasses.replace(task.config, **settings))
+
+
+def test_nothing_to_resume(phantom_file: Path, tmp_path: Path) -> None:
+    task = make_task(phantom_file)
+    assert not load_into(new_state(task), RunFolder(tmp_path), task)
+
+
+def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(saved: tuple[RunFolder, Task], caplog) -> None:
+    folder, task = saved
+    folder.last.write_bytes(folder.last.read_bytes()[:-1000])
+    state = new_state(task)
+    with caplog.at_level(logging.WARNING):
+        assert load_into(state, folder, task)
+    assert state.epoch == 1
+    assert "last.pt" in caplog.text
+    for path in (folder.previous, folder.best):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of its checkpoints"):
+        load_into(state, folder, task)
+
+
+def test_a_longer_run_equals_one_that_was_long_from_the_start(saved: tuple[RunFolder, Task]) -> None:
+    folder, task = saved
+    longer = changed(task, epochs=3)
+    state, whole = new_state(longer), new_state(longer)
+    load_into(state, folder, longer)
+    fit(state, longer, Hooks())
+    fit(whole, longer, Hooks())
+    assert len(numbers(state)) == 3
+    assert numbers(state) == numbers(whole)
+
+
+def test_a_planned_curve_is_extended_only_by_force(saved: tuple[RunFolder, Task], caplog) -> None:
+    folder, task = saved
+    longer = changed(task, epochs=3, scheduler=CosineConfig())
+    with pytest.raises(RequestError, match=r"epochs=3.*cosine.*epochs=2.*force=true"):
+        load_into(new_state(longer), folder, longer)
+    state = new_state(longer)
+    assert load_into(state, folder, changed(longer, force=True))
+    assert state.total_steps == 3 * longer.steps_per_epoch
+    assert "another curve" in caplog.text
+    with pytest.raises(RequestError, match="ask for more"):
+        load_into(new_state(task), folder, changed(task, epochs=1))
+    with pytest.raises(RequestError, match="extend it by epochs"):
+        load_into(new_state(task), folder, changed(task, max_minutes=5.0))
+
+
+def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) -> None:
+    task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0)
+    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+        state = new_state(task)
+        state.total_steps = 7  # as timed
+        fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+    longer = changed(task, max_minutes=2.0)
+    state = new_state(longer)
+    load_into(state, folder, longer)
+    assert (state.step, state.total_steps) == (7, 14)
+
+
+def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:
+    folder, task = saved
+    other = task._replace(device=dataclasses.replace(task.device, threads=task.device.threads + 1))
+    with pytest.raises(RequestError, match=rf"device\.threads={other.device.threads}.*set device\.threads={task.device.threads}"):
+        load_into(new_state(task), folder, other)
+    assert load_into(new_state(task), folder, changed(other, force=True))
+    assert "the bits will differ" in caplog.text
+
+
+def test_best_is_never_behind_last(saved: tuple[RunFolder, Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill between the two files must not leave a last.pt that counts on a best.pt which is not there."""
+    from brainseg.records import checkpoint
+
+    folder, task = saved
+    written: list[str] = []
+    monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(path.name))
+    save(folder, new_state(task), task, SPLIT, improved=True)
+    assert written == ["best.pt", "last.pt"]
+
+
+def test_a_checkpoint_needs_no_folder(saved: tuple[RunFolder, Task]) -> None:
+    from brainseg.records import checkpoint
+
+    folder, _ = saved
+    content = checkpoint.load(folder.best)
+    assert content["channels"] == ["pre-contrast", "FLAIR", "post-contrast"]
+    assert content["config"]["inference"]["threshold"] == 0.5
+    assert Split.from_dict(content["split"]) == SPLIT
+    assert set(content) >= {"model", "optimizer", "history", "fingerprint", "threads", "versions", "uid", "classes"}
+    assert torch.load(folder.best, weights_only=True)["payload"].dtype == torch.uint8
