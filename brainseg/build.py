@@ -86,7 +86,7 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
         raise RequestError(f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null")
     try:
         return found(**options)
-    except (TypeError, ValueError, AssertionError, IndexError) as error:  # what torch and MONAI raise for values they cannot take
+    except (TypeError, ValueError, AssertionError, IndexError, ImportError) as error:  # what torch and MONAI raise for what they cannot do
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
 

@@ -3,60 +3,54 @@
 A wrong request is one line on stderr and exit code 2. `dry_run=true` stops after the checks and prints what would run.
 """
 
-import difflib
+import io
+import json
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg import config as schema
 from brainseg.errors import DataError, RequestError, check
 from brainseg.records.run import Job, Outcome, stored_overrides
+from brainseg.request import CONFIGS, compose_checked, compose_job, expand, is_hydras
 from brainseg.signals import Interrupted
 
-HERE = Path(__file__).resolve().parent
-CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
-OWN_PLUGINS = ("hydra._internal.", "hydra_plugins.")
+PAGES = ("help", "hydra_help", "cfg", "info")  # Hydra's own, shown instead of a run
+NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")  # the third unpickles a file
 
 
 def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None) -> None:
     """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code."""
-    schema.register()
     if threading.current_thread() is threading.main_thread():  # before a run takes signals over: unwind, with the right code
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     argv = _with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _stop  # type: ignore[method-assign,assignment]
     arguments = parser.parse_args(argv)
-    if arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion:
-        sys.argv = [f"brainseg.{command}", *argv]
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(lambda _: None)()
-        return
     try:
         overrides = _overrides(arguments)
-        with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-            code = _request(command, overrides, arguments.multirun, run, check_request)
-    except (RequestError, DataError) as error:
+        if any(getattr(arguments, page) for page in PAGES):
+            code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
+        else:
+            with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
+                code = _request(command, overrides, arguments.multirun, run, check_request)
+    except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
-    except (HydraException, OmegaConfBaseException) as error:
-        _stop(_in_one_line(error, command))
     except Interrupted as stop:
         print(f"{stop}; the same command with resume=auto goes on", file=sys.stderr)
         code = stop.exit_code
@@ -64,6 +58,21 @@ def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], A
         print("stopped by SIGINT", file=sys.stderr)
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _show(command: str, flags: list[str], overrides: list[str]) -> int:
+    """Print one of Hydra's pages, as --help or --cfg job; returns the exit code 0. Raises RequestError."""
+    with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
+        compose_checked(command, overrides)  # Hydra itself would run what a hostile config says on the way to the page
+    sys.argv = [f"brainseg.{command}", *flags, *overrides]
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(lambda _: None)()
+    except (ValueError, SystemExit) as stop:  # flags that exclude each other; Hydra's own end, with its reason on stderr
+        reason = said.getvalue().strip().splitlines()[:1] if isinstance(stop, SystemExit) else [str(stop)]
+        check(not getattr(stop, "code", 1), " ".join(flags), "", " ".join(reason))
+    return 0
 
 
 def _request(command: str, overrides: list[str], multirun: bool, run: Callable, check_request: Callable) -> int:
@@ -125,37 +134,6 @@ def _job(run: Callable, choosing: bool, composed: DictConfig) -> Outcome:
         return Outcome("failed", reason=reason)
 
 
-def compose_job(command: str, overrides: list[str]) -> Any:
-    """Compose one job's dataclass from its overrides. Raises RequestError, or what Hydra and OmegaConf raise."""
-    for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
-        check("_target_" not in override, key, override.split("=", 1)[-1], "configs name things, they import nothing", "remove it")
-    composed = compose(command, overrides, return_hydra_config=True)
-    _refuse_imports(composed)
-    with open_dict(composed):
-        del composed["hydra"]
-    _refuse_unknown(composed, type_of(command))
-    missing = sorted(OmegaConf.missing_keys(composed))
-    check(not missing, ", ".join(missing), "???", "must be given", f"as {missing[0] if missing else ''}=VALUE")
-    return OmegaConf.to_object(composed)
-
-
-def type_of(command: str) -> type:
-    """The dataclass of a command's settings."""
-    return {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "evaluate": schema.EvaluateConfig}[command]
-
-
-def expand(command: str, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
-    loader = GlobalHydra.instance().config_loader()
-    composed = loader.load_configuration(command, overrides, RunMode.MULTIRUN)
-    params = composed.hydra.sweeper.get("params") or {}
-    swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-    own = [override for override in overrides if override.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    batches = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(swept), None)
-    return [own + job for batch in batches for job in batch]
-
-
 def _chooses(jobs: list[list[str]]) -> bool:
     """Whether the jobs differ in anything but seed and fold."""
     values: dict[str, set[str]] = {}
@@ -167,83 +145,32 @@ def _chooses(jobs: list[list[str]]) -> bool:
 
 
 def _overrides(arguments: Any) -> list[str]:
-    """The overrides typed, behind those of the run that `from=RUN` or `resume=RUN` names."""
-    for name in ("config_path", "config_name", "experimental_rerun", "run"):
+    """The overrides typed, behind those of the run that `from=RUN` or `resume=RUN` names. Raises RequestError."""
+    for name in NOT_OFFERED:
         check(not getattr(arguments, name, None), f"--{name.replace('_', '-')}", getattr(arguments, name, ""), "is not offered here")
     overrides = list(arguments.overrides)
     if arguments.config_dir:
-        overrides.insert(0, f"hydra.searchpath=[file://{Path(arguments.config_dir).resolve()}]")
+        folder = Path(arguments.config_dir).resolve()
+        check(folder.is_dir(), "--config-dir", arguments.config_dir, "no such folder")
+        quoted = str(folder).replace("'", "\\'")
+        overrides.insert(0, f"hydra.searchpath=['file://{quoted}']")
     typed = dict(override.partition("=")[::2] for override in overrides)
     source = typed.get("from") or typed.get("resume")
     if source in (None, "", "auto", "never", "null"):
         check("from" not in typed, "from", source, "must name a run", "as from=runs/unet-0123456789")
         return overrides
-    return stored_overrides(source) + [override for override in overrides if not override.startswith("from=")]
+    try:
+        stored = [str(override) for override in stored_overrides(source)]
+    except (KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
+    foreign = [override for override in stored if is_hydras(override)]
+    check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
+    return stored + [override for override in overrides if not override.startswith("from=")]
 
 
 def _with_options_added(argv: list[str]) -> list[str]:
     """`optimizer.options.momentum=0.9` needs Hydra's `++` because options are free; add it, since nobody would guess it."""
-    return [f"++{a}" if ".options." in a.split("=", 1)[0] and "=" in a and a[0] not in "+~-" else a for a in argv]
-
-
-def _refuse_imports(composed: DictConfig) -> None:
-    """Configs may name our tables' entries but import nothing: no `_target_`, no callbacks, no foreign launcher."""
-    job = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    container = OmegaConf.to_container(job, resolve=False)
-    check("_target_" not in repr(container), "_target_", "found in the config", "configs name things, they import nothing", "remove it")
-    callbacks = composed.hydra.get("callbacks")
-    check(not callbacks, "hydra.callbacks", list(callbacks or ()), "callbacks run code of the config's choice", "remove them")
-    for part in ("launcher", "sweeper"):
-        target = str(composed.hydra[part].get("_target_"))
-        check(target.startswith(OWN_PLUGINS), f"hydra.{part}", target, "must be Hydra's own or an installed plugin of Hydra")
-
-
-def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
-    """`+key=value` would add a setting that nothing reads; refuse it by name."""
-    if not isinstance(node, DictConfig) or not is_dataclass(kind):
-        return
-    known = [field.name for field in fields(kind)]
-    for key in map(str, node):
-        name = f"{prefix}{key}"
-        value = "???" if OmegaConf.is_missing(node, key) else node.get(key)
-        check(key in known, name, value, "no such setting", _nearest(name, known, prefix))
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            _refuse_unknown(child, OmegaConf.get_type(child), f"{name}.")
-
-
-def _nearest(name: str, known: list[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, [prefix + one for one in known], n=1)
-    close = close or difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
-def settings(kind: type = schema.TrainConfig) -> list[str]:
-    """Every dotted setting that a command's default choices take."""
-    command = next(name for name in ("train", "prepare", "evaluate") if type_of(name) is kind)
-    return list(schema.flatten(OmegaConf.to_container(compose(command), throw_on_missing=False)))
-
-
-def _in_one_line(error: Exception, command: str) -> str:
-    """Hydra's and OmegaConf's several lines as one that names setting, value, rule and remedy."""
-    text = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
-    if text[0].startswith("Could not override"):
-        name = text[0].split("'")[1]
-        with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-            known = settings(type_of(command))
-        group, _, leaf = name.rpartition(".")
-        if group in ("optimizer", "loss", "model") and not difflib.get_close_matches(name, known, cutoff=0.9):
-            return f"{name}: no such setting; arguments of the {group} chosen go under {group}.options, as {group}.options.{leaf}=VALUE"
-        return f"{name}: no such setting; {_nearest(name, known)}"
-    if "Could not find" in text[0] and "Available options" in str(error):
-        listed = text[text.index(next(line for line in text if line.startswith("Available"))) + 1 :]
-        options = listed[: next((i for i, line in enumerate(listed) if line.startswith("Config search")), None)]
-        group, _, choice = text[0].split("'")[-2].rpartition("/")
-        return f"{group}={choice}: no such choice; known: {', '.join(options)}"
-    if text[0].startswith("Error merging override"):
-        return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
-    return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")
+    return [f"++{a}" if ".options" in a.split("=", 1)[0] and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 
 def _stop(error: object) -> NoReturn:

@@ -7,12 +7,14 @@ an impossible value in one line. Checks that need the data (does the file exist,
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from brainseg.errors import check
+from brainseg.errors import RequestError, check
 
 NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "tracking", "checkpoint", "data.path", "data.resident",
                 "data.phantom.folder")
@@ -383,6 +385,7 @@ CHOICES: dict[str, dict[str, type]] = {
 }
 
 
+@cache
 def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
@@ -400,10 +403,20 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     return {name: leaf for key, value in settings.items() for name, leaf in flatten(value, f"{prefix}{key}.").items()}
 
 
-def restore(stored: dict[str, Any]) -> TrainConfig:
-    """The dataclass of a config stored as plain containers, in a run's folder or a checkpoint; every check runs again."""
-    base = OmegaConf.structured(TrainConfig)
-    for group, nodes in CHOICES.items():
-        name = stored.get(group, {}).get("name")
-        OmegaConf.update(base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False)
-    return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(base, stored)))
+def restore(stored: Any) -> TrainConfig:
+    """The dataclass of a config stored as plain containers, in a run's folder or a checkpoint; every check runs again.
+
+    Raises RequestError in one line if it is no such config: it may come from a file that nobody vouches for.
+    """
+    rule = "not what brainseg.train stores"
+    check(isinstance(stored, dict), "config", type(stored).__name__, rule)
+    text = repr(stored)
+    check("${" not in text and "_target_" not in text, "config", "a reference or _target_ is in it", rule)  # resolved when it was stored
+    try:
+        base = OmegaConf.structured(TrainConfig)
+        for group, nodes in CHOICES.items():
+            name = stored.get(group, {}).get("name")
+            OmegaConf.update(base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False)
+        return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(base, stored)))
+    except (OmegaConfBaseException, AttributeError, TypeError, RecursionError) as error:  # what OmegaConf raises for other shapes and types
+        raise RequestError(f"config: {rule} ({str(error).splitlines()[0][:200]})") from error

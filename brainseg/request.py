@@ -1,0 +1,183 @@
+"""From the overrides of a request to the dataclass of each job, or to one line that says why not.
+
+A config names things; it imports and runs nothing. Hydra by itself would run what a config says: `_target_` below a launcher,
+a sweeper or a callback is called, so are the handlers of a logging config, `pkg://` in the search path imports a package,
+and `hydra.job.env_set` reaches the programs that a job starts. So only a few of Hydra's settings are free, and all are checked.
+"""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from brainseg import config as schema
+from brainseg.errors import DataError, RequestError, check
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+TYPES: dict[str, type] = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "evaluate": schema.EvaluateConfig}
+IMPORT_NOTHING = "configs name things, they import nothing"
+# What a request may set below `hydra`; Hydra itself fills in the last three. Of `hydra.job` it numbers the jobs.
+FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "verbose", "overrides", "runtime")
+FREE_OF_JOB = ("id", "num", "override_dirname")
+BUILDERS = ("oc.create", "oc.decode")  # resolvers that turn text into config nodes, `_target_` included, behind every check
+
+
+def compose_job(command: str, overrides: list[str]) -> Any:
+    """Compose one job's dataclass from its overrides. Raises RequestError."""
+    composed = compose_checked(command, overrides)
+    with one_line(command), open_dict(composed):
+        del composed["hydra"]
+        _refuse_unknown(composed, TYPES[command])
+        missing = sorted(OmegaConf.missing_keys(composed))
+        check(not missing, ", ".join(missing), "???", "must be given", f"as {missing[0] if missing else ''}=VALUE")
+        job: Any = OmegaConf.to_object(composed)
+    for name, value in schema.flatten(asdict(job)).items():
+        texts = value if isinstance(value, list) else [value]
+        fine = all(text.isprintable() for text in texts if isinstance(text, str))
+        check(fine, name, ascii(value), "holds characters that cannot be printed", "remove them")
+    return job
+
+
+def compose_checked(command: str, overrides: list[str]) -> DictConfig:
+    """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
+    _refuse_before(overrides)
+    with one_line(command):
+        composed = compose(command, overrides, return_hydra_config=True)
+        _refuse_imports(composed, command)
+    return composed
+
+
+def expand(command: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
+    _refuse_before(overrides)
+    with one_line(command):
+        loader = GlobalHydra.instance().config_loader()
+        composed = loader.load_configuration(command, overrides, RunMode.MULTIRUN)
+        _refuse_imports(composed, command)
+        params = composed.hydra.sweeper.get("params") or {}
+        swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
+        own = [override for override in overrides if is_hydras(override) and not override.lstrip("+~").startswith("hydra.sweeper.params")]
+        batches = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(swept), None)
+        return [own + job for batch in batches for job in batch]
+
+
+def is_hydras(override: str) -> bool:
+    """Whether an override is of a setting of Hydra's own."""
+    return override.lstrip("+~").startswith(("hydra.", "hydra/", "hydra@", "hydra="))
+
+
+def _refuse_before(overrides: list[str]) -> None:
+    """What has to be refused before Hydra composes, because composing would do it."""
+    schema.register()
+    for name in BUILDERS:
+        OmegaConf.clear_resolver(name)
+    for override in overrides:
+        key = override.split("=", 1)[0].lstrip("+~")
+        check("_target_" not in override, key, override.split("=", 1)[-1], IMPORT_NOTHING, "remove it")
+        if key.split("@")[0].strip() != "hydra.searchpath":
+            continue
+        with one_line():
+            (parsed,) = OverridesParser.create().parse_overrides([override])
+            folders = parsed.value()
+        for folder in folders if isinstance(folders, list) else [folders]:
+            path = str(folder).removeprefix("file://")
+            check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
+            check(Path(path).is_dir(), key, folder, "no such folder")
+
+
+def _refuse_imports(composed: DictConfig, command: str) -> None:
+    """Refuse what Hydra would call: `_target_`, callbacks, foreign launchers, other logging, other environment variables."""
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    hydra = plain["hydra"]
+    callbacks = hydra.get("callbacks")
+    check(not callbacks, "hydra.callbacks", list(callbacks or ()), "callbacks run code of the config's choice", "remove them")
+    for part in ("launcher", "sweeper"):
+        target = hydra[part].pop("_target_", None) if isinstance(hydra[part], dict) else hydra[part]
+        known = [name for name in Plugins.instance().class_name_to_class if name.lower().endswith(part)]
+        check(target in known, f"hydra.{part}", target, "no such plugin of Hydra is installed", f"known: {', '.join(known)}")
+    check("_target_" not in repr(plain), "_target_", "found in the config", IMPORT_NOTHING, "remove it")
+    own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
+    for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
+        raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:6])} are free")
+
+
+@cache
+def _fixed_settings(command: str, name: str) -> dict[str, Any]:
+    """The settings of Hydra that a request must leave alone, as this command's own configs have them (`name`: Hydra's job)."""
+    plain: Any = OmegaConf.to_container(compose(command, return_hydra_config=True), resolve=False)
+    return _fixed(plain["hydra"])
+
+
+def _fixed(hydra: dict[str, Any]) -> dict[str, Any]:
+    job = {key: value for key, value in hydra["job"].items() if key not in FREE_OF_JOB}
+    return schema.flatten({key: value for key, value in hydra.items() if key not in FREE} | {"job": job})
+
+
+def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
+    """`+key=value` would add a setting that nothing reads; refuse it by name."""
+    if not isinstance(node, DictConfig) or not is_dataclass(kind):
+        return
+    known = [field.name for field in fields(kind)]
+    for key in map(str, node):
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise RequestError(f"{name}={node._get_node(key)}: no such setting; {nearest(name, known, prefix)}")
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _refuse_unknown(child, OmegaConf.get_type(child), f"{name}.")
+
+
+def nearest(name: str, known: list[str], prefix: str = "") -> str:
+    """The one of `known` that was meant, or all of them."""
+    close = difflib.get_close_matches(name, [prefix + one for one in known], n=1)
+    close = close or difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+@cache
+def settings(command: str) -> list[str]:
+    """Every dotted setting that a command's default choices take."""
+    return list(schema.flatten(OmegaConf.to_container(compose(command), throw_on_missing=False)))
+
+
+@contextmanager
+def one_line(command: str = "train") -> Iterator[None]:
+    """Whatever Hydra and OmegaConf raise inside becomes a RequestError: one line that names setting, value, rule and remedy."""
+    try:
+        yield
+    except (RequestError, DataError):
+        raise
+    except Exception as error:  # besides their own errors they let YAML's, the system's and plain Python's through
+        raise RequestError(_explained(error, command)) from error
+
+
+def _explained(error: Exception, command: str) -> str:
+    text = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    cause = next(iter(str(error.__cause__ or "").splitlines()), "")
+    if text[0].startswith("Could not override"):
+        name, known = text[0].split("'")[1], settings(command)
+        group, _, leaf = name.rpartition(".")
+        if group in ("optimizer", "loss", "model") and not difflib.get_close_matches(name, known, cutoff=0.9):
+            return f"{name}: no such setting; arguments of the {group} chosen go under {group}.options, as {group}.options.{leaf}=VALUE"
+        return f"{name}: no such setting; {nearest(name, known)}"
+    if "Could not find" in text[0] and "Available options" in str(error):
+        listed = text[text.index(next(line for line in text if line.startswith("Available"))) + 1 :]
+        options = listed[: next((i for i, line in enumerate(listed) if line.startswith("Config search")), None)]
+        group, _, choice = text[0].split("'")[-2].rpartition("/")
+        return f"{group}={choice}: no such choice; known: {', '.join(options)}"
+    if text[0].startswith("Error merging override"):
+        return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
+    return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")
