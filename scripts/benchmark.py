@@ -48,7 +48,7 @@ class Steps:
             loss = self.loss(logits, self.mask)
             loss.backward()
             self.optimizer.step()
-            float(loss)  # waits for the device
+            loss.item()  # waits for the device
         return time.perf_counter() - started
 
 

@@ -40,4 +40,4 @@ def test_the_python_example_runs(phantom_file: Path) -> None:
     names: dict = {}
     exec(example, names)
     assert names["sample"].image.shape == (3, 32, 32)
-    assert 0 < float(names["loss"]) <= 1
+    assert 0 < names["loss"].item() <= 1
