@@ -25,6 +25,8 @@ OPTIMIZERS = {
     for name, value in vars(torch.optim).items()
     if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
 }
+# Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
+FETCHING = ("PerceptualLoss", "TorchVisionFCModel", "Transchex", "MultiModal", "BertPreTrainedModel")
 NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}
 
 
@@ -46,11 +48,12 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
         smallest = smallest_size(config.depth)
         check(min(size) >= smallest, "model.depth", config.depth, f"images of {size[0]}x{size[1]} pixels are below {smallest}",
               "lower model.depth")
+        check(not config.options, "model.options", config.options, "unet takes none", "set model.depth, model.width and the like")
         return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
     found = _extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
     check(found is not None, "model.name", config.name, "no such network", "use unet, or a class of monai.networks.nets")
-    given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "img_size": size}
-    return _call(found, "model", config, {key: value for key, value in given.items() if key not in config.options})
+    given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
+    return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
 
 
 def loss(config: LossConfig) -> nn.Module:
@@ -79,14 +82,16 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
     taken = inspect.signature(found).parameters
     options = {**{key: value for key, value in given.items() if key in taken}, **config.options}
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
-    for key in config.options:
-        check(free or key in taken, f"{family}.options.{key}", config.options[key], f"{config.name} takes no such option",
+    for key, value in config.options.items():
+        check(free or key in taken, f"{family}.options.{key}", value, f"{config.name} takes no such option",
               f"known: {', '.join(name for name in taken if name not in given)}")
+        check(key not in given and not str(key).startswith("pretrained"), f"{family}.options.{key}", value, "is no option",
+              "no weights are fetched" if str(key).startswith("pretrained") else "the data or another setting says it")
     if "weight_decay" in given and "weight_decay" not in taken:
         raise RequestError(f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null")
     try:
         return found(**options)
-    except (TypeError, ValueError, AssertionError, IndexError, ImportError) as error:  # what torch and MONAI raise for what they cannot do
+    except Exception as error:  # options are free, and there is nothing that torch and MONAI do not raise for those they cannot take
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
 
@@ -99,7 +104,7 @@ def _extension(group: str, name: str) -> Any:
 
 def _monai(module: str, name: str, kind: type) -> Any:
     """A class that MONAI's module itself defines under this name (its imports of other libraries are not offered)."""
-    if not name.isidentifier() or not name[0].isupper():
+    if not name.isidentifier() or not name[0].isupper() or name in FETCHING:
         return None
     import monai.losses
     import monai.networks.nets  # takes seconds: imported only when such a name is asked for

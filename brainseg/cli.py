@@ -80,10 +80,10 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
     if command != "train":
         check(not multirun, "-m", command, "only brainseg.train takes a sweep")
         config = compose_job(command, overrides)
-        check_request(config)
+        _checked(check_request, config)
         try:
             return run(config) or 0
-        except DataError as error:  # may be a report of many lines
+        except (DataError, OSError) as error:  # may be a report of many lines
             print(f"error: {error}", file=sys.stderr)
             return 1
     jobs = expand(command, overrides) if multirun else [overrides]
@@ -93,7 +93,7 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
     for config in configs:
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
-        facts.append(check_request(config))
+        facts.append(_checked(check_request, config))
     if any(config.dry_run for config in configs):
         for number, (job, fact) in enumerate(zip(jobs, facts, strict=True)):
             print(f"job {number}: {fact}   {' '.join(job)}")
@@ -101,13 +101,23 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
     return _enter_hydra(command, overrides, multirun, partial(_job, run, choosing))
 
 
+def _checked(check_request: Callable, config: Any) -> Any:
+    try:
+        return check_request(config)
+    except OSError as error:  # as a file that must not be read
+        raise RequestError(str(error)) from error
+
+
 def _enter_hydra(command: str, overrides: list[str], multirun: bool, task: Callable) -> int:
     """Let Hydra run the jobs; returns 1 if any failed."""
     engine = GlobalHydra.instance().hydra
     assert engine is not None
-    if not multirun:
-        return int(engine.run(command, task, overrides).return_value.state == "failed")
-    batches = engine.multirun(command, task, [*overrides, "hydra.mode=MULTIRUN"])
+    try:
+        if not multirun:
+            return int(engine.run(command, task, overrides).return_value.state == "failed")
+        batches = engine.multirun(command, task, [*overrides, "hydra.mode=MULTIRUN"])
+    except OSError as error:  # what a job dies of is its outcome, so this is Hydra's folder
+        raise RequestError(f"hydra.{'sweep' if multirun else 'run'}.dir cannot be written: {error}") from error
     outcomes = [result.return_value for batch in batches for result in batch]
     print(f"\n{len(outcomes)} jobs: " + ", ".join(f"{sum(o.state == s for o in outcomes)} {s}" for s in ("finished", "skipped", "failed")))
     for number, outcome in enumerate(outcomes):

@@ -39,8 +39,9 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
     """Refuse a number outside [low, high] or not finite; None (not set) passes."""
     if value is None:
         return
-    rule = f"must be at least {low}" if high == math.inf else f"must lie between {low} and {high}"
-    check(math.isfinite(value) and low <= value <= high, name, value, rule, remedy)
+    finite = isinstance(value, int) or math.isfinite(value)  # math.isfinite fails on a whole number of 400 digits
+    rule = f"must be at least {low}{'' if finite else ' and finite'}" if high == math.inf else f"must lie between {low} and {high}"
+    check(finite and low <= value <= high, name, value, rule, remedy)
 
 
 @dataclass
@@ -52,8 +53,8 @@ class PhantomConfig:
     folder: str = setting("data", "where the cohort is written once and found again")
 
     def __post_init__(self) -> None:
-        check_range("data.phantom.patients", self.patients, 3, remedy="each part of a split needs a patient")
-        check_range("data.phantom.slices", self.slices, 4)
+        check_range("data.phantom.patients", self.patients, 3, 10_000, remedy="each part of a split needs a patient")
+        check_range("data.phantom.slices", self.slices, 4, 1000)
         check_range("data.phantom.size", self.size, 32, 1024)
         check_range("data.phantom.seed", self.seed, 0)
 
@@ -253,7 +254,7 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         check_choice("device.precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
-        check_range("device.threads", self.threads, 1)
+        check_range("device.threads", self.threads, 1, 1024)
 
 
 @dataclass
@@ -323,7 +324,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_range("epochs", self.epochs, 1)
-        check(self.max_minutes is None or self.max_minutes > 0, "max_minutes", self.max_minutes, "must be above 0")
+        check_range("max_minutes", self.max_minutes, 0)
+        check(self.max_minutes != 0, "max_minutes", self.max_minutes, "must be above 0")
         check_range("batch_size", self.batch_size, 1)
         check_range("accumulate", self.accumulate, 1)
         check_range("seed", self.seed, 0, 2**32 - 1)

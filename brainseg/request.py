@@ -29,8 +29,8 @@ HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 TYPES: dict[str, type] = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "evaluate": schema.EvaluateConfig}
 IMPORT_NOTHING = "configs name things, they import nothing"
-# What a request may set below `hydra`; Hydra itself fills in the last three. Of `hydra.job` it numbers the jobs.
-FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "verbose", "overrides", "runtime")
+# What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.
+FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
 FREE_OF_JOB = ("id", "num", "override_dirname")
 BUILDERS = ("oc.create", "oc.decode")  # resolvers that turn text into config nodes, `_target_` included, behind every check
 
@@ -111,7 +111,7 @@ def _refuse_imports(composed: DictConfig, command: str) -> None:
     check("_target_" not in repr(plain), "_target_", "found in the config", IMPORT_NOTHING, "remove it")
     own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
     for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
-        raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:6])} are free")
+        raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free")
 
 
 @cache

@@ -13,7 +13,7 @@ from filelock import FileLock
 from brainseg.records.mlflow_content import VALUE_LENGTH, metrics_of, params_of, tags_of
 from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
 from brainseg.records.mlflow_model import log_dataset, log_model
-from brainseg.records.mlflow_store import chart_link, connect, describe, experiment_id, limited, run_link, tracking_uri, ui_command
+from brainseg.records.mlflow_store import chart_link, connect, describe, experiment_id, limited, load, run_link, tracking_uri, ui_command
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 TRAINING_SECONDS = 1  # how long a request may take while training waits for it
 UPLOAD_SECONDS = 30  # a server that has just answered may take this long to store a checkpoint
-PATIENCE = 100  # times the cost of an attempt until the next: 1 % of training; the first and the final attempt come on top
+# Times the cost of an attempt until the next: 1 % of training. After a failure twice that: from 100 s on, the first and the final
+# attempt at a server that hangs, a second each, stay below 2 % too.
+PATIENCE = 100
 FIRST_FILES = ("run.json", "config.yaml", "split.json")
 LAST_FILES = ("summary.json", "patients.csv", "log.txt", "code.diff", "metrics.jsonl")
 
@@ -47,7 +49,8 @@ class Mirror:
         self.folder = Path(folder)
         self.tracker = Tracker(folder)
         self.not_before = 0.0
-        self.failing = False
+        self.reached = False  # an attempt has succeeded
+        self.failing = False  # the last attempt did not
 
     @property
     def begun(self) -> bool:
@@ -62,15 +65,18 @@ class Mirror:
         if started < self.not_before and not final:
             return
         try:
-            first = not self.tracker.run_id
+            load()
+            started = time.monotonic()
             self.tracker.update()
         except Exception as error:  # whatever network, SQL, protobuf and plugins raise: a run must not die of its mirror
             self._failed(error, final)
-            first = False
         else:
             self.failing = False
-        # The first success is not held against the store: it includes importing MLflow and perhaps making the database.
-        self.not_before = 0.0 if first else time.monotonic() + PATIENCE * (time.monotonic() - started)
+        # Not held against the store: the import of MLflow, and the first success, which may have made the database.
+        first = not (self.failing or self.reached)
+        self.reached = self.reached or not self.failing
+        cost = time.monotonic() - started
+        self.not_before = 0.0 if first else time.monotonic() + PATIENCE * cost * (2 if self.failing else 1)
 
     def describe(self) -> str:
         """Where the run is in MLflow, or how to bring it there."""
