@@ -87,7 +87,8 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
             print(f"error: {error}", file=sys.stderr)
             return 1
     jobs = expand(command, overrides) if multirun else [overrides]
-    choosing = multirun and _chooses(jobs)
+    swept = _swept(jobs)
+    choosing = not REPEATS.issuperset(swept)
     configs = [compose_job(command, job) for job in jobs]
     facts = []
     for config in configs:
@@ -98,7 +99,7 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
         for number, (job, fact) in enumerate(zip(jobs, facts, strict=True)):
             print(f"job {number}: {fact}   {' '.join(job)}")
         return 0
-    return _enter_hydra(command, overrides, multirun, partial(_job, run, choosing))
+    return _enter_hydra(command, overrides, multirun, partial(_job, run, swept, choosing))
 
 
 def _checked(check_request: Callable, config: Any) -> Any:
@@ -125,12 +126,12 @@ def _enter_hydra(command: str, overrides: list[str], multirun: bool, task: Calla
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
 
-def _job(run: Callable, choosing: bool, composed: DictConfig) -> Outcome:
+def _job(run: Callable, swept: tuple[str, ...], choosing: bool, composed: DictConfig) -> Outcome:
     """One job inside Hydra. A failure ends this job alone: its traceback is in its own log, its reason on the terminal."""
     context = HydraConfig.get()
     sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
     number = context.job.num if sweep else None
-    job = Job(tuple(context.overrides.task), sweep, number, choosing)
+    job = Job(tuple(context.overrides.task), sweep, number, swept, choosing)
     try:
         return run(OmegaConf.to_object(composed), job)
     except RequestError as error:
@@ -144,14 +145,14 @@ def _job(run: Callable, choosing: bool, composed: DictConfig) -> Outcome:
         return Outcome("failed", reason=reason)
 
 
-def _chooses(jobs: list[list[str]]) -> bool:
-    """Whether the jobs differ in anything but seed and fold."""
+def _swept(jobs: list[list[str]]) -> tuple[str, ...]:
+    """The settings in which the jobs of a sweep differ."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for override in job:
             key, _, value = override.partition("=")
             values.setdefault(key.lstrip("+"), set()).add(value)
-    return any(len(seen) > 1 for key, seen in values.items() if key not in REPEATS)
+    return tuple(key for key, seen in values.items() if len(seen) > 1)
 
 
 def _overrides(arguments: Any) -> list[str]:

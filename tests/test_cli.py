@@ -93,6 +93,7 @@ def test_run_gets_a_dataclass_and_its_overrides() -> None:
     assert config.optimizer.options == {"momentum": 0.5, "nesterov": True}
     _, [(config, _)] = call("loss=monai", "loss.options={batch: true}")
     assert config.loss.options == {"sigmoid": True, "batch": True}
+    assert job.swept == ()
     assert job == Job(overrides=("model.depth=3", "optimizer=sgd", "++optimizer.options.momentum=0.5"))
 
 

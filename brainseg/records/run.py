@@ -49,6 +49,7 @@ class Job:
     overrides: tuple[str, ...] = ()
     sweep: str | None = None  # shared by the jobs of one multirun
     number: int | None = None
+    swept: tuple[str, ...] = ()  # the settings in which its jobs differ
     choosing: bool = False  # the sweep chooses between settings: no test metrics
 
 
@@ -208,12 +209,19 @@ def describe(
         "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
                   "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         "device": {"asked": device.asked, "got": device.got},
+        "label": " ".join(_short(one) for one in job.overrides if one.split("=", 1)[0].lstrip("+") in job.swept),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
         "sweep": job.sweep,
         "job": job.number,
         "tracking": tracking,
     }
+
+
+def _short(override: str) -> str:
+    """model.depth=3 as depth=3: how a run of a sweep is named in MLflow, by what was swept alone."""
+    key, _, value = override.partition("=")
+    return f"{key.rsplit('.', 1)[-1].lstrip('+')}={value}"
 
 
 def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:

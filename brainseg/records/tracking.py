@@ -142,7 +142,8 @@ class Tracker:
 
     def _create(self, uid: str) -> "Run":
         started = self.status["started"]
-        return self.client.create_run(self.experiment, start_time=started, tags={"brainseg.uid": uid}, run_name=self.record["name"])
+        name = self.record.get("label") or self.record["name"]
+        return self.client.create_run(self.experiment, start_time=started, tags={"brainseg.uid": uid}, run_name=name)
 
     def _points(self) -> list["Metric"]:
         return metrics_of(self.folder, ended=self.status["state"] != "running")
