@@ -5,6 +5,7 @@ A wrong request is one line on stderr and exit code 2. `dry_run=true` stops afte
 
 import io
 import json
+import os
 import signal
 import sys
 import threading
@@ -115,15 +116,24 @@ def _enter_hydra(command: str, overrides: list[str], multirun: bool, task: Calla
     assert engine is not None
     try:
         if not multirun:
-            return int(engine.run(command, task, overrides).return_value.state == "failed")
+            outcome = engine.run(command, task, overrides).return_value
+            _raise_if_refused(outcome)
+            return int(outcome.state == "failed")
         batches = engine.multirun(command, task, [*overrides, "hydra.mode=MULTIRUN"])
     except OSError as error:  # what a job dies of is its outcome, so this is Hydra's folder
-        raise RequestError(f"hydra.{'sweep' if multirun else 'run'}.dir cannot be written: {error}") from error
+        name = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+        raise RequestError(f"{name} (below runs/hydra unless set) cannot be written: {error}") from error
     outcomes = [result.return_value for batch in batches for result in batch]
     print(f"\n{len(outcomes)} jobs: " + ", ".join(f"{sum(o.state == s for o in outcomes)} {s}" for s in ("finished", "skipped", "failed")))
     for number, outcome in enumerate(outcomes):
         print(f"  {number:3d}  {outcome.state:9s} {outcome.folder}  {outcome.reason}")
     return int(any(outcome.state == "failed" for outcome in outcomes))
+
+
+def _raise_if_refused(outcome: Outcome) -> None:
+    """A request that only the run itself could refuse, as a folder in use, is refused like any other."""
+    if outcome.state == "refused":
+        raise RequestError(outcome.reason)
 
 
 def _job(run: Callable, swept: tuple[str, ...], choosing: bool, composed: DictConfig) -> Outcome:
@@ -135,8 +145,8 @@ def _job(run: Callable, swept: tuple[str, ...], choosing: bool, composed: DictCo
     try:
         return run(OmegaConf.to_object(composed), job)
     except RequestError as error:
-        if number is None:
-            raise
+        if number is None:  # not raised through Hydra, which would print a line of its own
+            return Outcome("refused", reason=str(error))
         print(f"job {number} failed: {error}", file=sys.stderr)
         return Outcome("failed", reason=str(error))
     except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
@@ -161,9 +171,8 @@ def _overrides(arguments: Any) -> list[str]:
         check(not getattr(arguments, name, None), f"--{name.replace('_', '-')}", getattr(arguments, name, ""), "is not offered here")
     overrides = list(arguments.overrides)
     if arguments.config_dir:
-        folder = Path(arguments.config_dir).resolve()
-        check(folder.is_dir(), "--config-dir", arguments.config_dir, "no such folder")
-        quoted = str(folder).replace("'", "\\'")
+        check(os.path.isdir(arguments.config_dir), "--config-dir", arguments.config_dir, "no such folder")
+        quoted = str(Path(arguments.config_dir).resolve()).replace("'", "\\'")
         overrides.insert(0, f"hydra.searchpath=['file://{quoted}']")
     typed = dict(override.partition("=")[::2] for override in overrides)
     source = typed.get("from") or typed.get("resume")

@@ -25,9 +25,11 @@ def writing(path: str | Path) -> Iterator[Path]:
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # a failed write, unlike a failed open, does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

@@ -6,6 +6,7 @@ and `hydra.job.env_set` reaches the programs that a job starts. So only a few of
 """
 
 import difflib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
@@ -95,7 +96,7 @@ def _refuse_before(overrides: list[str]) -> None:
         for folder in folders if isinstance(folders, list) else [folders]:
             path = str(folder).removeprefix("file://")
             check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
-            check(Path(path).is_dir(), key, folder, "no such folder")
+            check(os.path.isdir(path), key, folder, "no such folder")  # pathlib's raises where the name is too long
 
 
 def _refuse_imports(composed: DictConfig, command: str) -> None:

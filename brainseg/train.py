@@ -77,11 +77,14 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
         roles = {volume: split.role(patient) for volume, patient in zip(store.volumes, store.patients, strict=True)}
         results = Results(train)
         for part in (validation, test) if testing and len(test) else (validation,):
-            results.add(evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion), roles)
+            for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion):
+                results.add([evaluated], roles)
+                signals.poll()
         report.curves(state.history, folder.path / "pictures" / "curves.png")
         metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}})
         folder.tidy(config.checkpoint.keep)
     print(conclude(folder.path, metrics, mirror))
+    signals.poll()  # one that came too late for this run still ends its sweep
     return Outcome("finished", str(folder.path))
 
 

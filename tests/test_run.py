@@ -16,7 +16,10 @@ from brainseg.records.run import Job, RunFolder, claim, stored_overrides
 from brainseg.signals import Interrupted
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
-FACTS = {"name": "unet-0123456789", "overrides": ["seed=3", "output=x", "resume=auto"]}
+FACTS = {
+    "name": "unet-0123456789", "overrides": ["seed=3", "output=x", "resume=auto"],
+    "data": {"fingerprint": "f"}, "split": {"sha256": SPLIT.sha256},
+}
 SWEEP = Job(sweep="s", number=0)
 
 

@@ -40,7 +40,7 @@ def find_folders(top: Folder) -> list[Folder]:
     """The folders below the source that hold slices, sorted by name; what else there is to say goes to `top`."""
     folders = []
     for entry in _entries(top):
-        if not entry.is_dir():
+        if not Path(entry.path).is_dir():  # DirEntry's own raises at a link that leads to itself
             top.ignored += [] if entry.name == "data.csv" else [_printable(entry.name)]
             continue
         folder = Folder(Path(entry.path))
@@ -78,7 +78,7 @@ def _find_files(folder: Folder, source: Path) -> None:
         if _leads_outside(entry, source):
             folder.faults.append(f"{shown}: a link that leads outside the source; put the file in its place")
             folder.unread.add(files[number])
-        elif not entry.is_file():
+        elif not Path(entry.path).is_file():
             folder.faults.append(f"{shown}: not a regular file")
             folder.unread.add(files[number])
     folder.slices, folder.masks = dict(sorted(folder.slices.items())), dict(sorted(folder.masks.items()))
@@ -108,7 +108,7 @@ def _entries(folder: Folder) -> list[os.DirEntry]:
 
 
 def _leads_outside(entry: os.DirEntry, source: Path) -> bool:
-    return entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(source.resolve())
+    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(source.resolve())
 
 
 def _printable(name: str) -> str:

@@ -1,5 +1,6 @@
 """Verifies a folder of slices, lists everything that is wrong with it at once, and reads its volumes; the layout is in `layout.py`."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -150,8 +151,15 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], work
         return
     # Fork takes 10 ms where spawn takes the imports again; the workers touch neither threads nor HDF5.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
         yield from pool.map(function, items)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is the parent's to handle; and on Linux a worker whose parent was killed ends too, instead of waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _size(shape: tuple[int, ...]) -> str:

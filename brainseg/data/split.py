@@ -62,9 +62,13 @@ class Split:
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Split":
         """The inverse of `as_dict`; raises RequestError if the names do not have the stored hash."""
-        train, validation, test = (tuple(stored[part]) for part in PARTS)
-        split = cls(stored["name"], train, validation, test, bool(stored.get("leaky", False)))
-        check(split.sha256 == stored["sha256"], "split", stored["sha256"][:10], "the stored names do not have this hash; it was edited")
+        try:
+            train, validation, test = (tuple(stored[part]) for part in PARTS)
+            split = cls(stored["name"], train, validation, test, bool(stored.get("leaky", False)))
+            digest, own = str(stored["sha256"]), split.sha256
+        except (KeyError, TypeError) as error:
+            raise RequestError(f"split: not what a run stores ({type(error).__name__}: {error})") from error
+        check(own == digest, "split", digest[:10], "the stored names do not have this hash; it was edited")
         return split.verify()
 
 

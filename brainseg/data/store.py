@@ -32,6 +32,10 @@ from brainseg.files import writing
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
 REMEDY = "make it again with python -m brainseg.prepare"
+TYPES = {  # of every part; text is bytes of a fixed length
+    "images": "u1", "masks": "u1", "slice_number": "i4", "tumour_pixels": "i4", "first_slice": "i8", "low": "f4", "high": "f4",
+    "copies": "u1", "spacing": "f4", "volumes": "S", "patients": "S", "channels": "S", "classes": "S",
+}  # fmt: skip
 DAMAGED = (OSError, KeyError, ValueError, RuntimeError)  # none of 90,000 damaged files made h5py raise anything else
 
 
@@ -135,8 +139,9 @@ class Store:
     def _read_header(self, file: h5py.File) -> None:
         if file.attrs.get("format") != FORMAT:
             raise DataError(f"{self.path}: not a file of brainseg.prepare; {REMEDY}")
-        if (schema := int(file.attrs["schema"])) != SCHEMA:
+        if (schema := file.attrs["schema"]) != SCHEMA:
             raise DataError(f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}")
+        self._check_parts(file)
         self.fingerprint: str = bytes(file.attrs["fingerprint"]).decode()
         self.shape: tuple[int, int, int, int] = file["images"].shape
         self.slice_number: np.ndarray = file["slice_number"][()]
@@ -150,6 +155,20 @@ class Store:
             [name.decode() for name in file[key][()]] for key in ("volumes", "patients", "channels", "classes")
         )
         self._check_shapes(file)
+
+    def _check_parts(self, file: h5py.File) -> None:
+        """Each part is a dataset that lies in this very file and has its type: HDF5 can also refer to other files, or to nothing."""
+        for name, kind in TYPES.items():
+            part, link = file[name], file.get(name, getlink=True)
+            if not isinstance(part, h5py.Dataset) or not isinstance(link, h5py.HardLink) or part.is_virtual or part.external:
+                raise DataError(f"{self.path}: {name} is no dataset of this file; {REMEDY}")
+            if part.dtype.kind != "S" if kind == "S" else part.dtype != kind:
+                raise DataError(f"{self.path}: {name} is {part.dtype}, must be {np.dtype(kind)}; {REMEDY}")
+        images = file["images"]
+        if images.ndim != 4 or images.id.get_storage_size() < math.prod(images.shape):
+            raise DataError(f"{self.path}: images of shape {images.shape} in {images.id.get_storage_size()} bytes; {REMEDY}")
+        if (rows := file["slice_number"].shape) != images.shape[:1]:  # before it is read
+            raise DataError(f"{self.path}: slice_number has shape {rows}, must have {images.shape[:1]}; {REMEDY}")
 
     def _check_shapes(self, file: h5py.File) -> None:
         """The parts must fit one another: a file can be whole and still not be what it says."""
@@ -167,8 +186,9 @@ class Store:
         first = self.first_slice
         if first[0] != 0 or first[-1] != slices or (np.diff(first) <= 0).any():
             raise DataError(f"{self.path}: first_slice must rise from 0 to {slices}; {REMEDY}")
-        if file["images"].dtype != np.uint8 or file["masks"].dtype != np.uint8:
-            raise DataError(f"{self.path}: images are {file['images'].dtype}, masks {file['masks'].dtype}; must be uint8; {REMEDY}")
+        names = [*self.volumes, *self.patients, *self.channels, *self.classes]
+        if not all(name.isprintable() for name in names) or not np.isfinite(self.low).all() or not np.isfinite(self.high).all():
+            raise DataError(f"{self.path}: a name cannot be printed, or a percentile is not finite; {REMEDY}")
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop of the images: (n, C, H, W) uint8. Raises DataError naming volume and slice if they are damaged."""

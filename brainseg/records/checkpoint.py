@@ -15,7 +15,13 @@ import numpy as np
 import torch
 
 from brainseg.errors import DataError, check
-from brainseg.files import writing
+from brainseg.files import write_bytes
+
+# What callers rely on. A right hash proves only that the bytes are those that somebody wrote.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "model": dict, "config": dict, "split": dict, "classes": list, "channels": list, "history": list, "optimizer": dict, "scaler": dict,
+    "epoch": int, "step": int, "total_steps": int, "threads": int, "best": (int, float), "uid": str, "fingerprint": str,
+}  # fmt: skip
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -24,8 +30,9 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     torch.save(content, inner)
     digest = hashlib.sha256(inner.getbuffer()).hexdigest()
     payload = torch.from_numpy(np.frombuffer(inner.getvalue(), np.uint8).copy())
-    with writing(path) as temporary:
-        torch.save({"sha256": digest, "payload": payload}, temporary)
+    outer = io.BytesIO()  # not into the file: torch reports a full disk as a broken archive
+    torch.save({"sha256": digest, "payload": payload}, outer)
+    write_bytes(path, outer.getvalue())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -42,18 +49,41 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     if isinstance(outer, dict) and set(outer) == {"sha256", "payload"}:
         return _verified(path, outer)
     weights = outer.get("state_dict", outer) if isinstance(outer, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    if not weights or not _is_state_dict(weights):
         raise DataError(f"checkpoint={path}: holds no weights; expected a brainseg checkpoint, a dict with state_dict, or a state dict")
     return {"model": weights}
 
 
 def _verified(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
     payload = outer["payload"]
-    sound = isinstance(payload, torch.Tensor) and payload.dtype == torch.uint8 and payload.ndim == 1
+    # Dense, and as large as what is stored: an expanded tensor of one byte can stand for terabytes.
+    sound = isinstance(payload, torch.Tensor) and payload.dtype == torch.uint8 and payload.layout == torch.strided and payload.ndim == 1
+    sound = sound and payload.device.type == "cpu" and payload.numel() == payload.untyped_storage().nbytes()
     content = payload.numpy().tobytes() if sound else b""
-    if not sound or hashlib.sha256(content).hexdigest() != outer["sha256"]:
+    digest = outer["sha256"]
+    if not sound or not isinstance(digest, str) or hashlib.sha256(content).hexdigest() != digest:
         raise DataError(f"checkpoint={path}: damaged, its content does not have its hash; use another checkpoint of the run")
-    return _parsed(path, content)
+    return _checked(path, _parsed(path, content))
+
+
+def _checked(path: str | Path, content: Any) -> dict[str, Any]:
+    """`content` if its parts are of the kinds that a run writes. Raises DataError."""
+    if not isinstance(content, dict):
+        raise DataError(f"checkpoint={path}: not what brainseg writes, a {type(content).__name__}; use another checkpoint of the run")
+    wrong = {key for key, kind in KINDS.items() if key in content and not isinstance(content[key], kind)}
+    wrong |= {key for key in ("epoch", "step", "total_steps") if key not in wrong and content.get(key, 0) < 0}
+    if not _is_state_dict(content.get("model", {})):
+        wrong.add("model")
+    rows = content.get("history", []) if "history" not in wrong else []
+    if not all(isinstance(row, dict) and {"epoch", "metrics"} <= row.keys() for row in rows):
+        wrong.add("history")
+    if wrong:
+        raise DataError(f"checkpoint={path}: not what brainseg writes ({', '.join(sorted(wrong))}); use another checkpoint of the run")
+    return content
+
+
+def _is_state_dict(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
 
 
 def _read(path: str | Path) -> Any:

@@ -29,7 +29,9 @@ def code_version() -> Code:
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
     commit = _git("rev-parse", "HEAD").strip()
-    diff = _git("diff", "HEAD", "--", "brainseg", "conf") if commit else ""
+    # Plain git diff rewrites the checkout's index, and runs what its configuration names.
+    plain = ("-c", "diff.autoRefreshIndex=false", "diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", "brainseg", "conf")
+    diff = _git(*plain) if commit else ""
     return Code(__version__, commit, bool(diff), diff, digest.hexdigest())
 
 

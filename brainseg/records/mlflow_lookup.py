@@ -23,7 +23,7 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
     uri = tracking_uri(uri)
     with limited(SECONDS):
         try:
-            client = connect(uri)
+            client = connect(uri, make=False)
             place = _of_run(client, name) if name.startswith("runs:/") else _of_model(client, name)
             path = Path(download_artifacts(f"{place}/best.pt", tracking_uri=uri))
         except (MlflowException, OSError) as error:
@@ -40,7 +40,7 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     uri = tracking_uri(uri)
     with limited(SECONDS):
         try:
-            folder = connect(uri).get_run(run_id).data.tags.get("folder")
+            folder = connect(uri, make=False).get_run(run_id).data.tags.get("folder")
         except (MlflowException, OSError) as error:
             raise RequestError(f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
     if folder is None or not (Path(folder) / "run.json").is_file():

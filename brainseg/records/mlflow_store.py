@@ -73,16 +73,19 @@ def limited(seconds: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def connect(uri: str) -> "MlflowClient":
-    """A client of the store at `uri`; a SQLite store that is not there yet is made, by one process and at once.
+def connect(uri: str, make: bool = True) -> "MlflowClient":
+    """A client of the store at `uri`; a SQLite store that is not there yet is made, by one process and at once, if `make` says so.
 
-    Raises OSError when a SQLite file cannot be opened or is no database, MlflowException when its schema is another version's.
+    Raises OSError when a SQLite file is not there, cannot be opened or is no database, MlflowException when its schema is another
+    version's.
     """
     from mlflow import MlflowClient
 
     if uri.startswith(SQLITE):
         database = _database(uri)
         if not database.exists():
+            if not make:
+                raise OSError(f"{database}: no such file")
             _create(database)
         try:  # MLflow itself would try for 100 seconds to open a file that cannot be opened
             with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:

@@ -122,13 +122,21 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            holder = self.status
+            holder = self._holder()
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000))
             raise RequestError(f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
                                "or take another folder") from error
+        try:  # again, now that nobody else can be writing it
+            if self.exists:
+                self.check_settings(config)
+                self.check_data(facts["data"]["fingerprint"], split)
+        except RequestError:
+            lock.release()
+            raise
         handler = logging.FileHandler(self.path / "log.txt")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
+        started = round(time.time() * 1000)
         try:
             remove_partial(self.path)
             if not self.exists:
@@ -137,22 +145,30 @@ class RunFolder:
                 self._extend(facts, config)
             if self.state == "interrupted":
                 log.warning("found interrupted: process %d on %s is gone", self.status["pid"], self.status["host"])
-            started = self._set_status("running", started=round(time.time() * 1000))
+            self._set_status("running", started)
             yield self
-            self._set_status("finished", started=started)
+            self._set_status("finished", started)
         except Interrupted as stop:
             log.warning("%s", stop)
-            self._set_status("killed", started=started, error=str(stop))
+            self._end("killed", started, str(stop))
             raise
         except Exception as error:
             error.add_note(f"its log: {self.path / 'log.txt'}")
             log.error("%s", traceback.format_exc())
-            self._set_status("failed", started=started, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            self._end("failed", started, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
         finally:
             log.removeHandler(handler)
             handler.close()
             lock.release()
+
+    def _holder(self) -> dict[str, Any]:
+        """Who has the lock: the winner writes its status a moment after it took it."""
+        for _ in range(20):
+            if self.state == "running":
+                break
+            time.sleep(0.1)
+        return self.status
 
     def _describe(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> None:
         code = code_version()
@@ -171,11 +187,17 @@ class RunFolder:
     def _write_config(self, config: TrainConfig) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
 
-    def _set_status(self, state: str, started: int, error: str | None = None) -> int:
+    def _end(self, state: str, started: int, error: str) -> None:
+        """Write how the run ended; on a full disk even that may fail, and must not hide what the run died of."""
+        try:
+            self._set_status(state, started, error)
+        except OSError as failure:
+            log.error("its status could not be written: %s", failure)
+
+    def _set_status(self, state: str, started: int, error: str | None = None) -> None:
         ended = None if state == "running" else round(time.time() * 1000)
         status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "started": started, "ended": ended, "error": error}
         write_json(self.path / "status.json", status)
-        return started
 
     def rotate(self) -> None:
         """Make last.pt previous.pt, before a new last.pt is written."""

@@ -57,7 +57,10 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
         return False
     config = task.config
     stored = restore(content["config"])
-    state.load_state_dict(content)
+    try:
+        state.load_state_dict(content)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:  # what torch raises for a state of another kind
+        raise DataError(f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})") from error
     _extend(state, stored, config, task.steps_per_epoch)
     threads = content["threads"]
     if task.device.torch.type == "cpu" and threads != task.device.threads:

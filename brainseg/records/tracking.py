@@ -106,6 +106,9 @@ class Tracker:
 
     def update(self) -> None:
         """Send what MLflow lacks; raises as `replicate`."""
+        for path in self.folder.rglob("*"):
+            if path.is_symlink():  # a folder from elsewhere names the server too, and could so fetch any file of ours
+                raise ValueError(f"{path}: a link; only the files of the run folder itself are sent")
         self.record, self.status = (json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json"))
         where = self.record["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
         self.uri = tracking_uri(self.uri or where["uri"])

@@ -18,7 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
 import h5py
@@ -47,6 +49,7 @@ WARM.set_forkserver_preload([
     "PIL.PngImagePlugin", "hypothesis", "pytest",
 ])  # fmt: skip
 LANES = 2  # processes at a time
+LOCK = Lock()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 AUDITED = ("os.rename", "os.remove", "os.rmdir", "os.truncate")  # os.replace is an os.rename to the audit
 CALLS = [  # what Python does not audit, because it lies in C libraries
@@ -89,7 +92,8 @@ class Child:
     def __init__(self, work: Callable[..., Any], *args: Any, fault: Fault | None = None, cwd: Path | None = None) -> None:
         output, theirs = WARM.Pipe(duplex=False)
         self.process = WARM.Process(target=_child, args=(theirs, fault, str(cwd or Path.cwd()), work, args))
-        self.process.start()
+        with LOCK:
+            self.process.start()
         theirs.close()
         self.pipe = os.fdopen(os.dup(output.fileno()), "rb")
         output.close()
@@ -98,23 +102,29 @@ class Child:
 
     def send(self, number: int, delay: float = 0) -> "Child":
         """Send a signal `delay` seconds after the process began, if it has not ended before."""
-        self.process.join(max(0.0, self.since + delay - time.monotonic()))
+        ended = self._code(max(0.0, self.since + delay - time.monotonic())) is not None
         self.since = time.monotonic()
-        if self.process.exitcode is None:
+        if not ended:
             with suppress(ProcessLookupError):  # it ends just now
                 os.kill(self.process.pid, number)
         return self
 
     def end(self, timeout: float = 120) -> Ended:
         """Wait for the end; a process that takes longer is killed, and shows as that. What it says must fit into a pipe, 64 KB."""
-        self.process.join(timeout)
+        code = self._code(timeout)
         seconds = time.monotonic() - self.since
-        self.process.kill()
-        output = self.pipe.read().decode(errors="replace")
-        self.pipe.close()
-        self.process.join()
-        code = self.process.exitcode
+        if code is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            code = self._code(None)
+        with self.pipe:
+            output = self.pipe.read().decode(errors="replace")
         return Ended(code if code >= 0 else 128 - code, output, seconds)
+
+    def _code(self, timeout: float | None) -> int | None:
+        """The exit code if it has ended by then. multiprocessing reads it once, and not for two threads at a time."""
+        wait([self.process.sentinel], timeout)
+        with LOCK:
+            return self.process.exitcode
 
 
 def _child(output: Any, fault: Fault | None, cwd: str, work: Callable[..., Any], args: tuple) -> None:
@@ -195,14 +205,13 @@ def settings(output: Path, data: Path, **changes: Any) -> TrainConfig:
     )  # fmt: skip
 
 
-def train(config: TrainConfig, draw: bool = False) -> None:
-    """`train.run` as under Hydra's logging. The pictures, half of such a run's time, are drawn small unless `draw`."""
+def train(config: TrainConfig) -> None:
+    """`train.run` as under Hydra's logging. The pictures, half of such a run's time, are drawn small."""
     from brainseg import train as module
     from brainseg.records import report
 
-    if not draw:
-        assert callable(report.save)
-        report.save = _save_small
+    assert callable(report.save)
+    report.save = _save_small
     logging.getLogger("brainseg").setLevel(logging.INFO)
     module.run(config)
 

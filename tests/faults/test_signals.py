@@ -56,7 +56,7 @@ def whole(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole
 
 def stopped_and_resumed(whole: Whole, root: Path, stop: Stop) -> str | None:
     """Start the command, stop it, start it again; says what is wrong with exit code, status, time or result."""
-    folder = root / f"{stop.number}-{stop.delay:.4f}"
+    folder = root / f"{stop.number}-{stop.delay:.6f}"
     folder.mkdir()
     child = Child(command, *whole.arguments, cwd=folder).send(stop.number, stop.delay)
     if stop.twice:
