@@ -28,7 +28,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # a failed write, unlike a failed open, does not say where
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # a write, unlike an open
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
