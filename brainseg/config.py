@@ -16,9 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from brainseg.errors import RequestError, check
 
-NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "tracking", "checkpoint", "data.path", "data.resident",
+NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "predictions", "tracking", "checkpoint", "data.path", "data.resident",
                 "data.phantom.folder")
 SPLITS = ("holdout", "kfold", "file", "all", "reference")
+PREDICTIONS = ("none", "masks", "probabilities")
 SCHEDULERS = ("none", "step", "cosine", "one_cycle", "plateau")
 
 
@@ -306,6 +307,7 @@ class TrainConfig:
     ema_decay: float | None = setting(None, "decay of averaged weights, as 0.999: they are then validated and kept")
     patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice")
     test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
+    predictions: str = setting("none", "kept of each patient scored at the end, in predictions.h5: none, masks, probabilities")
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
     force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
     on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
@@ -333,6 +335,7 @@ class TrainConfig:
         check(self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie between 0 and 1")
         check_range("patience", self.patience, 1)
         check_choice("test", self.test, ("auto", "yes", "no"))
+        check_choice("predictions", self.predictions, PREDICTIONS)
         check_choice("on_nonfinite", self.on_nonfinite, ("error", "skip"))
         no_training = self.split.name == "all"
         check(not no_training, "split", "all", "leaves no patient to train on", "split=all is for brainseg.evaluate")
@@ -367,6 +370,7 @@ class EvaluateConfig:
     parts: list[str] = setting(["test"], "which parts of the split are evaluated")
     batch_size: int = setting(8, "slices of a forward pass")
     overlays: bool = setting(True, "draw the best, median and worst patient")
+    predictions: str = setting("none", "kept of each patient, in predictions.h5: none, masks, probabilities")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig | None = setting(None, "null: the split that the checkpoint was trained under")
     model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
@@ -375,6 +379,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
+        check_choice("predictions", self.predictions, PREDICTIONS)
         for part in self.parts:
             check_choice("parts", part, ("train", "validation", "test"))
 

@@ -3,7 +3,7 @@
     python -m brainseg.evaluate checkpoint=runs/NAME/checkpoints/best.pt data.path=lgg.h5
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
 
-It writes patients.csv, summary.json and pictures/overlays.png to `output`. Each patient carries its role in the split that the
+It writes patients.csv, slices.csv, summary.json and pictures/overlays.png to `output`. Each patient carries its role in the split that the
 checkpoint was trained under; scores are summarised by role, never pooled.
 """
 
@@ -40,7 +40,7 @@ def run(config: EvaluateConfig) -> int:
 
     named = zip(store.volumes, store.patients, strict=True)
     roles = {volume: trained.role(patient) if trained else "unknown" for volume, patient in named}
-    results = Results(dataset)
+    results = Results(dataset, config.predictions)
     results.add(evaluate(model, dataset, inference, device, config.batch_size, _criterion(stored)), roles)
     facts = {
         "checkpoint": str(config.checkpoint),
@@ -53,7 +53,7 @@ def run(config: EvaluateConfig) -> int:
     metrics = results.write(Path(config.output), facts, config.overlays)
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
     print(report.table(metrics, f"{len(results.rows)} patients by their role in training: {counts}"))
-    print(f"written to {config.output}: patients.csv, summary.json" + (", pictures/overlays.png" if config.overlays else ""))
+    print(f"written to {config.output}: patients.csv, slices.csv, summary.json" + (", pictures/overlays.png" if config.overlays else ""))
     return 0
 
 

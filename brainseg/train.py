@@ -75,7 +75,7 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
         state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
         testing = config.test == "yes" or (config.test == "auto" and not job.choosing)
         roles = {volume: split.role(patient) for volume, patient in zip(store.volumes, store.patients, strict=True)}
-        results = Results(train)
+        results = Results(train, config.predictions)
         for part in (validation, test) if testing and len(test) else (validation,):
             for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion):
                 results.add([evaluated], roles)

@@ -8,8 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+
+from brainseg.records.predictions import read_predictions
 
 SMALL = [
     "data.phantom.patients=10", "data.phantom.slices=8", "data.phantom.size=32", "model.depth=2", "model.width=4", "model.dropout=0.1",
@@ -54,13 +57,19 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file() and not path.name.startswith(".")}
     assert names == {
         "checkpoints/best.pt", "checkpoints/last.pt", "checkpoints/previous.pt", "code.diff", "config.yaml", "log.txt", "metrics.jsonl",
-        "patients.csv", "pictures/curves.png", "pictures/overlays.png", "run.json", "split.json", "status.json", "summary.json",
+        "patients.csv", "pictures/curves.png", "pictures/overlays.png", "run.json", "slices.csv", "split.json", "status.json",
+        "summary.json",
     }
     split = json.loads((trained / "split.json").read_text())
     patients = pd.read_csv(trained / "patients.csv")
     assert {role: sorted(name.rsplit("_", 1)[0] for name in part.patient) for role, part in patients.groupby("role")} == {
         "validation": split["validation"], "test": split["test"],
     }
+    slices = pd.read_csv(trained / "slices.csv")
+    of_patient = slices.groupby("patient")[["truth_pixels", "predicted_pixels", "overlap"]].sum().loc[patients.patient]
+    assert of_patient.truth_pixels.tolist() == patients.tumour_pixels.tolist()
+    dice = 2 * of_patient.overlap / (of_patient.truth_pixels + of_patient.predicted_pixels)
+    assert dice.tolist() == pytest.approx(patients.dice.tolist(), abs=1e-6)
     summary = json.loads((trained / "summary.json").read_text())
     assert {f"{part}/{name}" for part in ("val", "test") for name in CONTRACT} <= set(summary["metrics"])
     assert summary["metrics"]["test/dice"] == pytest.approx(patients[patients.role == "test"].dice.mean(), abs=1e-6)
@@ -110,9 +119,15 @@ def test_a_choosing_sweep_sees_no_test_patient(folder: Path) -> None:
 def test_evaluate_equals_the_runs_own_scores(folder: Path, trained: Path) -> None:
     call(folder, "evaluate", "checkpoint=first", *SMALL[:3], "device=cpu", "parts=[validation,test]", "output=scores")
     assert (folder / "scores" / "patients.csv").read_bytes() == (trained / "patients.csv").read_bytes()
-    everyone = call(folder, "evaluate", "checkpoint=first/checkpoints/best.pt", *SMALL[:3], "device=cpu", "split=all", "output=all")
+    assert not (folder / "scores" / "predictions.h5").exists(), "kept on request only"
+    whole = ["checkpoint=first/checkpoints/best.pt", *SMALL[:3], "device=cpu", "split=all", "output=all", "predictions=probabilities"]
+    everyone = call(folder, "evaluate", *whole)
     assert "10 patients by their role in training: " in everyone
     assert pd.read_csv(folder / "all" / "patients.csv").role.value_counts().to_dict() == {"train": 7, "validation": 2, "test": 1}
+    for row in pd.read_csv(folder / "all" / "patients.csv").itertuples():
+        kept = read_predictions(folder / "all" / "predictions.h5", row.patient)
+        assert kept.role == row.role and kept.mask.sum() == row.predicted_pixels
+        assert np.abs((kept.probability[:, 0] >= 128) != kept.mask).sum() == 0, "0.5 lies between 127/255 and 128/255"
 
 
 def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(folder: Path, trained: Path) -> None:

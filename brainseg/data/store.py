@@ -80,10 +80,10 @@ def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence
         "high": np.stack([volume.high for volume in volumes]),
         "copies": np.stack([volume.copies for volume in volumes]).astype(np.uint8),
         "spacing": np.full((len(volumes), 3), np.nan, np.float32),
-        "volumes": _text([volume.name for volume in volumes]),
-        "patients": _text([volume.patient for volume in volumes]),
-        "channels": _text(channels),
-        "classes": _text(classes),
+        "volumes": fixed_length([volume.name for volume in volumes]),
+        "patients": fixed_length([volume.patient for volume in volumes]),
+        "channels": fixed_length(channels),
+        "classes": fixed_length(classes),
     }
     for name, array in small.items():
         file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
@@ -100,7 +100,7 @@ def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
         raise OSError(errno.ENOSPC, f"needs {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free", str(path))
 
 
-def _text(values: Sequence[str]) -> np.ndarray:
+def fixed_length(values: Sequence[str]) -> np.ndarray:
     """Strings of fixed length: those of variable length lie outside the chunks, where nothing checks them."""
     encoded = [value.encode() for value in values]
     return np.array(encoded, h5py.string_dtype("utf-8", max(map(len, encoded))))

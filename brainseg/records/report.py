@@ -1,4 +1,4 @@
-"""What a person reads after a run: training curves, overlays of three patients, a table, and patients.csv.
+"""What a person reads after a run: training curves, overlays of three patients, a table, patients.csv and slices.csv.
 
 Figures are drawn on matplotlib's `Figure` with the Agg canvas, never through pyplot: that would keep figures alive and
 choose a backend for the whole process. Files are the same bytes for the same input.
@@ -194,6 +194,15 @@ def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> 
         for score, role in rows:
             values = vars(score) | {"role": role}
             writer.writerow([cell(values[column]) for column in (*COLUMNS, *FURTHER_COLUMNS)])
+
+
+def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Write one line a slice, counted from 0 in its volume: pixels of truth, prediction and both; `counts` is int (S, 3) by patient."""
+    with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["patient", "slice", "truth_pixels", "predicted_pixels", "overlap"])
+        for patient, rows in counts.items():
+            writer.writerows([patient, index, *row] for index, row in enumerate(rows.tolist()))
 
 
 def cell(value: str | float | None) -> str:

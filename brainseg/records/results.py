@@ -1,4 +1,4 @@
-"""What a run or an evaluation leaves for a reader: patients.csv, summary.json, overlays, and the table on the terminal."""
+"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, overlays and, on request, predictions.h5."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from brainseg.data.dataset import MRIDataset
 from brainseg.files import write_json
 from brainseg.records import report
+from brainseg.records.predictions import Prediction, write_predictions
 from brainseg.training.evaluation import Evaluated
 from brainseg.training.metrics import PatientScore, summarise
 
@@ -18,16 +19,25 @@ PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unk
 class Results:
     """Scores by role, never pooled over roles, and the masks of those to be drawn."""
 
-    def __init__(self, dataset: MRIDataset) -> None:
+    def __init__(self, dataset: MRIDataset, predictions: str = "none") -> None:
+        """`predictions` says what `write` keeps of each patient: none, masks or probabilities (64 KB a slice until then)."""
         self.dataset = dataset
         self.rows: list[tuple[PatientScore, str]] = []
         self._masks: dict[str, np.ndarray] = {}
+        self._slices: dict[str, np.ndarray] = {}
+        self._keep = predictions
+        self._predictions: list[Prediction] = []
 
     def add(self, evaluated: Iterable[Evaluated], roles: Mapping[str, str]) -> None:
         """Take the patients of an evaluation; `roles` is by volume. Masks are kept as bits: 8 KB a slice."""
         for one in evaluated:
             self.rows.append((one.score, roles[one.score.patient]))
             self._masks[one.score.patient] = np.packbits(one.prediction > 0)
+            true, predicted = one.truth > 0, one.prediction > 0
+            self._slices[one.score.patient] = np.stack([m.sum(axis=(1, 2)) for m in (true, predicted, true & predicted)], axis=1)
+            if self._keep != "none":
+                kept = one.probability if self._keep == "probabilities" else None
+                self._predictions.append(Prediction.of(one.score.patient, roles[one.score.patient], one.prediction, kept))
 
     def metrics(self) -> dict[str, float]:
         """The summary of each role under its own prefix."""
@@ -38,11 +48,17 @@ class Results:
         return [score for score, its_role in self.rows if its_role == role]
 
     def write(self, folder: Path, further: dict[str, Any], overlays: bool = True) -> dict[str, float]:
-        """Write patients.csv, summary.json ({"metrics", **further}) and pictures/overlays.png; returns the metrics."""
+        """Write patients.csv, slices.csv, summary.json ({"metrics", **further}), pictures/overlays.png and what else was asked for.
+
+        Returns the metrics.
+        """
         metrics = self.metrics()
         order = list(PREFIX)
         self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
         report.patients_csv(self.rows, folder / "patients.csv")
+        report.slices_csv({score.patient: self._slices[score.patient] for score, _ in self.rows}, folder / "slices.csv")
+        if self._predictions:
+            write_predictions(folder / "predictions.h5", self._predictions)
         write_json(folder / "summary.json", {**further, "metrics": metrics})
         if overlays:
             report.overlays(self._cases(), folder / "pictures" / "overlays.png")

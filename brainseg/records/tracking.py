@@ -28,7 +28,7 @@ UPLOAD_SECONDS = 30  # a server that has just answered may take this long to sto
 # attempt at a server that hangs, a second each, stay below 2 % too.
 PATIENCE = 100
 FIRST_FILES = ("run.json", "config.yaml", "split.json")
-LAST_FILES = ("summary.json", "patients.csv", "log.txt", "code.diff", "metrics.jsonl")
+LAST_FILES = ("summary.json", "patients.csv", "slices.csv", "log.txt", "code.diff", "metrics.jsonl")
 
 
 def replicate(folder: str | Path, uri: str | None = None, seconds: int = 10) -> str:

@@ -20,6 +20,7 @@ class Evaluated(NamedTuple):
     score: PatientScore
     prediction: np.ndarray  # uint8 (S, H, W)
     truth: np.ndarray  # uint8 (S, H, W)
+    probability: np.ndarray  # float32 (S, K, H, W), before the threshold and the choice of components
 
 
 def evaluate(
@@ -46,7 +47,8 @@ def evaluate(
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
         spacing = dataset.store.spacing[volume].tolist() if in_mm else None
         truth = mask[:, 0].numpy()
-        yield Evaluated(score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss), prediction, truth)
+        score = score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss)
+        yield Evaluated(score, prediction, truth, probability.numpy())
 
 
 def _batches(dataset: MRIDataset, positions: np.ndarray, batch_size: int, device: Device, masks: list[Tensor]) -> Iterator[Tensor]:
