@@ -1,0 +1,185 @@
+"""Intervals and tests against scipy, against enumeration and by hand; and what must not change them."""
+
+import itertools
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from brainseg.errors import DataError, RequestError
+from brainseg.records import statistics
+from brainseg.records.statistics import Paired, bootstrap, holm, paired, spread
+
+DICE = st.floats(0, 1, allow_subnormal=False)
+P_VALUES = st.lists(st.floats(0, 1), max_size=12)
+
+
+def dice(patients: int, seed: int = 0) -> np.ndarray:
+    """Skewed to the left, as Dice is, with some patients missed."""
+    random = np.random.default_rng(seed)
+    return random.beta(5, 1.5, patients) * (random.random(patients) > 0.1)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_bootstrap_equals_scipys_within_monte_carlo_error(statistic: str, level: float) -> None:
+    from scipy.stats import bootstrap as scipys
+
+    values = dice(40)
+    random = np.random.default_rng(1)
+    theirs = [
+        scipys((values,), getattr(np, statistic), n_resamples=10_000, method="percentile", confidence_level=level, rng=random)
+        for _ in range(10)
+    ]
+    for end in ("low", "high"):
+        ends = np.array([getattr(one.confidence_interval, end) for one in theirs])  # their spread is the error of one interval
+        ours = getattr(bootstrap(values, statistic, level=level), end)
+        assert abs(ours - ends.mean()) < 4 * max(ends.std(ddof=1), 1e-4), (ours, ends)
+
+
+def test_two_patients_by_enumeration() -> None:
+    """Of 0 and 1, resampled, the mean is 0, 0.5 or 1 in 1, 2 and 1 of 4 draws."""
+    assert bootstrap(np.array([0.0, 1.0]), level=0.55) == (0, 1)  # cuts 0.225 from either end
+    assert bootstrap(np.array([0.0, 1.0]), level=0.45) == (0.5, 0.5)  # cuts 0.275
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_equal_patients_leave_no_doubt(statistic: str) -> None:
+    assert bootstrap(np.full(61, 0.75), statistic) == (0.75, 0.75)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(DICE, min_size=2, max_size=30), st.randoms(), st.sampled_from(["mean", "median"]))
+def test_the_order_of_patients_plays_no_part(values: list[float], random, statistic: str) -> None:
+    shuffled = random.sample(values, len(values))
+    interval = bootstrap(np.array(values), statistic, draws=200)
+    assert bootstrap(np.array(shuffled), statistic, draws=200) == interval
+    assert min(values) - 1e-12 <= interval.low <= interval.high <= max(values) + 1e-12
+
+
+def test_a_seed_is_a_draw_and_a_wider_level_a_wider_interval() -> None:
+    values = dice(30)
+    assert bootstrap(values, seed=3) == bootstrap(values, seed=3) != bootstrap(values, seed=4)
+    wide, narrow = bootstrap(values, level=0.99), bootstrap(values, level=0.5)
+    assert wide.low < narrow.low < values.mean() < narrow.high < wide.high
+
+
+def test_memory_is_bounded_and_the_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = dice(5_000)
+    tracemalloc.start()
+    whole = bootstrap(values, "median", draws=2_000)  # 160 MB at once
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    monkeypatch.setattr(statistics, "CHUNK", 700_000)
+    assert bootstrap(values, "median", draws=2_000) == whole
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, math.nan], [0.5, math.inf], [[0.5, 0.6], [0.7, 0.8]]])
+def test_too_few_patients_and_undefined_values_are_refused(values: list) -> None:
+    with pytest.raises(DataError):
+        bootstrap(np.array(values))
+
+
+@pytest.mark.parametrize("wrong", [{"statistic": "mode"}, {"draws": 0}, {"level": 1.0}])
+def test_wrong_requests_are_refused(wrong: dict) -> None:
+    with pytest.raises(RequestError, match=next(iter(wrong))):
+        bootstrap(dice(5), **wrong)
+
+
+def signed_rank_by_enumeration(differences: np.ndarray) -> float:
+    """Two-sided p over all signs of the non-zero differences; zeros take part in the ranking alone (Pratt)."""
+    sizes = np.abs(differences)
+    ranks = np.array([(sizes < size).sum() + ((sizes == size).sum() + 1) / 2 for size in sizes])[sizes > 0]
+    observed = ranks[differences[sizes > 0] > 0].sum()
+    sums = np.array([ranks[list(signs)].sum() for signs in itertools.product([False, True], repeat=len(ranks))])
+    return min(1.0, 2 * min((sums <= observed + 1e-9).mean(), (sums >= observed - 1e-9).mean()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.int8, st.integers(2, 9), elements=st.integers(-6, 6)))
+def test_wilcoxon_equals_enumeration_with_ties_and_zeros(steps: np.ndarray) -> None:
+    differences = steps / 8  # exact in binary: ties stay ties
+    expected = signed_rank_by_enumeration(differences) if differences.any() else 1.0
+    assert paired(differences, np.zeros(len(steps)), draws=10).p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("patients", "same"), [(22, 0), (61, 0), (61, 5), (110, 0), (110, 20)])
+def test_wilcoxon_equals_scipys(patients: int, same: int) -> None:
+    from scipy.stats import wilcoxon
+
+    ours, baseline = dice(patients, 1), dice(patients, 2)
+    ours[:same] = baseline[:same]
+    assert paired(ours, baseline, draws=10).p == wilcoxon(ours, baseline, zero_method="pratt").pvalue
+
+
+def test_pratts_zeros_by_hand() -> None:
+    """|d| = 0 0 1 2 3 4 has ranks 1.5 1.5 3 4 5 6; all signs alike happen in 2 of 2^4 ways. Zeros left out give the same."""
+    assert paired(np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), np.zeros(6), draws=10).p == pytest.approx(2 / 16)
+
+
+def test_a_paired_comparison_by_hand() -> None:
+    ours, baseline = np.array([0.5, 0.75, 1.0, 0.25]), np.array([0.25, 0.75, 0.5, 0.5])
+    found = paired(ours, baseline)
+    assert (found.patients, found.wins, found.ties, found.losses, found.mean) == (4, 2, 1, 1, 0.125)
+    assert (found.low, found.high) == bootstrap(ours - baseline)
+
+
+def test_without_any_difference_p_is_one() -> None:
+    assert paired(dice(20), dice(20)) == Paired(20, 0.0, 0.0, 0.0, 1.0, 0, 20, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(DICE, DICE), min_size=2, max_size=25, unique_by=lambda pair: abs(pair[0] - pair[1])), st.randoms())
+def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(pairs: list[tuple[float, float]], random) -> None:
+    ours, baseline = np.array(pairs).T
+    one, other = paired(ours, baseline, draws=100), paired(baseline, ours, draws=100)
+    assert (other.mean, -other.high, -other.low) == pytest.approx((-one.mean, one.low, one.high), abs=1e-12)
+    assert (other.wins, other.ties, other.losses) == (one.losses, one.ties, one.wins)
+    assert other.p == pytest.approx(one.p) and 0 < one.p <= 1
+    order = random.sample(range(len(pairs)), len(pairs))
+    shuffled = paired(ours[order], baseline[order], draws=100)
+    assert (shuffled.low, shuffled.high, shuffled.wins) == (one.low, one.high, one.wins)
+    assert (shuffled.mean, shuffled.p) == pytest.approx((one.mean, one.p))
+
+
+@pytest.mark.parametrize(("ours", "baseline"), [([0.5, 0.6], [0.5]), ([0.5], [0.6]), ([0.5, math.nan], [0.5, 0.6])])
+def test_pairs_that_are_none_are_refused(ours: list[float], baseline: list[float]) -> None:
+    with pytest.raises(DataError):
+        paired(np.array(ours), np.array(baseline))
+
+
+def test_holm_by_hand() -> None:
+    """Sorted 0.005 0.01 0.03 0.04: times 4 3 2 1 gives 0.02 0.03 0.06 0.04, and the last must not fall below 0.06."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert (holm([]), holm([0.03])) == ([], [0.03])
+
+
+@given(P_VALUES, st.randoms())
+def test_holm_equals_its_step_down_procedure_and_keeps_its_order(p: list[float], random) -> None:
+    """Holm rejects, from the smallest on, while p <= level / (number not yet rejected); adjusted p-values say the same at any level."""
+    adjusted = holm(p)
+    order = random.sample(range(len(p)), len(p))
+    assert holm([p[i] for i in order]) == [adjusted[i] for i in order]
+    assert all(raw <= one <= 1 for raw, one in zip(p, adjusted, strict=True))
+    assert all(adjusted[i] <= adjusted[j] for i in order for j in order if p[i] <= p[j])
+    level = random.random()
+    rejected = list(itertools.takewhile(lambda rank: sorted(p)[rank] * (len(p) - rank) <= level, range(len(p))))
+    assert sum(one <= level for one in adjusted) == len(rejected)
+
+
+@pytest.mark.parametrize("p", [[0.5, 1.5], [-0.1], [0.5, math.nan]])
+def test_what_is_no_p_value_is_refused(p: list[float]) -> None:
+    with pytest.raises(DataError):
+        holm(p)
+
+
+def test_spread_is_the_standard_deviation_not_the_error() -> None:
+    assert spread(np.array([0.5, 0.75, 1.0])) == pytest.approx(0.25)
+    assert spread(np.tile([0.5, 1.0], 500)) == pytest.approx(0.25, rel=1e-2)  # does not shrink with the number of seeds
+    assert math.isnan(spread(np.array([0.5])))
