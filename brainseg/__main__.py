@@ -7,6 +7,7 @@ COMMANDS = {
     "train": "train a model, or a sweep of them with -m",
     "prepare": "turn a folder of slices into one HDF5 file",
     "evaluate": "score a checkpoint",
+    "compare": "compare runs on the same patients, or pool a cross-validation",
     "sync": "bring MLflow up to date with run folders",
 }
 

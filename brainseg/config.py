@@ -307,7 +307,7 @@ class TrainConfig:
     ema_decay: float | None = setting(None, "decay of averaged weights, as 0.999: they are then validated and kept")
     patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice")
     test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
-    predictions: str = setting("none", "kept of each patient scored at the end, in predictions.h5: none, masks, probabilities")
+    predictions: str = setting("masks", "kept of each patient scored at the end, in predictions.h5: none, masks, probabilities")
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
     force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
     on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
@@ -370,7 +370,7 @@ class EvaluateConfig:
     parts: list[str] = setting(["test"], "which parts of the split are evaluated")
     batch_size: int = setting(8, "slices of a forward pass")
     overlays: bool = setting(True, "draw the best, median and worst patient")
-    predictions: str = setting("none", "kept of each patient, in predictions.h5: none, masks, probabilities")
+    predictions: str = setting("masks", "kept of each patient, in predictions.h5: none, masks, probabilities")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig | None = setting(None, "null: the split that the checkpoint was trained under")
     model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
@@ -382,6 +382,27 @@ class EvaluateConfig:
         check_choice("predictions", self.predictions, PREDICTIONS)
         for part in self.parts:
             check_choice("parts", part, ("train", "validation", "test"))
+
+
+@dataclass
+class CompareTrackingConfig:
+    name: str = setting("mlflow", "mlflow, none")
+    uri: str | None = setting(None, "tracking server; null: that of the runs")
+    experiment: str | None = setting(None, "compare all runs of this MLflow experiment")
+
+    def __post_init__(self) -> None:
+        check_choice("tracking.name", self.name, ("mlflow", "none"))
+
+
+@dataclass
+class CompareConfig:
+    runs: list[str] | None = setting(None, "run folders, folders of them, or MLflow ids; the first is the baseline")
+    sweep: str | None = setting(None, "a sweep's id as it was printed, or last")
+    baseline: str | None = setting(None, "compare with the configuration of this run; null: the first of runs, else the best")
+    root: str = setting("runs", "where runs and sweeps are looked for")
+    clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
+    output: str | None = setting(None, "folder to write to; null: comparisons/NAME")
+    tracking: CompareTrackingConfig = setting(CompareTrackingConfig, "MLflow")
 
 
 CHOICES: dict[str, dict[str, type]] = {
@@ -396,7 +417,7 @@ CHOICES: dict[str, dict[str, type]] = {
 def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
-    for command, node in {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig}.items():
+    for command, node in {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig, "compare": CompareConfig}.items():
         store.store(group="schema", name=command, node=node, package="_global_")
     for group, nodes in CHOICES.items():
         for name, node in nodes.items():

@@ -57,8 +57,8 @@ def test_a_run_leaves_what_it_promises(trained: Path) -> None:
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file() and not path.name.startswith(".")}
     assert names == {
         "checkpoints/best.pt", "checkpoints/last.pt", "checkpoints/previous.pt", "code.diff", "config.yaml", "log.txt", "metrics.jsonl",
-        "patients.csv", "pictures/curves.png", "pictures/overlays.png", "run.json", "slices.csv", "split.json", "status.json",
-        "summary.json",
+        "patients.csv", "pictures/curves.png", "pictures/overlays.png", "predictions.h5", "run.json", "slices.csv", "split.json",
+        "status.json", "summary.json",
     }
     split = json.loads((trained / "split.json").read_text())
     patients = pd.read_csv(trained / "patients.csv")
@@ -119,7 +119,10 @@ def test_a_choosing_sweep_sees_no_test_patient(folder: Path) -> None:
 def test_evaluate_equals_the_runs_own_scores(folder: Path, trained: Path) -> None:
     call(folder, "evaluate", "checkpoint=first", *SMALL[:3], "device=cpu", "parts=[validation,test]", "output=scores")
     assert (folder / "scores" / "patients.csv").read_bytes() == (trained / "patients.csv").read_bytes()
-    assert not (folder / "scores" / "predictions.h5").exists(), "kept on request only"
+    patient = pd.read_csv(trained / "patients.csv").patient[0]
+    kept = read_predictions(trained / "predictions.h5", patient)
+    assert kept.probability is None, "probabilities are kept on request only"
+    assert (kept.mask == read_predictions(folder / "scores" / "predictions.h5", patient).mask).all()
     whole = ["checkpoint=first/checkpoints/best.pt", *SMALL[:3], "device=cpu", "split=all", "output=all", "predictions=probabilities"]
     everyone = call(folder, "evaluate", *whole)
     assert "10 patients by their role in training: " in everyone

@@ -1,15 +1,18 @@
 """From a name in MLflow to a file on this machine: `runs:/ID` and `models:/NAME@ALIAS` for a checkpoint, a run's id for its folder."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg.errors import RequestError
+from brainseg.errors import RequestError, check
 from brainseg.records.mlflow_store import connect, limited, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SECONDS = 30  # a command waits for its checkpoint
+OURS = "tags.kind = 'run'"  # not the summaries of sweeps and comparisons
+log = logging.getLogger("brainseg")
 
 
 def checkpoint_of(name: str, uri: str | None = None) -> Path:
@@ -46,6 +49,35 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     if folder is None or not (Path(folder) / "run.json").is_file():
         raise RequestError(f"run={run_id}: its folder {folder} is not here; give the folder itself, or run where it is")
     return Path(folder)
+
+
+def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
+    """The run folders of an MLflow experiment that are on this machine, the oldest first; warns of those that are not.
+
+    Raises RequestError if there is no such experiment or none of its folders is here.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(uri)
+    with limited(SECONDS):
+        try:
+            client = connect(uri, make=False)
+            found = client.get_experiment_by_name(experiment)
+            check(found is not None, "tracking.experiment", experiment, f"no such experiment in {uri}")
+            assert found is not None
+            page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"])
+            runs = list(page)
+            while page.token:
+                page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"], page_token=page.token)
+                runs += page
+        except (MlflowException, OSError) as error:
+            raise RequestError(f"tracking.experiment={experiment}: not read from {uri}: {' '.join(str(error).split())[:200]}") from error
+    folders = [Path(run.data.tags["folder"]) for run in runs if "folder" in run.data.tags]
+    here = [folder for folder in folders if (folder / "run.json").is_file()]
+    check(bool(here), "tracking.experiment", experiment, f"none of its {len(runs)} runs has its folder on this machine")
+    if len(here) < len(runs):
+        log.warning("%d of the %d runs of %s have no folder on this machine and are left out", len(runs) - len(here), len(runs), experiment)
+    return here
 
 
 def _of_run(client: "MlflowClient", name: str) -> str:

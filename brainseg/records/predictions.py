@@ -4,7 +4,8 @@
     masks (N, H, W) uint8              class index, after the threshold and the choice of components
     probabilities (N, K, H, W) uint8   in 1/255, before both; K outputs of the model (1: tumour or not)
 
-Kept when `predictions=masks` or `probabilities` asks for it. Every dataset is checksummed and, but for the smallest, compressed.
+Masks are kept unless `predictions=none`, at about 150 bytes a slice; `predictions=probabilities` asks for both. Every dataset is
+checksummed, the large ones are compressed.
 """
 
 from collections.abc import Sequence

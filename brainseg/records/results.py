@@ -1,4 +1,4 @@
-"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, overlays and, on request, predictions.h5."""
+"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, overlays, predictions.h5."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path

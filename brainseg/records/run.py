@@ -4,7 +4,7 @@
     status.json                                       running, finished, failed, killed; host and pid
     checkpoints/last.pt previous.pt best.pt           in this order: checkpoint, then metrics.jsonl from it, then MLflow
     metrics.jsonl  log.txt                            while it runs
-    summary.json  patients.csv  slices.csv  pictures/ at the end; predictions.h5 on request
+    summary.json  patients.csv  slices.csv  predictions.h5  pictures/  at the end
 """
 
 import dataclasses

@@ -23,7 +23,7 @@ from brainseg.config import PhantomConfig
 
 COMPLETE = {
     "checkpoints/best.pt", "code.diff", "config.yaml", "log.txt", "metrics.jsonl", "patients.csv", "pictures/curves.png",
-    "pictures/overlays.png", "run.json", "slices.csv", "split.json", "status.json", "summary.json",
+    "pictures/overlays.png", "predictions.h5", "run.json", "slices.csv", "split.json", "status.json", "summary.json",
 }
 COHORT = PhantomConfig(patients=8, slices=4, size=32)
 

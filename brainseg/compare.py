@@ -1,0 +1,139 @@
+"""Compare runs on the same patients, or pool the folds of a cross-validation.
+
+    python -m brainseg.compare runs=[runs/a,runs/b]             b against a, patient by patient
+    python -m brainseg.compare sweep=last                       the jobs of the last sweep; or sweep=ID
+    python -m brainseg.compare tracking.experiment=NAME         all runs of an MLflow experiment
+    python -m brainseg.compare sweep=ID baseline=runs/a         against that run's configuration
+
+Runs that differ in seed and fold alone are one configuration. It writes report.html (opens offline), comparison.csv, patients.csv,
+failures.csv and pictures/ to `output`, and one MLflow run that links to the runs compared.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brainseg import cli
+from brainseg.config import CompareConfig
+from brainseg.data.store import Store
+from brainseg.errors import check as require
+from brainseg.files import writing
+from brainseg.records import comparison_report, failures, failures_figure, report
+from brainseg.records.comparison import Comparison, compare
+from brainseg.records.comparison_figures import FIGURES
+from brainseg.records.gathering import Run, gather
+from brainseg.records.predictions import read_predictions
+from brainseg.records.run import locate
+from brainseg.records.summary_run import log_comparison
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(config: CompareConfig) -> int:
+    """Gather, compare, write and print; returns the exit code 0."""
+    runs = gather(config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri)
+    baseline = Run(locate(config.baseline).resolve()) if config.baseline else (runs[0] if config.runs and len(runs) > 1 else None)
+    comparison = compare(runs, baseline, strict=bool(config.runs))
+    name = config.sweep or config.tracking.experiment or "runs"
+    print(publish(comparison, Path(config.output or Path("comparisons") / name), config))
+    return 0
+
+
+def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:
+    """Write the comparison's folder and its MLflow run; returns what is to be printed."""
+    pictures, tables = write(comparison, folder, config.clinical)
+    command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
+    comparison_report.write_page(folder / "report.html", comparison, pictures, tables, f"Made by {command}")
+    lines = [comparison_report.text(comparison), "", f"report:        {folder / 'report.html'}"]
+    if config.tracking.name != "none":
+        folds = {run.settings.get("split.fold") for run in comparison.configurations[0].runs}
+        pooled = len(comparison.configurations) == 1 and len(folds) > 1
+        kind = "sweep_summary" if config.sweep else "cross_validation" if pooled else "comparison"
+        lines.append(log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri))
+    return "\n".join(lines)
+
+
+def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[dict[str, Path], dict]:
+    """Write CSVs and pictures; returns the pictures by name and the tables by title, for the page."""
+    import pandas as pd
+
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    best = comparison.configurations[0]
+    seed = best.rows.seed.min()  # failures are those of one training: an average over seeds would hide them
+    of_seed = [run for run in best.runs if run.config.seed == seed]
+    store = _store(of_seed)
+    slices = [run.slices_of(comparison.role) for run in of_seed]
+    analysed = (
+        best.rows[best.rows.seed == seed],
+        None if any(one is None for one in slices) else pd.concat(slices),
+        store,
+        failures.read_clinical(clinical) if clinical else None,
+    )
+    tables = {"comparison": comparison.table, "patients": _patients(comparison), "failures": failures.groups(*analysed),
+              "worst": failures.worst(analysed[0], store=store)}
+    for name, table in tables.items():
+        with writing(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6f")
+
+    pictures = {name: folder / "pictures" / f"{name}.png" for name in FIGURES}
+    drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None}
+    for name, figure in drawn.items():
+        report.save(figure, pictures[name])
+    failures_figure.figure(analysed[0], folder / "pictures" / "failures.png", *analysed[1:])
+    shown = {name: pictures[name] for name in drawn} | {"failures": folder / "pictures" / "failures.png"}
+    if store is not None and (cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)):
+        shown["worst"] = folder / "pictures" / "worst.png"
+        report.overlays(cases, shown["worst"])
+    return shown, {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
+
+
+def _patients(comparison: Comparison) -> "pd.DataFrame":
+    """Every patient under every configuration, seeds averaged."""
+    import pandas as pd
+
+    shown = [one.patients.reset_index().assign(configuration=one.label, role=comparison.role) for one in comparison.configurations]
+    return pd.concat(shown)
+
+
+def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) -> list[report.Case]:
+    """The patients of `worst` with the masks of the runs that scored them in `role`, as far as those kept them (`predictions`)."""
+    cases = []
+    for row in worst.itertuples():
+        scored = [run for run in runs if row.patient in set(run.patients.patient[run.patients.role == role])]
+        for run in [run for run in scored if (run.path / "predictions.h5").is_file()][:1]:
+            volume = store.volumes.index(row.patient)
+            start, stop = int(store.first_slice[volume]), int(store.first_slice[volume + 1])
+            mask = read_predictions(run.path / "predictions.h5", row.patient).mask
+            channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+            cases.append(report.Case(row.patient, row.dice, store.images(start, stop), store.masks(start, stop)[:, 0], mask, channel))
+    return cases
+
+
+def _store(runs: Sequence[Run]) -> Store | None:
+    """The data file that the runs were made on, if it is still there."""
+    path = Path(runs[0].facts["data"]["path"])
+    store = Store(path) if path.is_file() else None
+    return store if store is not None and store.fingerprint == runs[0].facts["data"]["fingerprint"] else None
+
+
+def check(config: CompareConfig) -> None:
+    """All that can be refused before anything is created. Raises RequestError."""
+    asked = [name for name, value in (("runs", config.runs), ("sweep", config.sweep), ("tracking.experiment", config.tracking.experiment))
+             if value]
+    require(len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them")
+    for run_name in [*(config.runs or []), *([config.baseline] if config.baseline else [])]:
+        if not Path(run_name).is_dir():
+            locate(run_name)
+    require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
+
+
+def main() -> None:
+    """Entry point of `python -m brainseg.compare` and `brainseg compare`."""
+    cli.main("compare", run, check)
+
+
+if __name__ == "__main__":
+    main()

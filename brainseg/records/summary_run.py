@@ -1,0 +1,100 @@
+"""A comparison's own MLflow run: pooled numbers as metrics, tables, pictures and the report as artifacts, links to the runs."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brainseg.records.comparison import Comparison
+from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger("brainseg")
+
+SECONDS = 30
+LINKS = 50  # runs that are linked by name in the description; all are in the tag `runs`
+COLUMNS = ("dice", "dice_low", "dice_high", "dice_median", "missed", "iou", "precision", "recall", "hd95_median", "spread_over_seeds",
+           "spread_over_folds")  # fmt: skip
+
+
+def log_comparison(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None) -> str:
+    """Bring MLflow up to date with the comparison in `folder`; returns lines for the terminal. A store that fails is warned of.
+
+    `kind` is comparison, cross_validation or sweep_summary. The same runs compared again are the same MLflow run: its numbers do not
+    change, its files are replaced.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        return _log(comparison, folder, kind, sweep, uri)
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        log.warning("tracking failed: %s", " ".join(str(error).split())[:300])
+        return "MLflow:        not up to date; the same command again brings it there"
+
+
+def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None) -> str:
+    from mlflow.entities import Metric, RunTag
+
+    runs = [run for one in comparison.configurations for run in one.runs]
+    where = runs[0].facts["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
+    uri = tracking_uri(uri or where["uri"])
+    uids = sorted(run.facts["uid"] for run in runs)
+    digest = hashlib.sha256(json.dumps([kind, sweep, uids, comparison.baseline.label]).encode()).hexdigest()
+    with limited(SECONDS):
+        client = connect(uri)
+        experiment = experiment_id(client, uri, where["experiment"], where["artifacts"])
+        found = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'", max_results=1)
+        started = min(run.folder.status["started"] for run in runs)
+        ended = max(run.folder.status["ended"] for run in runs)
+        identified = {"brainseg.comparison": digest, "kind": kind}
+        title = f"{kind.replace('_', ' ')} {sweep or folder.name}"
+        run = found[0] if found else client.create_run(experiment, start_time=started, tags=identified, run_name=title)
+        run_id = run.info.run_id
+        of_runs = _run_ids(client, experiment, uids)
+        tags = identified | {
+            "folder": str(folder.absolute()), "runs": ",".join(of_runs.values())[:5000], "role": comparison.role,
+            "exploratory": json.dumps(comparison.exploratory), "baseline": comparison.baseline.label,
+            "mlflow.note.content": _description(comparison, uri, experiment, of_runs),
+        } | ({"sweep": sweep} if sweep else {})  # fmt: skip
+        client.log_batch(run_id, metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
+                         tags=[RunTag(key, value) for key, value in tags.items()])
+        client.log_artifacts(run_id, str(folder))
+        client.set_terminated(run_id, "FINISHED", end_time=ended)
+    return f"MLflow run:    {run_link(uri, experiment, run_id)}\nMLflow charts: {chart_link(uri, experiment)}"
+
+
+def _metrics(comparison: Comparison) -> dict[str, float]:
+    """Of the best (or only) configuration under `pooled/`; the mean Dice of each under `dice/LABEL`."""
+    best = comparison.table.iloc[0]
+    metrics = {f"pooled/{name}": float(best[name]) for name in COLUMNS}
+    if len(comparison.table) > 1:
+        metrics |= {f"dice/{_allowed(row.configuration)}": row.dice for row in comparison.table.head(200).itertuples()}
+    return {name: value for name, value in metrics.items() if value == value}
+
+
+def _allowed(label: str) -> str:
+    """MLflow's metric names take letters, digits and a few signs; `=` is none of them."""
+    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)[:200]
+
+
+def _run_ids(client: "MlflowClient", experiment: str, uids: list[str]) -> dict[str, str]:
+    """MLflow's id of each run that is in the experiment, by our uid."""
+    found = {uid: client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=1) for uid in uids}  # it takes no IN
+    return {uid: page[0].info.run_id for uid, page in found.items() if page}
+
+
+def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dict[str, str]) -> str:
+    """Markdown for the run's page: the table, and a link to each run."""
+    lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
+    for row in comparison.table.head(30).itertuples():
+        lines.append(f"| {row.configuration} | {row.dice:.3f} | {row.dice_low:.3f} to {row.dice_high:.3f} | {row.missed:g} |")
+    lines.append("")
+    for one in comparison.configurations:
+        for run in one.runs:
+            if (run_id := of_runs.get(run.facts["uid"])) and len(lines) < LINKS:
+                lines.append(f"- [{one.label}, {run.path.name}]({run_link(uri, experiment, run_id)})")
+    return "\n".join(lines)[:5000]
