@@ -74,14 +74,14 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
         # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.
         state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
         testing = config.test == "yes" or (config.test == "auto" and not job.choosing)
-        roles = {volume: split.role(patient) for volume, patient in zip(store.volumes, store.patients, strict=True)}
         results = Results(train, config.predictions)
-        for part in (validation, test) if testing and len(test) else (validation,):
+        parts = {"validation": validation} | ({"test": test} if testing and len(test) else {})
+        for role, part in parts.items():
             for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion):
-                results.add([evaluated], roles)
+                results.add([evaluated], {evaluated.score.patient: role})  # under a leaky split it may be a training patient too
                 signals.poll()
         report.curves(state.history, folder.path / "pictures" / "curves.png")
-        metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}})
+        metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky})
         folder.tidy(config.checkpoint.keep)
     print(conclude(folder.path, metrics, mirror))
     signals.poll()  # one that came too late for this run still ends its sweep

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.errors import DataError
-from brainseg.training.metrics import PatientScore, score_patient, summarise
+from brainseg.training.metrics import PatientScore, hausdorff95, score_patient, summarise
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
 
@@ -96,34 +96,43 @@ def blob(random, size=40):
     return ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 < wobble
 
 
-@pytest.mark.parametrize("spacing", [None, (5.0, 0.5, 1.25)])
-def test_hd95_of_one_slice_equals_monai(spacing):
+@pytest.mark.filterwarnings("ignore:the (ground truth|prediction) of class 0 is all 0")
+@pytest.mark.parametrize(("count", "spacing"), [(1000, None), (100, (5.0, 0.5, 1.25))])
+def test_hd95_of_single_slices_equals_monai(count, spacing):
+    """Half of them blobs, half specks, up to the border. With a mask empty MONAI says inf or NaN; ours is undefined: NaN."""
     from monai.metrics import compute_hausdorff_distance
 
     random = np.random.default_rng(0)
-    pairs = [(blob(random), blob(random)) for _ in range(100)]
-    batch = torch.tensor(np.array(pairs))[:, :, None]
-    in_plane = spacing[1:] if spacing else None
-    theirs = compute_hausdorff_distance(batch[:, 0], batch[:, 1], include_background=True, percentile=95, spacing=in_plane)
-    ours = [score_patient("a", p[None], t[None], spacing).hd95 for p, t in pairs]
-    np.testing.assert_allclose(ours, theirs[:, 0], rtol=1e-5)
+    blobs = np.array([[blob(random, 24), blob(random, 24)] for _ in range(count // 2)])
+    specks = random.random((count // 2, 2, 24, 24)) < random.choice([0, 0.002, 0.02, 0.2], (count // 2, 2, 1, 1))
+    p, t = np.concatenate([blobs, specks]).swapaxes(0, 1)
+    ours = np.array([hausdorff95(a[None], b[None], spacing) for a, b in zip(p, t, strict=True)])
+    defined = p.any(axis=(1, 2)) & t.any(axis=(1, 2))
+    assert 0.7 * count < defined.sum() < 0.9 * count and np.array_equal(np.isfinite(ours), defined)
+    options = {"include_background": True, "percentile": 95, "spacing": spacing[1:] if spacing else None}
+    theirs = compute_hausdorff_distance(torch.tensor(p)[:, None], torch.tensor(t)[:, None], **options)[:, 0].numpy()
+    assert not np.isfinite(theirs[~defined]).any()
+    np.testing.assert_allclose(ours[defined], theirs[defined], rtol=1e-5)
 
 
 def test_a_thousand_volumes_equal_monai():
-    """MONAI's rule for empty is ours for Dice and IoU (`ignore_empty=False`); its precision and recall are NaN there."""
+    """Two rules differ: MONAI's precision without prediction and recall without truth are NaN; ours are 0, or 1 if both are empty."""
     from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
 
     random = np.random.default_rng(1)
     p, t = random.random((2, 1000, 1, 2, 5, 5)) < random.choice([0, 0.1, 0.5, 1], (2, 1000, 1, 1, 1, 1))
     scores = [score_patient("a", a[0], b[0], with_hd95=False) for a, b in zip(p, t, strict=True)]
     p, t = torch.tensor(p).int(), torch.tensor(t).int()  # of bool, get_confusion_matrix counts wrongly
+    no_p, no_t = p.flatten(1).sum(1) == 0, t.flatten(1).sum(1) == 0
+    for kind in (no_p & no_t, no_p & ~no_t, no_t & ~no_p):
+        assert kind.sum() > 50
     confusion = get_confusion_matrix(p, t)[:, 0]
     theirs = {"dice": compute_dice(p, t, ignore_empty=False), "iou": compute_iou(p, t, ignore_empty=False)}
     theirs |= {name: compute_confusion_matrix_metric(name, confusion) for name in ("precision", "recall")}
-    both_empty = (p + t).flatten(1).sum(1) == 0
-    assert 20 < both_empty.sum() < 200 and theirs["precision"].isnan().sum() > both_empty.sum()
+    undefined = {"dice": no_p & False, "iou": no_p & False, "precision": no_p, "recall": no_t}
     for name, values in theirs.items():
-        expected = torch.where(values.flatten().isnan(), both_empty.float(), values.flatten())
+        assert torch.equal(values.flatten().isnan(), undefined[name]), name
+        expected = torch.where(undefined[name], (no_p & no_t).float(), values.flatten())
         np.testing.assert_allclose([getattr(score, name) for score in scores], expected, rtol=1e-6, err_msg=name)
 
 

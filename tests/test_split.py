@@ -4,48 +4,91 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hydra import initialize_config_dir
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainseg.config import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
+from brainseg import cli
+from brainseg.config import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig, TrainConfig, register
 from brainseg.data.split import PARTS, Split, draw
 from brainseg.errors import RequestError
 
-COHORTS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 10_000)), min_size=7, max_size=150, unique=True).map(
-    lambda pairs: [f"TCGA_{chr(65 + institution)}_{number}" for institution, number in pairs]
-)
+EXAMPLES = [50, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+SHARES = [(0.70, 0.15, 0.15), (0.6, 0.2, 0.2), (0.8, 0.1, 0.1), (0.34, 0.33, 0.33), (0.8, 0.2, 0.0)]
+
+
+@st.composite
+def cohorts(draw, least: int = 10) -> list[str]:
+    """Names in any order, at least `least` of them: institutions from one patient to most of the cohort, some names without any."""
+    kinds = draw(st.lists(st.sampled_from(["TCGA_CS", "TCGA_DU", "TCGA_HT", "TCGA_a b", "SITE_9", "lone"]), min_size=least, max_size=150))
+    numbers = draw(st.permutations(range(len(kinds))))
+    return [f"{kind}_{number:04}" if kind != "lone" else f"lone{number}" for kind, number in zip(kinds, numbers, strict=True)]
 
 
 def institutions(names: tuple[str, ...] | list[str]) -> Counter[str]:
-    return Counter(name.split("_")[1] for name in names)
+    return Counter(name.split("_")[1] if "_" in name else "" for name in names)
 
 
-@given(COHORTS, st.integers(0, 5), st.randoms())
-def test_holdout_is_disjoint_complete_balanced_and_independent_of_order(names: list[str], seed: int, random) -> None:
-    split = draw(HoldoutConfig(seed=seed), names)
-    assert sorted([*split.train, *split.validation, *split.test]) == sorted(names)
-    for part, share in zip(PARTS, (0.70, 0.15, 0.15), strict=True):
-        members = getattr(split, part)
-        assert abs(len(members) - share * len(names)) < 1
-        for institution, count in institutions(names).items():
-            assert abs(institutions(members)[institution] - share * count) < 1
-    shuffled = names + names[:3]  # a second volume of a patient changes nothing
-    random.shuffle(shuffled)
-    assert draw(HoldoutConfig(seed=seed), shuffled) == split
+def drawn_again(config: SplitConfig, names: list[str], random) -> Split:
+    """The same draw after everything that must not matter: another `seed`, another listing order, second volumes, used-up generators."""
+    np.random.seed(random.randrange(2**32))
+    listed = names + random.sample(names, 3)
+    random.shuffle(listed)
+    return draw(TrainConfig(seed=random.randrange(2**31), split=config).split, listed)
 
 
-@given(COHORTS, st.integers(3, 7), st.integers(0, 3))
-def test_kfold_tests_everyone_once_in_balanced_folds(names: list[str], folds: int, seed: int) -> None:
-    splits = [draw(KFoldConfig(folds=folds, fold=fold, seed=seed), names) for fold in range(folds)]
-    assert sorted(name for split in splits for name in split.test) == sorted(names)
-    sizes = [len(split.test) for split in splits]
-    assert max(sizes) - min(sizes) <= 1
-    for institution in institutions(names):
-        counts = [institutions(split.test)[institution] for split in splits]
-        assert max(counts) - min(counts) <= 1
-    for fold, split in enumerate(splits):
-        assert split.validation == splits[(fold + 1) % folds].test
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_holdout_is_disjoint_complete_balanced_and_independent_of_order_and_seed(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(cohorts(), st.integers(0, 2**32 - 1), st.sampled_from(SHARES), st.randoms(use_true_random=False))
+    def holds(names: list[str], seed: int, shares: tuple[float, float, float], random) -> None:
+        config = HoldoutConfig(seed=seed, train=shares[0], validation=shares[1], test=shares[2])
+        split = draw(config, names)
+        assert sorted([*split.train, *split.validation, *split.test]) == sorted(names)
+        for part, share in zip(PARTS, shares, strict=True):
+            members = getattr(split, part)
+            assert abs(len(members) - share * len(names)) < 1
+            assert bool(members) == (share > 0)
+            for institution, count in institutions(names).items():
+                assert abs(institutions(members)[institution] - share * count) < 1
+        assert drawn_again(config, names, random) == split
+
+    holds()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_seed(examples: int) -> None:
+    @settings(max_examples=examples, deadline=None)
+    @given(cohorts(), st.integers(3, 10), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
+    def holds(names: list[str], folds: int, seed: int, random) -> None:
+        configs = [KFoldConfig(folds=folds, fold=fold, seed=seed) for fold in range(folds)]
+        splits = [draw(config, names) for config in configs]
+        assert sorted(name for split in splits for name in split.test) == sorted(names)
+        sizes = [len(split.test) for split in splits]
+        assert max(sizes) - min(sizes) <= 1
+        counts = [institutions(split.test) for split in splits]
+        for institution in institutions(names):
+            of_fold = [count[institution] for count in counts]
+            assert max(of_fold) - min(of_fold) <= 1
+        for fold, split in enumerate(splits):
+            assert split.validation == splits[(fold + 1) % folds].test
+            assert sorted([*split.train, *split.validation, *split.test]) == sorted(names)
+        assert drawn_again(configs[-1], names, random) == splits[-1]
+
+    holds()
+
+
+def test_the_training_seed_reaches_no_draw() -> None:
+    names = [f"TCGA_A_{number}" for number in range(40)]
+    register()
+    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        for kind in ("holdout", "kfold"):
+            one, other, redrawn = (
+                draw(cli.compose_job("train", [f"split={kind}", setting]).split, names) for setting in ("seed=0", "seed=1", "split.seed=1")
+            )
+            assert one == other != redrawn
 
 
 def test_another_seed_is_another_draw() -> None:
@@ -53,11 +96,42 @@ def test_another_seed_is_another_draw() -> None:
     assert draw(HoldoutConfig(seed=0), names) != draw(HoldoutConfig(seed=1), names)
 
 
-def test_too_small_a_cohort_names_the_least_number() -> None:
-    with pytest.raises(RequestError, match="at least 7 are needed"):
-        draw(HoldoutConfig(), ["A_A_1", "A_A_2", "A_A_3"])
-    with pytest.raises(RequestError, match=r"split\.folds=5.*at least 5"):
-        draw(KFoldConfig(), ["A_A_1", "A_A_2", "A_A_3"])
+@pytest.mark.parametrize(
+    ("config", "least"),
+    [
+        (HoldoutConfig(), 7),
+        (HoldoutConfig(train=0.6, validation=0.2, test=0.2), 5),
+        (HoldoutConfig(train=0.9, validation=0.1, test=0.0), 10),
+        (KFoldConfig(), 5),
+        (KFoldConfig(folds=22, fold=21), 22),
+        (SplitConfig(name="reference"), 5),
+    ],
+)
+def test_too_small_a_cohort_names_the_least_number(config: SplitConfig, least: int) -> None:
+    """The number it names is the one from which it draws, whatever the institutions."""
+    for count in range(least + 2):
+        for institutions_there in (1, 2, count + 1):
+            names = [f"TCGA_{i % institutions_there}_{i}" for i in range(count)]
+            if count < least:
+                with pytest.raises(RequestError, match=rf"split.*{count} patients.*at least {least} are needed.*; \w+"):
+                    draw(config, names)
+            else:
+                split = draw(config, names)
+                assert split.train and split.validation and (split.test or getattr(config, "test", 0) == 0)
+
+
+def test_a_split_that_cannot_train_is_refused() -> None:
+    with pytest.raises(RequestError, match="training and validation need patients"):
+        draw(HoldoutConfig(train=0.5, validation=0.0, test=0.5), [f"TCGA_A_{number}" for number in range(40)])
+
+
+@given(cohorts(least=5), st.randoms(use_true_random=False))
+def test_the_reference_draw_is_marked_whatever_it_shares(names: list[str], random) -> None:
+    split = draw(SplitConfig(name="reference"), names)
+    assert split.leaky and split.test == ()
+    assert (len(split.train), len(split.validation)) == (int(0.8 * len(names)), int(0.2 * len(names)))
+    assert set(split.train) | set(split.validation) <= set(names)
+    assert drawn_again(SplitConfig(name="reference"), names, random) == split
 
 
 def test_the_reference_draw_is_reproduced_and_leaky(reference: Path) -> None:

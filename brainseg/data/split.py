@@ -7,6 +7,7 @@ TCGA_<institution>_<number>) and dealt out so that each institution is spread ev
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -46,7 +47,7 @@ class Split:
         Raises RequestError naming the patients. The reference's draw, whose parts overlap by design, is excepted.
         """
         named = [*self.train, *self.validation, *self.test]
-        twice = sorted({patient for patient in named if named.count(patient) > 1})
+        twice = sorted(patient for patient, count in Counter(named).items() if count > 1)
         check(self.leaky or not twice, f"split={self.name}", _some(twice), "patients in more than one part", "one part each")
         if patients is not None:
             missing, foreign = sorted(set(patients) - set(named)), sorted(set(named) - set(patients))
@@ -119,6 +120,12 @@ def _kfold(config: KFoldConfig, names: list[str]) -> Split:
 def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
     """Each institution gives every part its share rounded down; who is over goes to the parts that lag most so far."""
     shares = np.array([config.train, config.validation, config.test])
+    check(config.train > 0 and config.validation > 0, "split.train, split.validation", f"{config.train}, {config.validation}",
+          "training and validation need patients")
+    # Every part is within one of its share: with a share of one patient or more none is empty, whatever the institutions.
+    least = math.ceil(1 / shares[shares > 0].min() - 1e-9)
+    rule = f"{len(names)} patients; at least {least} are needed for the smallest part to have one"
+    check(len(names) >= least, "split", "holdout", rule, "use more patients or other shares")
     members: list[list[str]] = [[], [], []]
     seen = 0
     for group in _shuffled_institutions(names, config.seed):
@@ -129,12 +136,6 @@ def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
         counts[np.argsort(-lag, kind="stable")[: len(group) - counts.sum()]] += 1
         for part, start, count in zip(members, np.cumsum(counts) - counts, counts, strict=True):
             part.extend(group[start : start + count])
-    least = math.ceil(1 / shares[shares > 0].min() - 1e-9)
-    empty = [part for part, share, found in zip(PARTS, shares, members, strict=True) if share > 0 and not found]
-    check(not empty, "split", "holdout", f"{len(names)} patients leave {' and '.join(empty)} empty; at least {least} are needed",
-          "use more patients or other shares")
-    check(config.train > 0 and config.validation > 0, "split.train, split.validation", f"{config.train}, {config.validation}",
-          "training and validation need patients")
     train, validation, test = (_sorted(part) for part in members)
     return Split("holdout", train, validation, test)
 
@@ -155,7 +156,7 @@ def _reference(names: list[str]) -> Split:
     train, validation = (
         np.random.default_rng(42).choice(names, size=int(share * len(names)), replace=False, shuffle=False) for share in (0.8, 0.2)
     )
-    check(len(validation) > 0, "split", "reference", f"{len(names)} patients; at least 5 are needed")
+    check(len(validation) > 0, "split", "reference", f"{len(names)} patients; at least 5 are needed", "use more patients")
     return Split("reference", _sorted(train), _sorted(validation), (), leaky=True)
 
 

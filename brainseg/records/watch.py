@@ -110,7 +110,8 @@ def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
 
 def conclude(folder: Path, metrics: dict[str, float], mirror: Mirror | None) -> str:
     """The last lines of a run: its table, and where everything is."""
-    lines = [report.table(metrics, "Scores of the best epoch, over whole patients"), f"run folder:    {folder}"]
+    leaky = ", leaky=true: validation patients were trained on" if RunFolder(folder).facts["split"]["leaky"] else ""
+    lines = [report.table(metrics, f"Scores of the best epoch, over whole patients{leaky}"), f"run folder:    {folder}"]
     lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
     lines += [mirror.describe()] if mirror is not None else [f"MLflow:        off; later: python -m brainseg.sync {folder}"]
     return "\n".join(lines)

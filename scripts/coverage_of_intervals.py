@@ -1,0 +1,47 @@
+"""How often the 95 % bootstrap interval of `brainseg.records.statistics` covers the true mean Dice, in simulated cohorts.
+
+    python scripts/coverage_of_intervals.py [--cohorts 1000] [--draws 10000] [--patients 22 61 110] [--missed 0.05]
+
+A patient is missed (Dice 0) with chance `--missed`, else its Dice is Beta(6, 1.5): mean 0.80, skewed to low values,
+as published scores on these data are. An interval may miss the true value by lying wholly below it or wholly above it: of each
+kind an exact one has 2.5 %. The share over 1,000 cohorts is itself known to about 1 point (its standard error is 0.7).
+"""
+
+import argparse
+
+import numpy as np
+
+from brainseg.records.statistics import bootstrap
+
+SHAPE = (6.0, 1.5)
+
+
+def cohort(random: np.random.Generator, patients: int, missed: float) -> np.ndarray:
+    """Dice of each patient, (P,)."""
+    return random.beta(*SHAPE, patients) * (random.random(patients) >= missed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cohorts", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--patients", type=int, nargs="+", default=[22, 61, 110])
+    parser.add_argument("--missed", type=float, default=0.05)
+    options = parser.parse_args()
+
+    random = np.random.default_rng(0)
+    truth = {"mean": (1 - options.missed) * SHAPE[0] / sum(SHAPE)}
+    truth["median"] = float(np.median(cohort(random, 10_000_000, options.missed)))
+    print(f"{options.cohorts} cohorts; true mean {truth['mean']:.4f}, median {truth['median']:.4f}")
+    print(f"{'patients':>8} {'statistic':>9} {'covered':>8} {'too low':>8} {'too high':>8} {'width':>6}")
+    for patients in options.patients:
+        cohorts = [cohort(random, patients, options.missed) for _ in range(options.cohorts)]
+        for statistic, true in truth.items():
+            low, high = np.array([bootstrap(values, statistic, options.draws) for values in cohorts]).T
+            below, above = (high < true).mean(), (low > true).mean()
+            row = f"{patients:>8} {statistic:>9} {1 - below - above:>8.1%} {below:>8.1%} {above:>8.1%} {(high - low).mean():>6.3f}"
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

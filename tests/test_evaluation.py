@@ -1,0 +1,116 @@
+"""A model over whole patients: while training, by `evaluate`, in other batches and orders; and under the reference's leaky split."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainseg import build, evaluate, train
+from brainseg.config import (
+    DataConfig,
+    DeviceConfig,
+    EvaluateConfig,
+    HoldoutConfig,
+    LossConfig,
+    OptimizerConfig,
+    PhantomConfig,
+    SplitConfig,
+    TrackingConfig,
+    TrainConfig,
+    UNetConfig,
+)
+from brainseg.data.dataset import MRIDataset
+from brainseg.data.phantom import ensure_cohort
+from brainseg.device import choose
+from brainseg.records import checkpoint
+from brainseg.records.run import RunFolder
+from brainseg.training import evaluation
+
+FLOAT32 = DeviceConfig("cpu", "float32")
+
+
+def trained(data: Path, folder: Path, epochs: int, split: SplitConfig) -> RunFolder:
+    config = TrainConfig(
+        data=DataConfig(path=str(data)), split=split, model=UNetConfig(depth=2, width=8), loss=LossConfig("dice"), epochs=epochs,
+        optimizer=OptimizerConfig("adamw", lr=1e-2), device=FLOAT32, tracking=TrackingConfig("none"), output=str(folder),
+    )
+    train.check(config)
+    assert train.run(config).state == "finished"
+    return RunFolder(folder)
+
+
+@pytest.fixture(scope="module")
+def run(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return trained(phantom_file, tmp_path_factory.mktemp("runs") / "run", 16, HoldoutConfig())
+
+
+def best_epoch(run: RunFolder) -> dict[str, float]:
+    rows = [json.loads(line)["metrics"] for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: row["val/dice"])
+    return {name: value for name, value in best.items() if name.startswith("val/")}
+
+
+def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(run: RunFolder, tmp_path: Path) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), parts=["validation"], data=run.config.data, device=FLOAT32)
+    evaluate.check(config)
+    assert evaluate.run(config) == 0
+    metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
+    assert metrics == best_epoch(run)
+    assert 0.1 < metrics["val/dice"] < 0.95, "a model that segments nothing would agree with anything"
+
+
+def dice(run: RunFolder, dataset: MRIDataset, batch_size: int) -> dict[str, float]:
+    """Dice by volume, through the one loop behind validation, test and evaluate, with the weights of best.pt."""
+    model = build.model(run.config.model, dataset.channels, 1, dataset.size)
+    model.load_state_dict(checkpoint.load(run.best)["model"])
+    device = choose(FLOAT32)
+    found = evaluation.evaluate(device.place(model), dataset, run.config.inference, device, batch_size)
+    return {one.score.patient: one.score.dice for one in found}
+
+
+def test_other_batches_and_orders_give_the_same_dice(run: RunFolder, phantom_file: Path) -> None:
+    everyone = MRIDataset(phantom_file)
+    expected = dice(run, everyone, run.config.batch_size)
+    assert len(expected) == 10 and np.mean(list(expected.values())) > 0.1
+    for batch_size in (1, 3, 64):
+        assert dice(run, everyone, batch_size) == pytest.approx(expected, abs=1e-4)
+    shuffled = np.random.default_rng(0).permutation(len(everyone))  # so that other slices share a batch
+    assert dice(run, MRIDataset(phantom_file, indices=shuffled), 3) == pytest.approx(expected, abs=1e-4)
+    alone = {}
+    for patient in reversed(everyone.store.patients):
+        alone |= dice(run, MRIDataset(phantom_file, patients=[patient]), run.config.batch_size)
+    assert alone == expected, "a patient's score depends on that patient alone"
+
+
+def test_the_references_split_gives_validation_numbers_only_and_says_that_they_leak(tmp_path: Path, caplog, capsys) -> None:
+    data = ensure_cohort(PhantomConfig(patients=25, slices=4, size=32, folder=str(tmp_path)))
+    with caplog.at_level(logging.WARNING):
+        leaky = trained(data, tmp_path / "run", 1, SplitConfig("reference"))
+    split = json.loads((leaky.path / "split.json").read_text())
+    shared = len(set(split["train"]) & set(split["validation"]))
+    assert (len(split["train"]), len(split["validation"]), split["test"]) == (20, 5, []) and 0 < shared < 5
+    assert f"LEAKY SPLIT:  {shared} of 5 validation patients are trained on" in caplog.text
+    assert "LEAKY SPLIT" in (leaky.path / "log.txt").read_text()
+    assert "leaky=true" in capsys.readouterr().out
+
+    summary = json.loads((leaky.path / "summary.json").read_text())
+    assert summary["leaky"] and leaky.facts["split"]["leaky"]
+    assert summary["metrics"] == best_epoch(leaky), "over all 5, as while training, and under no other name"
+    rows = pd.read_csv(leaky.path / "patients.csv")
+    assert (rows.role == "validation").all() and len(rows) == 5
+
+    config = EvaluateConfig(checkpoint=str(leaky.path), output=str(tmp_path / "all"), data=leaky.config.data, device=FLOAT32,
+                            split=SplitConfig("all"))
+    assert evaluate.run(config) == 0
+    assert json.loads((tmp_path / "all" / "summary.json").read_text())["leaky"]
+    roles = pd.read_csv(tmp_path / "all" / "patients.csv").role.value_counts().to_dict()
+    assert roles == {"train": 20, "validation": 5 - shared, "unknown": shared}, "who was trained on is a training patient there"
+
+
+def test_an_honest_run_is_not_called_leaky(run: RunFolder) -> None:
+    assert "LEAKY" not in (run.path / "log.txt").read_text()
+    assert json.loads((run.path / "summary.json").read_text())["leaky"] is False
+    assert set(pd.read_csv(run.path / "patients.csv").role) == {"validation", "test"}
