@@ -1,0 +1,206 @@
+"""Comparison: what is pooled, averaged, paired, refused and left out; the page and the MLflow run that it leaves."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_runs import scored_run
+
+from brainseg.compare import publish
+from brainseg.config import CompareConfig, CompareTrackingConfig
+from brainseg.errors import RequestError
+from brainseg.records.comparison import Comparison, compare
+from brainseg.records.comparison_figures import FIGURES, pareto, varied
+from brainseg.records.comparison_report import headline, notes, text
+from brainseg.records.gathering import gather
+from brainseg.records.statistics import bootstrap, paired
+
+NAMES = [f"TCGA_{'AB'[number % 2]}_{number:02d}_20000101" for number in range(12)]
+OFF = CompareConfig(tracking=CompareTrackingConfig(name="none"))
+
+
+def dice(seed: int, names: list[str] = NAMES) -> dict[str, float]:
+    return dict(zip(names, np.random.default_rng(seed).uniform(0.3, 0.9, len(names)).round(6).tolist(), strict=True))
+
+
+def two_widths(root: Path) -> Comparison:
+    return compare([scored_run(root / "a", dice(0), width=8), scored_run(root / "b", dice(1), width=16)])
+
+
+def test_folds_are_pooled_into_one_score_a_patient(tmp_path: Path) -> None:
+    scores = dice(0)
+    runs = [scored_run(tmp_path / str(fold), {name: scores[name] for name in NAMES[fold::3]}, fold=fold) for fold in range(3)]
+    comparison = compare(runs)
+    (row,) = comparison.table.itertuples()
+    values = np.array(list(scores.values()))
+    assert (row.runs, row.patients, comparison.role) == (3, 12, "test")
+    assert row.dice == pytest.approx(values.mean()) and row.dice_median == pytest.approx(np.median(values))
+    assert (row.dice_low, row.dice_high) == pytest.approx(tuple(bootstrap(values)))
+    assert row.spread_over_folds == pytest.approx(np.std([values[fold::3].mean() for fold in range(3)], ddof=1))
+    assert np.isnan(row.spread_over_seeds) and np.isnan(row.p)
+
+
+def test_seeds_are_averaged_by_patient_before_anything_is_compared(tmp_path: Path) -> None:
+    ours = [scored_run(tmp_path / f"a{seed}", dice(seed), seed=seed) for seed in range(3)]
+    other = scored_run(tmp_path / "b", dice(9), width=16)
+    comparison = compare([*ours, other], baseline=other)
+    mean = np.mean([list(dice(seed).values()) for seed in range(3)], axis=0)
+    row = comparison.table.set_index("configuration").loc["width=8"]
+    expected = paired(mean, np.array(list(dice(9).values())))
+    assert (row.difference, row.p, row.wins) == pytest.approx((expected.mean, expected.p, expected.wins))
+    assert row.spread_over_seeds == pytest.approx(np.std([np.mean(list(dice(seed).values())) for seed in range(3)], ddof=1))
+    assert row.runs == 3 and row.patients == 12, "three repeats are no 36 patients"
+
+
+def test_a_missed_patient_counts_by_the_share_of_seeds_that_missed_it(tmp_path: Path) -> None:
+    scores = [dice(0) | {NAMES[0]: 0.01}, dice(0)]
+    comparison = compare([scored_run(tmp_path / str(seed), each, seed=seed) for seed, each in enumerate(scores)])
+    assert comparison.table.missed.tolist() == [0.5]
+
+
+def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Path) -> None:
+    base = dice(0)
+    better = {name: value + 0.05 + 0.001 * place for place, (name, value) in enumerate(base.items())}
+    runs = [scored_run(tmp_path / "a", base), scored_run(tmp_path / "b", better, width=16), scored_run(tmp_path / "c", dice(5), width=32)]
+    table = compare(runs, baseline=runs[0]).table.set_index("configuration")
+    assert table.loc["width=16"].p == pytest.approx(2 / 2**12)
+    assert table.loc["width=16"].p_holm == pytest.approx(2 * table.loc["width=16"].p), "two comparisons, this the smaller p"
+    assert (table.loc["width=16"].wins, table.loc["width=16"].losses) == (12, 0)
+    assert np.isnan(table.loc["width=8"].p), "the baseline"
+
+
+def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", dice(0, NAMES[:11]), width=16)]
+    with pytest.raises(RequestError, match=NAMES[11]):
+        compare(runs)
+    comparison = compare(runs, strict=False)
+    assert [one.label for one in comparison.configurations] == ["width=8"]
+    assert NAMES[11] in comparison.left_out[0][1]
+
+
+def test_a_seed_without_all_its_folds_is_refused(tmp_path: Path) -> None:
+    halves = NAMES[:6], NAMES[6:]
+    cells = [(seed, fold) for seed in range(2) for fold in range(2)]
+    runs = [scored_run(tmp_path / f"{seed}{fold}", dice(0, halves[fold]), seed=seed, fold=fold) for seed, fold in cells]
+    assert compare(runs).table.runs.tolist() == [4]
+    with pytest.raises(RequestError, match="not every seed has every fold"):
+        compare(runs[:3])
+
+
+@pytest.mark.parametrize("state", ["failed", "killed", "interrupted", "running"])
+def test_unfinished_runs_are_named_with_their_reason(tmp_path: Path, state: str) -> None:
+    stored = "running" if state == "interrupted" else state
+    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", {}, width=16, state=stored)]
+    if state == "interrupted":  # its process, on this host, is gone
+        import socket
+
+        status = json.loads((tmp_path / "b" / "status.json").read_text()) | {"host": socket.gethostname(), "pid": 2**22 + 1}
+        (tmp_path / "b" / "status.json").write_text(json.dumps(status))
+    comparison = compare(runs, strict=False)
+    ((name, why),) = comparison.left_out
+    assert "width=16" in name and state in why
+    assert any(state in note for note in notes(comparison))
+    with pytest.raises(RequestError, match=state):
+        compare(runs)
+
+
+def test_other_data_are_refused(tmp_path: Path) -> None:
+    other = scored_run(tmp_path / "b", dice(0), width=16, data={"path": "x", "fingerprint": "e" * 64})
+    with pytest.raises(RequestError, match="different data"):
+        compare([scored_run(tmp_path / "a", dice(0)), other])
+
+
+def test_without_test_patients_it_is_exploratory(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / "a", {}, dice(0)), scored_run(tmp_path / "b", dice(3), dice(1), width=16)]
+    comparison = compare(runs)
+    assert comparison.role == "validation" and comparison.exploratory
+    assert comparison.table.dice.max() == pytest.approx(max(np.mean(list(dice(seed).values())) for seed in (0, 1)))
+    assert any(note.startswith("Exploratory") for note in notes(comparison))
+
+
+def test_a_leaky_split_and_other_code_are_warned_of(tmp_path: Path) -> None:
+    other = scored_run(tmp_path / "b", dice(1), width=16, code={"sha256": "d" * 64})
+    runs = [scored_run(tmp_path / "a", dice(0), split={"leaky": True}), other]
+    warnings = " ".join(compare(runs).warnings)
+    assert "LEAKY" in warnings and "different versions of the code" in warnings
+
+
+def test_equal_chances_are_named(tmp_path: Path) -> None:
+    pairs = {"passes": [None, None], "time": [2.0, 2.0], "neither": [2.0, 3.0]}
+    found = {}
+    for name, minutes in pairs.items():
+        given = zip((8, 16), minutes, strict=True)
+        runs = [scored_run(tmp_path / f"{name}{width}", dice(width), width=width, max_minutes=each) for width, each in given]
+        found[name] = compare(runs).chances
+    assert "same passes: 30 epochs" in found["passes"] and "same time: 2.0 minutes" in found["time"] and "neither" in found["neither"]
+
+
+@given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=20))
+@settings(max_examples=50)
+def test_nothing_beats_the_pareto_front(points: list[tuple[float, float]]) -> None:
+    cost, value = (np.array(part) for part in zip(*points, strict=True))
+    front = pareto(cost, value)
+    for index in range(len(points)):
+        beaten = any((cost[other] <= cost[index]) and (value[other] >= value[index]) for other in front)
+        assert beaten, "every point is on the front or no better than one of it"
+    for one in front:
+        assert not ((cost <= cost[one]) & (value > value[one])).any()
+
+
+def test_gather_takes_folders_folders_of_them_and_each_once(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / name, dice(0)) for name in "ba"]
+    assert gather([str(tmp_path), str(runs[0].path)], None, None, "none", None) == runs, "the oldest first"
+    with pytest.raises(RequestError, match="no run is below it"):
+        gather(None, None, None, tmp_path / "empty", None)
+    with pytest.raises(RequestError, match="no run"):
+        gather([str(tmp_path / "nothing")], None, None, tmp_path, None)
+
+
+def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16, 32)]
+    of_one, of_three = compare(runs[:1]), compare(runs)
+    assert {name for name, draw in FIGURES.items() if draw(of_one) is None} == {"differences", "main_effects", "cost"}
+    assert all(draw(of_three) is not None for draw in FIGURES.values())
+    assert varied(of_three.configurations) == ["model.width"]
+
+
+def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
+    comparison = two_widths(tmp_path / "runs")
+    publish(comparison, tmp_path / "out", OFF)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert headline(comparison) in page
+    assert page.count("data:image/png;base64,") == len(list((tmp_path / "out" / "pictures").glob("*.png"))) >= 4
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", page), "nothing is fetched"
+    written = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert written.dice.tolist() == pytest.approx(comparison.table.dice.tolist(), abs=1e-6)
+    every = pd.read_csv(tmp_path / "out" / "patients.csv")
+    assert every.groupby("configuration").dice.mean().to_dict() == pytest.approx(
+        dict(zip(comparison.table.configuration, comparison.table.dice, strict=True)), abs=1e-6
+    )
+    assert {"failures.csv", "worst.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "width=16" in text(comparison)
+
+
+def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
+    run = scored_run(tmp_path / "runs" / "a", {"TCGA_<script>alert(1)</script>_1_1": 0.5, "TCGA_B_2_1": 0.6})
+    publish(compare([run]), tmp_path / "out", OFF)
+    assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser here (chromium)")
+def test_the_page_opens_in_a_browser_with_its_pictures(tmp_path: Path) -> None:
+    publish(two_widths(tmp_path / "runs"), tmp_path / "out", OFF)
+    page = tmp_path / "out" / "report.html"
+    probe = "<script>onload=()=>{document.title='drawn '+[...document.images].filter(i=>i.naturalWidth>200).length}</script></body>"
+    page.write_text(page.read_text().replace("</body>", probe))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    shown = subprocess.run(["chromium", *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    count = len(list((tmp_path / "out" / "pictures").glob("*.png")))
+    assert f"<title>drawn {count}</title>" in shown
