@@ -365,10 +365,11 @@ class InferenceOverride:
 
 @dataclass
 class EvaluateConfig:
-    checkpoint: str = setting(MISSING, "path of a checkpoint, runs:/ID or models:/NAME@ALIAS")
+    checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
     output: str = setting("evaluations", "folder to write to")
     parts: list[str] = setting(["test"], "which parts of the split are evaluated")
     batch_size: int = setting(8, "slices of a forward pass")
+    leaky: bool = setting(False, "score an ensemble also on patients that some of its members saw; the summary says so")
     overlays: bool = setting(True, "draw the best, median and worst patient")
     predictions: str = setting("masks", "kept of each patient, in predictions.h5: none, masks, probabilities")
     data: DataConfig = setting(DataConfig, "the slices")
@@ -380,6 +381,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
         check_choice("predictions", self.predictions, PREDICTIONS)
+        names = self.checkpoint if isinstance(self.checkpoint, list) else [self.checkpoint]
+        named = bool(names) and all(isinstance(name, str) and name for name in names)
+        check(named, "checkpoint", self.checkpoint, "must be a name, or a list of names")
+        self.checkpoint = names
         for part in self.parts:
             check_choice("parts", part, ("train", "validation", "test"))
 

@@ -2,120 +2,104 @@
 
     python -m brainseg.evaluate checkpoint=runs/NAME/checkpoints/best.pt data.path=lgg.h5
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
+    python -m brainseg.evaluate checkpoint=[runs/a,runs/b] data.path=lgg.h5         their mean, an ensemble
 
-It writes patients.csv, slices.csv, summary.json and pictures/overlays.png to `output`. Each patient carries its role in the split that the
-checkpoint was trained under; scores are summarised by role, never pooled.
+It writes patients.csv, slices.csv, summary.json, predictions.h5 and pictures/overlays.png to `output`. Each patient carries its role
+in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from brainseg import build, cli
-from brainseg.config import EvaluateConfig, InferenceConfig, restore
+from brainseg import cli
+from brainseg.config import EvaluateConfig, InferenceConfig
 from brainseg.data.cohort import open_store, outline
-from brainseg.data.dataset import MRIDataset
-from brainseg.data.split import Split, draw
-from brainseg.data.store import Store
+from brainseg.data.split import draw
 from brainseg.device import choose
 from brainseg.errors import check as require
-from brainseg.records import checkpoint, report
+from brainseg.records import report
 from brainseg.records.results import Results
+from brainseg.trained import Trained, check_name, load, role_of, saw
 from brainseg.training.evaluation import evaluate
 
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
     device = choose(config.device)
-    stored = checkpoint.load_weights(_path(config.checkpoint))
+    members = [load(name, config.data, config.model) for name in config.checkpoint]
+    inference = _inference(config, members)
     store = open_store(config.data)
-    trained = Split.from_dict(stored["split"]) if "split" in stored else None
-    patients = outline(config.data).patients
-    dataset = _dataset(config, stored, store, _chosen(config, trained, patients))
-    model = device.place(_model(config, stored, dataset))
-    inference = _inference(config, stored)
+    patients = _chosen(config, members, outline(config.data).patients)
+    leaky = _check_ensemble(config, members, patients)
+    datasets = [member.dataset(store, patients) for member in members]
+    (model, dataset), *others = [(device.place(member.model(dataset)), dataset) for member, dataset in zip(members, datasets, strict=True)]
 
-    named = zip(store.volumes, store.patients, strict=True)
-    roles = {volume: trained.role(patient) if trained else "unknown" for volume, patient in named}
+    roles = {volume: role_of(patient, members) for volume, patient in zip(store.volumes, store.patients, strict=True)}
     results = Results(dataset, config.predictions)
-    results.add(evaluate(model, dataset, inference, device, config.batch_size, _criterion(stored)), roles)
+    criterion = None if others else members[0].criterion()  # a mean of probabilities has no logits
+    results.add(evaluate(model, dataset, inference, device, config.batch_size, criterion, others), roles)
     facts = {
-        "checkpoint": str(config.checkpoint),
-        "uid": stored.get("uid"),
+        "checkpoint": config.checkpoint,
+        "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
         "device": device.got,
         "data": {"path": str(store.path), "fingerprint": store.fingerprint},
-        "leaky": bool(trained and trained.leaky),
+        "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(Path(config.output), facts, config.overlays)
-    counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
-    print(report.table(metrics, f"{len(results.rows)} patients by their role in training: {counts}"))
-    print(f"written to {config.output}: patients.csv, slices.csv, summary.json" + (", pictures/overlays.png" if config.overlays else ""))
+    print(_said(config, results, metrics, facts))
     return 0
 
 
-def _chosen(config: EvaluateConfig, trained: Split | None, patients: list[str]) -> list[str]:
-    """The patients evaluated: `parts` of the split asked for, or of the one that the checkpoint was trained under."""
-    split = draw(config.split, patients) if config.split is not None else trained
-    require(split is not None, "split", "null", "the checkpoint carries no split", "say which patients, as split=all")
-    assert split is not None
-    names = [name for part in config.parts for name in getattr(split, part) if name in set(patients)]
-    require(bool(names), "parts", ",".join(config.parts), f"no patient of {config.data.path or 'the phantom'} is in these parts",
+def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
+    counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
+    title = f"{len(results.rows)} patients by their role in training: {counts}" + (", leaky=true" if facts["leaky"] else "")
+    pictures = ", pictures/overlays.png" if config.overlays else ""
+    return f"{report.table(metrics, title)}\nwritten to {config.output}: patients.csv, slices.csv, summary.json{pictures}"
+
+
+def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str]) -> list[str]:
+    """The patients evaluated: `parts` of the split asked for, or those in these parts of every member's own."""
+    splits = [draw(config.split, patients)] if config.split is not None else [member.split for member in members]
+    for member, split in zip(members, splits, strict=False):
+        require(split is not None, "split", "null", f"{member.name} carries no split", "say which patients, as split=all")
+    here, first = set(patients), splits[0]
+    wanted = [{name for part in config.parts for name in getattr(split, part)} for split in splits]
+    names = [name for part in config.parts for name in getattr(first, part) if name in here.intersection(*wanted)]
+    of_all = " of every checkpoint" if len(splits) > 1 else ""
+    require(bool(names), "parts", ",".join(config.parts), f"no patient of {config.data.path or 'the phantom'} is in these parts{of_all}",
             "choose other parts, or split=all")
     return names
 
 
-def _dataset(config: EvaluateConfig, stored: Mapping[str, Any], store: Store, patients: list[str]) -> MRIDataset:
-    """The slices as the checkpoint saw them: its own channels and context, else those of the request."""
-    data = restore(stored["config"]).data if "config" in stored else config.data
-    return MRIDataset(store, patients=patients, volume=data.volume, context=data.context)
+def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str]) -> bool:
+    """Whether members saw patients that others held out; refused unless `leaky=true`: their mean would be a score on nobody new."""
+    seen = {patient: names for patient in patients if (names := saw(patient, members))}
+    one = next(iter(seen), "")
+    by = ", ".join(seen.get(one, []))
+    rule = f"{len(seen)} of {len(patients)} patients were trained or selected on by some of them, as {one} by {by}"
+    require(not seen or config.leaky, "checkpoint", f"{len(members)} of them", rule,
+            "evaluate patients that all held out, or leaky=true, which says so in the summary")
+    return bool(seen)
 
 
-def _model(config: EvaluateConfig, stored: Mapping[str, Any], dataset: MRIDataset) -> nn.Module:
-    """The network with the checkpoint's weights. Raises RequestError if they are those of another network."""
-    settings = restore(stored["config"]).model if "config" in stored else config.model
-    channels = len(stored["classes"]) if len(stored.get("classes", ())) > 2 else 1
-    model = build.model(settings, dataset.channels, channels, dataset.size)
-    try:
-        model.load_state_dict(stored["model"])
-    except RuntimeError as error:  # torch lists every key that does not fit, over many lines
-        require(False, "checkpoint", config.checkpoint, f"its weights are not those of model={dataclasses.asdict(settings)}",
-                f"set model.* as it was trained ({str(error).splitlines()[1].strip()[:160]})")
-    return model
-
-
-def _inference(config: EvaluateConfig, stored: Mapping[str, Any]) -> InferenceConfig:
-    """The checkpoint's inference settings, with what the request says otherwise."""
-    own = restore(stored["config"]).inference if "config" in stored else InferenceConfig()
+def _inference(config: EvaluateConfig, members: Sequence[Trained]) -> InferenceConfig:
+    """The checkpoints' inference settings, with what the request says otherwise."""
     asked = {name: value for name, value in dataclasses.asdict(config.inference).items() if value is not None}
-    return dataclasses.replace(own, **asked)
-
-
-def _criterion(stored: Mapping[str, Any]) -> nn.Module | None:
-    return build.loss(restore(stored["config"]).loss) if "config" in stored else None
-
-
-def _path(name: str) -> Path:
-    """The file that a checkpoint's name means: a path, runs:/ID or models:/NAME@ALIAS."""
-    if name.startswith(("runs:/", "models:/")):
-        from brainseg.records.tracking import checkpoint_of
-
-        return checkpoint_of(name)
-    path = Path(name)
-    return path / "checkpoints" / "best.pt" if (path / "run.json").is_file() else path
+    ways = [dataclasses.replace(member.inference, **asked) for member in members]
+    same = all(way == ways[0] for way in ways)
+    require(same, "inference", "null", "the checkpoints were selected under different settings", "set inference.* for all of them")
+    return ways[0]
 
 
 def check(config: EvaluateConfig) -> None:
     """All that can be refused before anything is created or read in full. Raises RequestError."""
     choose(config.device)
     outline(config.data)
-    if not config.checkpoint.startswith(("runs:/", "models:/")):
-        path = _path(config.checkpoint)
-        remedy = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
-        require(path.is_file(), "checkpoint", config.checkpoint, "no such file", remedy)
+    for name in config.checkpoint:
+        check_name(name)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """A model over whole patients: the one loop behind validation, test and `brainseg.evaluate`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +30,13 @@ def evaluate(
     device: Device,
     batch_size: int,
     criterion: Criterion | None = None,
+    others: Sequence[tuple[nn.Module, MRIDataset]] = (),
 ) -> Iterator[Evaluated]:
     """Score `model` on each volume of `dataset`, one after the other; a volume never shares a batch with another.
 
     So a patient's score depends on that patient alone. `criterion` is taken over the volume's logits (S, K, H, W) in
-    float32. Yields one volume at a time: whoever wants the masks keeps them.
+    float32. `others` join the model in an ensemble, each with its own view of the same patients: the mean of all probabilities.
+    Yields one volume at a time: whoever wants the masks keeps them.
     """
     in_mm = bool(np.isfinite(dataset.store.spacing).all())  # one unit for the whole cohort, or medians would mix two
     for volume in dataset.volumes:
@@ -42,6 +44,10 @@ def evaluate(
         masks: list[Tensor] = []
         batches = _batches(dataset, positions, batch_size, device, masks)
         probability, logits = predict_volume(model, batches, inference, device.autocast)
+        for other, view in others:
+            further = _batches(view, view.of_volume(volume), batch_size, device, [])
+            probability = probability + predict_volume(other, further, inference, device.autocast)[0]
+        probability = probability / (1 + len(others))
         mask = torch.cat(masks)
         prediction = keep_components(to_mask(probability, inference), inference)
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
