@@ -9,6 +9,7 @@ in the split that the checkpoint was trained under; scores are summarised by rol
 """
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from brainseg.records import report
 from brainseg.records.results import Results
 from brainseg.trained import Trained, check_name, load, role_of, saw
 from brainseg.training.evaluation import evaluate
+
+log = logging.getLogger("brainseg")
 
 
 def run(config: EvaluateConfig) -> int:
@@ -65,9 +68,12 @@ def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[s
     splits = [draw(config.split, patients)] if config.split is not None else [member.split for member in members]
     for member, split in zip(members, splits, strict=False):
         require(split is not None, "split", "null", f"{member.name} carries no split", "say which patients, as split=all")
-    here, first = set(patients), splits[0]
-    wanted = [{name for part in config.parts for name in getattr(split, part)} for split in splits]
-    names = [name for part in config.parts for name in getattr(first, part) if name in here.intersection(*wanted)]
+    of_each = [[name for part in config.parts for name in getattr(split, part)] for split in splits]
+    wanted = [name for name in of_each[0] if all(name in of_one for of_one in of_each)]
+    names = [name for name in wanted if name in set(patients)]
+    if missing := sorted(set(wanted) - set(names)):
+        log.warning("%d of the %d patients of %s are not in these data and not scored: %s", len(missing), len(wanted),
+                    " and ".join(config.parts), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""))
     of_all = " of every checkpoint" if len(splits) > 1 else ""
     require(bool(names), "parts", ",".join(config.parts), f"no patient of {config.data.path or 'the phantom'} is in these parts{of_all}",
             "choose other parts, or split=all")

@@ -1,5 +1,6 @@
 """A model over whole patients: while training, by `evaluate`, in other batches and orders; and under the reference's leaky split."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(run
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics == best_epoch(run)
     assert 0.1 < metrics["val/dice"] < 0.95, "a model that segments nothing would agree with anything"
+
+
+def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:
+    """Fewer patients are another score: whoever evaluates on a part of the data is told."""
+    data = dataclasses.replace(run.config.data, limit_patients=5)
+    known = MRIDataset(data.path).store.patients[:5]
+    training = json.loads((run.path / "split.json").read_text())["train"]
+    lost = [name for name in training if name not in known]
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), parts=["train"], data=data, device=FLOAT32, overlays=False)
+    assert evaluate.run(config) == 0
+    assert f"{len(lost)} of the 7 patients of train are not in these data and not scored: {lost[0]}" in caplog.text
+    assert len(pd.read_csv(tmp_path / "patients.csv")) == 7 - len(lost) < 7
 
 
 def dice(run: RunFolder, dataset: MRIDataset, batch_size: int) -> dict[str, float]:

@@ -38,8 +38,10 @@ def bootstrap(values: np.ndarray, statistic: str = "mean", draws: int = 10_000, 
     """Percentile interval of the mean or median over patients (Efron 1979): `values` (P,) is resampled with replacement.
 
     It covers the sampling of patients: how far the number would move on other patients of the same kind. It does not cover
-    retraining: the models that gave these values are taken as they are. The same values and seed give the same interval, in
-    whatever order the patients come. Raises DataError for fewer than 2 patients or a value that is not finite.
+    retraining: the models that gave these values are taken as they are. On few patients it is too narrow: where 1 in 20 is
+    missed, 95 % cover the true mean in 86 % of cohorts of 22, 92 % of 61, 94 % of 110 (scripts/coverage_of_intervals.py).
+    The same values and seed give the same interval, in whatever order the patients come. Raises DataError for fewer than 2
+    patients or a value that is not finite.
     """
     values = _finite(values)
     if len(values) < 2:
