@@ -29,7 +29,7 @@ test: setup  ## Run the test suite (ARGS='-k split')
 test-slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-faults: setup  ## Kill, fill, flip and flood it, many times over (about half an hour)
+test-faults: setup  ## Kill, fill, flip and flood it, many times over, and list the figures (about half an hour)
 	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
 
 lint: setup  ## Check style and types

@@ -156,12 +156,11 @@ def _job(run: Callable, swept: tuple[str, ...], choosing: bool, composed: DictCo
 
 
 def _swept(jobs: list[list[str]]) -> tuple[str, ...]:
-    """The settings in which the jobs of a sweep differ."""
+    """The settings in which the jobs of a sweep differ. Of a setting given twice, as `from=RUN epochs=9` does, the last counts."""
     values: dict[str, set[str]] = {}
     for job in jobs:
-        for override in job:
-            key, _, value = override.partition("=")
-            values.setdefault(key.lstrip("+"), set()).add(value)
+        for key, value in dict(override.lstrip("+").partition("=")[::2] for override in job).items():
+            values.setdefault(key, set()).add(value)
     return tuple(key for key, seen in values.items() if len(seen) > 1)
 
 

@@ -33,7 +33,7 @@ def writing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write `content` to `path` atomically and durably."""
     with writing(path) as temporary:
         temporary.write_bytes(content)

@@ -36,7 +36,8 @@ from brainseg import train
 from brainseg.config import TrainConfig
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import Split
-from brainseg.data.store import Store, write_store
+from brainseg.data.store import Store
+from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe, patient_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.files import write_json, writing

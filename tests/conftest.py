@@ -1,17 +1,36 @@
 """What several test files need: the real data and the reference where they are, a tiny prepared cohort, an MLflow-free folder."""
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads would only wait for one another
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+FIGURES: list[str] = []  # what the fault tests printed as `figure: ...`
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """No test may reach a tracking server that the developer happens to use."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and item.get_closest_marker("faults"):
+        name = f"{item.path.name}::{item.name}, {report.duration:.0f} s"
+        figures = [line.removeprefix("figure: ") for line in report.capstdout.splitlines() if line.startswith("figure: ")]
+        FIGURES.extend(f"{name}: {figure}{'' if report.passed else ', FAILED'}" for figure in figures)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the figures at the end: `make test-faults` is asked how many times it broke something, not only whether all went well."""
+    if FIGURES:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(FIGURES))
 
 
 @pytest.fixture(scope="session")

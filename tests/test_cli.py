@@ -109,6 +109,12 @@ def test_a_sweep_knows_whether_it_chooses(arguments: list[str], choosing: bool) 
     assert [job.number for _, job in calls] == list(range(len(calls)))
 
 
+def test_a_setting_given_twice_is_not_swept() -> None:
+    """`from=RUN` and `resume=RUN` put the stored overrides before the typed ones: such a run must go on to see its test patients."""
+    _, [(config, job)] = call("epochs=2", "epochs=5")
+    assert (config.epochs, job.choosing, job.swept) == (5, False, ())
+
+
 def test_a_choosing_sweep_must_not_test(capsys) -> None:
     assert call("-m", "model.depth=2,3", "test=yes")[0] == 2
     assert "must not see test patients" in capsys.readouterr().err

@@ -229,11 +229,12 @@ def test_a_known_header_does_not_vouch_for_another(tmp_path: Path) -> None:
         read_tiff(path)
 
 
-def test_mutated_files_give_pixels_or_an_error_that_names_them(tmp_path: Path) -> None:
-    rng, path = random.Random(0), tmp_path / "mutated.tif"
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.faults)])
+def test_mutated_files_give_pixels_or_an_error_that_names_them(tmp_path: Path, seed: int) -> None:
+    rng, path = random.Random(seed), tmp_path / "mutated.tif"
     originals = [_encode(), _encode(compression="lzw"), _encode(compression="zlib", predictor=True), _encode(compression="packbits"),
                  _encode(rowsperstrip=5), _encode(byteorder=">"), _encode(bigtiff=True), _encode(metadata={"a": 1})]  # fmt: skip
-    outcomes = {"pixels": 0, "error": 0}
+    outcomes, slowest = {"pixels": 0, "error": 0}, 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(1000):
         path.write_bytes(_mutated(rng.choice(originals), rng))
@@ -245,9 +246,11 @@ def test_mutated_files_give_pixels_or_an_error_that_names_them(tmp_path: Path) -
         except DataError as error:
             assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
             outcomes["error"] += 1
-        assert time.process_time() - start < 2
+        slowest = max(slowest, time.process_time() - start)
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    print(f"figure: {outcomes}, the slowest took {slowest:.3f} s, memory grew by {memory} MB")
+    assert slowest < 2 and memory < 512
     assert min(outcomes.values()) > 100
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024  # kB
 
 
 def _encode(**options: object) -> bytes:

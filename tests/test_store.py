@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from brainseg.data.store import Store, is_store, write_store
+from brainseg.data.store import Store, is_store
+from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe
 from brainseg.errors import DataError
 
@@ -232,3 +233,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path: Path) -> None
     with pytest.raises(ValueError, match="zip"):
         write_store(path, volumes, pixels[:2])
     assert path.read_bytes() == before and os.listdir(path.parent) == ["lgg.h5"]
+
+
+@pytest.mark.parametrize(("volumes", "slices", "size"), [(1, 1, 1), (60, 1, 8), (3, 130, 16), (200, 3, 4), (5, 8, 256)])
+def test_room_is_reserved_before_hdf5_takes_it(tmp_path: Path, monkeypatch, volumes: int, slices: int, size: int) -> None:
+    """HDF5 crashes where it finds the disk full. Noise, which cannot be compressed; the last case is more than HDF5 holds back."""
+    reserved, rng = [0], np.random.default_rng(0)
+
+    def reserve(descriptor: int, size: int) -> None:
+        assert os.fstat(descriptor).st_size <= reserved[-1]
+        reserved.append(size)
+
+    monkeypatch.setattr("brainseg.data.store_writer._reserve", reserve)
+    image, mask = (rng.integers(0, 256, (slices, channels, size, size), np.uint8) for channels in (3, 1))
+    names = [f"TCGA_{'A' * 200}_{number:04}_20010101" for number in range(volumes)]
+    write_store(tmp_path / "a.h5", [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+                [(image, mask)] * volumes)  # fmt: skip
+    assert len(reserved) == volumes + 3
+    assert (tmp_path / "a.h5").stat().st_size <= reserved[-1]
+    monkeypatch.undo()
+    write_store(tmp_path / "b.h5", [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+                [(image, mask)] * volumes)  # fmt: skip
+    assert (tmp_path / "b.h5").read_bytes() == (tmp_path / "a.h5").read_bytes(), "nothing of it is left"

@@ -8,7 +8,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from brainseg.data.source import Cohort, load, scan
-from brainseg.data.store import Store, write_store
+from brainseg.data.store import Store
+from brainseg.data.store_writer import write_store
 from brainseg.data.volume import CHANNELS, Volume
 from brainseg.errors import DataError
 

@@ -1,4 +1,4 @@
-"""The HDF5 file of a cohort: written once, opened everywhere, and no flipped bit in it passes silently.
+"""The HDF5 file of a cohort: written once by `store_writer`, opened everywhere, and no flipped bit in it passes silently.
 
     images         (N, C, H, W) uint8     as in the source; N slices sorted by volume name, then slice number
     masks          (N, 1, H, W) uint8     class index, compressed
@@ -14,11 +14,8 @@ Every dataset carries Fletcher-32 checksums; libver="latest" adds them to the me
 halves them, but reads ten times and writes twenty times as slowly (measured on the 61 real patients).
 """
 
-import errno
 import math
 import os
-import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,9 +23,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainseg.data.volume import CHANNELS, CLASSES, Volume, digest, fingerprint
+from brainseg.data.volume import digest, fingerprint
 from brainseg.errors import DataError
-from brainseg.files import writing
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
 REMEDY = "make it again with python -m brainseg.prepare"
@@ -37,73 +33,6 @@ TYPES = {  # of every part; text is bytes of a fixed length
     "copies": "u1", "spacing": "f4", "volumes": "S", "patients": "S", "channels": "S", "classes": "S",
 }  # fmt: skip
 DAMAGED = (OSError, KeyError, ValueError, RuntimeError)  # none of 90,000 damaged files made h5py raise anything else
-
-
-def write_store(
-    path: str | Path,
-    volumes: Sequence[Volume],
-    pixels: Iterable[tuple[np.ndarray, np.ndarray]],
-    channels: Sequence[str] = CHANNELS,
-    classes: Sequence[str] = CLASSES,
-) -> None:
-    """Write the file atomically; its bytes depend on the arguments alone.
-
-    `volumes` are sorted by name; `pixels` gives images (S, C, H, W) and masks (S, 1, H, W), uint8, of each in turn.
-    """
-    with writing(path) as temporary:
-        _check_room(path, volumes)
-        with h5py.File(temporary, "w", libver="latest", locking=False) as file:
-            first_slice = _write_header(file, volumes, channels, classes)
-            images, masks = file["images"], file["masks"]  # in reach until the end: closing one flushes it, which must not fail
-            try:
-                for start, stop, (image, mask) in zip(first_slice[:-1], first_slice[1:], pixels, strict=True):
-                    images[start:stop] = image
-                    masks[start:stop] = mask
-                file.flush()
-            except OSError as error:
-                # On a full disk HDF5 cannot close its file, and crashes the interpreter at its end: give it the room.
-                os.truncate(temporary, 0)
-                raise OSError(error.errno, os.strerror(error.errno) if error.errno else str(error), str(path)) from error
-
-
-def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Write all but the pixels and make room for those; returns `first_slice`."""
-    file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
-    file.attrs["fingerprint"] = np.bytes_(fingerprint(volume.digest for volume in volumes))
-    _, count, height, width = volumes[0].shape
-    first_slice = np.cumsum([0, *(volume.shape[0] for volume in volumes)], dtype=np.int64)
-    small = {
-        "slice_number": np.concatenate([volume.slice_number for volume in volumes]),
-        "tumour_pixels": np.concatenate([volume.tumour_pixels for volume in volumes]),
-        "first_slice": first_slice,
-        "low": np.stack([volume.low for volume in volumes]),
-        "high": np.stack([volume.high for volume in volumes]),
-        "copies": np.stack([volume.copies for volume in volumes]).astype(np.uint8),
-        "spacing": np.full((len(volumes), 3), np.nan, np.float32),
-        "volumes": fixed_length([volume.name for volume in volumes]),
-        "patients": fixed_length([volume.patient for volume in volumes]),
-        "channels": fixed_length(channels),
-        "classes": fixed_length(classes),
-    }
-    for name, array in small.items():
-        file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
-    rows = int(first_slice[-1])
-    file.create_dataset("images", (rows, count, height, width), np.uint8, chunks=(1, count, height, width), fletcher32=True)
-    file.create_dataset("masks", (rows, 1, height, width), np.uint8, chunks=(1, 1, height, width), compression=1, fletcher32=True)
-    return first_slice
-
-
-def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
-    """Refuse at once what the disk has no room for: images as they are, and 2 % for all else."""
-    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(Path(path).absolute().parent).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"needs {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free", str(path))
-
-
-def fixed_length(values: Sequence[str]) -> np.ndarray:
-    """Strings of fixed length: those of variable length lie outside the chunks, where nothing checks them."""
-    encoded = [value.encode() for value in values]
-    return np.array(encoded, h5py.string_dtype("utf-8", max(map(len, encoded))))
 
 
 def is_store(path: str | Path) -> bool:

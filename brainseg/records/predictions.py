@@ -9,14 +9,15 @@ checksummed, the large ones are compressed.
 """
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from brainseg.data.store import fixed_length
-from brainseg.files import writing
+from brainseg.data.store_writer import fixed_length
+from brainseg.files import write_bytes
 
 
 class Prediction(NamedTuple):
@@ -37,7 +38,8 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
     """Write the file atomically, volumes in the order given."""
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": False, "fletcher32": True}
     first_slice = np.cumsum([0, *(len(one.mask) for one in predictions)], dtype=np.int64)
-    with writing(path) as temporary, h5py.File(temporary, "w", libver="latest", locking=False) as file:
+    image = BytesIO()  # HDF5 would crash the interpreter where it found the disk full
+    with h5py.File(image, "w", libver="latest") as file:
         file.create_dataset("first_slice", data=first_slice, fletcher32=True)
         for name, texts in (("volumes", [one.volume for one in predictions]), ("roles", [one.role for one in predictions])):
             encoded = fixed_length(texts)
@@ -50,6 +52,7 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
             dataset = file.create_dataset(name, shape, np.uint8, chunks=(1, *shape[1:]), **options)
             for start, stop, part in zip(first_slice[:-1], first_slice[1:], parts, strict=True):
                 dataset[start:stop] = part
+    write_bytes(path, image.getbuffer())
 
 
 def read_predictions(path: str | Path, volume: str) -> Prediction:

@@ -109,7 +109,7 @@ class Child:
                 os.kill(self.process.pid, number)
         return self
 
-    def end(self, timeout: float = 120) -> Ended:
+    def end(self, timeout: float = 600) -> Ended:
         """Wait for the end; a process that takes longer is killed, and shows as that. What it says must fit into a pipe, 64 KB."""
         code = self._code(timeout)
         seconds = time.monotonic() - self.since
@@ -181,6 +181,7 @@ def survives(attempt: Callable[[Case], str | None], cases: Sequence[Case]) -> No
     """Try all cases, a few at a time; `attempt` returns what went wrong, if anything did."""
     with ThreadPoolExecutor(LANES) as lanes:
         wrong = [report for report in lanes.map(attempt, cases) if report]
+    print(f"figure: {len(cases)} cases, {len(wrong)} wrong")
     assert not wrong, "\n\n".join([f"{len(wrong)} of {len(cases)} cases:", *wrong])
 
 
@@ -238,7 +239,7 @@ class Result:
 
     @classmethod
     def of(cls, folder: Path) -> "Result":
-        files = {name: (folder / name).read_bytes() for name in ("patients.csv", "split.json")}
+        files = {name: (folder / name).read_bytes() for name in ("patients.csv", "slices.csv", "predictions.h5", "split.json")}
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         state = {path.stem: checkpoint.load(path) for path in folder.glob("checkpoints/*.pt") if path.stem != "previous"}
         summary = json.loads((folder / "summary.json").read_text())

@@ -40,7 +40,8 @@ from brainseg.config import (
     restore,
 )
 from brainseg.data.split import Split
-from brainseg.data.store import Store, write_store
+from brainseg.data.store import Store
+from brainseg.data.store_writer import write_store
 from brainseg.errors import DataError, RequestError
 from brainseg.records import checkpoint
 from brainseg.records.run import Outcome, RunFolder
@@ -252,6 +253,7 @@ def test_no_malicious_checkpoint_is_executed(saved: tuple[RunFolder, Task], trap
             with trap:
                 assert refused(read), f"{name} by {road}"
             assert not trap.went_off, f"{name} by {road}"
+    print(f"figure: {len(writers) // every} checkpoints by {len(readers(folder, task))} roads, 0 executed")
 
 
 def test_the_payloads_of_the_checkpoints_would_run(trap: Trap, saved: tuple[RunFolder, Task]) -> None:
@@ -543,6 +545,7 @@ def test_no_hostile_request_is_executed(trap: Trap, monai: None, tmp_path: Path,
         assert not trap.went_off, f"{trap.went_off} by {case}"
         assert code == 2 and said.err.startswith("error: ") and said.err.count("\n") == 1, case
         assert os.listdir() == [], case
+    print(f"figure: {len(requests[::every])} requests, 0 executed")
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -578,6 +581,7 @@ def test_no_name_of_monai_fetches_anything(trap: Trap, monai: None) -> None:
                     except RequestError as error:
                         assert str(error)
                 assert not trap.went_off, f"{name} with {options}: {trap.went_off}"
+    print(f"figure: {built} built, 0 fetched anything")
     assert built > 50
 
 

@@ -37,11 +37,12 @@ def repeat(times: int, once: Callable[[int], None]) -> None:
     """`once(0)` to `once(times - 1)`, two at a time, as there are at least two cores."""
     with ThreadPoolExecutor(min(times, 2)) as pool:
         list(pool.map(once, range(times)))
+    print(f"figure: {times} times, 0 wrong")
 
 
-def together(target: Callable[..., None], arguments: list[tuple[Any, ...]], seconds: float = 120) -> list[int | None]:
+def together(target: Callable[..., None], arguments: list[tuple[Any, ...]], seconds: float = 600) -> list[int | None]:
     """The exit codes of a process for each of `arguments`, all released by one barrier, which they get as their last argument."""
-    barrier = WARM.Barrier(len(arguments), timeout=60)
+    barrier = WARM.Barrier(len(arguments), timeout=300)
     processes = [fork(target, *one, barrier) for one in arguments]
     return [exit_code(process, seconds) for process in processes]
 
@@ -111,7 +112,7 @@ class MeetAtTheLock:
             return active(*arguments)
 
         def wait_and_fit(*arguments: Any) -> None:
-            self.released.wait(120)
+            self.released.wait(600)
             fit(*arguments)
 
         train.fit = wait_and_fit
@@ -135,7 +136,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_of_two_runs_on_one_folder_one_wins(tmp_path: Path, cohort: Path, times: int, at_the_lock: bool) -> None:
     def race(number: int) -> None:
         folder, released = tmp_path / str(number), WARM.Event()
-        before = MeetAtTheLock(WARM.Barrier(2, timeout=60), released, at_the_lock)
+        before = MeetAtTheLock(WARM.Barrier(2, timeout=300), released, at_the_lock)
         arguments = (*TINY, "epochs=2", "tracking=none", f"data.path={cohort}", "resume=auto", "output=run")
         since = int(time.time())
         commands = [start(folder, "train", *arguments, before=before) for _ in range(2)]
@@ -200,7 +201,7 @@ def status_of(run: Path) -> dict[str, Any]:
 
 def test_who_comes_after_the_winner_has_finished_is_still_refused_other_settings(tmp_path: Path, cohort: Path) -> None:
     """Both found the folder free; then one ran to its end before the other took the lock."""
-    released, late = WARM.Event(), WARM.Barrier(2, timeout=60)
+    released, late = WARM.Event(), WARM.Barrier(2, timeout=300)
     released.set()
     arguments = (*TINY, "epochs=1", "tracking=none", f"data.path={cohort}", "output=run")
     other = start(tmp_path, "train", *arguments, "seed=7", before=MeetAtTheLock(late, released, at_the_lock=True))

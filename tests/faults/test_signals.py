@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -54,14 +55,15 @@ def whole(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole
     return Whole(arguments, Result.of(folder / "run"), ended.seconds)
 
 
-def stopped_and_resumed(whole: Whole, root: Path, stop: Stop) -> str | None:
-    """Start the command, stop it, start it again; says what is wrong with exit code, status, time or result."""
+def stopped_and_resumed(whole: Whole, root: Path, seconds: list[float], stop: Stop) -> str | None:
+    """Start the command, stop it, start it again; says what is wrong with exit code, status, time (added to `seconds`) or result."""
     folder = root / f"{stop.number}-{stop.delay:.6f}"
     folder.mkdir()
     child = Child(command, *whole.arguments, cwd=folder).send(stop.number, stop.delay)
     if stop.twice:
         child.send(stop.number, stop.delay + 0.005)
     ended = child.end()
+    seconds.append(ended.seconds)
     state = RunFolder(folder / "run").state
     if wrong := wrong_end(stop, ended, state):
         return f"{stop}: {wrong}\n{ended.said}"
@@ -93,16 +95,18 @@ def wrong_resume(whole: Whole, folder: Path) -> str | None:
 def test_a_signal_ends_a_run_that_can_be_resumed(whole: Whole, tmp_path: Path, cases: int) -> None:
     dice = random.Random(2)
     moments = [(i + dice.random()) / cases * whole.seconds for i in range(cases)]
-    every = [Stop(BOTH[i % 2], moment, twice=i % 8 == 5) for i, moment in enumerate(moments)]
-    survives(partial(stopped_and_resumed, whole, tmp_path), every)
+    every, seconds = [Stop(BOTH[i % 2], moment, twice=i % 8 == 5) for i, moment in enumerate(moments)], list[float]()
+    survives(partial(stopped_and_resumed, whole, tmp_path, seconds), every)
+    print(f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s")
 
 
 @sizes(4, 60)
 def test_a_signal_while_the_request_is_composed(whole: Whole, tmp_path: Path, cases: int) -> None:
     """An exception that a handler raises inside OmegaConf may come out of it as another one, and as exit code 2."""
     dice = random.Random(3)
-    every = [Stop(BOTH[i % 2], dice.uniform(0.02, 0.3)) for i in range(cases)]
-    survives(partial(stopped_and_resumed, whole, tmp_path), every)
+    every, seconds = [Stop(BOTH[i % 2], dice.uniform(0.02, 0.3)) for i in range(cases)], list[float]()
+    survives(partial(stopped_and_resumed, whole, tmp_path, seconds), every)
+    print(f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s")
 
 
 @pytest.mark.faults
@@ -120,6 +124,7 @@ def test_a_signal_to_a_real_process(whole: Whole, tmp_path: Path, number: int, m
     output, _ = process.communicate(timeout=60)
     code = process.returncode if process.returncode >= 0 else 128 - process.returncode
     ended, state = Ended(code, output, time.monotonic() - sent), RunFolder(tmp_path / "run").state
+    print(f"figure: exit {code}, {state}, {ended.seconds:.2f} s after the signal")
     assert wrong_end(Stop(number), ended, state) == "", output
     assert wrong_resume(whole, tmp_path) is None
 

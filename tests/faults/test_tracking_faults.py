@@ -142,7 +142,7 @@ def train_under(folder: Path, gate: str, epochs: int, pace: float, meanwhile: Ca
     command = start(folder, "train", *TINY, f"epochs={epochs}", f"tracking.uri={gate}", "output=run", before=Paced(pace))
     wait_until(lambda: status_of(folder / "run").get("state") == "running")
     meanwhile()
-    said = command.finish(seconds=400)
+    said = command.finish(seconds=900)
     times = json.loads((folder / "times.json").read_text())
     return Trial(folder, said, times["seconds"], times["attempts"])
 
@@ -222,8 +222,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 @pytest.mark.parametrize("course", [*COURSES, "real"])
 def test_two_minutes_of_training_while_the_server_is(trials: dict[str, tuple[Trial, Gate | None, str]], course: str) -> None:
     trial, gate, server = trials[course]
-    with (trial.folder.parent / "figures.txt").open("a") as file:  # --basetemp keeps it
-        file.write(trial.figures() + "\n")
+    print(f"figure: {trial.figures()} in tracking calls")
     unharmed(trial, EPOCHS)
     back = gate is None or "back" in course
     assert trial.attempts[-1][1] is not back, trial.said
@@ -376,7 +375,6 @@ def shown(folder: Path, status: str) -> Any:
     return mirrored(folder / "run", store_of(folder), status)
 
 
-@pytest.mark.faults  # fails: an extended run that is killed and asked for again lacks test/dice in MLflow; see the issue
 @pytest.mark.parametrize(("keep", "times"), [("best", 1), *(pytest.param(keep, 4, marks=pytest.mark.faults) for keep in ("best", "all"))])
 def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: str, times: int) -> None:  # noqa: F811
     """`resume=RUN epochs=more`, killed in the middle and asked for again, then extended once more."""
@@ -448,7 +446,7 @@ def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, templa
         folder = tmp_path / name
         folder.mkdir()
         shutil.copy(template, folder / "mlflow.db")
-        return exit_code(fork(mirror_killed_at, folder, moment), 60)
+        return exit_code(fork(mirror_killed_at, folder, moment), 300)
 
     def kill(case: int) -> None:
         folder = tmp_path / str(case)
@@ -463,3 +461,4 @@ def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, templa
     moments = random.Random(0).sample(every, min(times, len(every)))
     for case in range(len(moments)):
         kill(case)
+    print(f"figure: killed at {len(moments)} of {len(every)} moments, 0 wrong")

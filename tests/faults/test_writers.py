@@ -78,7 +78,7 @@ def watch(log: str, command: str, argv: list[str]) -> None:
     opened, saved = h5py.File.__init__, torch.save
 
     def open_hdf5(self: Any, name: Any, mode: str = "r", *arguments: Any, **options: Any) -> None:
-        if mode != "r":
+        if mode != "r" and isinstance(name, str | os.PathLike):
             note("write", name)
         opened(self, name, mode, *arguments, **options)
 
@@ -113,7 +113,7 @@ def strangers(events: list[Event], folder: Path) -> list[Event]:
     found = []
     for event in events:
         place = os.path.relpath(event.path, folder)
-        ours = event.what == "write" and PARTIAL.fullmatch(os.path.basename(event.path)) is not None
+        ours = event.what in ("write", "os.truncate") and PARTIAL.fullmatch(os.path.basename(event.path)) is not None
         package = event.by.startswith(f"{PACKAGE}{os.sep}") and not place.startswith("..")
         ours |= package and event.what in ("rename", "os.remove", "os.mkdir", "os.rmdir")
         other = any(fnmatch(place, pattern) or pattern.startswith(f"{place}/") for pattern in OTHERS) or event.path in DEVICES

@@ -63,7 +63,7 @@ class Command(NamedTuple):
         assert self.process.pid
         return self.process.pid
 
-    def finish(self, *codes: int, seconds: float = 120) -> str:
+    def finish(self, *codes: int, seconds: float = 600) -> str:
         """Wait for its end and return what it said; fails if the exit code is none of `codes` (0 by default)."""
         code = exit_code(self.process, seconds)
         said = self.said.read_text() if self.said.exists() else ""
@@ -83,7 +83,7 @@ def call(folder: Path, name: str, *arguments: str, code: int = 0) -> str:
     return start(folder, name, *arguments).finish(code)
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"still not after {seconds} s"
