@@ -369,6 +369,7 @@ class EvaluateConfig:
     output: str = setting("evaluations", "folder to write to")
     parts: list[str] = setting(["test"], "which parts of the split are evaluated")
     batch_size: int = setting(8, "slices of a forward pass")
+    clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
     leaky: bool = setting(False, "score an ensemble also on patients that some of its members saw; the summary says so")
     overlays: bool = setting(True, "draw the best, median and worst patient")
     predictions: str = setting("masks", "kept of each patient, in predictions.h5: none, masks, probabilities")

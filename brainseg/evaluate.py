@@ -4,8 +4,8 @@
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
     python -m brainseg.evaluate checkpoint=[runs/a,runs/b] data.path=lgg.h5         their mean, an ensemble
 
-It writes patients.csv, slices.csv, summary.json, predictions.h5 and pictures/overlays.png to `output`. Each patient carries its role
-in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
+It writes patients.csv, slices.csv, summary.json, predictions.h5, an analysis of its failures and pictures/ to `output`. Each patient
+carries its role in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
 """
 
 import dataclasses
@@ -18,9 +18,10 @@ from brainseg import cli
 from brainseg.config import EvaluateConfig, InferenceConfig
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
+from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.errors import check as require
-from brainseg.records import report
+from brainseg.records import failures, failures_figure, report
 from brainseg.records.results import Results
 from brainseg.trained import Trained, check_name, load, role_of, saw
 from brainseg.training.evaluation import evaluate
@@ -52,6 +53,7 @@ def run(config: EvaluateConfig) -> int:
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(Path(config.output), facts, config.overlays)
+    _analyse_failures(config, store)
     print(_said(config, results, metrics, facts))
     return 0
 
@@ -59,8 +61,19 @@ def run(config: EvaluateConfig) -> int:
 def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
     title = f"{len(results.rows)} patients by their role in training: {counts}" + (", leaky=true" if facts["leaky"] else "")
-    pictures = ", pictures/overlays.png" if config.overlays else ""
-    return f"{report.table(metrics, title)}\nwritten to {config.output}: patients.csv, slices.csv, summary.json{pictures}"
+    written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
+    return f"{report.table(metrics, title)}\nwritten to {config.output}: {', '.join(written)}"
+
+
+def _analyse_failures(config: EvaluateConfig, store: Store) -> None:
+    """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
+    import pandas as pd
+
+    folder = Path(config.output)
+    patients = pd.read_csv(folder / "patients.csv")
+    role = next(role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any())
+    clinical = failures.read_clinical(config.clinical) if config.clinical else None
+    failures_figure.write(folder, patients[patients.role == role], pd.read_csv(folder / "slices.csv"), store, clinical)
 
 
 def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str]) -> list[str]:
@@ -106,6 +119,7 @@ def check(config: EvaluateConfig) -> None:
     outline(config.data)
     for name in config.checkpoint:
         check_name(name)
+    require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Every command of the README composes; its Python example runs."""
+"""Every command of the README and of docs/ composes; the README's Python example runs."""
 
 import re
 import shlex
@@ -11,12 +11,13 @@ from brainseg import cli
 from brainseg import config as schema
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.splitlines() if line.startswith("python -m brainseg.")]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_is_a_valid_request(line: str) -> None:
+def test_every_command_of_the_pages_is_a_valid_request(line: str) -> None:
     command, *overrides = shlex.split(line, comments=True)[2:]
     command = command.removeprefix("brainseg.")
     schema.register()
