@@ -410,6 +410,10 @@ class CompareConfig:
     output: str | None = setting(None, "folder to write to; null: comparisons/NAME")
     tracking: CompareTrackingConfig = setting(CompareTrackingConfig, "MLflow")
 
+    def __post_init__(self) -> None:
+        names = all(isinstance(run, str) for run in self.runs or ())  # OmegaConf lets lists in lists through
+        check(names, "runs", self.runs, "must be a list of names", "as runs=[runs/A,runs/B]")
+
 
 CHOICES: dict[str, dict[str, type]] = {
     "split": {"holdout": HoldoutConfig, "kfold": KFoldConfig, "file": FileSplitConfig, "any": SplitConfig},

@@ -27,7 +27,7 @@ from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Watch, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
-from brainseg.training.engine import Task, fit, steps_for_minutes
+from brainseg.training.engine import Hooks, Task, fit, steps_for_minutes
 from brainseg.training.evaluation import evaluate
 from brainseg.training.state import State
 
@@ -66,7 +66,8 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
             if config.data.resident == "yes" or (config.data.resident == "auto" and part.fits()):
                 part.hold(device.torch)
         if not load_into(state, folder, task) and config.max_minutes is not None:
-            state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes)
+            stoppable = Hooks(after_step=lambda _: signals.poll())
+            state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
 
         with Watch(folder, task, state, split, signals, mirror).showing() as hooks:
             fit(state, task, hooks)

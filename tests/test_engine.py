@@ -198,6 +198,6 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
 
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     task = make_task(phantom_file)
-    short, long = (steps_for_minutes(new_state(task), task, minutes) for minutes in (0.05, 0.5))
+    short, long = (steps_for_minutes(new_state(task), task, minutes, Hooks()) for minutes in (0.05, 0.5))
     assert 1 <= short < long
-    assert steps_for_minutes(new_state(task), task, 1e-6) == 1
+    assert steps_for_minutes(new_state(task), task, 1e-6, Hooks()) == 1

@@ -240,9 +240,10 @@ def test_room_is_reserved_before_hdf5_takes_it(tmp_path: Path, monkeypatch, volu
     """HDF5 crashes where it finds the disk full. Noise, which cannot be compressed; the last case is more than HDF5 holds back."""
     reserved, rng = [0], np.random.default_rng(0)
 
-    def reserve(descriptor: int, size: int) -> None:
+    def reserve(descriptor: int, size: int, before: int = 0) -> int:
         assert os.fstat(descriptor).st_size <= reserved[-1]
-        reserved.append(size)
+        reserved.append(max(size, before))
+        return reserved[-1]
 
     monkeypatch.setattr("brainseg.data.store_writer._reserve", reserve)
     image, mask = (rng.integers(0, 256, (slices, channels, size, size), np.uint8) for channels in (3, 1))

@@ -35,12 +35,13 @@ def write_store(
         with temporary.open("wb") as file:  # while HDF5 is not there yet
             _reserve(file.fileno(), small)
         with h5py.File(temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2) as file:
-            _reserve(file.id.get_vfd_handle(), small)
+            reserved = _reserve(file.id.get_vfd_handle(), small)
             first_slice = _write_header(file, volumes, channels, classes)
             images, masks, written = file["images"], file["masks"], 0
             for start, stop, (image, mask) in zip(first_slice[:-1], first_slice[1:], pixels, strict=True):
                 size = image.nbytes + mask.nbytes
-                _reserve(file.id.get_vfd_handle(), file.id.get_filesize() + small + round(1.01 * (min(written, HELD) + size)))
+                needed = file.id.get_filesize() + small + round(1.01 * (min(written, HELD) + size))
+                reserved = _reserve(file.id.get_vfd_handle(), needed, reserved)
                 images[start:stop] = image
                 masks[start:stop] = mask
                 written += size
@@ -84,18 +85,19 @@ def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
         raise OSError(errno.ENOSPC, f"{full}: needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free", str(path))
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    """Let the disk promise a file of `size` bytes; raises OSError if it cannot.
+def _reserve(descriptor: int, size: int, before: int = 0) -> int:
+    """Let the disk promise a file of `size` bytes, and return how many it has promised; raises OSError if it cannot.
 
     HDF5 cannot close a file that it could not write, and crashes the interpreter at its end: so it must not be HDF5 that finds the
     disk full. No promise is to be had on macOS, and none that counts from a file system that never writes in place, as ZFS.
     """
-    if hasattr(os, "posix_fallocate"):
+    if size > before and hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(descriptor, 0, size)
+            os.posix_fallocate(descriptor, before, size - before)
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system knows no promises
                 raise
+    return max(size, before)
 
 
 def fixed_length(values: Sequence[str]) -> np.ndarray:

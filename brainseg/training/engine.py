@@ -196,17 +196,17 @@ def _unfinished(state: State, config: TrainConfig) -> bool:
     return state.slices_seen + state.skipped > 0 or (state.step < state.total_steps and not out_of_patience)
 
 
-def steps_for_minutes(scratch: State, task: Task, minutes: float, timed: int = 5) -> int:
+def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks, timed: int = 5) -> int:
     """How many steps fit into `minutes`, validations included, from a few timed ones on a `scratch` state (thrown away).
 
     The number is stored with the run, so that its schedule, and a resume, are exact. At least one step.
     """
     forward = task.device.forward(scratch.model)
     scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
-    train_epoch(scratch, task, forward, Hooks())
+    train_epoch(scratch, task, forward, hooks)
     warm_steps, warm_seconds = scratch.step, scratch.seconds
     scratch.total_steps += timed
-    train_epoch(scratch, task, forward, Hooks())
+    train_epoch(scratch, task, forward, hooks)
     if scratch.step > warm_steps:
         step_seconds = (scratch.seconds - warm_seconds) / (scratch.step - warm_steps)
     else:  # an epoch of one or two steps

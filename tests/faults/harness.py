@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, NamedTuple, TypeVar
 
 import h5py
@@ -98,6 +98,9 @@ class Child:
         self.pipe = os.fdopen(os.dup(output.fileno()), "rb")
         output.close()
         assert self.pipe.readline() == b"ready\n", self.pipe.read().decode()
+        self.said = b""
+        self.reader = Thread(target=self._read, daemon=True)  # a pipe holds 64 KB, and then its writer waits
+        self.reader.start()
         self.since = time.monotonic()
 
     def send(self, number: int, delay: float = 0) -> "Child":
@@ -110,15 +113,19 @@ class Child:
         return self
 
     def end(self, timeout: float = 600) -> Ended:
-        """Wait for the end; a process that takes longer is killed, and shows as that. What it says must fit into a pipe, 64 KB."""
+        """Wait for the end; a process that takes longer is killed, and shows as that."""
         code = self._code(timeout)
         seconds = time.monotonic() - self.since
         if code is None:
             os.kill(self.process.pid, signal.SIGKILL)
             code = self._code(None)
+        self.reader.join()
+        return Ended(code if code >= 0 else 128 - code, self.said.decode(errors="replace"), seconds)
+
+    def _read(self) -> None:
+        """Until its last process has closed the pipe."""
         with self.pipe:
-            output = self.pipe.read().decode(errors="replace")
-        return Ended(code if code >= 0 else 128 - code, output, seconds)
+            self.said = self.pipe.read()
 
     def _code(self, timeout: float | None) -> int | None:
         """The exit code if it has ended by then. multiprocessing reads it once, and not for two threads at a time."""

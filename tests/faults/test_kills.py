@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import select
 import shutil
 import signal
 import time
@@ -108,10 +107,11 @@ def test_prepare_killed_leaves_no_worker_behind() -> None:
     workers = [pid for pid, parent in parents.items() if parent == child.process.pid]
     assert len(workers) == 2
     child.send(signal.SIGKILL)
-    ended, _, _ = select.select([child.pipe], [], [], 10)
-    for pid in workers if not ended else ():
+    child.reader.join(30)
+    left = child.reader.is_alive()
+    for pid in workers if left else ():
         os.kill(pid, signal.SIGKILL)
-    assert ended, "workers wait for ever for a parent that is gone"
+    assert not left, "workers wait for ever for a parent that is gone"
 
 
 # training

@@ -20,6 +20,7 @@ from harness import Child, Ended, Result, command, sizes, survives
 from brainseg import train
 from brainseg.records import report
 from brainseg.records.run import RunFolder
+from brainseg.training import engine
 
 OVERRIDES = [
     "model.depth=2", "model.width=4", "model.dropout=0.1", "epochs=10", "batch_size=14", "optimizer.lr=0.03", "ema_decay=0.5",
@@ -166,3 +167,24 @@ def test_a_signal_at_the_end_of_a_job_ends_the_sweep(whole: Whole, tmp_path: Pat
     ended = Child(signalled_while_drawing, *sweep, cwd=tmp_path).end()
     assert ended.code == 143, ended.said
     assert len(list(tmp_path.glob("run/*/run.json"))) == 1
+
+
+def signalled_while_timing(*arguments: str) -> None:
+    """The command, which gets a signal in the first of the steps by which it finds out how many fit into `max_minutes`."""
+    augmented = engine.augmented
+
+    def augmented_signalled(*args: Any) -> Any:
+        print("one step", flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        engine.augmented = lambda *args: print("one step more", flush=True) or augmented(*args)  # type: ignore[func-returns-value]
+        return augmented(*args)
+
+    engine.augmented = augmented_signalled
+    command(*arguments)
+
+
+def test_a_signal_while_steps_are_timed_waits_for_one_step(whole: Whole, tmp_path: Path) -> None:
+    """On real data the seven of them take a quarter of a minute."""
+    ended = Child(signalled_while_timing, *whole.arguments, "max_minutes=1", cwd=tmp_path).end()
+    assert (ended.code, RunFolder(tmp_path / "run").state) == (143, "killed"), ended.said
+    assert ended.said.count("one step") == 1, ended.said
