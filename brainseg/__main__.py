@@ -5,6 +5,7 @@ from importlib import import_module
 
 COMMANDS = {
     "train": "train a model, or a sweep of them with -m",
+    "search": "search good settings, trial by trial",
     "prepare": "turn a folder of slices into one HDF5 file",
     "evaluate": "score a checkpoint",
     "compare": "compare runs on the same patients, or pool a cross-validation",

@@ -39,7 +39,7 @@ def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], A
     """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code."""
     if threading.current_thread() is threading.main_thread():  # before a run takes signals over: unwind, with the right code
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    argv = _with_options_added(sys.argv[1:] if argv is None else argv)
+    argv = with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _stop  # type: ignore[method-assign,assignment]
     arguments = parser.parse_args(argv)
@@ -187,7 +187,7 @@ def _overrides(arguments: Any) -> list[str]:
     return stored + [override for override in overrides if not override.startswith("from=")]
 
 
-def _with_options_added(argv: list[str]) -> list[str]:
+def with_options_added(argv: list[str]) -> list[str]:
     """`optimizer.options.momentum=0.9` needs Hydra's `++` because options are free; add it, since nobody would guess it."""
     return [f"++{a}" if ".options" in a.split("=", 1)[0] and "=" in a and a[0] not in "+~-" else a for a in argv]
 

@@ -342,6 +342,30 @@ class TrainConfig:
 
 
 @dataclass
+class SearchConfig:
+    """What every other name on the command line means, `TrainConfig` says; so no name may be in both."""
+
+    study: str | None = setting(None, "name of the study; null: that of the space")
+    space: str | None = setting(None, "what is varied: a file of conf/search, or a YAML file of your own; null: what is typed, else quick")
+    trials: int = setting(20, "trials in all, earlier starts and other processes included")
+    random_trials: int = setting(10, "trials drawn at random before those found good guide the next (TPE)")
+    sampler_seed: int = setting(0, "seed of the proposals; apart from seed, which is that of the runs")
+    prune: str = setting("median", "median: end a trial whose val/dice stays below the median of the others at its epoch; none")
+    prune_after: int = setting(5, "trials that must have finished before one is pruned")
+    prune_warmup: int = setting(1, "epochs of each trial before it may be pruned")
+
+    def __post_init__(self) -> None:
+        named = self.study is None or (self.study.isascii() and self.study.replace("-", "").replace("_", "").isalnum())
+        check(named, "study", self.study, "names files, so letters, digits, - and _ only")
+        check_range("trials", self.trials, 1)
+        check_range("random_trials", self.random_trials, 1)
+        check_range("sampler_seed", self.sampler_seed, 0, 2**32 - 1)
+        check_choice("prune", self.prune, ("median", "none"))
+        check_range("prune_after", self.prune_after, 1)
+        check_range("prune_warmup", self.prune_warmup, 1)
+
+
+@dataclass
 class PrepareConfig:
     source: str = setting(MISSING, "folder of patients' folders (kaggle_3m)")
     output: str = setting(MISSING, "HDF5 file to write")
@@ -427,7 +451,9 @@ CHOICES: dict[str, dict[str, type]] = {
 def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
-    for command, node in {"train": TrainConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig, "compare": CompareConfig}.items():
+    commands = {"train": TrainConfig, "search": SearchConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig,
+                "compare": CompareConfig}
+    for command, node in commands.items():
         store.store(group="schema", name=command, node=node, package="_global_")
     for group, nodes in CHOICES.items():
         for name, node in nodes.items():

@@ -7,8 +7,12 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupted(BaseException):
-    """A signal asked the run to stop; not an Exception, so that nothing takes it for a failure of the job."""
+class Stopped(BaseException):
+    """The run is asked to end here, saved and able to go on; not an Exception, so that nothing takes it for a failure of the job."""
+
+
+class Interrupted(Stopped):
+    """A signal asked the run to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")

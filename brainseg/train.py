@@ -24,7 +24,7 @@ from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, locate
 from brainseg.records.saving import extends, load_into
-from brainseg.records.watch import Watch, conclude, mirrored
+from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
 from brainseg.training.engine import Hooks, Task, fit, steps_for_minutes
@@ -35,8 +35,11 @@ ALONE = Job()
 log = logging.getLogger("brainseg")
 
 
-def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
-    """Train, validate, test and report one run; returns how it ended. What a run dies of is in its folder, and raised."""
+def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outcome:
+    """Train, validate, test and report one run; returns how it ended. What a run dies of is in its folder, and raised.
+
+    `follow` sees it before the first step and after each epoch, and may end it there by raising `Stopped`.
+    """
     device = choose(config.device)
 
     # Patients are dealt to training, validation and test before a pixel is read.
@@ -69,7 +72,7 @@ def run(config: TrainConfig, job: Job = ALONE) -> Outcome:
             stoppable = Hooks(after_step=lambda _: signals.poll())
             state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
 
-        with Watch(folder, task, state, split, signals, mirror).showing() as hooks:
+        with Watch(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
 
         # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import cli
+from brainseg import cli, search
 from brainseg import config as schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,12 +17,20 @@ COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.split
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_pages_is_a_valid_request(line: str) -> None:
+def test_every_command_of_the_pages_is_a_valid_request(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind, block in BLOCKS:
+        if kind == "yaml":  # as docs/search.md's own space
+            Path("mine.yaml").write_text(block)
     command, *overrides = shlex.split(line, comments=True)[2:]
     command = command.removeprefix("brainseg.")
     schema.register()
     with initialize_config_dir(str(cli.CONFIGS), job_name=command, version_base="1.3"):
-        if overrides[0] == "-m":
+        if command == "search":
+            own, trains = search.split(overrides)
+            data = [one for one in trains if not one.startswith("data.path=")]
+            assert search.plan(data, cli.compose_job("search", own)).space
+        elif overrides[0] == "-m":
             assert all(cli.compose_job(command, job) for job in cli.expand(command, overrides[1:]))
         else:
             assert cli.compose_job(command, overrides)

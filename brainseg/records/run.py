@@ -31,7 +31,7 @@ from brainseg.files import remove_partial, rename, write_json, write_text
 from brainseg.records.code import code_version
 from brainseg.records.identity import EXTENDED, differing, without_identity
 from brainseg.records.mlflow_store import tracking_uri
-from brainseg.signals import Interrupted
+from brainseg.signals import Stopped
 
 if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes here without needing it
     from torch import nn
@@ -148,7 +148,7 @@ class RunFolder:
             self._set_status("running", started)
             yield self
             self._set_status("finished", started)
-        except Interrupted as stop:
+        except Stopped as stop:
             log.warning("%s", stop)
             self._end("killed", started, str(stop))
             raise

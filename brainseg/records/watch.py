@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,14 +19,22 @@ from brainseg.signals import Interrupted, Signals
 from brainseg.training.engine import Hooks, Task
 from brainseg.training.state import State
 
+Follower = Callable[[RunFolder, State], None]  # called before the first step and after each epoch; may raise `Stopped`
+
 log = logging.getLogger("brainseg")
+
+
+def alone(folder: RunFolder, state: State) -> None:
+    """The follower of a run that nobody follows."""
 
 
 class Watch:
     """Follows one run. Use `hooks` while training; `announce` before, `conclude` after the folder is complete."""
 
-    def __init__(self, folder: RunFolder, task: Task, state: State, split: Split, signals: Signals, mirror: Mirror | None) -> None:
+    def __init__(self, folder: RunFolder, task: Task, state: State, split: Split, signals: Signals, mirror: Mirror | None,
+                 follow: Follower = alone) -> None:
         self.folder, self.task, self.state, self.split, self.signals, self.mirror = folder, task, state, split, signals, mirror
+        self.follow = follow
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.bar: tqdm | None = None
 
@@ -58,6 +66,7 @@ class Watch:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
         if self.mirror is not None:
             self.mirror.update()
+        self.follow(self.folder, state)
 
     def _progress(self, state: State, loss: float) -> None:
         if self.bar is not None:
@@ -88,6 +97,7 @@ class Watch:
                  metrics["val/loss"], metrics["val/dice"], " best" if improved else "     ", metrics["speed/epoch_seconds"])
         if self.mirror is not None:
             self.mirror.update()
+        self.follow(self.folder, state)
 
     def _save(self, state: State, improved: bool = False) -> None:
         save(self.folder, state, self.task, self.split, improved)
