@@ -1,6 +1,7 @@
 """The request comes first: every job is composed and checked before anything is created, then Hydra runs the jobs.
 
-A wrong request is one line on stderr and exit code 2. `dry_run=true` stops after the checks and prints what would run.
+A wrong request is one line on stderr and exit code 2. `dry_run=true` stops after the checks and prints what would run; with
+`dry_run=measure` also how long it would take.
 """
 
 import io
@@ -11,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,16 +21,17 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from brainseg import launch, sweep
 from brainseg.errors import DataError, RequestError, check
+from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome, stored_overrides
-from brainseg.request import CONFIGS, compose_checked, compose_job, expand, is_hydras
+from brainseg.request import CONFIGS, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted
+from brainseg.worker import Died, apart
 
-REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
 PAGES = ("help", "hydra_help", "cfg", "info")  # Hydra's own, shown instead of a run
 NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")  # the third unpickles a file
 
@@ -88,19 +89,44 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
             print(f"error: {error}", file=sys.stderr)
             return 1
     jobs = expand(command, overrides) if multirun else [overrides]
-    swept = _swept(jobs)
-    choosing = not REPEATS.issuperset(swept)
     configs = [compose_job(command, job) for job in jobs]
+    swept = sweep.settings_swept(jobs)
+    choosing = not sweep.REPEATS.issuperset(swept)
+    settings = compose_multirun(command, overrides) if multirun else None
     facts = []
     for config in configs:
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
         facts.append(_checked(check_request, config))
-    if any(config.dry_run for config in configs):
-        for number, (job, fact) in enumerate(zip(jobs, facts, strict=True)):
-            print(f"job {number}: {fact}   {' '.join(job)}")
+        if facts[-1].missing and config.device.on_missing == "error" and not (settings and launch.is_elsewhere(settings)):
+            raise RequestError(facts[-1].missing)
+    names = [sweep.label(job, swept) for job in jobs]
+    job = Job(sweep="planned" if multirun else None)
+    if multirun and (other := under_other_code(configs, facts, job)):
+        print(f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own")
+    if any(config.dry_run != "false" for config in configs):
+        fates = [foresee(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
+        measure = _measured if any(config.dry_run == "measure" for config in configs) else None
+        print(sweep.plan(facts, fates, names, configs, measure))
         return 0
-    return _enter_hydra(command, overrides, multirun, partial(_job, run, swept, choosing))
+    if settings is None:
+        return _run_alone(command, overrides, run)
+    plain: Any = OmegaConf.to_container(settings.hydra.sweep, resolve=False)
+    started = launch.prepare(settings, "${now:" not in plain["dir"], swept, choosing)
+    outcomes, stopped = launch.sweep(command, overrides, len(jobs), started, run)
+    print(sweep.summary(outcomes, names))
+    if stopped:
+        raise stopped
+    return int(any(outcome.state == "failed" for outcome in outcomes))
+
+
+def _measured(config: Any) -> tuple[float, int] | str:
+    """Seconds and bytes of one job, or in a few words why they are not known."""
+    try:
+        seconds, memory = apart("brainseg.train:measure", config)
+    except Died as died:  # as the job itself would, of too little memory
+        return str(died)
+    return seconds, memory
 
 
 def _checked(check_request: Callable, config: Any) -> Any:
@@ -110,58 +136,22 @@ def _checked(check_request: Callable, config: Any) -> Any:
         raise RequestError(str(error)) from error
 
 
-def _enter_hydra(command: str, overrides: list[str], multirun: bool, task: Callable) -> int:
-    """Let Hydra run the jobs; returns 1 if any failed."""
+def _run_alone(command: str, overrides: list[str], run: Callable) -> int:
+    """Let Hydra run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
     engine = GlobalHydra.instance().hydra
     assert engine is not None
+
+    def job(composed: DictConfig) -> Outcome:
+        config: Any = OmegaConf.to_object(composed)
+        return launch.outcome_of(run, config, Job(tuple(HydraConfig.get().overrides.task)))
+
     try:
-        if not multirun:
-            outcome = engine.run(command, task, overrides).return_value
-            _raise_if_refused(outcome)
-            return int(outcome.state == "failed")
-        batches = engine.multirun(command, task, [*overrides, "hydra.mode=MULTIRUN"])
+        outcome = engine.run(command, job, overrides).return_value
     except OSError as error:  # what a job dies of is its outcome, so this is Hydra's folder
-        name = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-        raise RequestError(f"{name} (below runs/hydra unless set) cannot be written: {error}") from error
-    outcomes = [result.return_value for batch in batches for result in batch]
-    print(f"\n{len(outcomes)} jobs: " + ", ".join(f"{sum(o.state == s for o in outcomes)} {s}" for s in ("finished", "skipped", "failed")))
-    for number, outcome in enumerate(outcomes):
-        print(f"  {number:3d}  {outcome.state:9s} {outcome.folder}  {outcome.reason}")
-    return int(any(outcome.state == "failed" for outcome in outcomes))
-
-
-def _raise_if_refused(outcome: Outcome) -> None:
-    """A request that only the run itself could refuse, as a folder in use, is refused like any other."""
-    if outcome.state == "refused":
+        raise RequestError(f"hydra.run.dir (below runs/hydra unless set) cannot be written: {error}") from error
+    if outcome.state == "refused":  # as a folder in use
         raise RequestError(outcome.reason)
-
-
-def _job(run: Callable, swept: tuple[str, ...], choosing: bool, composed: DictConfig) -> Outcome:
-    """One job inside Hydra. A failure ends this job alone: its traceback is in its own log, its reason on the terminal."""
-    context = HydraConfig.get()
-    sweep = Path(context.sweep.dir).name if context.mode == RunMode.MULTIRUN else None
-    number = context.job.num if sweep else None
-    job = Job(tuple(context.overrides.task), sweep, number, swept, choosing)
-    try:
-        return run(OmegaConf.to_object(composed), job)
-    except RequestError as error:
-        if number is None:  # not raised through Hydra, which would print a line of its own
-            return Outcome("refused", reason=str(error))
-        print(f"job {number} failed: {error}", file=sys.stderr)
-        return Outcome("failed", reason=str(error))
-    except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
-        reason = "; ".join([f"{type(error).__name__}: {error}".strip().splitlines()[0], *getattr(error, "__notes__", [])])
-        print(f"{'run' if number is None else f'job {number}'} failed: {reason}", file=sys.stderr)
-        return Outcome("failed", reason=reason)
-
-
-def _swept(jobs: list[list[str]]) -> tuple[str, ...]:
-    """The settings in which the jobs of a sweep differ. Of a setting given twice, as `from=RUN epochs=9` does, the last counts."""
-    values: dict[str, set[str]] = {}
-    for job in jobs:
-        for key, value in dict(override.lstrip("+").partition("=")[::2] for override in job).items():
-            values.setdefault(key, set()).add(value)
-    return tuple(key for key, seen in values.items() if len(seen) > 1)
+    return int(outcome.state == "failed")
 
 
 def _overrides(arguments: Any) -> list[str]:

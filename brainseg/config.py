@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from brainseg.errors import RequestError, check
 
 NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "predictions", "tracking", "checkpoint", "data.path", "data.resident",
-                "data.phantom.folder")
+                "data.phantom.folder", "rerun", "device.on_missing")
 SPLITS = ("holdout", "kfold", "file", "all", "reference")
 PREDICTIONS = ("none", "masks", "probabilities")
 SCHEDULERS = ("none", "step", "cosine", "one_cycle", "plateau")
@@ -251,11 +251,13 @@ class DeviceConfig:
     precision: str = setting("auto", "auto, float32, bfloat16, float16")
     channels_last: bool = setting(True, "memory format NHWC: the faster one for convolutions on these devices")
     compile: bool = setting(False, "torch.compile the model")
-    threads: int | None = setting(None, "CPU threads; bits depend on their number; null: torch's choice")
+    threads: int | None = setting(None, "CPU threads; bits depend on their number; null: torch's choice, or a parallel launcher's share")
+    on_missing: str = setting("error", "a device that is not there: error refuses the request, skip leaves that job of a sweep out")
 
     def __post_init__(self) -> None:
         check_choice("device.precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
         check_range("device.threads", self.threads, 1, 1024)
+        check_choice("device.on_missing", self.on_missing, ("error", "skip"))
 
 
 @dataclass
@@ -311,7 +313,8 @@ class TrainConfig:
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
     force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
     on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
-    dry_run: bool = setting(False, "print what would run, and stop")
+    rerun: bool = setting(False, "a sweep repeats also its finished jobs, each once, in a numbered sibling of its folder")
+    dry_run: str = setting("false", "true: print what would run, and stop; measure: also seconds and memory, from a few timed steps")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig = setting(SplitConfig, "training, validation and test patients")
     model: ModelConfig = setting(ModelConfig, "the network")
@@ -325,6 +328,10 @@ class TrainConfig:
     tracking: TrackingConfig = setting(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
+        self.dry_run = str(self.dry_run).lower()  # YAML reads true as a truth value
+        check_choice("dry_run", self.dry_run, ("false", "true", "measure"))
+        named = self.resume not in (None, "auto", "never")
+        check(not (self.rerun and named), "rerun", "true", f"repeats runs, resume={self.resume} goes on with one", "leave one of them out")
         check_range("epochs", self.epochs, 1)
         check_range("max_minutes", self.max_minutes, 0)
         check(self.max_minutes != 0, "max_minutes", self.max_minutes, "must be above 0")

@@ -2,9 +2,10 @@
 
 import ctypes
 import platform
+import resource
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from brainseg.config import DeviceConfig
-from brainseg.errors import check
+from brainseg.errors import DeviceMissingError, check
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -61,12 +62,20 @@ class Device:
         return torch.compile(model) if self.compile else model
 
 
-def choose(config: DeviceConfig) -> Device:
-    """Resolve `auto` by what the machine has, never by timing; raises RequestError if the device asked for is not there."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+def choose(config: DeviceConfig, threads: int | None = None, gpu: int | None = None) -> Device:
+    """Resolve `auto` by what the machine has, never by timing.
+
+    `threads` and `gpu` stand in where the config names none: those of the run that goes on, or a launcher's share. Raises
+    DeviceMissingError if the device asked for is not there, RequestError if it cannot do what is asked.
+    """
+    if config.threads or threads:
+        torch.set_num_threads(config.threads or threads or 1)
     name = config.name if config.name != "auto" else _best_device()
+    if name == "cuda" and gpu is not None:
+        name = f"cuda:{gpu % max(torch.cuda.device_count(), 1)}"
     device = _existing(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # what torch allocates by itself goes there too, instead of a context on every GPU
     if device.type == "cpu":
         keep_freed_memory()
     precision = config.precision if config.precision != "auto" else _best_precision(device)
@@ -75,6 +84,24 @@ def choose(config: DeviceConfig) -> Device:
     check(not (device.type == "mps" and precision == "bfloat16"), "device.precision", precision, "not offered on mps", "use device=mps")
     asked = f"{config.name}/{config.precision}"
     return Device(device, precision, config.channels_last, config.compile, asked, torch.get_num_threads())
+
+
+@contextmanager
+def own_threads() -> Iterator[None]:
+    """Undo at the end what `choose` does to the number of threads, which is the whole process's."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory(device: Device) -> int:
+    """The most memory that this process has had, in bytes: of the GPU where it computes on one, else its own."""
+    if device.torch.type == "cuda":
+        return torch.cuda.max_memory_reserved(device.torch)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kilobytes
 
 
 def keep_freed_memory() -> None:
@@ -94,11 +121,16 @@ def _existing(name: str) -> torch.device:
     check(kind in ("cpu", "cuda", "mps") and (not index or index.isdigit()), "device.name", name, "must be auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda":
         count = torch.cuda.device_count()
-        check(count > 0, "device", name, "no CUDA or ROCm device is visible to torch", "use device=auto or device=cpu")
-        check(int(index or 0) < count, "device", name, f"there are {count} GPUs, counted from 0", "lower the number")
+        _there(count > 0, name, "no CUDA or ROCm device is visible to torch", "use device=auto or device=cpu")
+        _there(int(index or 0) < count, name, f"there are {count} GPUs, counted from 0", "lower the number")
     if kind == "mps":
-        check(torch.backends.mps.is_available(), "device", name, "this machine has no Apple GPU", "use device=auto or device=cpu")
+        _there(torch.backends.mps.is_available(), name, "this machine has no Apple GPU", "use device=auto or device=cpu")
     return torch.device(name)
+
+
+def _there(found: bool, name: str, rule: str, remedy: str) -> None:
+    if not found:
+        raise DeviceMissingError(f"device={name}: {rule}; {remedy}")
 
 
 def _best_device() -> str:

@@ -1,8 +1,16 @@
-"""The two errors that a user is meant to read: each names the setting or file, its value, the rule, and the remedy."""
+"""The errors that a user is meant to read: each names the setting or file, its value, the rule, and the remedy."""
 
 
 class RequestError(ValueError):
     """The request was wrong: said in one line before anything is created, exit code 2."""
+
+
+class DeviceMissingError(RequestError):
+    """The device asked for is not on this machine: under device.on_missing=skip, a job of a sweep is then left out."""
+
+
+class InUseError(RequestError):
+    """Another process is at work in the run folder: a sweep leaves that job to it."""
 
 
 class DataError(ValueError):

@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
+from brainseg import launchers
 from brainseg.errors import DataError, RequestError, check
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +35,7 @@ IMPORT_NOTHING = "configs name things, they import nothing"
 # What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.
 FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
 FREE_OF_JOB = ("id", "num", "override_dirname")
+SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 BUILDERS = ("oc.create", "oc.decode")  # resolvers that turn text into config nodes, `_target_` included, behind every check
 
 
@@ -62,13 +64,20 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     return composed
 
 
-def expand(command: str, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
+def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
+    """What Hydra composes for a sweep as a whole, checked as each of its jobs. Raises RequestError."""
     _refuse_before(overrides)
     with one_line(command):
-        loader = GlobalHydra.instance().config_loader()
-        composed = loader.load_configuration(command, overrides, RunMode.MULTIRUN)
+        composed = GlobalHydra.instance().config_loader().load_configuration(command, overrides, RunMode.MULTIRUN)
         _refuse_imports(composed, command)
+    return composed
+
+
+def expand(command: str, overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
+    composed = compose_multirun(command, overrides)
+    with one_line(command):
+        loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
         own = [override for override in overrides if is_hydras(override) and not override.lstrip("+~").startswith("hydra.sweeper.params")]
@@ -84,6 +93,7 @@ def is_hydras(override: str) -> bool:
 def _refuse_before(overrides: list[str]) -> None:
     """What has to be refused before Hydra composes, because composing would do it."""
     schema.register()
+    launchers.register()
     for name in BUILDERS:
         OmegaConf.clear_resolver(name)
     for override in overrides:
@@ -106,14 +116,26 @@ def _refuse_imports(composed: DictConfig, command: str) -> None:
     hydra = plain["hydra"]
     callbacks = hydra.get("callbacks")
     check(not callbacks, "hydra.callbacks", list(callbacks or ()), "callbacks run code of the config's choice", "remove them")
-    for part in ("launcher", "sweeper"):
-        target = hydra[part].pop("_target_", None) if isinstance(hydra[part], dict) else hydra[part]
-        known = [name for name in Plugins.instance().class_name_to_class if name.lower().endswith(part)]
-        check(target in known, f"hydra.{part}", target, "no such plugin of Hydra is installed", f"known: {', '.join(known)}")
+    _refuse_plugin(hydra["sweeper"], "sweeper", {SWEEPER: {"max_batch_size": None, "params": None}})
+    _refuse_plugin(hydra["launcher"], "launcher", launchers.offered())
     check("_target_" not in repr(plain), "_target_", "found in the config", IMPORT_NOTHING, "remove it")
     own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
     for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
         raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free")
+
+
+def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]]) -> None:
+    """Refuse a launcher or sweeper that is not offered or not installed, or settings beyond those offered; takes `_target_` out."""
+    target = settings.pop("_target_", None) if isinstance(settings, dict) else settings
+    known = ", ".join(name.rpartition(".")[2] for name in offered)
+    check(target in offered, f"hydra.{part}", target, "not offered", f"known: {known}")
+    installed = target in Plugins.instance().class_name_to_class
+    check(installed, f"hydra.{part}", target, "is not installed", "pip install 'brainseg[joblib]' or 'brainseg[submitit]'")
+    for key, value in settings.items():
+        name, rule = f"hydra.{part}.{key}", f"is not offered; of this {part} {', '.join(offered[target]) or 'nothing'} can be set"
+        check(key in offered[target], name, value, rule)
+        check(key not in launchers.FIXED or value == offered[target][key], name, value, "is fixed here")
+        check(not isinstance(value, str) or value.isprintable(), name, ascii(value), "holds characters that cannot be printed")
 
 
 @cache

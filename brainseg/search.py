@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainseg import cli, space, train
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.data.store import Store
+from brainseg.errors import RequestError
 from brainseg.errors import check as require
 from brainseg.records import study_report
 from brainseg.records.identity import differing, without_identity
@@ -103,7 +104,8 @@ class Search:
         require(there, "optuna", "not installed", "brainseg.search needs it", "pip install 'optuna>=4.5,<5'")
         self.plan = plan(self.overrides, config)
         for job in self.plan.jobs:
-            train.check(job)
+            if missing := train.check(job).missing:
+                raise RequestError(missing)
         if self.plan.database.exists():
             Study(self.plan.database, self.plan.settings)
 

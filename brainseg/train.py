@@ -13,21 +13,25 @@ import torch
 
 from brainseg import build, cli
 from brainseg.config import TrainConfig
-from brainseg.data.cohort import in_channels, open_store, outline
+from brainseg.data import resident
+from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import draw
-from brainseg.device import Device, choose
+from brainseg.data.store import Store
+from brainseg.device import choose, own_threads, peak_memory
+from brainseg.errors import DeviceMissingError
 from brainseg.errors import check as require
 from brainseg.records import checkpoint, report
 from brainseg.records.identity import identity
 from brainseg.records.mlflow_store import tracking_uri
+from brainseg.records.plan import Facts
 from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, locate
+from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, folder_name, locate
 from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
-from brainseg.training.engine import Hooks, Task, fit, steps_for_minutes
+from brainseg.training.engine import Hooks, Task, fit, measure_pace, steps_for_minutes
 from brainseg.training.evaluation import evaluate
 from brainseg.training.state import State
 
@@ -40,22 +44,21 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
 
     `follow` sees it before the first step and after each epoch, and may end it there by raising `Stopped`.
     """
-    device = choose(config.device)
+    device = choose(config.device, job.threads, job.gpu)
 
     # Patients are dealt to training, validation and test before a pixel is read.
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
-    train, validation, test = (
-        MRIDataset(store, patients=part, volume=config.data.volume, context=config.data.context)
-        for part in (split.train, split.validation, split.test)
-    )
+    train, validation, test = (dataset(store, config, part) for part in (split.train, split.validation, split.test))
 
     # The same settings, data, split and code find the same folder again: resume or skip.
     digest = identity(config, store.fingerprint, split)
-    folder = claim(config, job, f"{config.model.name}-{digest[:10]}")
+    folder = claim(config, job, folder_name(config, digest))
     if folder.exists:
         folder.check_settings(config)
         folder.check_data(store.fingerprint, split)
+        device = choose(config.device, folder.threads or job.threads, job.gpu)  # its bits depend on the number of threads
+    anew = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
         log.info("%s: finished before, nothing to do; a larger epochs=... with resume=%s extends it", folder.path, folder.path)
         return Outcome("skipped", str(folder.path), "finished before")
@@ -65,9 +68,9 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     state = new_state(task)
     facts = describe(config, job, store, split, device, digest, state.model)
     with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
-        for part in (train, validation):
-            if config.data.resident == "yes" or (config.data.resident == "auto" and part.fits()):
-                part.hold(device.torch)
+        if anew:
+            folder.forget()
+        resident.hold((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
             stoppable = Hooks(after_step=lambda _: signals.poll())
             state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
@@ -92,6 +95,11 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     return Outcome("finished", str(folder.path))
 
 
+def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
+    """The slices of these patients, with the channels that the config names."""
+    return MRIDataset(store, patients=patients, volume=config.data.volume, context=config.data.context)
+
+
 def new_state(task: Task) -> State:
     """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
     config = task.config
@@ -102,11 +110,19 @@ def new_state(task: Task) -> State:
     return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
 
-def check(config: TrainConfig) -> str:
-    """All that can be refused before anything is created; returns the facts that a dry run prints. Raises RequestError."""
+def check(config: TrainConfig) -> Facts:
+    """All that can be refused before anything is created, and what a dry run prints. Raises RequestError.
+
+    A device that is not there is among the facts: it may be skipped, or be there on the cluster's machines.
+    """
     ranks = os.environ.get("WORLD_SIZE", "1")
     require(ranks == "1", "WORLD_SIZE", ranks, "under torchrun every rank would run the whole request", "start it with plain python")
-    device: Device = choose(config.device)
+    device, missing = config.device.name, ""
+    with own_threads():
+        try:
+            device = choose(config.device).got
+        except DeviceMissingError as error:
+            missing = str(error)
     found = outline(config.data)
     split = draw(config.split, found.patients)
     with torch.device("meta"):  # shapes only: no memory, no time
@@ -124,8 +140,28 @@ def check(config: TrainConfig) -> str:
     fits = 16 * parameters < memory  # weights, gradient and Adam's two moments, in float32
     require(fits, "model", config.model.name, f"{parameters:,} parameters need more than this machine's {memory / 1e9:.0f} GB",
             "lower model.width, model.depth or model.max_width")
-    patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)} patients"
-    return f"{config.model.name} {parameters:,} parameters, {patients}, {device.got}"
+    patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
+    digest_of_data = fingerprint(config.data)
+    if digest_of_data is None:
+        return Facts(parameters, patients, device, missing)
+    name = folder_name(config, identity(config, digest_of_data, split))
+    return Facts(parameters, patients, device, missing, name, identity(config, digest_of_data, split, code=""))
+
+
+def measure(config: TrainConfig) -> tuple[float, int]:
+    """Seconds that the run would take and bytes of memory that it needs, from a few steps on its data and device.
+
+    Call it in a process of its own: a process keeps the memory of what it did before. On a GPU it is the GPU's memory.
+    """
+    device = choose(config.device)
+    store = open_store(config.data)
+    split = draw(config.split, outline(config.data).patients)
+    train, validation = dataset(store, config, split.train), dataset(store, config, split.validation)
+    task = Task(config, device, train, validation, build.loss(config.loss).to(device.torch))
+    resident.hold((train, validation), device.torch, config.data.resident)
+    pace = measure_pace(new_state(task), task, Hooks())
+    seconds = config.epochs * (task.steps_per_epoch * pace.step + pace.validation)
+    return config.max_minutes * 60 if config.max_minutes else seconds, peak_memory(device)
 
 
 def main() -> None:
@@ -134,4 +170,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from brainseg import train  # not as __main__: a launcher's processes import what they run by its name
+
+    train.main()

@@ -24,6 +24,15 @@ def open_store(config: DataConfig) -> Store:
     return Store(Path(config.path) if config.path is not None else phantom.ensure_cohort(config.phantom))
 
 
+def fingerprint(config: DataConfig) -> str | None:
+    """The data's fingerprint; None where the phantom would have to be made first."""
+    path = Path(config.path) if config.path is not None else phantom.cohort_file(config.phantom)
+    if not path.is_file():
+        return None
+    with Store(path) as store:
+        return store.fingerprint
+
+
 def outline(config: DataConfig) -> Outline:
     """Patients, size and channels, creating nothing. Raises RequestError (no such file), DataError (not such a file)."""
     if config.path is not None:

@@ -88,7 +88,7 @@ class MRIDataset(Dataset[Sample]):
         self._low, self._high = torch.from_numpy(self.store.low), torch.from_numpy(self.store.high)
         if self._channel is not None:
             self._low, self._high = (limit[:, self._channel : self._channel + 1] for limit in (self._low, self._high))
-        self._memory: Batch | None = None  # raw images (M, C, H, W) and masks (M, 1, H, W), both uint8
+        self.memory: Batch | None = None  # raw images (M, C, H, W) and masks (M, 1, H, W), both uint8
         self._place = np.full(count, -1)  # where a row lies in that memory
 
     @property
@@ -143,12 +143,17 @@ class MRIDataset(Dataset[Sample]):
         """Whether the slices take at most half of the memory that is free now (a GPU's is larger than the public set)."""
         return self.bytes_needed() < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
 
-    def hold(self, device: torch.device | str = "cpu") -> "MRIDataset":
-        """Read these slices' whole volumes into memory on `device`, as stored (uint8); batches are the same to the bit."""
+    def hold(self, device: torch.device | str = "cpu", memory: Batch | None = None) -> "MRIDataset":
+        """Read these slices' whole volumes into memory on `device`, as stored (uint8); batches are the same to the bit.
+
+        With the `memory` of a data set of the same volumes and channel nothing is read.
+        """
         rows = np.flatnonzero(np.isin(self._volume_of_row, self.volumes))
-        memory = self._read(rows)
+        if memory is None:
+            read = self._read(rows)
+            memory = Batch(read.image.to(device), read.mask.to(device))
         self._place[rows] = np.arange(len(rows))
-        self._memory = Batch(memory.image.to(device), memory.mask.to(device))
+        self.memory = memory
         return self
 
     def gather(self, positions: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
@@ -166,13 +171,13 @@ class MRIDataset(Dataset[Sample]):
         return Batch(image.flatten(1, 2), self._masks(rows).to(device))
 
     def _images(self, rows: np.ndarray) -> Tensor:
-        if self._memory is not None and (self._place[rows] >= 0).all():
-            return self._memory.image[torch.from_numpy(self._place[rows]).to(self._memory.image.device)]
+        if self.memory is not None and (self._place[rows] >= 0).all():
+            return self.memory.image[torch.from_numpy(self._place[rows]).to(self.memory.image.device)]
         return self._read(rows, masks=False).image
 
     def _masks(self, rows: np.ndarray) -> Tensor:
-        if self._memory is not None and (self._place[rows] >= 0).all():
-            return self._memory.mask[torch.from_numpy(self._place[rows]).to(self._memory.mask.device)]
+        if self.memory is not None and (self._place[rows] >= 0).all():
+            return self.memory.mask[torch.from_numpy(self._place[rows]).to(self.memory.mask.device)]
         return self._read(rows, images=False).mask
 
     def _read(self, rows: np.ndarray, images: bool = True, masks: bool = True) -> Batch:

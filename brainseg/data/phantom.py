@@ -142,15 +142,19 @@ def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
     return folder
 
 
+def cohort_file(config: PhantomConfig) -> Path:
+    """Where the cohort's HDF5 file is or will be: the key is a hash of every setting but the folder, and of VERSION."""
+    settings = {name: value for name, value in asdict(config).items() if name != "folder"}
+    key = hashlib.sha256(json.dumps({**settings, "version": VERSION}, sort_keys=True).encode()).hexdigest()[:10]
+    return Path(config.folder) / f"phantom-{key}.h5"
+
+
 def ensure_cohort(config: PhantomConfig) -> Path:
     """The cohort's HDF5 file, made on first use; any number of processes may ask at once, one makes it.
 
-    It is `<config.folder>/phantom-<key>.h5`, its slices are beside it in `phantom-<key>/kaggle_3m`; the key is a hash of every
-    other setting and of VERSION. Raises RequestError when the folder cannot be written.
+    Its slices are beside it in `phantom-<key>/kaggle_3m`. Raises RequestError when the folder cannot be written.
     """
-    settings = {name: value for name, value in asdict(config).items() if name != "folder"}
-    key = hashlib.sha256(json.dumps({**settings, "version": VERSION}, sort_keys=True).encode()).hexdigest()[:10]
-    output = Path(config.folder) / f"phantom-{key}.h5"
+    output = cohort_file(config)
     if output.is_file():
         return output
     try:

@@ -13,12 +13,14 @@ IDENTITY_VERSION = 1  # raise when the same settings come to mean other numbers
 EXTENDED = ("epochs", "max_minutes", "patience")  # what a resumed run may be given more of
 
 
-def identity(config: TrainConfig, fingerprint: str, split: Split) -> str:
+def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | None = None) -> str:
     """Hex digest of what makes a run's numbers: settings that differ from the defaults, data, split and code.
 
-    Only differing settings, so that a setting added later, at its default, changes no identity.
+    Only differing settings, so that a setting added later, at its default, changes no identity. `code` replaces the hash of
+    the sources: with "" runs of the same settings, data and split compare equal whatever the code.
     """
-    content = [IDENTITY_VERSION, sorted(without_identity(differing(config)).items()), fingerprint, split.sha256, code_version().sha256]
+    code = code_version().sha256 if code is None else code
+    content = [IDENTITY_VERSION, sorted(without_identity(differing(config)).items()), fingerprint, split.sha256, code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,10 +27,10 @@ from omegaconf import OmegaConf
 
 from brainseg.config import TrainConfig, restore
 from brainseg.data.split import Split
-from brainseg.errors import RequestError, check
+from brainseg.errors import InUseError, RequestError, check
 from brainseg.files import remove_partial, rename, write_json, write_text
 from brainseg.records.code import code_version
-from brainseg.records.identity import EXTENDED, differing, without_identity
+from brainseg.records.identity import EXTENDED, differing, identity, without_identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.signals import Stopped
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes
 
 log = logging.getLogger("brainseg")
 
+NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "dry_run")  # of the overrides that a run was started with
+
 
 @dataclass(frozen=True)
 class Job:
@@ -51,6 +54,9 @@ class Job:
     number: int | None = None
     swept: tuple[str, ...] = ()  # the settings in which its jobs differ
     choosing: bool = False  # the sweep chooses between settings: no test metrics
+    start: str | None = None  # unique to one start of the sweep: a job launched again within it finds its own folder
+    threads: int | None = None  # a parallel launcher's share of the cores
+    gpu: int | None = None  # the GPU that it deals
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,13 @@ class RunFolder:
     def state(self) -> str:
         """new, running, finished, failed, killed, or interrupted: `running`, but its process on this host is gone."""
         status = self.status
-        gone = status["state"] == "running" and status["host"] == socket.gethostname() and not _is_alive(status["pid"])
+        gone = status["state"] == "running" and status["host"] == socket.gethostname() and not is_alive(status["pid"])
         return "interrupted" if gone else status["state"]
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads that the run was made with, on which its bits depend; None before the start."""
+        return self.facts["device"].get("threads") if self.exists else None
 
     def check_settings(self, config: TrainConfig) -> None:
         """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
@@ -115,7 +126,7 @@ class RunFolder:
     def active(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> Iterator["RunFolder"]:
         """Hold the folder for the run: lock, status, log. Whatever ends the block ends up in status.json and log.txt.
 
-        Raises RequestError if another process holds it, naming host, pid and since when; the lock dies with its process.
+        Raises InUseError if another process holds it, naming host, pid and since when; the lock dies with its process.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -124,7 +135,7 @@ class RunFolder:
         except Timeout as error:
             holder = self._holder()
             since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000))
-            raise RequestError(f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
+            raise InUseError(f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
                                "or take another folder") from error
         try:  # again, now that nobody else can be writing it
             if self.exists:
@@ -181,7 +192,7 @@ class RunFolder:
     def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
         """A run that is given more is from now on the longer one: a later resume must not ask for less."""
         self._write_config(config)
-        overrides = [one for one in facts["overrides"] if one.split("=", 1)[0] not in ("resume", "output", "force", "dry_run")]
+        overrides = [one for one in facts["overrides"] if one.split("=", 1)[0] not in NOT_REPEATED]
         write_json(self.path / "run.json", {**self.facts, "overrides": overrides})
 
     def _write_config(self, config: TrainConfig) -> None:
@@ -204,6 +215,11 @@ class RunFolder:
         if self.last.is_file():
             rename(self.last, self.previous)
 
+    def forget(self) -> None:
+        """Remove what the run has learnt, to begin anew in its folder and its record; call it while active."""
+        for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl"):
+            path.unlink(missing_ok=True)
+
     def tidy(self, keep: str) -> None:
         """Leave a finished run its best.pt alone, unless `keep` is all."""
         for path in (self.last, self.previous) if keep == "best" else ():
@@ -224,18 +240,20 @@ def describe(
         tracking = dataclasses.asdict(config.tracking) | resolved
     return {
         "identity": digest,
-        "name": f"{config.model.name}-{digest[:10]}",
+        "recipe": identity(config, store.fingerprint, split, code=""),
+        "name": folder_name(config, digest),
         "host": socket.gethostname(),
         "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
                  "patients": len(set(store.patients)), "slices": int(store.shape[0])},
         "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
                   "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "device": {"asked": device.asked, "got": device.got},
+        "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
         "label": " ".join(_short(one) for one in job.overrides if one.split("=", 1)[0].lstrip("+") in job.swept),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
         "sweep": job.sweep,
         "job": job.number,
+        "start": job.start,
         "tracking": tracking,
     }
 
@@ -246,13 +264,36 @@ def _short(override: str) -> str:
     return f"{key.rsplit('.', 1)[-1].lstrip('+')}={value}"
 
 
-def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
-    """The folder that this request runs in, resumes or finds finished; see `resume` in the configuration.
+def folder_name(config: TrainConfig, digest: str) -> str:
+    """What the run folder of this identity is called, siblings aside."""
+    return f"{config.model.name}-{digest[:10]}"
 
-    A sweep (and `resume=auto`) takes the folder that has this identity; a single run makes a numbered sibling.
+
+def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
+    """The folder that this request runs in, resumes or finds finished; see `resume` and `rerun` in the configuration.
+
+    A sweep (and `resume=auto`) takes the folder that has this identity; a single run, and `rerun`, make a numbered sibling,
+    which is made at once: of two that start in the same instant each gets its own. Raises RequestError as `find`.
+    """
+    if found := find(config, job, name):
+        return found
+    root = Path(config.output or "runs")
+    if _mode(config, job) == "auto" and not config.rerun:
+        return RunFolder(root / name)
+    for number in itertools.count(1):
+        with suppress(FileExistsError):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            path.mkdir(parents=True)
+            return RunFolder(path)
+    raise AssertionError("unreachable: the numbers do not end")
+
+
+def find(config: TrainConfig, job: Job, name: str) -> RunFolder | None:
+    """The folder that this request goes on with or finds finished, creating nothing; None: it begins a new one.
+
     Raises RequestError where a folder is named that holds no run, or another one.
     """
-    resume = config.resume or ("auto" if job.sweep else "never")
+    resume = _mode(config, job)
     if resume not in ("auto", "never"):
         return RunFolder(locate(resume))
     if config.output and not job.sweep:
@@ -262,14 +303,23 @@ def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
         same = not folder.exists or folder.facts["name"] == name
         check(same, "output", config.output, "holds a run with other settings, data, split or code", "give another folder")
         return folder
-    root = Path(config.output or "runs")
-    siblings = [RunFolder(root / name)]
-    while siblings[-1].path.exists():
-        siblings.append(RunFolder(root / f"{name}-{len(siblings) + 1}"))
-    if resume == "never" or len(siblings) == 1:
-        return siblings[-1]
-    made = siblings[:-1]
-    return next((folder for folder in made if folder.status["state"] == "finished"), made[-1])
+    made = siblings(Path(config.output or "runs"), name)
+    if config.rerun or resume == "never":  # what this very start has begun is gone on with: its launcher starts a lost job again
+        return next((folder for folder in made if job.start and folder.exists and folder.facts.get("start") == job.start), None)
+    return next((folder for folder in made if folder.status["state"] == "finished"), made[-1] if made else None)
+
+
+def siblings(root: Path, name: str) -> list[RunFolder]:
+    """The folders made under this name so far, in order."""
+    made = [RunFolder(root / name)]
+    while made[-1].path.exists():
+        made.append(RunFolder(root / f"{name}-{len(made) + 1}"))
+    return made[:-1]
+
+
+def _mode(config: TrainConfig, job: Job) -> str:
+    """auto, never, or the run that is named."""
+    return config.resume or ("auto" if job.sweep else "never")
 
 
 def locate(run: str) -> Path:
@@ -287,10 +337,16 @@ def locate(run: str) -> Path:
 def stored_overrides(run: str) -> list[str]:
     """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
     stored = RunFolder(locate(run)).facts["overrides"]
-    return [override for override in stored if override.split("=", 1)[0] not in ("resume", "from", "output", "force", "dry_run")]
+    return [override for override in stored if override.split("=", 1)[0] not in NOT_REPEATED]
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host is there, and not only its exit code that nobody has fetched."""
+    if Path("/proc/self/stat").exists():
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

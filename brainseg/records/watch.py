@@ -37,6 +37,7 @@ class Watch:
         self.follow = follow
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.bar: tqdm | None = None
+        self.mirrored = False
 
     def hooks(self) -> Hooks:
         return Hooks(after_step=self._after_step, between=self._between, after_epoch=self._after_epoch, progress=self._progress)
@@ -64,8 +65,6 @@ class Watch:
                  state.total_steps, task.config.batch_size * task.config.accumulate, task.steps_per_epoch)
         if state.step:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
-        if self.mirror is not None:
-            self.mirror.update()
         self.follow(self.folder, state)
 
     def _progress(self, state: State, loss: float) -> None:
@@ -75,6 +74,9 @@ class Watch:
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
+        if self.mirror is not None and not self.mirrored:  # not earlier: MLflow takes longer to import than all else up to the first step
+            self.mirrored = True
+            self.mirror.update()
         checkpoints = self.task.config.checkpoint
         due = checkpoints.every_steps is not None and state.step - self.saved_step >= checkpoints.every_steps
         due = due or (checkpoints.every_minutes is not None and time.monotonic() - self.saved_at >= checkpoints.every_minutes * 60)

@@ -196,11 +196,25 @@ def _unfinished(state: State, config: TrainConfig) -> bool:
     return state.slices_seen + state.skipped > 0 or (state.step < state.total_steps and not out_of_patience)
 
 
-def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks, timed: int = 5) -> int:
+class Pace(NamedTuple):
+    """What a step and a validation take, in seconds."""
+
+    step: float
+    validation: float
+
+
+def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks) -> int:
     """How many steps fit into `minutes`, validations included, from a few timed ones on a `scratch` state (thrown away).
 
     The number is stored with the run, so that its schedule, and a resume, are exact. At least one step.
     """
+    pace = measure_pace(scratch, task, hooks)
+    budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
+    return max(1, int(budget / (pace.step + pace.validation / task.steps_per_epoch)))
+
+
+def measure_pace(scratch: State, task: Task, hooks: Hooks, timed: int = 5) -> Pace:
+    """Time a few steps, and the validation of one patient, on a `scratch` state (thrown away)."""
     forward = task.device.forward(scratch.model)
     scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
     train_epoch(scratch, task, forward, hooks)
@@ -215,6 +229,4 @@ def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks, 
     started = time.perf_counter()
     for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size, task.criterion):
         pass
-    validation_seconds = (time.perf_counter() - started) * len(task.validation) / len(one)
-    budget = minutes * 60 - validation_seconds  # the last epoch is validated too, however short
-    return max(1, int(budget / (step_seconds + validation_seconds / task.steps_per_epoch)))
+    return Pace(step_seconds, (time.perf_counter() - started) * len(task.validation) / len(one))

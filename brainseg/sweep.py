@@ -1,0 +1,108 @@
+"""A sweep before and after its jobs run: which settings it varies, what each job would do, how each one ended."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from brainseg.config import TrainConfig
+from brainseg.files import write_json
+from brainseg.records.plan import Facts, Fate
+from brainseg.records.run import Outcome
+
+REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
+LOST = "its worker was lost; the same command goes on with it"
+
+
+def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
+    """The settings in which the jobs of a sweep differ. Of a setting given twice, as `from=RUN epochs=9` does, the last counts."""
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for key, value in dict(override.lstrip("+").partition("=")[::2] for override in job).items():
+            values.setdefault(key, set()).add(value)
+    return tuple(key for key, seen in values.items() if len(seen) > 1)
+
+
+def label(job: Sequence[str], swept: Sequence[str]) -> str:
+    """What sets a job apart from the others of its sweep, as typed."""
+    return " ".join(override.lstrip("+") for override in job if override.partition("=")[0].lstrip("+") in swept)
+
+
+class Ledger:
+    """How each job of one start of a sweep stands: a small file a job, written by whatever process the launcher runs it in."""
+
+    def __init__(self, folder: Path, start: str) -> None:
+        self.folder, self.start = folder, start
+
+    def write(self, number: int, **facts: Any) -> None:
+        write_json(self.folder / f"job-{number}.json", {"start": self.start, **facts})
+
+    def read(self, number: int) -> dict[str, Any]:
+        """What is known of a job; nothing, if it has not begun since this start."""
+        path = self.folder / f"job-{number}.json"
+        facts = json.loads(path.read_text()) if path.is_file() else {}
+        return facts if facts.get("start") == self.start else {}
+
+    def end(self, number: int, outcome: Outcome) -> Outcome:
+        self.write(number, state=outcome.state, folder=outcome.folder, reason=outcome.reason)
+        return outcome
+
+    def outcome(self, number: int) -> Outcome | None:
+        """How the job ended; None if it has not, as far as anybody wrote."""
+        facts = self.read(number)
+        return Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
+
+    def outcomes(self, count: int, otherwise: str) -> list[Outcome]:
+        """Every job's outcome: one that had begun and has none was lost, for one that had not begun the reason is `otherwise`."""
+        return [self.outcome(number) or Outcome("failed", reason=LOST if self.read(number) else otherwise) for number in range(count)]
+
+    def stop(self) -> None:
+        """No further job may begin."""
+        write_json(self.folder / "stop.json", {"start": self.start})
+
+    @property
+    def stopped(self) -> bool:
+        path = self.folder / "stop.json"
+        return path.is_file() and json.loads(path.read_text())["start"] == self.start
+
+
+def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
+    """The table that ends a sweep: finished, skipped, failed, with reasons."""
+    counts = ", ".join(f"{sum(o.state == state for o in outcomes)} {state}" for state in ("finished", "skipped", "failed"))
+    rows = [[str(number), one.state, name, " ".join(filter(None, (one.folder, one.reason)))]
+            for number, (one, name) in enumerate(zip(outcomes, labels, strict=True))]
+    return f"\n{len(outcomes)} jobs: {counts}\n" + table(("job", "state", "swept", "folder, reason"), rows)
+
+
+def plan(
+    facts: list[Facts], fates: list[Fate], labels: Sequence[str], configs: list[TrainConfig],
+    measure: Callable[[TrainConfig], tuple[float, int] | str] | None = None,
+) -> str:
+    """A dry run's table; with `measure` also the seconds and the memory that each job takes, or why not, and the total."""
+    head = ["job", "swept", "parameters", "patients", "device", *(("time", "memory") if measure else ()), "would"]
+    rows, total = [], 0.0
+    for number, (fact, fate, name, config) in enumerate(zip(facts, fates, labels, configs, strict=True)):
+        measured: list[str] = []
+        if measure is not None:
+            found = measure(config) if fate.left > 0 else ""
+            if isinstance(found, str):
+                measured = ["-", found or "-"]
+            else:
+                total += found[0] * fate.left
+                measured = [duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
+        rows.append([str(number), name, f"{fact.parameters:,}", fact.patients, fact.device, *measured, fate.words])
+    return table(head, rows) + (f"\n{duration(total)} in all, one job after the other" if measure else "")
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def table(head: Sequence[str], rows: list[list[str]]) -> str:
+    """Columns as wide as their widest entry; a column with no entry is left out."""
+    lines = [list(head), *rows]
+    kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(line[column]) for line in lines) for column in kept}
+    return "\n".join("  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines)
