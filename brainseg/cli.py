@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ from brainseg import launch, sweep
 from brainseg.errors import DataError, RequestError, check
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome, stored_overrides
+from brainseg.records.sweep_record import sweep_id, write_record
 from brainseg.request import CONFIGS, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted
 from brainseg.worker import Died, apart
@@ -36,8 +38,14 @@ PAGES = ("help", "hydra_help", "cfg", "info")  # Hydra's own, shown instead of a
 NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")  # the third unpickles a file
 
 
-def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None) -> None:
-    """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code."""
+def main(
+    command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
+    finish: Callable[..., str] | None = None,
+) -> None:  # fmt: skip
+    """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code.
+
+    `finish` is told a sweep's id, root and first config when its jobs have ended, and says what is then printed.
+    """
     if threading.current_thread() is threading.main_thread():  # before a run takes signals over: unwind, with the right code
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     argv = with_options_added(sys.argv[1:] if argv is None else argv)
@@ -50,7 +58,7 @@ def main(command: str, run: Callable[..., Any], check_request: Callable[[Any], A
             code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
         else:
             with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-                code = _request(command, overrides, arguments.multirun, run, check_request)
+                code = _request(command, overrides, arguments.multirun, run, check_request, finish)
     except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
     except Interrupted as stop:
@@ -77,7 +85,9 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
     return 0
 
 
-def _request(command: str, overrides: list[str], multirun: bool, run: Callable, check_request: Callable) -> int:
+def _request(
+    command: str, overrides: list[str], multirun: bool, run: Callable, check_request: Callable, finish: Callable[..., str] | None
+) -> int:
     """Check every job of the request, then run them; returns the exit code."""
     if command != "train":
         check(not multirun, "-m", command, "only brainseg.train takes a sweep")
@@ -112,11 +122,15 @@ def _request(command: str, overrides: list[str], multirun: bool, run: Callable, 
     if settings is None:
         return _run_alone(command, overrides, run)
     plain: Any = OmegaConf.to_container(settings.hydra.sweep, resolve=False)
-    started = launch.prepare(settings, "${now:" not in plain["dir"], swept, choosing)
+    name, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
+    started = launch.prepare(settings, name, "${now:" not in plain["dir"], swept, choosing)
     outcomes, stopped = launch.sweep(command, overrides, len(jobs), started, run)
+    write_record(root, name, [{"overrides": job, **asdict(outcome)} for job, outcome in zip(jobs, outcomes, strict=True)])
     print(sweep.summary(outcomes, names))
     if stopped:
         raise stopped
+    if finish is not None:
+        print(f"\n{finish(name, root, configs[0])}")
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
 

@@ -12,12 +12,14 @@ failures.csv and pictures/ to `output`, and one MLflow run that links to the run
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brainseg import cli
-from brainseg.config import CompareConfig
+from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
 from brainseg.data.store import Store
+from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
 from brainseg.records import comparison_report, failures, failures_figure, report
@@ -27,6 +29,7 @@ from brainseg.records.gathering import Run, gather
 from brainseg.records.predictions import read_predictions
 from brainseg.records.run import locate
 from brainseg.records.summary_run import log_comparison
+from brainseg.records.sweep_record import last
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,12 +37,30 @@ if TYPE_CHECKING:
 
 def run(config: CompareConfig) -> int:
     """Gather, compare, write and print; returns the exit code 0."""
+    if config.sweep == "last":
+        config = replace(config, sweep=last(Path(config.root)))
     runs = gather(config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri)
     baseline = Run(locate(config.baseline).resolve()) if config.baseline else (runs[0] if config.runs and len(runs) > 1 else None)
     comparison = compare(runs, baseline, strict=bool(config.runs))
-    name = config.sweep or config.tracking.experiment or "runs"
-    print(publish(comparison, Path(config.output or Path("comparisons") / name), config))
+    print(publish(comparison, _folder(config), config))
     return 0
+
+
+def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
+    """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
+    config = CompareConfig(sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, tracking.uri))
+    try:
+        comparison = compare(gather(None, sweep, None, root, None), None, strict=False)
+        return publish(comparison, _folder(config), config)
+    except (RequestError, DataError, OSError) as error:  # as when no job has finished: the jobs' table has said so
+        return f"no comparison: {error}"
+
+
+def _folder(config: CompareConfig) -> Path:
+    """Where it is written: `output`, else a sweep's beside its record, else comparisons/NAME."""
+    if config.output is not None:
+        return Path(config.output)
+    return Path(config.root, "sweeps", config.sweep) if config.sweep else Path("comparisons", config.tracking.experiment or "runs")
 
 
 def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:

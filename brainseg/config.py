@@ -438,7 +438,7 @@ class CompareConfig:
     baseline: str | None = setting(None, "compare with the configuration of this run; null: the first of runs, else the best")
     root: str = setting("runs", "where runs and sweeps are looked for")
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
-    output: str | None = setting(None, "folder to write to; null: comparisons/NAME")
+    output: str | None = setting(None, "folder to write to; null: that of the sweep, else comparisons/NAME")
     tracking: CompareTrackingConfig = setting(CompareTrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:

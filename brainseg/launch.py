@@ -45,7 +45,8 @@ class Launch:
     """What the jobs of one start of a sweep share; it travels to the launcher's processes."""
 
     launcher: str  # one of LAUNCHERS
-    folder: str  # Hydra's folder of the sweep, whose name is the sweep's
+    name: str  # the sweep's
+    folder: str  # Hydra's folder of this start of it
     start: str
     swept: tuple[str, ...]
     choosing: bool
@@ -62,8 +63,8 @@ def is_elsewhere(multirun: DictConfig) -> bool:
     return _launcher(multirun) == "submitit_slurm"
 
 
-def prepare(multirun: DictConfig, named: bool, swept: tuple[str, ...], choosing: bool) -> Launch:
-    """Make the sweep's folder and share out the machine. `multirun` is composed for the sweep; `named`: its folder was chosen.
+def prepare(multirun: DictConfig, name: str, named: bool, swept: tuple[str, ...], choosing: bool) -> Launch:
+    """Make this start's folder and share out the machine. `multirun` is composed for the sweep; `named`: its folder was chosen.
 
     A folder that was not chosen is new, also if another sweep starts in the same instant. Raises RequestError.
     """
@@ -76,7 +77,7 @@ def prepare(multirun: DictConfig, named: bool, swept: tuple[str, ...], choosing:
     except OSError as error:
         raise RequestError(f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}") from error
     threads, gpus = _shares(multirun)
-    return Launch(_launcher(multirun), str(folder.absolute()), uuid.uuid4().hex, swept, choosing, threads, gpus)
+    return Launch(_launcher(multirun), name, str(folder.absolute()), uuid.uuid4().hex, swept, choosing, threads, gpus)
 
 
 def sweep(command: str, overrides: list[str], count: int, launch: Launch, run: Run) -> tuple[list[Outcome], Interrupted | None]:
@@ -186,7 +187,7 @@ def _job(launch: Launch) -> Job:
     context = HydraConfig.get()
     number = int(context.job.num)
     gpu = number % launch.gpus if launch.gpus else None
-    return Job(tuple(context.overrides.task), Path(launch.folder).name, number, launch.swept, launch.choosing, launch.start,
+    return Job(tuple(context.overrides.task), launch.name, number, launch.swept, launch.choosing, launch.start,
                launch.threads, gpu)
 
 

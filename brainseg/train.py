@@ -166,7 +166,14 @@ def measure(config: TrainConfig) -> tuple[float, int]:
 
 def main() -> None:
     """Entry point of `python -m brainseg.train` and `brainseg train`."""
-    cli.main("train", run, check)
+    cli.main("train", run, check, finish=summarise)
+
+
+def summarise(sweep: str, root: Path, config: TrainConfig) -> str:
+    """Compare what has finished of a sweep; its report, its pictures and its MLflow run."""
+    from brainseg import compare  # with matplotlib and pandas, which a run's first step need not wait for
+
+    return compare.summarise(sweep, root, config.tracking)
 
 
 if __name__ == "__main__":

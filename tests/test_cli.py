@@ -1,12 +1,14 @@
 """The request: a wrong one is one line and exit code 2 with nothing created, a right one reaches `run` as dataclasses."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from brainseg import cli
 from brainseg.config import TrainConfig
-from brainseg.errors import DataError, RequestError
+from brainseg.errors import DataError, DeviceMissingError, InUseError, RequestError
+from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome
 
 
@@ -16,7 +18,15 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def call(*argv: str, command: str = "train", run=None, check=lambda config: "facts") -> tuple[int, list]:
+def facts(config: Any, missing: str = "") -> Facts:
+    return Facts(1234, "7/2/1", config.device.name if isinstance(config, TrainConfig) else "", missing)
+
+
+def no_gpu(config: TrainConfig) -> Facts:
+    return facts(config, "device=cuda: no CUDA device is visible" if config.device.name == "cuda" else "")
+
+
+def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int, list]:
     """Exit code and the arguments of each call of `run`."""
     calls: list = []
 
@@ -57,6 +67,11 @@ def call(*argv: str, command: str = "train", run=None, check=lambda config: "fac
         ("seed=[1", ["overrides cannot be read"]),
         ("--config-name=other", ["--config-name", "not offered"]),
         ("test=perhaps", ["test=perhaps", "auto, yes, no"]),
+        ("dry_run=perhaps", ["dry_run=perhaps", "false, true, measure"]),
+        ("device.on_missing=ignore", ["device.on_missing=ignore", "error, skip"]),
+        ("hydra/launcher=ray", ["hydra/launcher=ray", "no such choice", "joblib"]),
+        ("hydra.launcher._target_=hydra_plugins.x.RayLauncher", ["import nothing"]),
+        ("hydra.launcher.n_jobs=2", ["hydra.launcher.n_jobs"]),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(argument: str, words: list[str], capsys, empty_folder: Path) -> None:
@@ -149,10 +164,46 @@ def test_a_refusal_at_the_start_of_a_run_exits_2(capsys) -> None:
 
 
 def test_dry_run_prints_a_line_a_job_and_creates_nothing(capsys, empty_folder: Path) -> None:
-    code, calls = call("-m", "model.depth=2,3", "dry_run=true")
+    code, calls = call("-m", "model.depth=2,3", "dry_run=true", "device=cpu")
     assert (code, calls) == (0, [])
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["job 0", "job 1"]
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["job", "swept", "parameters", "patients", "device", "would"]
+    assert [row.split() for row in rows] == [["0", "model.depth=2", "1,234", "7/2/1", "cpu", "run"],
+                                             ["1", "model.depth=3", "1,234", "7/2/1", "cpu", "run"]]
     assert list(empty_folder.iterdir()) == []
+
+
+def test_a_missing_device_refuses_the_whole_request(capsys, empty_folder: Path) -> None:
+    assert call("-m", "device=cpu,cuda", check=no_gpu) == (2, [])
+    assert capsys.readouterr().err == "error: device=cuda: no CUDA device is visible\n"
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_a_missing_device_is_skipped_when_asked_to_and_the_other_jobs_run(capsys) -> None:
+    asked = []
+
+    def run(config: TrainConfig, job: Job) -> Outcome:
+        asked.append(config.device.name)
+        if config.device.name == "cuda":
+            raise DeviceMissingError("device=cuda: no CUDA device is visible")
+        return Outcome("finished", "runs/x")
+
+    assert call("-m", "device=cuda,cpu", "device.on_missing=skip", run=run, check=no_gpu)[0] == 0
+    shown = capsys.readouterr()
+    assert asked == ["cuda", "cpu"], "never as something else"
+    assert "2 jobs: 1 finished, 1 skipped, 0 failed" in shown.out
+    assert "device=cuda: no CUDA device is visible" in shown.out
+    call("-m", "device=cuda,cpu", "device.on_missing=skip", "dry_run=true", check=no_gpu)
+    assert "skip: device=cuda: no CUDA device is visible" in capsys.readouterr().out
+
+
+def test_a_job_that_another_sweep_is_at_work_on_is_left_to_it(capsys) -> None:
+    def busy(config: TrainConfig, job: Job) -> Outcome:
+        raise InUseError("output=runs/x: in use by pid 7")
+
+    assert call("-m", "seed=0,1", run=busy)[0] == 0
+    assert "2 jobs: 0 finished, 2 skipped, 0 failed" in capsys.readouterr().out
+    assert call(run=busy)[0] == 2
 
 
 def test_only_train_takes_a_sweep(capsys) -> None:

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from brainseg import request, search, space
 from brainseg.config import SearchConfig, TrainConfig, UNetConfig
 from brainseg.errors import RequestError
+from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.records.study import Study
 from brainseg.signals import Interrupted
@@ -211,7 +212,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return Outcome("finished", str(folder.path))
 
     monkeypatch.setattr(search, "compose_job", compose_job)
-    monkeypatch.setattr(search.train, "check", lambda config: "")
+    monkeypatch.setattr(search.train, "check", lambda config: Facts(1, "6/1/1", "cpu"))
     monkeypatch.setattr(search.train, "run", run)
     monkeypatch.setattr(search.study_report, "draw", lambda *_: None)
     return seen

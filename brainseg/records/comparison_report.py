@@ -53,11 +53,11 @@ def notes(comparison: Comparison) -> list[str]:
         found.append("Folds are pooled, so that each patient counts once, and seeds averaged per patient, before anything is compared.")
     pairs = len(comparison.configurations) - 1
     if pairs:
-        found.append(f"{pairs} comparisons with {comparison.baseline.label}: two-sided Wilcoxon signed-rank tests over patients (zeros by "
-                     f"Pratt), p-values corrected for all {pairs} by Holm.")
+        found.append(f"{pairs} comparison{'s' * (pairs > 1)} with {comparison.baseline.label}: two-sided Wilcoxon signed-rank tests over "
+                     f"patients (zeros by Pratt), p-values corrected for {pairs} by Holm.")
     if pairs and comparison.baseline is comparison.configurations[0]:
         found.append("The baseline is the best, picked by these same scores: its lead is flattered. baseline=RUN compares with another.")
-    return [*found, COVERS]
+    return found
 
 
 def text(comparison: Comparison, shown: int = 30) -> str:
@@ -65,7 +65,7 @@ def text(comparison: Comparison, shown: int = 30) -> str:
     lines = [headline(comparison), "", *_aligned([HEADS, *(_cells(row, comparison) for row in comparison.table.head(shown).itertuples())])]
     if len(comparison.table) > shown:
         lines.append(f"... and {len(comparison.table) - shown} more, in comparison.csv")
-    return "\n".join([*lines, "", *notes(comparison)])
+    return "\n".join([*lines, "", *notes(comparison), "Intervals are bootstraps over patients; they do not cover retraining."])
 
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
@@ -99,7 +99,7 @@ def write_page(
     body += [f'<p><img alt="{name}" src="data:image/png;base64,{_encoded(file)}"></p>' for name, file in pictures.items()]
     for title, table in tables.items():
         body += [f"<h2>{html.escape(title)}</h2>", _table(table)]
-    body += ["<h2>How to read it</h2>", "<ul>", *(f"<li>{html.escape(one)}</li>" for one in notes(comparison)), "</ul>"]
+    body += ["<h2>How to read it</h2>", "<ul>", *(f"<li>{html.escape(one)}</li>" for one in [*notes(comparison), COVERS]), "</ul>"]
     runs = [f"{one.label}: {run.path}, code {run.facts['code']['sha256'][:10]}" for one in comparison.configurations for run in one.runs]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in runs)
     body += [f"<h2>Runs</h2><ul>{lines}</ul>", f"<footer>{html.escape(made_by)}</footer>"]

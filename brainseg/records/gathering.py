@@ -11,7 +11,7 @@ from brainseg.config import TrainConfig, flatten
 from brainseg.errors import check
 from brainseg.records.identity import differing, without_identity
 from brainseg.records.run import RunFolder, locate
-from brainseg.records.sweep import jobs_of
+from brainseg.records.sweep_record import jobs_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +81,15 @@ class Run:
 def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None, root: str | Path, uri: str | None) -> list[Run]:
     """The runs asked for, in the order given or begun, each once. Raises RequestError where there is none.
 
-    `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id or `last`; `experiment` an MLflow
+    `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id; `experiment` an MLflow
     experiment. Without any, all runs below `root`.
     """
     if runs:
         paths = [path for run in runs for path in (_below(Path(run)) or [locate(run)])]
     elif sweep is not None:
-        paths = jobs_of(sweep, Path(root))
+        made = sorted(map(Run, jobs_of(sweep, Path(root))), key=lambda run: run.facts["created"])
+        latest = {(run.configuration, run.config.seed, run.settings.get("split.fold")): run.path for run in made}
+        paths = list(latest.values())  # a job repeated, or run again under other code, counts once
     elif experiment is not None:
         from brainseg.records.mlflow_lookup import folders_of
 

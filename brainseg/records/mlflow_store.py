@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -123,9 +123,7 @@ def run_link(uri: str, experiment: str, run_id: str) -> str:
 
 def chart_link(uri: str, experiment: str, sweep: str | None = None) -> str:
     """The page that draws the curves of all runs of an experiment, or of one sweep's, without a further click."""
-    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={mlflow_view.KEY}"
-    wanted = f"tags.sweep = '{sweep}'"
-    view += f"&searchFilter={quote(wanted)}" if sweep else ""
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={mlflow_view.key(sweep)}"
     return f"{page(uri)}/#/experiments/{experiment}/runs?{view}"
 
 

@@ -15,9 +15,18 @@ SECTIONS = ("overview", "val", "test", "train", "best", "speed")
 FINAL = ("dice_median", "iou", "precision", "recall", "dice_tumour_slices", "empty_slice_false_positives", "hd95", "hd95_undefined")
 
 
-def experiment_tags() -> dict[str, str]:
-    """The tags of an experiment of ours. Metrics not named above get a chart of MLflow's choice in their section."""
-    return {f"mlflow.sharedViewState.{KEY}": json.dumps(_layout())}
+def experiment_tags(sweep: str | None = None) -> dict[str, str]:
+    """The layout of an experiment's page, or the same for the runs of one sweep alone, as a tag of the experiment.
+
+    Metrics not named above get a chart of MLflow's choice in their section.
+    """
+    shown = {} if sweep is None else {"searchFilter": f"tags.sweep = '{sweep}' and tags.kind = 'run'"}
+    return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | shown)}
+
+
+def key(sweep: str | None = None) -> str:
+    """By which a link names a layout."""
+    return KEY if sweep is None else f"{KEY}-{sweep}"
 
 
 def _layout() -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brainseg.records import mlflow_view
 from brainseg.records.comparison import Comparison
-from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri
+from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri, ui_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,8 +25,8 @@ COLUMNS = ("dice", "dice_low", "dice_high", "dice_median", "missed", "iou", "pre
 def log_comparison(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None) -> str:
     """Bring MLflow up to date with the comparison in `folder`; returns lines for the terminal. A store that fails is warned of.
 
-    `kind` is comparison, cross_validation or sweep_summary. The same runs compared again are the same MLflow run: its numbers do not
-    change, its files are replaced.
+    `kind` is comparison, cross_validation or sweep_summary. The same sweep, or the same runs, compared again are the same
+    MLflow run, whose numbers and files are brought up to date.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -43,7 +45,8 @@ def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri
     where = runs[0].facts["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
     uri = tracking_uri(uri or where["uri"])
     uids = sorted(run.facts["uid"] for run in runs)
-    digest = hashlib.sha256(json.dumps([kind, sweep, uids, comparison.baseline.label]).encode()).hexdigest()
+    of_what = sweep or [uids, comparison.baseline.label]  # a sweep keeps its summary as it grows
+    digest = hashlib.sha256(json.dumps([kind, of_what]).encode()).hexdigest()
     with limited(SECONDS):
         client = connect(uri)
         experiment = experiment_id(client, uri, where["experiment"], where["artifacts"])
@@ -64,7 +67,12 @@ def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri
                          tags=[RunTag(key, value) for key, value in tags.items()])
         client.log_artifacts(run_id, str(folder))
         client.set_terminated(run_id, "FINISHED", end_time=ended)
-    return f"MLflow run:    {run_link(uri, experiment, run_id)}\nMLflow charts: {chart_link(uri, experiment)}"
+        for key, value in mlflow_view.experiment_tags(sweep).items():
+            client.set_experiment_tag(experiment, key, value)
+    lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment, sweep)}"]
+    if command := ui_command(uri):
+        lines.append(f"after:         {shlex.join(command)}")
+    return "\n".join(lines)
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:

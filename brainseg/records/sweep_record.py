@@ -4,7 +4,7 @@ The id is that of the question asked: the settings swept and those held fixed, n
 again, and one widened by a value, are the same sweep; the record tells which folder each of its jobs ran in, also when
 that folder had been made by another sweep.
 
-    runs/sweeps/ID.json     {"id", "command", "jobs": [{"overrides", "folder", "state", "reason"}]}
+    runs/sweeps/ID.json     {"id", "jobs": [{"overrides", "folder", "state", "reason"}]}
 """
 
 import hashlib
@@ -28,32 +28,47 @@ def sweep_id(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> str:
     return "-".join([*(name.replace("/", "-").replace("@", "-") for name in names), digest])[-60:]
 
 
-def write_record(root: Path, name: str, command: Sequence[str], jobs: Sequence[dict[str, Any]]) -> None:
+def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
     """Bring the sweep's record up to date: `jobs` replace earlier ones with the same overrides, the others stay."""
     path = _path(root, name)
     before = json.loads(path.read_text())["jobs"] if path.is_file() else []
-    now = {json.dumps(job["overrides"]) for job in jobs}
-    kept = [job for job in before if json.dumps(job["overrides"]) not in now]
-    write_json(path, {"id": name, "command": list(command), "jobs": [*kept, *jobs]})
-
-
-def read_record(root: Path, name: str) -> dict[str, Any]:
-    """The record of a sweep, by id or `last`. Raises RequestError naming the sweeps there are."""
-    known = sorted((root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    if name == "last" and known:
-        return json.loads(known[-1].read_text())
-    path = _path(root, name)
-    listed = ", ".join(one.stem for one in known[-5:]) or "none"
-    check(path.is_file(), "sweep", name, f"no such sweep below {root}", f"known: {listed}; root=DIR is where the sweep's output was")
-    return json.loads(path.read_text())
+    now = {_question(job) for job in jobs}
+    write_json(path, {"id": name, "jobs": [*(job for job in before if _question(job) not in now), *jobs]})
 
 
 def jobs_of(name: str, root: Path) -> list[Path]:
-    """The run folders of a sweep, in the order of its jobs; jobs that left none are not among them."""
-    folders = [Path(job["folder"]) for job in read_record(root, name)["jobs"] if job["folder"]]
-    found = [folder for folder in folders if (folder / "run.json").is_file()]
-    check(bool(found), "sweep", name, "none of its jobs has a run folder here", "run it again")
-    return found
+    """The run folders of a sweep, in the order of its jobs; with those that its record does not know yet.
+
+    Raises RequestError naming the sweeps there are.
+    """
+    path = _path(root, name)
+    jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    recorded = [Path(job["folder"]) for job in jobs if job["folder"]]
+    made = [file.parent for file in root.glob("*/run.json") if json.loads(file.read_text()).get("sweep") == name]
+    made.sort(key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+    found = {folder.resolve(): folder for folder in [*recorded, *made] if (folder / "run.json").is_file()}
+    check(bool(found), "sweep", name, f"no such sweep below {root}", f"known: {_listed(root)}; root=DIR is where the sweep's output was")
+    return list(found.values())
+
+
+def last(root: Path) -> str:
+    """The id of the sweep that ended last below `root`. Raises RequestError if there is none."""
+    known = _known(root)
+    check(bool(known), "sweep", "last", f"no sweep below {root}", "root=DIR is where the sweep's output was")
+    return known[-1]
+
+
+def _known(root: Path) -> list[str]:
+    return [path.stem for path in sorted((root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)]
+
+
+def _listed(root: Path) -> str:
+    return ", ".join(_known(root)[-5:]) or "none"
+
+
+def _question(job: dict[str, Any]) -> str:
+    """What makes two jobs of a sweep the same one: their overrides, but for those that change no number."""
+    return json.dumps(sorted(one for one in job["overrides"] if not _is_aside(one)))
 
 
 def _path(root: Path, name: str) -> Path:

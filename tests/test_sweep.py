@@ -1,0 +1,287 @@
+"""Sweeps: what they vary, what a dry run foresees, skip and rerun and run anew, memory from job to job, the table at the end."""
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from brainseg import cli, sweep, train
+from brainseg.config import TrainConfig
+from brainseg.data import resident
+from brainseg.data.dataset import MRIDataset
+from brainseg.records import code, identity, plan
+from brainseg.records import run as run_folder
+from brainseg.records.plan import Fate
+from brainseg.records.run import Job, Outcome, RunFolder
+from brainseg.sweep import Ledger
+
+TINY = ("model.depth=2", "model.width=2", "epochs=1", "device=cpu", "device.threads=1", "tracking=none", "augment=none")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def start(phantom_file: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """A real sweep in this process: exit code as expected, returns what it printed on stdout."""
+
+    def start(*argv: str, code: int = 0, run=train.run) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main("train", run, train.check, ["-m", *TINY, f"data.path={phantom_file}", *argv])
+        shown = capsys.readouterr()
+        assert stop.value.code == code, shown.err
+        return shown.out
+
+    return start
+
+
+def runs() -> list[Path]:
+    return sorted(path.parent for path in Path("runs").glob("*/run.json"))
+
+
+# What is printed
+
+
+def test_what_is_swept_and_how_a_job_is_called() -> None:
+    jobs = [["model.depth=2", "seed=0", "++loss.options.a=1"], ["model.depth=2", "seed=0", "++loss.options.a=2"]]
+    assert sweep.settings_swept(jobs) == ("loss.options.a",)
+    assert sweep.label(jobs[1], ("loss.options.a",)) == "loss.options.a=2"
+
+
+def test_the_summary_lists_every_job_with_its_reason() -> None:
+    outcomes = [Outcome("finished", "runs/a"), Outcome("skipped", "runs/b", "finished before"), Outcome("failed", reason="no memory")]
+    assert sweep.summary(outcomes, ["seed=0", "seed=1", "seed=2"]).splitlines() == [
+        "", "3 jobs: 1 finished, 1 skipped, 1 failed",
+        "job  state     swept   folder, reason",
+        "0    finished  seed=0  runs/a",
+        "1    skipped   seed=1  runs/b finished before",
+        "2    failed    seed=2  no memory",
+    ]  # fmt: skip
+
+
+def test_a_measured_plan_adds_up_what_is_left() -> None:
+    facts = [plan.Facts(10, "7/2/1", "cpu")] * 4
+    fates = [Fate("run"), Fate("resume at epoch 5", 0.5), Fate("skip: finished before", 0), Fate("run")]
+    costs = iter([(100.0, 2 * 10**9), (3600.0, 10**9), "MemoryError: too large"])
+    shown = sweep.plan(facts, fates, list("abcd"), [TrainConfig()] * 4, lambda config: next(costs)).splitlines()
+    assert shown[0].split() == ["job", "swept", "parameters", "patients", "device", "time", "memory", "would"]
+    assert [row.split()[5:7] for row in shown[1:4]] == [["0:01:40", "2.0"], ["0:30:00", "1.0"], ["-", "-"]]
+    assert "MemoryError: too large" in shown[4]
+    assert shown[5] == "0:31:40 in all, one job after the other"
+
+
+# What each start of a sweep does
+
+
+def test_finished_jobs_are_skipped_and_a_wider_sweep_runs_what_is_new(start) -> None:
+    assert "2 jobs: 2 finished" in start("seed=0,1")
+    assert "3 jobs: 1 finished, 2 skipped" in start("seed=0,1,2")
+    assert len(runs()) == 3
+
+
+def test_rerun_repeats_each_job_once_a_start_in_a_sibling(start) -> None:
+    start("seed=0,1")
+    first = {path: (path / "metrics.jsonl").read_bytes() for path in runs()}
+    assert "2 jobs: 2 finished" in start("seed=0,1", "rerun=true")
+    assert "2 jobs: 2 finished" in start("seed=0,1", "rerun=true")
+    assert [path.name.count("-") for path in runs()].count(2) == 4, "each in a numbered sibling"
+    assert {path: (path / "metrics.jsonl").read_bytes() for path in first} == first, "what was there stays"
+    assert "0 finished, 2 skipped" in start("seed=0,1")
+    assert len({RunFolder(path).facts["uid"] for path in runs()}) == 6
+
+
+def test_a_job_launched_again_within_one_start_finds_its_own_folder(start) -> None:
+    again: list[Outcome] = []
+
+    def twice(config: TrainConfig, job: Job) -> Outcome:
+        outcome = train.run(config, job)
+        again.append(train.run(config, job))
+        return outcome
+
+    start("seed=0", "rerun=true", run=twice)
+    assert [(outcome.state, Path(outcome.folder)) for outcome in again] == [("skipped", runs()[0])]
+    assert len(runs()) == 1
+
+
+def test_a_failed_job_runs_anew_and_an_interrupted_one_goes_on(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way to the bits of a run that nothing happened to; the failed one's first epoch is trained again."""
+    losses = {path.name: history(path) for path in (start("seed=0,1", "epochs=2") and runs())}
+    trained: list[int] = []
+    fit = train.fit
+
+    def counted(state, task, hooks):
+        trained.append(state.epoch)
+        fit(state, task, hooks)
+
+    for path in runs():
+        for file in ("summary.json", "patients.csv"):
+            (path / file).unlink()
+    failed, interrupted = runs()
+    keep_one_epoch(failed, "failed")
+    keep_one_epoch(interrupted, "killed")
+    shown = start("seed=0,1", "epochs=2", "dry_run=true")
+    assert "failed before: run anew" in shown
+    monkeypatch.setattr(train, "fit", counted)
+    assert "2 jobs: 2 finished" in start("seed=0,1", "epochs=2")
+    assert sorted(epoch > 0 for epoch in trained) == [False, True]
+    assert {path.name: history(path) for path in runs()} == losses
+
+
+def history(path: Path) -> list[dict]:
+    rows = [json.loads(line)["metrics"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("speed/")} for row in rows]
+
+
+def keep_one_epoch(path: Path, state: str) -> None:
+    status = json.loads((path / "status.json").read_text())
+    (path / "status.json").write_text(json.dumps(status | {"state": state}))
+    shutil.copy(path / "checkpoints" / "best.pt", path / "checkpoints" / "last.pt")
+
+
+def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start("seed=0,1")
+    other = code.Code("1", "c", False, "", "other sources")
+    for module in (identity, plan, run_folder):
+        monkeypatch.setattr(module, "code_version", lambda: other)
+    shown = start("seed=0,1,2")
+    assert "2 of the 3 jobs were finished under other code" in shown
+    assert "3 jobs: 3 finished" in shown
+    assert "other code" not in start("seed=0,1,2"), "said once: from now on there are runs of this code"
+
+
+def test_a_dry_run_tells_what_would_become_of_each_job(start, here: Path) -> None:
+    start("seed=0,1,2")
+    for path, state in zip(runs(), ("running", "failed", "finished"), strict=True):
+        status = json.loads((path / "status.json").read_text())
+        (path / "status.json").write_text(json.dumps(status | {"state": state, "pid": os.getpid()}))
+    before = sorted(here.rglob("*"))
+    shown = start("seed=0,1,2,3", "dry_run=true").splitlines()
+    assert sorted(row.split("threads)  ")[1].split(" by pid")[0] for row in shown[1:]) == [
+        "failed before: run anew", "run", "skip: finished before", "skip: in use",
+    ]
+    assert sorted(here.rglob("*")) == before
+    interrupted = runs()[0]
+    keep_one_epoch(interrupted, "killed")
+    assert "resume at epoch 1" in start("seed=0,1,2,3", "dry_run=true")
+
+
+@pytest.mark.parametrize("text", ["false", "False", "no"])
+def test_dry_run_takes_what_yaml_calls_false_or_refuses_it(start, text: str) -> None:
+    start("seed=0", f"dry_run={text}", code=2 if text == "no" else 0)
+    assert len(runs()) == (text != "no")
+
+
+def test_dry_run_measures_seconds_and_memory(start) -> None:
+    head, row, total = start("seed=0", "dry_run=measure").splitlines()
+    assert head.split()[-3:] == ["time", "memory", "would"]
+    seconds, gigabytes = row.split("threads)")[1].split()[:2]
+    assert seconds.count(":") == 2
+    assert 0.1 < float(gigabytes) < 20
+    assert total.endswith("in all, one job after the other")
+    assert not Path("runs").exists()
+
+
+def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "jobs", "now")
+    ledger.end(0, Outcome("finished", "runs/a"))
+    ledger.write(1, pid=1, host="h")
+    Ledger(tmp_path / "jobs", "before").end(2, Outcome("finished", "runs/c"))
+    outcomes = ledger.outcomes(3, "not started")
+    assert [outcome.state for outcome in outcomes] == ["finished", "failed", "failed"]
+    assert [outcome.reason for outcome in outcomes] == ["", sweep.LOST, "not started"]
+
+
+def test_two_sweeps_of_the_same_instant_have_a_folder_each(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's resolver `now` is stopped: both get the same time."""
+    from hydra.core import utils
+
+    class Stopped(utils.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr(utils, "datetime", Stopped)
+    start("seed=0")
+    start("seed=1")
+    assert [path.name for path in sorted(Path("runs/hydra").iterdir())] == ["2026-01-01_00-00-00-000000", "2026-01-01_00-00-00-000000-2"]
+    assert {RunFolder(path).facts["sweep"] for path in runs()} == {path.name for path in Path("runs/hydra").iterdir()}
+
+
+# Data in memory from job to job
+
+
+def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident.release()
+    reads: list[int] = []
+    read = MRIDataset._read
+    monkeypatch.setattr(MRIDataset, "_read", lambda self, rows, *some, **more: reads.append(len(rows)) or read(self, rows, *some, **more))
+    start("seed=0", "test=no")
+    once = len(reads)
+    reads.clear()
+    resident.release()
+    start("seed=1,2,3", "test=no")
+    assert len(reads) == once
+
+
+def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
+    resident.release()
+    cpu = torch.device("cpu")
+    parts = [MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)]
+    resident.hold(parts[:1], cpu)
+    memory = weakref.ref(parts[0].memory.image)
+    again = MRIDataset(phantom_file, volume="FLAIR", indices=range(8))
+    resident.hold([again], cpu)
+    assert again.memory is parts[0].memory
+    assert torch.equal(again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image)
+    parts[0] = again = None  # type: ignore[call-overload]
+    resident.hold(parts[1:], cpu)
+    gc.collect()
+    assert memory() is None
+    resident.hold(parts[1:], cpu, "no")
+    assert not resident._kept
+
+
+def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Path) -> None:
+    from brainseg.config import PhantomConfig
+    from brainseg.data.phantom import ensure_cohort
+
+    other = ensure_cohort(PhantomConfig(patients=10, slices=8, size=32, seed=1, folder=str(tmp_path)))
+    path = tmp_path / "data.h5"
+    images = []
+    for source in (phantom_file, other):
+        path.unlink(missing_ok=True)
+        path.write_bytes(source.read_bytes())
+        part = MRIDataset(path)
+        resident.hold([part], torch.device("cpu"))
+        images.append(part.gather([0]).image)
+    assert not torch.equal(*images)
+
+
+# Start-up
+
+
+def test_neither_matplotlib_nor_monai_nor_mlflow_is_loaded_by_the_first_step(phantom_file: Path) -> None:
+    script = """
+import os, sys
+from brainseg.training import engine
+def stop(*_):
+    print("loaded:", *(name for name in ("matplotlib", "monai", "mlflow", "scipy", "pandas") if name in sys.modules), flush=True)
+    os._exit(7)
+engine.train_epoch = stop
+from brainseg import train
+train.main()
+"""
+    arguments = [sys.executable, "-c", script, "model.depth=2", "model.width=2", "device=cpu", f"data.path={phantom_file}"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "loaded:"), done.stderr
