@@ -22,6 +22,7 @@ from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.errors import check as require
 from brainseg.records import failures, failures_figure, report
+from brainseg.records.gathering import chosen_among
 from brainseg.records.results import Results
 from brainseg.trained import Trained, check_name, load, role_of, saw
 from brainseg.training.evaluation import evaluate
@@ -50,6 +51,7 @@ def run(config: EvaluateConfig) -> int:
         "inference": dataclasses.asdict(inference),
         "device": device.got,
         "data": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "chosen_among": max(chosen_among(name) for name in config.checkpoint),
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(Path(config.output), facts, config.overlays)
@@ -61,6 +63,8 @@ def run(config: EvaluateConfig) -> int:
 def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
     title = f"{len(results.rows)} patients by their role in training: {counts}" + (", leaky=true" if facts["leaky"] else "")
+    if facts["chosen_among"] > 1:
+        title += f"; one of {facts['chosen_among']} configurations of its sweep"
     written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
     return f"{report.table(metrics, title)}\nwritten to {config.output}: {', '.join(written)}"
 

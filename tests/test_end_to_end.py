@@ -114,6 +114,10 @@ def test_a_choosing_sweep_sees_no_test_patient(folder: Path) -> None:
     for path in folder.glob("widths/*/summary.json"):
         assert not any(name.startswith("test/") for name in json.loads(path.read_text())["metrics"])
         assert set(pd.read_csv(path.parent / "patients.csv").role) == {"validation"}
+    chosen = next(folder.glob("widths/unet-*"))
+    said = call(folder, "evaluate", f"checkpoint={chosen}", *SMALL[:3], "device=cpu", "output=tested")
+    assert "one of 2 configurations of its sweep" in said
+    assert json.loads((folder / "tested" / "summary.json").read_text())["chosen_among"] == 2
 
 
 def test_evaluate_equals_the_runs_own_scores(folder: Path, trained: Path) -> None:

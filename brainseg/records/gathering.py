@@ -100,6 +100,13 @@ def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None
     return [Run(path) for path in dict.fromkeys(path.resolve() for path in paths)]
 
 
+def chosen_among(checkpoint: str) -> int:
+    """How many configurations the sweep of a checkpoint's run tried, 1 without one: its test score is that of the one chosen."""
+    folder = Path(checkpoint) if (Path(checkpoint) / "run.json").is_file() else Path(checkpoint).parent.parent
+    sweep = RunFolder(folder).facts["sweep"] if (folder / "run.json").is_file() else None
+    return len({Run(path).configuration for path in jobs_of(sweep, folder.parent)}) if sweep else 1
+
+
 def _below(path: Path) -> list[Path]:
     """Run folders at or below `path`, the oldest first."""
     found = [path] if (path / "run.json").is_file() else [file.parent for file in path.glob("*/run.json")]

@@ -1,0 +1,84 @@
+"""A sweep's id, its record from start to start, and the summary that ends it."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scored_runs import scored_run
+from test_end_to_end import SMALL, call
+
+from brainseg.compare import summarise
+from brainseg.config import TrackingConfig
+from brainseg.errors import RequestError
+from brainseg.records.gathering import gather
+from brainseg.records.sweep_record import jobs_of, last, sweep_id, write_record
+
+NAMES = {"TCGA_A_1_1": 0.5, "TCGA_A_2_1": 0.7, "TCGA_B_3_1": 0.6}
+
+
+def jobs(*widths: int, fixed: tuple[str, ...] = ("epochs=3",)) -> list[list[str]]:
+    return [[*fixed, f"model.width={width}"] for width in widths]
+
+
+def test_the_id_is_that_of_the_question() -> None:
+    one = sweep_id(jobs(4, 8), ["model.width"])
+    assert one.startswith("width-") and one == sweep_id(jobs(4, 8, 16), ["model.width"]), "widened by a value"
+    assert one == sweep_id(jobs(4, 8, fixed=("epochs=3", "tracking=none", "hydra/launcher=joblib", "output=x")), ["model.width"])
+    assert one != sweep_id(jobs(4, 8, fixed=("epochs=4",)), ["model.width"])
+    assert one != sweep_id([[*job, "seed=1"] for job in jobs(4, 8)], ["model.width"])
+
+
+def test_a_record_keeps_what_a_narrower_start_left_out(tmp_path: Path) -> None:
+    made = {width: str(scored_run(tmp_path / str(width), NAMES, width=width).path) for width in (4, 8, 16)}
+    for widths in ((4, 8), (8, 16)):
+        write_record(tmp_path, "width-1", [{"overrides": job, "folder": made[width], "state": "finished", "reason": ""}
+                                           for width, job in zip(widths, jobs(*widths), strict=True)])
+    assert [path.name for path in jobs_of("width-1", tmp_path)] == ["4", "8", "16"]
+    assert last(tmp_path) == "width-1"
+
+
+def test_a_killed_sweep_is_found_by_its_runs(tmp_path: Path) -> None:
+    """Killed, it has written no record: its runs say whose they are."""
+    scored_run(tmp_path / "a", NAMES, sweep="width-2")
+    scored_run(tmp_path / "b", NAMES, sweep="another")
+    assert [path.name for path in jobs_of("width-2", tmp_path)] == ["a"]
+    with pytest.raises(RequestError, match="no such sweep"):
+        jobs_of("width-3", tmp_path)
+    with pytest.raises(RequestError, match="is no sweep's id"):
+        jobs_of("../width-2", tmp_path)
+
+
+def test_a_job_made_again_counts_once(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        scored_run(tmp_path / name, NAMES, sweep="width-2")
+    assert [run.path.name for run in gather(None, "width-2", None, tmp_path, None)] == ["new"]
+
+
+def test_a_sweep_of_which_nothing_finished_says_so(tmp_path: Path) -> None:
+    scored_run(tmp_path / "a", NAMES, state="failed", sweep="width-2")
+    said = summarise("width-2", tmp_path, TrackingConfig("none"))
+    assert said.startswith("no comparison: ") and "it broke" in said
+
+
+def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    tiny = [*SMALL, "epochs=1", "model.width=2,3", "seed=0,1"]
+    said = call(tmp_path, "train", "-m", *tiny, "optimizer.lr=1e-3,1e30", code=1)  # that rate gives a loss that is not finite
+    (record,) = (tmp_path / "runs" / "sweeps").glob("*.json")
+    assert [job["state"] for job in json.loads(record.read_text())["jobs"]].count("failed") == said.count("failed: ") // 2 > 0
+    table = pd.read_csv(record.with_suffix("") / "comparison.csv")
+    assert set(table.configuration) >= {"width=2 lr=0.001", "width=3 lr=0.001"}
+    assert "Left out: " in said and (record.with_suffix("") / "report.html").is_file()
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("brainseg")
+    (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep_summary'")
+    assert summary.data.tags["sweep"] == record.stem
+    assert {"report.html", "comparison.csv", "pictures"} <= {item.path for item in client.list_artifacts(summary.info.run_id)}
+    of_sweep = client.search_runs([experiment.experiment_id], f"tags.sweep = '{record.stem}' and tags.kind = 'run'")
+    assert len(of_sweep) == 8, "a job of the sweep each, the failed ones too"
+    layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-1-{record.stem}"])
+    assert layout["searchFilter"] == f"tags.sweep = '{record.stem}' and tags.kind = 'run'"
+    assert f"viewStateShareKey=brainseg-1-{record.stem}" in said
