@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from brainseg import launch, sweep
 from brainseg.errors import DataError, RequestError, check
+from brainseg.job import outcome_of
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome, stored_overrides
 from brainseg.records.sweep_record import sweep_id, write_record
@@ -107,24 +109,24 @@ def _request(
     for config in configs:
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
-        facts.append(_checked(check_request, config))
-        if facts[-1].missing and config.device.on_missing == "error" and not (settings and launch.is_elsewhere(settings)):
-            raise RequestError(facts[-1].missing)
+        elsewhere = settings is not None and launch.is_elsewhere(settings)
+        facts.append(_checked(check_request, _any_device(config) if elsewhere else config))
     names = [sweep.label(job, swept) for job in jobs]
     job = Job(sweep="planned" if multirun else None)
     if multirun and (other := under_other_code(configs, facts, job)):
         print(f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own")
     if any(config.dry_run != "false" for config in configs):
         fates = [foresee(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
-        measure = _measured if any(config.dry_run == "measure" for config in configs) else None
+        threads = launch.shares(settings)[0] if settings else None
+        measure = partial(_measured, threads) if any(config.dry_run == "measure" for config in configs) else None
         print(sweep.plan(facts, fates, names, configs, measure))
         return 0
     if settings is None:
         return _run_alone(command, overrides, run)
-    plain: Any = OmegaConf.to_container(settings.hydra.sweep, resolve=False)
     name, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
-    started = launch.prepare(settings, name, "${now:" not in plain["dir"], swept, choosing)
+    started = launch.prepare(settings, name, swept, choosing)
     outcomes, stopped = launch.sweep(command, overrides, len(jobs), started, run)
+    outcomes = sweep.settle(outcomes, configs, facts, replace(job, start=started.start))
     write_record(root, name, [{"overrides": job, **asdict(outcome)} for job, outcome in zip(jobs, outcomes, strict=True)])
     print(sweep.summary(outcomes, names))
     if stopped:
@@ -134,10 +136,15 @@ def _request(
     return int(any(outcome.state == "failed" for outcome in outcomes))
 
 
-def _measured(config: Any) -> tuple[float, int] | str:
+def _any_device(config: Any) -> Any:
+    """The same job, for a check on a machine that need not have its device."""
+    return replace(config, device=replace(config.device, on_missing="skip"))
+
+
+def _measured(threads: int | None, config: Any) -> tuple[float, int] | str:
     """Seconds and bytes of one job, or in a few words why they are not known."""
     try:
-        seconds, memory = apart("brainseg.train:measure", config)
+        seconds, memory = apart("brainseg.train:measure", config, threads)
     except Died as died:  # as the job itself would, of too little memory
         return str(died)
     return seconds, memory
@@ -157,7 +164,7 @@ def _run_alone(command: str, overrides: list[str], run: Callable) -> int:
 
     def job(composed: DictConfig) -> Outcome:
         config: Any = OmegaConf.to_object(composed)
-        return launch.outcome_of(run, config, Job(tuple(HydraConfig.get().overrides.task)))
+        return outcome_of(run, config, Job(tuple(HydraConfig.get().overrides.task)))
 
     try:
         outcome = engine.run(command, job, overrides).return_value

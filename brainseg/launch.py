@@ -16,46 +16,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg.config import TrainConfig
-from brainseg.errors import DeviceMissingError, InUseError, RequestError
+from brainseg.errors import RequestError
+from brainseg.job import Launch, Run, here, in_own_process
 from brainseg.launchers import name_of
-from brainseg.records.run import Job, Outcome, is_alive
+from brainseg.records.run import Outcome, is_alive
 from brainseg.signals import Interrupted
 from brainseg.sweep import Ledger
-from brainseg.worker import Died, apart
-
-Run = Callable[[TrainConfig, Job], Outcome]
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the jobs of one start of a sweep share; it travels to the launcher's processes."""
-
-    launcher: str  # one of LAUNCHERS
-    name: str  # the sweep's
-    folder: str  # Hydra's folder of this start of it
-    start: str
-    swept: tuple[str, ...]
-    choosing: bool
-    threads: int | None = None
-    gpus: int = 0
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(Path(self.folder) / "jobs", self.start)
 
 
 def is_elsewhere(multirun: DictConfig) -> bool:
@@ -63,139 +39,58 @@ def is_elsewhere(multirun: DictConfig) -> bool:
     return _launcher(multirun) == "submitit_slurm"
 
 
-def prepare(multirun: DictConfig, name: str, named: bool, swept: tuple[str, ...], choosing: bool) -> Launch:
-    """Make this start's folder and share out the machine. `multirun` is composed for the sweep; `named`: its folder was chosen.
+def prepare(multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: bool) -> Launch:
+    """Make Hydra's folder of the sweep and share out the machine; `multirun` is composed for the sweep as a whole.
 
-    A folder that was not chosen is new, also if another sweep starts in the same instant. Raises RequestError.
+    A folder that was not chosen by the request is new, also if another sweep starts in the same instant. `sweep` is
+    the sweep's id. Raises RequestError.
     """
+    chosen: Any = OmegaConf.to_container(multirun.hydra.sweep, resolve=False)
     try:
         folder = Path(str(multirun.hydra.sweep.dir))
-        if named:
+        if "${now:" not in chosen["dir"]:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             folder = _new_folder(folder)
     except OSError as error:
         raise RequestError(f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}") from error
-    threads, gpus = _shares(multirun)
-    return Launch(_launcher(multirun), name, str(folder.absolute()), uuid.uuid4().hex, swept, choosing, threads, gpus)
+    threads, gpus = shares(multirun)
+    return Launch(_launcher(multirun), str(folder.absolute()), sweep, uuid.uuid4().hex, swept, choosing, threads, gpus)
 
 
 def sweep(command: str, overrides: list[str], count: int, launch: Launch, run: Run) -> tuple[list[Outcome], Interrupted | None]:
     """Run the jobs of a sweep; returns how each ended, also if the launcher lost some, and the signal that stopped them."""
-    engine = GlobalHydra.instance().hydra
-    assert engine is not None
     name = f"{run.__module__}:{run.__qualname__}"  # looked up by the job's process: the one that waits for it need not import torch
-    task = partial(_job_here, launch, run) if launch.launcher == "basic" else partial(_job_apart, launch, name)
+    task = partial(here, launch, run) if launch.launcher == "basic" else partial(in_own_process, launch, name)
     quoted = launch.folder.replace("\\", "\\\\").replace("'", "\\'")
     arguments = [*overrides, f"hydra.sweep.dir='{quoted}'", "hydra.mode=MULTIRUN"]
-    otherwise = "not started"
-    interrupted = None
     try:
         with _stopping(launch, count):
-            for _ in range(2 if launch.launcher == "joblib" else 1):  # joblib's pool ends with any worker: again, for what it took along
-                try:
-                    engine.multirun(command, task, arguments)
-                    break
-                except (RequestError, HydraException, OmegaConfBaseException):
-                    raise
-                except Exception as error:  # whatever a launcher's library raises when it has lost a process: the others' work counts
-                    otherwise = f"not started, the launcher failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    print(f"the launcher lost a worker ({type(error).__name__}); waiting for the jobs under way", file=sys.stderr)
-                    _wait(launch.ledger, count)
+            lost = _through_hydra(command, task, arguments, launch, count)
+            if lost and launch.launcher == "joblib":  # its pool ends with any worker: once more, for the jobs that went with it
+                lost = _through_hydra(command, task, arguments, launch, count)
     except Interrupted as stop:
-        otherwise, interrupted = "not started", stop
-    return launch.ledger.outcomes(count, otherwise), interrupted
+        return launch.ledger.outcomes(count, "not started"), stop
+    return launch.ledger.outcomes(count, f"not started: {lost}"), None
 
 
-def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
-    """Run a job; whatever it dies of ends this job alone. Its traceback is in its own log, its reason is printed at once."""
-    name = "run" if job.number is None else f"job {job.number}"
+def _through_hydra(command: str, task: Callable[[DictConfig], Outcome], arguments: list[str], launch: Launch, count: int) -> str:
+    """Let the launcher run all jobs; returns an empty string, or what the launcher died of when no job is under way any more."""
+    engine = GlobalHydra.instance().hydra
+    assert engine is not None
     try:
-        return run(config, job)
-    except RequestError as error:
-        left_out = isinstance(error, DeviceMissingError) and config.device.on_missing == "skip"
-        if left_out or (isinstance(error, InUseError) and job.sweep):
-            outcome = Outcome("skipped", reason=str(error))
-        elif job.sweep is None:  # not raised through Hydra, which would print a line of its own
-            return Outcome("refused", reason=str(error))
-        else:
-            outcome = Outcome("failed", reason=str(error))
-    except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
-        reason = "; ".join([f"{type(error).__name__}: {error}".strip().splitlines()[0], *getattr(error, "__notes__", [])])
-        outcome = Outcome("failed", reason=reason)
-    print(f"{name} {outcome.state}: {outcome.reason}", file=sys.stderr)
-    return outcome
-
-
-def _job_here(launch: Launch, run: Run, composed: DictConfig) -> Outcome:
-    """One job, in this process."""
-    from brainseg.device import own_threads
-
-    job = _job(launch)
-    assert job.number is not None
-    launch.ledger.write(job.number, pid=os.getpid(), host=socket.gethostname())
-    try:
-        with own_threads():
-            return launch.ledger.end(job.number, outcome_of(run, _config(composed), job))
-    except Interrupted as stop:
-        launch.ledger.end(job.number, _interrupted(stop))
+        engine.multirun(command, task, arguments)
+    except (RequestError, HydraException, OmegaConfBaseException):
         raise
+    except Exception as error:  # whatever a launcher's library raises when it has lost a process: the other jobs' work counts
+        print(f"the launcher failed ({type(error).__name__}); waiting for the jobs under way", file=sys.stderr)
+        while _under_way(launch.ledger, count):
+            time.sleep(0.2)
+        return f"the launcher failed, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return ""
 
 
-def _job_apart(launch: Launch, target: str, composed: DictConfig) -> Outcome:
-    """One job, in a process of its own, which this one waits for; called in a process of the launcher's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the job's process too, which saves
-    job, ledger = _job(launch), launch.ledger
-    number = job.number
-    assert number is not None
-    if done := ledger.outcome(number):  # by an earlier worker of this start, whose launcher was lost
-        return done
-    if ledger.stopped:
-        return ledger.end(number, Outcome("failed", reason="stopped before it began; the same command runs it"))
-    output = Path(launch.folder) / str(number) / "output.txt"
-    try:
-        said = apart("brainseg.launch:job_in_child", _config(composed), target, asdict(job), output=output,
-                     started=lambda pid: ledger.write(number, pid=pid, host=socket.gethostname()))
-        outcome = Outcome(**said)
-    except Died as died:
-        outcome = Outcome("failed", reason=f"{died}; the same command goes on with it; its output: {output}")
-    print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
-    return ledger.end(number, outcome)
-
-
-def job_in_child(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:
-    """What the job's own process does; a signal ends it saved."""
-    module, _, name = target.partition(":")
-    lists = {key: tuple(value) for key, value in job.items() if isinstance(value, list)}
-    try:
-        return asdict(outcome_of(getattr(import_module(module), name), config, Job(**job | lists)))
-    except Interrupted as stop:
-        return asdict(_interrupted(stop))
-
-
-def _interrupted(stop: Interrupted) -> Outcome:
-    return Outcome("failed", reason=f"{stop}; the same command goes on with it")
-
-
-def _config(composed: DictConfig) -> TrainConfig:
-    config: Any = OmegaConf.to_object(composed)
-    return config
-
-
-def _job(launch: Launch) -> Job:
-    """What this job knows of its sweep; called where Hydra has set the job's own configuration."""
-    context = HydraConfig.get()
-    number = int(context.job.num)
-    gpu = number % launch.gpus if launch.gpus else None
-    return Job(tuple(context.overrides.task), launch.name, number, launch.swept, launch.choosing, launch.start,
-               launch.threads, gpu)
-
-
-def _launcher(multirun: DictConfig) -> str:
-    return name_of(multirun.hydra.launcher._target_)
-
-
-def _shares(multirun: DictConfig) -> tuple[int | None, int]:
+def shares(multirun: DictConfig) -> tuple[int | None, int]:
     """Threads of a job, and GPUs to deal. A cluster gives each job its own machine, or as much as it asks for."""
     settings = multirun.hydra.launcher
     if _launcher(multirun) == "joblib":
@@ -204,6 +99,10 @@ def _shares(multirun: DictConfig) -> tuple[int | None, int]:
 
         return max(1, cpu_count() // effective_n_jobs(settings.n_jobs)), torch.cuda.device_count()
     return settings.get("cpus_per_task"), 0
+
+
+def _launcher(multirun: DictConfig) -> str:
+    return name_of(multirun.hydra.launcher._target_)
 
 
 def _new_folder(folder: Path) -> Path:
@@ -221,11 +120,6 @@ def _under_way(ledger: Ledger, count: int) -> list[int]:
     """Processes on this machine that still work on a job of this start."""
     found = [ledger.read(number) for number in range(count)]
     return [f["pid"] for f in found if f.get("host") == socket.gethostname() and f["pid"] != os.getpid() and is_alive(f["pid"])]
-
-
-def _wait(ledger: Ledger, count: int) -> None:
-    while _under_way(ledger, count):
-        time.sleep(0.2)
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from brainseg.config import TrainConfig
 from brainseg.files import write_json
 from brainseg.records.plan import Facts, Fate
-from brainseg.records.run import Outcome
+from brainseg.records.run import Job, Outcome, find
+from brainseg.records.tracking import Mirror
 
 REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
 LOST = "its worker was lost; the same command goes on with it"
@@ -25,7 +27,8 @@ def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
 
 def label(job: Sequence[str], swept: Sequence[str]) -> str:
     """What sets a job apart from the others of its sweep, as typed."""
-    return " ".join(override.lstrip("+") for override in job if override.partition("=")[0].lstrip("+") in swept)
+    given = dict(override.lstrip("+").partition("=")[::2] for override in job)
+    return " ".join(f"{key}={given[key]}" for key in given if key in swept)
 
 
 class Ledger:
@@ -64,6 +67,19 @@ class Ledger:
     def stopped(self) -> bool:
         path = self.folder / "stop.json"
         return path.is_file() and json.loads(path.read_text())["start"] == self.start
+
+
+def settle(outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Facts], job: Job) -> list[Outcome]:
+    """Write down, in folder and MLflow, that a run was killed whose process could not do so itself; names its folder in the outcome."""
+    settled = []
+    for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
+        folder = find(config, job, fact.name) if outcome.state == "failed" and not outcome.folder and fact.name else None
+        if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
+            if config.tracking.name != "none":
+                Mirror(folder.path).update(final=True)
+            outcome = replace(outcome, folder=str(folder.path))
+        settled.append(outcome)
+    return settled
 
 
 def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:

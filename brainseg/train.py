@@ -113,7 +113,7 @@ def new_state(task: Task) -> State:
 def check(config: TrainConfig) -> Facts:
     """All that can be refused before anything is created, and what a dry run prints. Raises RequestError.
 
-    A device that is not there is among the facts: it may be skipped, or be there on the cluster's machines.
+    Under device.on_missing=skip a device that is not there is no error but among the facts.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
     require(ranks == "1", "WORLD_SIZE", ranks, "under torchrun every rank would run the whole request", "start it with plain python")
@@ -122,6 +122,8 @@ def check(config: TrainConfig) -> Facts:
         try:
             device = choose(config.device).got
         except DeviceMissingError as error:
+            if config.device.on_missing == "error":
+                raise
             missing = str(error)
     found = outline(config.data)
     split = draw(config.split, found.patients)
@@ -148,12 +150,13 @@ def check(config: TrainConfig) -> Facts:
     return Facts(parameters, patients, device, missing, name, identity(config, digest_of_data, split, code=""))
 
 
-def measure(config: TrainConfig) -> tuple[float, int]:
+def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int]:
     """Seconds that the run would take and bytes of memory that it needs, from a few steps on its data and device.
 
-    Call it in a process of its own: a process keeps the memory of what it did before. On a GPU it is the GPU's memory.
+    `threads` is a launcher's share, as in Job. Call it in a process of its own: a process keeps the memory of what it did
+    before. On a GPU it is the GPU's memory.
     """
-    device = choose(config.device)
+    device = choose(config.device, threads)
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
     train, validation = dataset(store, config, split.train), dataset(store, config, split.validation)

@@ -23,7 +23,10 @@ def facts(config: Any, missing: str = "") -> Facts:
 
 
 def no_gpu(config: TrainConfig) -> Facts:
-    return facts(config, "device=cuda: no CUDA device is visible" if config.device.name == "cuda" else "")
+    missing = "device=cuda: no CUDA device is visible" if config.device.name == "cuda" else ""
+    if missing and config.device.on_missing == "error":
+        raise DeviceMissingError(missing)
+    return facts(config, missing)
 
 
 def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int, list]:

@@ -215,7 +215,31 @@ def test_two_sweeps_of_the_same_instant_have_a_folder_each(start, monkeypatch: p
     start("seed=0")
     start("seed=1")
     assert [path.name for path in sorted(Path("runs/hydra").iterdir())] == ["2026-01-01_00-00-00-000000", "2026-01-01_00-00-00-000000-2"]
-    assert {RunFolder(path).facts["sweep"] for path in runs()} == {path.name for path in Path("runs/hydra").iterdir()}
+    assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 2
+
+
+def test_a_sweep_that_goes_on_keeps_its_name(start) -> None:
+    for request in (["seed=0,1"], ["seed=0,1,2"], ["seed=5,2,1,0"], ["seed=0,1", "rerun=true"]):
+        start(*request)
+        assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 1, request
+    start("seed=0,1", "optimizer.lr=1e-2")
+    assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 2, "another question"
+
+
+def test_a_kill_that_nobody_wrote_down_is_written_down_at_the_end(start) -> None:
+    """As when joblib's child is killed: the folder says running, its process is gone, the outcome knows no folder."""
+
+    def die(config: TrainConfig, job: Job) -> Outcome:
+        folder = RunFolder(train.run(config, job).folder)
+        status = json.loads((folder.path / "status.json").read_text())
+        (folder.path / "status.json").write_text(json.dumps(status | {"state": "running", "pid": 2**22 + 1}))
+        return Outcome("failed", reason="its process was killed by SIGKILL")
+
+    shown = start("seed=0", code=1, run=die)
+    (path,) = runs()
+    assert shown.splitlines()[-1].split() == ["0", "failed", str(path), "its", "process", "was", "killed", "by", "SIGKILL"]
+    assert RunFolder(path).status["state"] == "killed"
+    assert RunFolder(path).status["error"] == "its process was killed by SIGKILL"
 
 
 # Data in memory from job to job

@@ -215,6 +215,15 @@ class RunFolder:
         if self.last.is_file():
             rename(self.last, self.previous)
 
+    def write_down_kill(self, reason: str) -> bool:
+        """If the run's process is gone without a word, say so in its status; returns whether that was so."""
+        lock = FileLock(self.path / ".lock")
+        with suppress(Timeout), lock.acquire(timeout=0):
+            if self.state == "interrupted":
+                self._set_status("killed", self.status["started"], reason)
+                return True
+        return False
+
     def forget(self) -> None:
         """Remove what the run has learnt, to begin anew in its folder and its record; call it while active."""
         for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl"):
