@@ -45,6 +45,7 @@ def compose_job(command: str, overrides: list[str]) -> Any:
     with one_line(command), open_dict(composed):
         del composed["hydra"]
         _refuse_unknown(composed, TYPES[command])
+        OmegaConf.resolve(composed)  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
         missing = sorted(OmegaConf.missing_keys(composed))
         check(not missing, ", ".join(missing), "???", "must be given", f"as {missing[0] if missing else ''}=VALUE")
         job: Any = OmegaConf.to_object(composed)

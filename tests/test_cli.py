@@ -55,6 +55,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("optimizer=adman", ["optimizer=adman", "no such choice", "adamw"]),
         ("optimizer.momentum=0.9", ["optimizer.momentum", "optimizer.options.momentum"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan"]),
+        ("loss.options=${epochs}", ["int", "Dict"]),
         ("split=half", ["split=half", "holdout"]),
         ("split=all", ["split=all", "evaluate"]),
         ("split.train=0.9", ["shares must add up to 1"]),

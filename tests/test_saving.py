@@ -52,6 +52,15 @@ def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(saved: 
         load_into(state, folder, task)
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(saved: tuple[RunFolder, Task]) -> None:
+    """No epoch is left to train then, and so nothing else would write it."""
+    folder, task = saved
+    history = (folder.path / "metrics.jsonl").read_bytes()
+    (folder.path / "metrics.jsonl").write_bytes(history.splitlines(keepends=True)[0])
+    assert load_into(new_state(task), folder, task)
+    assert (folder.path / "metrics.jsonl").read_bytes() == history and history.count(b"\n") == 2
+
+
 def test_a_longer_run_equals_one_that_was_long_from_the_start(saved: tuple[RunFolder, Task]) -> None:
     folder, task = saved
     longer = changed(task, epochs=3)

@@ -35,6 +35,14 @@ TYPES = {  # of every part; text is bytes of a fixed length
 DAMAGED = (OSError, KeyError, ValueError, RuntimeError)  # none of 90,000 damaged files made h5py raise anything else
 
 
+def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
+    """The dataset `name`, if it lies in this very file (else DataError): HDF5 can also refer to other files, or to nothing."""
+    part, link = file[name], file.get(name, getlink=True)
+    if not isinstance(part, h5py.Dataset) or not isinstance(link, h5py.HardLink) or part.is_virtual or part.external:
+        raise DataError(f"{file.filename}: {name} is no dataset of this file; {remedy}")
+    return part
+
+
 def is_store(path: str | Path) -> bool:
     """Whether the file was made by `write_store`, of whatever schema version."""
     try:
@@ -86,11 +94,9 @@ class Store:
         self._check_shapes(file)
 
     def _check_parts(self, file: h5py.File) -> None:
-        """Each part is a dataset that lies in this very file and has its type: HDF5 can also refer to other files, or to nothing."""
+        """Each part lies in this very file and has its type."""
         for name, kind in TYPES.items():
-            part, link = file[name], file.get(name, getlink=True)
-            if not isinstance(part, h5py.Dataset) or not isinstance(link, h5py.HardLink) or part.is_virtual or part.external:
-                raise DataError(f"{self.path}: {name} is no dataset of this file; {REMEDY}")
+            part = part_of(file, name)
             if part.dtype.kind != "S" if kind == "S" else part.dtype != kind:
                 raise DataError(f"{self.path}: {name} is {part.dtype}, must be {np.dtype(kind)}; {REMEDY}")
         images = file["images"]

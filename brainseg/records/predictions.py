@@ -16,8 +16,12 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from brainseg.data.store import DAMAGED, part_of
 from brainseg.data.store_writer import fixed_length
+from brainseg.errors import DataError
 from brainseg.files import write_bytes
+
+REMEDY = "make it again with python -m brainseg.evaluate"
 
 
 class Prediction(NamedTuple):
@@ -56,12 +60,19 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
 
 
 def read_predictions(path: str | Path, volume: str) -> Prediction:
-    """One volume of the file. Raises KeyError if it is not in it."""
-    with h5py.File(path, "r", locking=False) as file:
-        volumes = [name.decode() for name in file["volumes"][:]]
-        if volume not in volumes:
-            raise KeyError(f"{path}: no volume {volume}; it holds {', '.join(volumes[:5])}")
-        index = volumes.index(volume)
-        start, stop = file["first_slice"][index : index + 2]
-        probability = file["probabilities"][start:stop] if "probabilities" in file else None
-        return Prediction(volume, file["roles"][index].decode(), file["masks"][start:stop], probability)
+    """One volume of the file. Raises DataError if it is not in it, or the file is damaged."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            names = ("volumes", "roles", "first_slice", "masks", *(["probabilities"] if "probabilities" in file else []))
+            parts = {name: part_of(file, name, REMEDY) for name in names}
+            volumes = [bytes(name).decode() for name in parts["volumes"][:]]
+            if volume not in volumes:
+                raise DataError(f"{path}: no volume {volume}; it holds {', '.join(volumes[:5])}")
+            index = volumes.index(volume)
+            start, stop = parts["first_slice"][index : index + 2]
+            probability = parts["probabilities"][start:stop] if "probabilities" in parts else None
+            return Prediction(volume, bytes(parts["roles"][index]).decode(), parts["masks"][start:stop], probability)
+    except DAMAGED as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: damaged, or no predictions ({' '.join(str(error).split())[:200]}); {REMEDY}") from error

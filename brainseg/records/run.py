@@ -150,13 +150,13 @@ class RunFolder:
         started = round(time.time() * 1000)
         try:
             remove_partial(self.path)
-            if not self.exists:
-                self._describe(facts, config, split)
-            elif any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
-                self._extend(facts, config)
             if self.state == "interrupted":
                 log.warning("found interrupted: process %d on %s is gone", self.status["pid"], self.status["host"])
+            if not self.exists:
+                self._describe(facts, config, split)
             self._set_status("running", started)
+            if any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
+                self._extend(facts, config)  # now: a kill must not leave a longer run that says it is finished
             yield self
             self._set_status("finished", started)
         except Stopped as stop:

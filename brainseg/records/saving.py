@@ -67,6 +67,7 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
         rule = f"the run was made with {threads}, and with another number the bits differ"
         check(config.force, "device.threads", task.device.threads, rule, f"set device.threads={threads}, or force=true")
         log.warning("going on with %d threads instead of %d: the bits will differ", task.device.threads, threads)
+    folder.write_history(state.history)  # the kill may have come between the two, and after the last epoch nothing else writes it
     return True
 
 

@@ -205,9 +205,9 @@ def spread(everything: list[Case], cases: int | None) -> list[Case]:
 def settings(output: Path, data: Path, **changes: Any) -> TrainConfig:
     """A run of 3 epochs of 4 steps with much that a state can hold, saved in the middle of epochs; on 10 patients of 8 slices."""
     saved = CheckpointConfig(every_minutes=None, every_steps=3, keep="all")
-    options = {"epochs": 3, "optimizer": OptimizerConfig("adamw", 0.03), "checkpoint": saved} | changes
+    options = {"epochs": 3, "optimizer": OptimizerConfig("adamw", 0.03), "scheduler": CosineConfig(), "checkpoint": saved} | changes
     return TrainConfig(
-        output=str(output), batch_size=14, ema_decay=0.5, scheduler=CosineConfig(),
+        output=str(output), batch_size=14, ema_decay=0.5,
         model=UNetConfig(depth=2, width=4, dropout=0.1), augment=AugmentConfig(flip=0.5, rotate=10, noise=0.05), split=HoldoutConfig(),
         data=DataConfig(path=str(data)), device=DeviceConfig("cpu", "float32", threads=1), tracking=TrackingConfig("none"), **options,
     )  # fmt: skip

@@ -44,6 +44,7 @@ from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.errors import DataError, RequestError
 from brainseg.records import checkpoint
+from brainseg.records.predictions import Prediction, read_predictions, write_predictions
 from brainseg.records.run import Outcome, RunFolder
 from brainseg.records.saving import load_into, save
 from brainseg.records.tracking import replicate
@@ -416,6 +417,25 @@ def test_no_hostile_data_file_is_opened(tmp_path: Path, kind: str) -> None:
     with h5py.File(path, "r+") as file:
         HOSTILE_FILES[kind](file)
     assert str(path) in refused(lambda: Store(path))
+
+
+HOSTILE_PREDICTIONS: dict[str, Callable[[h5py.File], None]] = {
+    "raw bytes of any file": _replaced("masks", ((2, 4, 4), np.uint8), external=[("/etc/hostname", 0, 32)]),
+    "another file's": lambda file: (file.__delitem__("masks"), file.__setitem__("masks", h5py.ExternalLink("other.h5", "images"))),
+    "missing": lambda file: file.__delitem__("roles"),
+    "names are numbers": _replaced("volumes", np.arange(1)),
+    "names of no encoding": _replaced("volumes", np.array([b"\xff\xfe"], "S10")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE_PREDICTIONS)
+def test_no_hostile_predictions_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "predictions.h5"
+    write_predictions(path, [Prediction("v", "test", np.ones((2, 4, 4), np.uint8), None)])
+    assert read_predictions(path, "v").mask.sum() == 32
+    with h5py.File(path, "r+") as file:
+        HOSTILE_PREDICTIONS[kind](file)
+    assert str(path) in refused(lambda: read_predictions(path, "v"))
 
 
 @pytest.mark.faults

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from harness import Child, Ended, Fault, Result, settings, sizes, spread, survives, train
 
-from brainseg.config import CheckpointConfig, OptimizerConfig, PhantomConfig
+from brainseg.config import CheckpointConfig, OptimizerConfig, PhantomConfig, SchedulerConfig, TrainConfig
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom import write_cohort
 from brainseg.data.source import in_processes
@@ -212,3 +212,52 @@ def test_training_killed_while_it_tidies(phantom_file: Path, tmp_path: Path, cas
     events = run.ended.events
     first = next(at for at, event in enumerate(events) if event.startswith("os.remove"))
     survives(partial(training_survives, run, tmp_path), spread([Kills(Fault(at=at)) for at in range(first, len(events))], cases))
+
+
+# extending
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A finished run, and what it comes to when nothing happens to its extension by an epoch."""
+
+    data: Path
+    before: Path
+    result: Result
+    events: int
+
+    @staticmethod
+    def settings(folder: Path, data: Path, epochs: int) -> TrainConfig:
+        return settings(folder, data, resume=str(folder) if folder.exists() else None, epochs=epochs, scheduler=SchedulerConfig("none"))
+
+
+@pytest.fixture(scope="module")
+def extended(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Extended:
+    before, folder = (tmp_path_factory.mktemp("extended") / name for name in ("before", "run"))
+    assert Child(train, Extended.settings(before, phantom_file, epochs=2)).end().code == 0
+    shutil.copytree(before, folder)
+    ended = Child(train, Extended.settings(folder, phantom_file, epochs=3), fault=Fault(str(folder))).end()
+    assert ended.code == 0 and "epoch   2" in ended.output, ended.said
+    return Extended(phantom_file, before, Result.of(folder), len(ended.events))
+
+
+def extension_survives(extended: Extended, root: Path, at: int) -> str | None:
+    """Extend, be killed, ask for the same again."""
+    folder = root / str(at)
+    shutil.copytree(extended.before, folder)
+    config = Extended.settings(folder, extended.data, epochs=3)
+    ended = Child(train, config, fault=Fault(str(folder), at=at)).end()
+    again = Child(train, config).end()
+    if ended.code != KILLED or again.code != 0:
+        return f"event {at}: exits {ended.code}, {again.code}\n{ended.said}\n{again.said}"
+    differing = Result.of(folder).differs(extended.result)
+    shutil.rmtree(folder)
+    return f"event {at}, {ended.events[-1]}: differs in {len(differing)}: {differing[:5]}\n{again.said}" if differing else None
+
+
+@sizes(4, None)
+def test_an_extension_killed_at_any_file_operation(extended: Extended, tmp_path: Path, cases: int | None) -> None:
+    """The first ones are the most dangerous: the folder says finished, and soon what it was extended to."""
+    every = list(range(extended.events))
+    assert len(every) > 60
+    survives(partial(extension_survives, extended, tmp_path), every if cases is None else every[2 : 2 + 4 * cases : 4])

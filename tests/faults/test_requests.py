@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import pytest
 
-from brainseg import cli, compare, evaluate, prepare, train
+from brainseg import cli, compare, evaluate, prepare, search, train
 from brainseg import config as schema
 from brainseg.records.run import Outcome
 from brainseg.request import CONFIGS, TYPES
@@ -64,16 +64,17 @@ def walk(kind: type, prefix: str = "") -> dict[str, object]:
 
 
 SETTINGS = {command: walk(kind) for command, kind in TYPES.items()}
+SETTINGS["search"] |= SETTINGS["train"]
 
 
 def one_request(dice: random.Random) -> tuple[str, list[str]]:
     """A command and its arguments: half of the overrides would be fine, the others are wrong in one way or several."""
-    command = dice.choices(["train", "evaluate", "prepare", "compare"], [9, 1, 1, 1])[0]
+    command = dice.choices(["train", "evaluate", "prepare", "compare", "search"], [16, 2, 2, 2, 1])[0]
     argv = [override(dice, command) for _ in range(dice.choice([1, 1, 1, 1, 1, 2, 2, 4]))]
     if dice.random() < 0.05:
         argv.insert(dice.randrange(len(argv) + 1), dice.choice(FLAGS))
     given = {"evaluate": ["checkpoint=a.pt"], "prepare": ["source=.", "output=a.h5"]}.get(command, [])
-    return command, argv + (given if dice.random() < 0.8 else []) + (["dry_run=true"] if command == "train" else [])
+    return command, argv + (given if dice.random() < 0.8 else []) + (["dry_run=true"] if command in ("train", "search") else [])
 
 
 def override(dice: random.Random, command: str) -> str:
@@ -127,7 +128,11 @@ def answer(command: str, argv: list[str]) -> Answer:
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            cli.main(command, lambda *arguments: Outcome("finished") if command == "train" else 0, CHECKS[command], argv)
+            if command == "search":
+                own, trains = search.split(argv)
+                cli.main(command, lambda _: 0, search.Search(cli.with_options_added(trains)).check, own)
+            else:
+                cli.main(command, lambda *arguments: Outcome("finished") if command == "train" else 0, CHECKS[command], argv)
         except SystemExit as stop:
             code: object = stop.code
         except BaseException:
