@@ -160,12 +160,12 @@ def _by_column(values: "pd.Series") -> "pd.Categorical":
 
 
 def thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
-    """The third that each number lies in, named by the numbers found there, as `3 to 17`; equal numbers lie together."""
+    """The third that each number lies in, named by the numbers found there, as `3 to 17` or `3`; equal numbers lie together."""
     if not values.notna().any():
         return _categories(values.astype(object), [], undefined)
     third = np.searchsorted(np.nanquantile(values, [1 / 3, 2 / 3]), values)  # NaN: beyond the last, put apart below
     ends = values.groupby(third).agg(["min", "max"]).dropna()
-    names = {number: f"{_text(low)} to {_text(high)}" for number, low, high in ends.itertuples()}
+    names = {number: " to ".join(dict.fromkeys(map(_text, found))) for number, *found in ends.itertuples()}
     labels = values.astype(object).mask(values.notna(), [names.get(number) for number in third])
     return _categories(labels, list(names.values()), undefined)
 

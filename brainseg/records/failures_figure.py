@@ -96,9 +96,9 @@ def _scatter(
     for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
         axes.plot(ends.loc[row.group], [row.mean, row.mean], color=GREY, linewidth=2, zorder=2)
         axes.fill_between(ends.loc[row.group], row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1)
-    for row in shown.sort_values(["dice", "patient"]).head(NAMED).itertuples():
-        axes.annotate(patient_of(row.patient), (row.tumour_pixels, row.dice), (0, -13), textcoords="offset points", fontsize=8, color=GREY,
-                      horizontalalignment="center", parse_math=False)
+    for place, row in enumerate(shown.sort_values(["dice", "patient"]).head(NAMED).itertuples()):
+        axes.annotate(patient_of(row.patient), (row.tumour_pixels, row.dice), (0, 9 + 11 * place), textcoords="offset points", fontsize=8,
+                      color=GREY, horizontalalignment="center", parse_math=False)  # one above the other: missed ones share a height
     _tidy(axes)
     axes.set_title("Dice against tumour volume", loc="left", fontweight="bold", pad=24)
     axes.set(xscale="log", xlabel="tumour volume (voxels); grey: mean and 95 % interval of each third", ylabel="Dice", ylim=(-0.02, 1.02))
