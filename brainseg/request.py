@@ -59,8 +59,12 @@ def compose_job(command: str, overrides: list[str]) -> Any:
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
     _refuse_before(overrides)
+    # `sweep=` is a group of choices to train (conf/sweep) and a plain setting to compare, where Hydra would take it for the group.
+    plain = [override for override in overrides if command != "train" and override.startswith("sweep=")]
     with one_line(command):
-        composed = compose(command, overrides, return_hydra_config=True)
+        composed = compose(command, [override for override in overrides if override not in plain], return_hydra_config=True)
+        for override in OverridesParser.create().parse_overrides(plain):
+            OmegaConf.update(composed, "sweep", override.value())
         _refuse_imports(composed, command)
     return composed
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -47,11 +48,14 @@ def apart(
     os.close(sender)
     started(process.pid)
     assert process.stdin is not None  # open until the end: that it closes is how the process learns that this one is gone
-    with os.fdopen(receiver) as pipe, process.stdin as arguments:
-        arguments.write(json.dumps([asdict(config), *further]).encode() + b"\n")
-        arguments.flush()
+    with os.fdopen(receiver) as pipe:
+        with suppress(BrokenPipeError):  # it may have died already
+            process.stdin.write(json.dumps([asdict(config), *further]).encode() + b"\n")
+            process.stdin.flush()
         said = pipe.read()
         code = process.wait()
+    with suppress(BrokenPipeError):
+        process.stdin.close()
     result = json.loads(said) if said.endswith("\n") else {"died": _how(code)}
     if "died" in result:
         raise Died(result["died"])
