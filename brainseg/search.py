@@ -101,7 +101,7 @@ class Search:
     def check(self, config: SearchConfig) -> None:
         """All that can be refused before anything is created. Raises RequestError."""
         there = importlib.util.find_spec("optuna") is not None
-        require(there, "optuna", "not installed", "brainseg.search needs it", "pip install 'optuna>=4.5,<5'")
+        require(there, "optuna", "not installed", "brainseg.search needs it", "pip install 'optuna>=4.9,<6'")
         self.plan = plan(self.overrides, config)
         for job in self.plan.jobs:
             if missing := train.check(job).missing:
@@ -112,7 +112,7 @@ class Search:
     def run(self, config: SearchConfig) -> int:
         """Run trials until there are `config.trials` in all, then report; the exit code: 1 if one of them failed in this start."""
         planned = self.plan
-        if str(planned.jobs[0].dry_run).lower() != "false":
+        if planned.jobs[0].dry_run != "false":
             print(f"{config.trials} trials in all, study {planned.database}", *planned.described, sep="\n")
             return 0
         logging.basicConfig(format="%(message)s")

@@ -293,6 +293,9 @@ def test_a_stopped_trial_is_gone_on_with(stop: BaseException, code: int, fake: S
     assert states() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"], "five that count"
     assert studied()[3].params == studied()[2].params
     assert len({tuple(job.overrides) for job in fake.jobs}) == 5
+    fake.jobs = ["so that none is the third"] * 9
+    assert call(monkeypatch, *SPACE, "trials=5", "prune=none", "study=unbroken") == 0
+    assert [trial.params for trial in studied("unbroken")] == [studied()[number].params for number in (0, 1, 3, 4, 5)]
 
 
 def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
@@ -363,9 +366,10 @@ def test_a_database_that_is_none_is_refused(monkeypatch, capsys) -> None:
 
 def test_the_end_names_the_best_and_what_mattered(fake: SimpleNamespace, monkeypatch, capsys) -> None:
     fake.dice = bell
-    assert call(monkeypatch, *SPACE, "epochs=4", "data.context=1", "trials=16", "prune=none") == 0
+    assert call(monkeypatch, *SPACE, "epochs=4", "data.context=1", "trials=16") == 0
     shown = capsys.readouterr().out
     best = max(studied(), key=lambda trial: trial.value)
+    assert "pruned" in shown
     lines = {line.split(":")[0]: line.split(":", 1)[1].split() for line in shown.splitlines() if ":" in line}
     shares = dict(zip(lines["importance"][::2], (float(share.rstrip(",")) for share in lines["importance"][1::2]), strict=True))
     assert shares["optimizer.lr"] > 0.8 and sum(shares.values()) == pytest.approx(1, abs=0.02)
@@ -376,7 +380,7 @@ def test_the_end_names_the_best_and_what_mattered(fake: SimpleNamespace, monkeyp
 def test_values_that_do_not_differ_have_no_importance(fake: SimpleNamespace, monkeypatch, capsys) -> None:
     fake.dice = lambda config: 0.0
     assert call(monkeypatch, *SPACE, "trials=7") == 0
-    assert "importance:  known from 6 finished trials on, if they differ" in capsys.readouterr().out
+    assert "importance:  known from 6 trials on, if they differ" in capsys.readouterr().out
 
 
 def test_a_study_of_failures_ends_too(fake: SimpleNamespace, monkeypatch, capsys) -> None:
@@ -415,7 +419,7 @@ def finished(process: subprocess.Popen, code: int) -> str:
 
 
 def test_eight_trials_with_one_failing_and_one_pruned_go_on_to_twelve(empty_folder: Path) -> None:
-    command = [*BAR, "tracking=none", "study=bar", "prune_after=2", "sampler_seed=22"]
+    command = [*BAR, "tracking=none", "study=bar", "prune_after=2", "prune_warmup=1", "sampler_seed=22"]
     shown = finished(start(empty_folder, *command, "trials=8"), 1)
     eight = studied("bar")
     assert sorted(states("bar")) == ["COMPLETE"] * 6 + ["FAIL", "PRUNED"]
@@ -448,7 +452,7 @@ def test_mlflow_says_that_a_run_was_pruned(empty_folder: Path, monkeypatch) -> N
     study = Study(Path("runs/search/typed.db"), plan_of(BAR).settings)
     for threshold in ("0.2", "0.25", "1.0"):
         study.optuna.enqueue_trial({"optimizer.lr": "0.001", "inference.threshold": threshold})
-    assert call(monkeypatch, *TINY, *BAR, "trials=3", "prune_after=2") == 0
+    assert call(monkeypatch, *TINY, *BAR, "trials=3", "prune_after=2", "prune_warmup=1") == 0
     client = MlflowClient(f"sqlite:///{empty_folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("brainseg").experiment_id
     runs = sorted(client.search_runs([experiment], "tags.sweep = 'typed'"), key=lambda run: run.data.tags["job"])
@@ -480,3 +484,10 @@ def test_processes_that_share_a_study_make_exactly_its_trials_though_one_is_kill
 def test_a_bad_space_is_refused_in_python_too() -> None:
     with pytest.raises(RequestError, match=r"model\.depth.*between 1 and 12"):
         planned("model.depth=2,99")
+
+
+def test_the_file_lies_in_folders_of_any_name(empty_folder: Path) -> None:
+    database = empty_folder / "a?b #%20c" / "s.db"
+    for _ in range(2):
+        Study(database, {"epochs": "4"})
+    assert database.is_file() and [path.name for path in empty_folder.iterdir()] == ["a?b #%20c"]

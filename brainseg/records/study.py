@@ -56,8 +56,8 @@ class Study:
                 self._take_back(running)
             if self.count() >= config.trials:
                 return None
-            # Seeded by the trial's number, a study stopped and gone on with proposes what it would have proposed in one go.
-            seed = seed_for(config.sampler_seed, "proposal", len(self.trials())) % 2**32
+            # Seeded by how many there were, a study that was stopped, even within a trial, proposes what it would have in one go.
+            seed = seed_for(config.sampler_seed, "proposal", self.count()) % 2**32
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # constant_liar is experimental: trials under way elsewhere count as poor, not as nothing
                 self.optuna.sampler = TPESampler(seed=seed, n_startup_trials=config.random_trials, constant_liar=True)
@@ -99,6 +99,7 @@ class Study:
         if trial.number not in self._resumed():  # a kill between the two lines below must not propose it twice
             self.optuna.enqueue_trial(trial.params, user_attrs={"resumes": trial.number, "vanished": vanished})
         self.optuna.tell(trial.number, state=TrialState.FAIL)
+        self.held.release()
 
     def count(self) -> int:
         """Trials that have ended or are under way; what was set aside counts as the trial that resumes it."""
@@ -151,16 +152,17 @@ def named_errors(database: Path) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:  # the last: tables of another version of Optuna
         cause = str(error.__cause__ or error).splitlines()[0]
         raise OSError(f"study={database}: cannot be used ({cause}); move it away, or name another study=NAME") from error
 
 
 def _open(database: Path) -> "OptunaStudy":
     import optuna
+    from sqlalchemy.engine import URL
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = f"sqlite:///{database.resolve()}"
+    url = URL.create("sqlite", database=str(database.resolve())).render_as_string()  # a folder's name may hold signs such as ?
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # seconds for another's write to end
     return optuna.create_study(storage=storage, study_name=database.stem, direction="maximize", load_if_exists=True)
 

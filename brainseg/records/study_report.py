@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 SHOWN = 10  # trials in the table
-ENOUGH = 6  # finished trials from which an importance says anything
-UNKNOWN = f"known from {ENOUGH} finished trials on, if they differ"
+ENOUGH = 6  # trials from which an importance says anything
+UNKNOWN = f"known from {ENOUGH} trials on, if they differ"
 VANISHED = "its process vanished twice (killed, or out of memory)"
 
 
@@ -29,7 +29,7 @@ def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str
         return "\n".join([*lines, "no trial has finished yet"])
     lines += ["", "  trial  val/dice  settings"]
     lines += [f"  {one.number:5d}  {_value(one):8.4f}  {' '.join(varied[one.number])}" for one in best_first[:SHOWN]]
-    shares = importance(study)
+    shares = importance(ended)
     listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or UNKNOWN
     lines += ["", f"importance:  {listed}"]
     picture = study.folder / "search.png"
@@ -43,23 +43,26 @@ def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str
     return "\n".join(lines)
 
 
-def importance(study: Study) -> dict[str, float]:
+def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
     """The share of each setting in what sets the best trials apart, the largest first; empty before there are enough.
 
     PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) compares how the best tenth, at least five trials, and all trials are
-    spread over a setting's values. Unlike fANOVA it is not led by how bad the worst are, and needs no scikit-learn.
+    spread over a setting's values. It goes by ranks: unlike fANOVA it is not led by how bad the worst are, and a pruned trial
+    may take part with its last value (Optuna itself would leave it out, and with it most of what was learnt).
     """
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    import optuna
 
-    finished = len(study.trials("COMPLETE"))
-    if finished < ENOUGH or len({one.value for one in study.trials("COMPLETE")}) == 1:
+    judged = [one for one in trials if one.state.name != "FAIL"]
+    if len(judged) < ENOUGH or len({_value(one) for one in judged}) == 1:
         return {}
+    study = optuna.create_study(direction="maximize")  # in memory
+    for one in judged:
+        study.add_trial(optuna.create_trial(params=one.params, distributions=one.distributions, value=_value(one)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings("ignore", message="Target and region quantiles")  # so many share the best value
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / finished)))
-        return {name: float(share) for name, share in get_param_importances(study.optuna, evaluator=evaluator).items()}
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(judged))))
+        return {name: float(share) for name, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
 
 
 def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> None:
@@ -70,6 +73,7 @@ def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> N
     for one in (one for one in trials if one.state.name == "COMPLETE"):
         best = max(best, _value(one))
         steps.append((one.number, best))
+    steps.append((trials[-1].number, best))
     history.step(*zip(*steps, strict=True), where="post", color=ORANGE, linewidth=1.8, label=f"best so far, {best:.3f}")
     for state, label, marker, colour in (("COMPLETE", "finished", "o", BLUE), ("PRUNED", "pruned", "x", GREY)):
         points = [(one.number, _value(one)) for one in trials if one.state.name == state]
@@ -78,7 +82,7 @@ def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> N
     for one in (one for one in trials if one.state.name == "FAIL"):
         history.axvline(one.number, color="#d62728", linewidth=1, linestyle=":", label="failed")
     entries = dict(zip(*history.get_legend_handles_labels()[::-1], strict=True))  # failed once
-    history.legend(entries.values(), entries.keys(), frameon=False, loc="lower right")
+    figure.legend(entries.values(), entries.keys(), frameon=False, loc="outside lower left", ncols=4)
     _plain(history, "val/dice of each trial", "trial")
     names = list(shares)[::-1]
     bars.barh(names, [shares[name] for name in names], color=BLUE)
