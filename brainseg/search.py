@@ -87,6 +87,7 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     ends = [first] + [first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]]
     jobs = [compose_job("train", [*fixed, *space.overrides(settings)]) for settings in ends]
     require(jobs[0].test != "yes", "test", "yes", "a search must not see test patients", "leave test=auto and evaluate the chosen run")
+    require(not jobs[0].rerun, "rerun", "true", "a trial that was stopped could not go on in its folder", "name another study=NAME")
     study = config.study or (Path(chosen).stem if chosen else "typed")
     SearchConfig(study=study)  # the name of a file may be none for a study
     return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
