@@ -13,7 +13,8 @@ from brainseg import config as schema
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)]
-COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.splitlines() if line.startswith("python -m brainseg.")]
+LINES = [line for kind, block in BLOCKS if kind == "" for line in block.replace("\\\n", " ").splitlines()]  # a backslash goes on
+COMMANDS = [line for line in LINES if line.startswith("python -m brainseg.")]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
