@@ -172,3 +172,5 @@ def test_stored_splits_are_checked_by_their_hash() -> None:
     edited["train"] = edited["train"][1:]
     with pytest.raises(RequestError, match="was edited"):
         Split.from_dict(edited)
+    with pytest.raises(RequestError, match="may be leaky"):  # else parts that share patients would pass as its own
+        Split.from_dict({**split.as_dict(), "leaky": True})

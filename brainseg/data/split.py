@@ -70,6 +70,7 @@ class Split:
         except (KeyError, TypeError) as error:
             raise RequestError(f"split: not what a run stores ({type(error).__name__}: {error})") from error
         check(own == digest, "split", digest[:10], "the stored names do not have this hash; it was edited")
+        check(not split.leaky or split.name == "reference", "split", split.name, "only the reference's draw may be leaky; it was edited")
         return split.verify()
 
 
