@@ -58,7 +58,7 @@ def in_mlflow(folder: Path) -> list[Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    return list(client.search_runs([client.get_experiment_by_name("brainseg").experiment_id]))
+    return list(client.search_runs([client.get_experiment_by_name("brainseg").experiment_id], "tags.kind = 'run'"))
 
 
 def wait_for(condition: Any, seconds: float = 300) -> Any:

@@ -56,7 +56,8 @@ def write_run(folder: Path, uri: str, epochs: int = 3, state: str = "running", u
     }
     if state == "finished":
         files |= {"summary.json": json.dumps({"best": {"epoch": 2, "val/dice": 0.9}, "metrics": {"test/dice": 0.8, "test/hd95": None}})}
-        files |= {"patients.csv": "patient,dice\n", "pictures/curves.png": "png", "checkpoints/best.pt": "weights"}
+        files |= {"patients.csv": "patient,dice\n", "slices.csv": "patient,slice\n"}
+        files |= {"pictures/curves.png": "png", "checkpoints/best.pt": "weights"}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from brainseg.records import mlflow_view
 from brainseg.records.comparison import Comparison
 from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri, ui_command
@@ -47,7 +49,8 @@ def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri
     uids = sorted(run.facts["uid"] for run in runs)
     of_what = sweep or [uids, comparison.baseline.label]  # a sweep keeps its summary as it grows
     digest = hashlib.sha256(json.dumps([kind, of_what]).encode()).hexdigest()
-    with limited(SECONDS):
+    # Two starts of one sweep may end in the same instant, and would each create the run. FileLock's Timeout is an OSError.
+    with limited(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
         client = connect(uri)
         experiment = experiment_id(client, uri, where["experiment"], where["artifacts"])
         found = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'", max_results=1)
