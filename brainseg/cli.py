@@ -7,9 +7,7 @@ A wrong request is one line on stderr and exit code 2. `dry_run=true` stops afte
 import io
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import asdict, replace
@@ -33,7 +31,7 @@ from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome, stored_overrides
 from brainseg.records.sweep_record import sweep_id, write_record
 from brainseg.request import CONFIGS, compose_checked, compose_job, compose_multirun, expand, is_hydras
-from brainseg.signals import Interrupted
+from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
 PAGES = ("help", "hydra_help", "cfg", "info")  # Hydra's own, shown instead of a run
@@ -48,27 +46,23 @@ def main(
 
     `finish` is told a sweep's id, root and first config when its jobs have ended, and says what is then printed.
     """
-    if threading.current_thread() is threading.main_thread():  # before a run takes signals over: unwind, with the right code
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     argv = with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _stop  # type: ignore[method-assign,assignment]
     arguments = parser.parse_args(argv)
     try:
-        overrides = _overrides(arguments)
-        if any(getattr(arguments, page) for page in PAGES):
-            code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
-        else:
-            with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-                code = _request(command, overrides, arguments.multirun, run, check_request, finish)
+        with ending():  # until a run takes signals over
+            overrides = _overrides(arguments)
+            if any(getattr(arguments, page) for page in PAGES):
+                code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
+            else:
+                with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
+                    code = _request(command, overrides, arguments.multirun, run, check_request, finish)
     except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
     except Interrupted as stop:
-        print(f"{stop}; the same command with resume=auto goes on", file=sys.stderr)
+        print(f"{stop}; the same command with resume=auto goes on" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
-    except KeyboardInterrupt:
-        print("stopped by SIGINT", file=sys.stderr)
-        code = 128 + signal.SIGINT
     sys.exit(code)
 
 

@@ -4,7 +4,6 @@ python -m brainseg.prepare source=kaggle_3m output=lgg.h5
 """
 
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from brainseg.data.store import is_store
 from brainseg.data.volume import CHANNELS
 from brainseg.errors import DataError
 from brainseg.errors import check as require
+from brainseg.signals import Interrupted
 
 SHOWN = 20  # names of ignored files
 
@@ -40,9 +40,9 @@ def run(config: PrepareConfig) -> int:
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except Interrupted as stop:
+        print(f"{stop}; nothing was written", file=sys.stderr)
+        return stop.exit_code
     for line in describe(summary, Path(config.output)):
         print(line)
     print(f"{time.perf_counter() - start:.1f} s")

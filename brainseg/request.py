@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from brainseg import config as schema
 from brainseg import launchers
 from brainseg.errors import DataError, RequestError, check
+from brainseg.signals import Signals
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
@@ -184,9 +185,14 @@ def settings(command: str) -> list[str]:
 
 @contextmanager
 def one_line(command: str = "train") -> Iterator[None]:
-    """Whatever Hydra and OmegaConf raise inside becomes a RequestError: one line that names setting, value, rule and remedy."""
+    """Whatever Hydra and OmegaConf raise inside becomes a RequestError: one line that names setting, value, rule and remedy.
+
+    A signal waits until they are done, a fraction of a second: an exception in their midst would come out as one of theirs.
+    """
     try:
-        yield
+        with Signals() as signals:
+            yield
+        signals.poll()
     except (RequestError, DataError):
         raise
     except Exception as error:  # besides their own errors they let YAML's, the system's and plain Python's through

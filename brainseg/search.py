@@ -142,7 +142,7 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     except Pruned as pruned:
         study.end(trial, "PRUNED", str(pruned))
         print(f"trial {trial.number}: {pruned}", flush=True)
-    except (Stopped, KeyboardInterrupt, SystemExit):
+    except Stopped:
         study.set_aside(trial)
         print(f"trial {trial.number}: set aside; the same command goes on with it", flush=True)
         raise

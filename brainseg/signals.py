@@ -1,8 +1,14 @@
-"""SIGINT and SIGTERM end a run between two steps, with everything saved; a second one ends the process at once."""
+"""SIGINT and SIGTERM end a run between two steps, with everything saved, and a command at once outside of runs.
+
+A second one ends the process without further ado. One that the process was started to ignore, as by nohup, stays ignored.
+"""
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,11 +18,53 @@ class Stopped(BaseException):
 
 
 class Interrupted(Stopped):
-    """A signal asked the run to stop."""
+    """A signal asked the run, or the command, to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.exit_code = 128 + number
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Inside, a signal ends the block by `Interrupted`, wherever it is.
+
+    Whatever that exception becomes on its way: one that reaches OmegaConf in the midst of a change comes out as an AttributeError, and
+    one that falls into a callback, as a weak reference's, is printed by Python and goes no further; there the signal comes again.
+    """
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if came:
+            os._exit(128 + number)
+        came.append(number)
+        raise Interrupted(number)
+
+    def dropped(what: "sys.UnraisableHookArgs") -> None:
+        if not (came and isinstance(what.exc_value, Interrupted)):
+            return report(what)
+        threading.Timer(0.01, os.kill, (os.getpid(), came.pop())).start()
+
+    report, sys.unraisablehook = sys.unraisablehook, dropped
+    before = {number: signal.signal(number, end) for number in _heeded()}
+    try:
+        yield
+    except BaseException as error:
+        if came and not isinstance(error, Interrupted):
+            raise Interrupted(came[0]) from error
+        raise
+    finally:
+        sys.unraisablehook = report
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:  # a library has kept the exception to itself
+        raise Interrupted(came[0])
+
+
+def _heeded() -> list[signal.Signals]:
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
+        return []
+    return [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Signals:
@@ -27,9 +75,8 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handler
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._take)
+        for number in _heeded():
+            self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:

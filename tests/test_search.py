@@ -280,7 +280,7 @@ def test_a_poor_trial_is_pruned_and_never_at_its_last_epoch(fake: SimpleNamespac
     assert set(states("late") + states("never")) == {"COMPLETE"}
 
 
-@pytest.mark.parametrize(("stop", "code"), [(Interrupted(signal.SIGTERM), 143), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(("stop", "code"), [(Interrupted(signal.SIGTERM), 143), (Interrupted(signal.SIGINT), 130)])
 def test_a_stopped_trial_is_gone_on_with(stop: BaseException, code: int, fake: SimpleNamespace, monkeypatch) -> None:
     def stopped_once(config: TrainConfig) -> float:
         if len(fake.jobs) == 3:

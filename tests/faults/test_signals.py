@@ -67,7 +67,7 @@ def stopped_and_resumed(whole: Whole, root: Path, seconds: list[float], stop: St
     seconds.append(ended.seconds)
     state = RunFolder(folder / "run").state
     if wrong := wrong_end(stop, ended, state):
-        return f"{stop}: {wrong}\n{ended.said}"
+        return f"{stop}: {wrong}\n{ended.output}"
     return wrong_resume(whole, folder) if state != "new" else None
 
 
