@@ -49,6 +49,7 @@ class Watch:
         total, done = self.state.total_steps, self.state.step
         with logging_redirect_tqdm(), tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True) as self.bar:
             yield self.hooks()
+        self._tell_mlflow()  # resumed behind its last step, a run has only its tests to do, which take minutes
 
     def _announce(self) -> None:
         task, state = self.task, self.state
@@ -74,15 +75,19 @@ class Watch:
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
-        if self.mirror is not None and not self.mirrored:  # not earlier: MLflow takes longer to import than all else up to the first step
-            self.mirrored = True
-            self.mirror.update()
+        self._tell_mlflow()  # not earlier: MLflow takes longer to import than all else up to the first step
         checkpoints = self.task.config.checkpoint
         due = checkpoints.every_steps is not None and state.step - self.saved_step >= checkpoints.every_steps
         due = due or (checkpoints.every_minutes is not None and time.monotonic() - self.saved_at >= checkpoints.every_minutes * 60)
         if due:
             self._save(state)
         self._between(state)
+
+    def _tell_mlflow(self) -> None:
+        """Once, that the run is there and running."""
+        if self.mirror is not None and not self.mirrored:
+            self.mirrored = True
+            self.mirror.update()
 
     def _between(self, state: State) -> None:
         """Between two steps, or two validated patients: the moments at which a signal may end the run."""
