@@ -3,8 +3,11 @@
 from brainseg import UNet, DiceLoss, MRIDataset
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from brainseg.signals import end_at_once
 
 if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["DiceLoss", "MRIDataset", "UNet", "__version__"]
+
+if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
+    end_at_once()
 
 _HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset"}
 

@@ -3,6 +3,8 @@
 import sys
 from importlib import import_module
 
+from brainseg.signals import end_at_once
+
 COMMANDS = {
     "train": "train a model, or a sweep of them with -m",
     "search": "search good settings, trial by trial",
@@ -23,6 +25,7 @@ def main() -> None:
         print(text, file=sys.stdout if wanted else sys.stderr)
         sys.exit(0 if wanted else 2)
     del sys.argv[1]
+    end_at_once()
     import_module(f"brainseg.{name}").main()
 
 

@@ -25,6 +25,15 @@ class Interrupted(Stopped):
         self.exit_code = 128 + number
 
 
+def end_at_once() -> None:
+    """From here on, until a command takes over, SIGINT ends the process where it is, as SIGTERM does, without a traceback.
+
+    For the seconds of the imports: a library's `except:` may keep a KeyboardInterrupt and leave a module half made (seen: numpy's).
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def ending() -> Iterator[None]:
     """Inside, a signal ends the block by `Interrupted`, wherever it is.

@@ -8,9 +8,11 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+import brainseg
 from brainseg.signals import Interrupted, Signals, ending
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
@@ -80,6 +82,25 @@ def test_a_run_is_ended_where_it_polls(number: signal.Signals) -> None:
         with pytest.raises(Interrupted, match=number.name):
             signals.poll()
 
+
+@pytest.mark.parametrize("command", [["-m", "brainseg.train"], ["-m", "brainseg", "train"]])
+def test_a_signal_among_the_imports_ends_the_process(command: list[str], tmp_path: Path) -> None:
+    """A library that keeps it would go on with half a module: here one that does stands before numpy."""
+    (tmp_path / "numpy.py").write_text(KEPT)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(brainseg.__file__).parent.parent)])}
+    ended = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "importing\n", "")
+
+
+KEPT = """
+import os, signal, time
+print("importing", flush=True)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+except BaseException:
+    print("kept")
+"""
 
 IN_A_PROCESS = """
 import os, signal, sys, time
