@@ -216,7 +216,7 @@ class OneCycleConfig(SchedulerConfig):
 @dataclass
 class PlateauConfig(SchedulerConfig):
     name: str = setting("plateau", "drops when val/dice has not risen")
-    patience: int = setting(5, "epochs without a rise before a drop")
+    patience: int = setting(5, "validations without a rise before a drop")
     factor: float = setting(0.1, "factor of each drop")
     final: float = setting(1e-3, "lowest rate as a share of optimizer.lr")
 
@@ -302,6 +302,8 @@ class TrainConfig:
     output: str | None = setting(None, "run folder; under -m the root of the jobs' folders; null: runs/")
     epochs: int = setting(30, "passes over the training slices")
     max_minutes: float | None = setting(None, "time instead of epochs: turned into a number of steps at the start")
+    half_resolution: float = setting(0.0, "share of the run, its first part, on images of half the size (progressive resizing)")
+    validate_every: int = setting(1, "validate after every so many epochs, and after the last")
     batch_size: int = setting(8, "slices of a forward pass")
     accumulate: int = setting(1, "forward passes added up for one step")
     seed: int = setting(0, "initial weights, order, dropout, augmentation")
@@ -335,6 +337,8 @@ class TrainConfig:
         check_range("epochs", self.epochs, 1)
         check_range("max_minutes", self.max_minutes, 0)
         check(self.max_minutes != 0, "max_minutes", self.max_minutes, "must be above 0")
+        check_range("half_resolution", self.half_resolution, 0, 0.95, remedy="patients are scored at full size, so train at that too")
+        check_range("validate_every", self.validate_every, 1)
         check_range("batch_size", self.batch_size, 1)
         check_range("accumulate", self.accumulate, 1)
         check_range("seed", self.seed, 0, 2**32 - 1)

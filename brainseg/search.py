@@ -165,7 +165,8 @@ class Follower:
         if "folder" not in self.trial.user_attrs:
             name_run(self.trial, folder)
         for row in state.history[self.reported :]:  # of a resumed run also the epochs before
-            self.trial.report(row["metrics"]["val/dice"], row["epoch"])
+            if "val/dice" in row["metrics"]:
+                self.trial.report(row["metrics"]["val/dice"], row["epoch"])
         self.reported = len(state.history)
         if state.history and state.step < state.total_steps and self.trial.should_prune():
             raise Pruned(f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the median of those that finished")

@@ -31,8 +31,9 @@ from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
-from brainseg.training.engine import Hooks, Task, fit, measure_pace, steps_for_minutes
+from brainseg.training.engine import Hooks, Task, fit
 from brainseg.training.evaluation import evaluate
+from brainseg.training.pace import measure_pace, steps_for_minutes
 from brainseg.training.state import State
 
 ALONE = Job()
@@ -73,7 +74,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         resident.hold((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
             stoppable = Hooks(after_step=lambda _: signals.poll())
-            state.total_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
+            state.total_steps, state.half_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
 
         with Watch(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
@@ -129,6 +130,8 @@ def check(config: TrainConfig) -> Facts:
     split = draw(config.split, found.patients)
     with torch.device("meta"):  # shapes only: no memory, no time
         model = build.model(config.model, in_channels(config.data, found), 1, found.size)
+        if config.half_resolution:  # may be below the least that the depth needs
+            build.model(config.model, in_channels(config.data, found), 1, (found.size[0] // 2, found.size[1] // 2))
         build.optimizer(config.optimizer, model.parameters())
     build.loss(config.loss)
     if config.resume not in (None, "auto", "never"):
@@ -163,7 +166,8 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     task = Task(config, device, train, validation, build.loss(config.loss).to(device.torch))
     resident.hold((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Hooks())
-    seconds = config.epochs * (task.steps_per_epoch * pace.step + pace.validation)
+    step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
+    seconds = config.epochs * (task.steps_per_epoch * step + pace.validation / config.validate_every)
     return config.max_minutes * 60 if config.max_minutes else seconds, peak_memory(device)
 
 

@@ -83,7 +83,8 @@ def run(overrides: list[str]) -> pd.DataFrame:
     recipe = [one for one in [*overrides, *experiment] if not one.startswith("output=")]
 
     honest = trained([*recipe, *HONEST], folder / "patient")
-    steps = checkpoint.load(honest.best)["total_steps"]
+    stored = checkpoint.load(honest.best)
+    steps = stored["total_steps"], stored["half_steps"]
     dealt, split = deal_slices(asked, folder)
     by_slice = [f"data.path={quoted(dealt)}", "data.limit_patients=null", "split=file", f"split.path={quoted(split)}"]
     with patch.object(train, "steps_for_minutes", lambda *_: steps):  # minutes are measured once: three measurements would differ

@@ -23,7 +23,8 @@ from brainseg.config import (
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
 from brainseg.train import new_state
-from brainseg.training.engine import Hooks, NonFiniteError, Task, fit, steps_for_minutes
+from brainseg.training.engine import Hooks, NonFiniteError, Task, fit
+from brainseg.training.pace import Pace, measure_pace, steps_for_minutes
 from brainseg.training.state import State
 
 AUGMENT = AugmentConfig(flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05)
@@ -79,6 +80,7 @@ def assert_equal(one: State, other: State) -> None:
 VARIANTS = {
     "cosine": {},
     "averaged, accumulated, clipped": {"ema_decay": 0.9, "accumulate": 2, "clip_norm": 1.0, "batch_size": 2},
+    "half resolution, validated every second epoch": {"half_resolution": 0.6, "validate_every": 2, "epochs": 3},
     "plateau, tumour share": {"scheduler": PlateauConfig(patience=0), "data": DataConfig(tumour_share=0.6)},
 }
 
@@ -199,5 +201,47 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     task = make_task(phantom_file)
     short, long = (steps_for_minutes(new_state(task), task, minutes, Hooks()) for minutes in (0.05, 0.5))
-    assert 1 <= short < long
-    assert steps_for_minutes(new_state(task), task, 1e-6, Hooks()) == 1
+    assert 1 <= short[0] < long[0] and short[1] == long[1] == 0
+    assert steps_for_minutes(new_state(task), task, 1e-6, Hooks()) == (1, 0)
+
+
+def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(phantom_file, half_resolution=0.75, validate_every=2)
+    pace = Pace(step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch)  # so that a step carries 0.1 s of validation
+    monkeypatch.setattr("brainseg.training.pace.measure_pace", lambda *_: pace)
+    total, half = steps_for_minutes(new_state(task), task, (100 + pace.validation) / 60, Hooks())
+    assert (half, total - half) == (int(75 / 0.2), int(25 / 0.5))
+
+
+def test_a_pace_has_both_sizes(phantom_file: Path) -> None:
+    task = make_task(phantom_file, half_resolution=0.5)
+    sizes: list[tuple[int, ...]] = []
+    state = new_state(task)
+    state.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    pace = measure_pace(state, task, Hooks())
+    assert pace.step > 0 and pace.half_step > 0
+    assert set(sizes) == {(16, 16), (32, 32)}
+
+
+def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(phantom_file: Path) -> None:
+    task = make_task(phantom_file, half_resolution=0.6, validate_every=2, epochs=3)
+    state, sizes = new_state(task), list[int]()
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        if module.training:
+            sizes.append(inputs[0].shape[-1])
+
+    state.model.register_forward_pre_hook(note)
+    fit(state, task, Hooks())
+    total = 3 * task.steps_per_epoch
+    assert sizes == [16] * round(0.6 * total) + [32] * (total - round(0.6 * total))
+    assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, True], "every second epoch, and the last"
+    assert all(row["metrics"]["speed/epoch_seconds"] > 0 for row in state.history)
+
+
+def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file: Path) -> None:
+    task = make_task(phantom_file, validate_every=2, patience=2, epochs=9)
+    state = new_state(task)
+    state.best, state.best_epoch = 2.0, 0  # no dice rises above it
+    fit(state, task, Hooks())
+    assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, False, True]

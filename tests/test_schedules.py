@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
 from brainseg.errors import RequestError
-from brainseg.training.schedules import Plateau, factor
+from brainseg.training.schedules import Plateau, cosine, factor, position
 
 share = st.floats(0, 1)
 
@@ -32,6 +32,23 @@ def torch_rates(schedule: lr_scheduler.LRScheduler, steps: int) -> list[float]:
 
 def rates(scheduler: SchedulerConfig, total: int, steps_per_epoch: int = 1) -> list[float]:
     return [factor(scheduler, step, total, steps_per_epoch) for step in range(total)]
+
+
+@given(total=st.integers(2, 5000), share=st.floats(0.05, 0.95), quicker=st.floats(1, 8))
+def test_the_schedule_goes_by_time_when_the_first_steps_are_quicker(total: int, share: float, quicker: float) -> None:
+    """Half the size, a quarter of the time: the rate at a moment is that of a run whose steps all take equally long."""
+    half = min(total - 1, round(total * share * quicker / (share * quicker + 1 - share)))
+    places = [position(step, total, half, share) for step in range(total)]
+    assert places[0] == 0 and all(a < b for a, b in itertools.pairwise(places)) and places[-1] < total
+    if half:
+        assert places[half] == pytest.approx(share * total)
+        assert [factor(CosineConfig(), step, total, 1, half, share) for step in (0, half)] == [
+            pytest.approx(cosine(place, total, 0.05, 0.0)) for place in (0, share * total)]
+
+
+def test_a_run_of_one_size_keeps_its_steps() -> None:
+    assert [position(step, 7, 0, 0.0) for step in range(7)] == list(range(7))
+    assert [position(step, 10, 6, 0.6) for step in range(10)] == pytest.approx(range(10))
 
 
 def test_none_and_plateau_leave_the_rate() -> None:

@@ -171,7 +171,9 @@ def pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
 def _line(history: list[dict[str, Any]], by_time: bool) -> tuple[np.ndarray, np.ndarray]:
     rows = [row["metrics"] for row in history]
     minutes = np.cumsum([row["speed/epoch_seconds"] for row in rows]) / 60
-    return minutes if by_time else np.arange(len(rows)), np.array([row.get("val/dice", np.nan) for row in rows])
+    dice = np.array([row.get("val/dice", np.nan) for row in rows])
+    validated = np.isfinite(dice)  # under validate_every not each epoch
+    return (minutes if by_time else np.arange(len(rows)))[validated], dice[validated]
 
 
 def _sortable(value: Any) -> tuple[bool, float, str]:

@@ -70,8 +70,8 @@ class Watch:
 
     def _progress(self, state: State, loss: float) -> None:
         if self.bar is not None:
-            dice = f"{state.history[-1]['metrics']['val/dice']:.3f}" if state.history else "-"
-            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss:.3f} val/dice {dice}", refresh=False)
+            dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
+            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss:.3f} best val/dice {dice}", refresh=False)
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
@@ -100,8 +100,9 @@ class Watch:
     def _after_epoch(self, state: State, improved: bool) -> None:
         self._save(state, improved)
         metrics = state.history[-1]["metrics"]
-        log.info("epoch %3d  train/loss %.4f  val/loss %.4f  val/dice %.4f%s  %.1f s", state.epoch - 1, metrics["train/loss"],
-                 metrics["val/loss"], metrics["val/dice"], " best" if improved else "     ", metrics["speed/epoch_seconds"])
+        validated = "".join(f"{name} {metrics[name]:.4f}  " for name in ("val/loss", "val/dice") if name in metrics)
+        log.info("epoch %3d  train/loss %.4f  %s%s%.1f s", state.epoch - 1, metrics["train/loss"], validated,
+                 "best   " if improved else " " * 7 if validated else "", metrics["speed/epoch_seconds"])
         if self.mirror is not None:
             self.mirror.update()
         self.follow(self.folder, state)

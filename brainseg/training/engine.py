@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from brainseg.config import AugmentConfig, TrainConfig
 from brainseg.data import augment
 from brainseg.data.dataset import MRIDataset, epoch_order
+from brainseg.data.resize import halved
 from brainseg.device import Device
 from brainseg.seeds import seed_for
 from brainseg.training.evaluation import evaluate
@@ -61,7 +62,9 @@ def fit(state: State, task: Task, hooks: Hooks) -> None:
     with naming_memory(task):
         while _unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
-            metrics = validate(state, task, hooks)
+            metrics = trained(state, task)
+            if (state.epoch + 1) % task.config.validate_every == 0 or state.step == state.total_steps:
+                metrics |= validate(state, task, hooks)
             improved = _finish_epoch(state, metrics)
             hooks.after_epoch(state, improved)
 
@@ -83,7 +86,10 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         state.optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=device.torch)
         for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
-            image, mask = augmented(config.augment, *task.train.gather(rows, device.torch))
+            image, mask = task.train.gather(rows, device.torch)
+            if state.step < state.half_steps:
+                image, mask = halved(image, mask)
+            image, mask = augmented(config.augment, image, mask)
             with device.autocast():
                 logits = forward(device.format(image))
             loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
@@ -115,7 +121,9 @@ def augmented(config: AugmentConfig, image: Tensor, mask: Tensor) -> tuple[Tenso
 
 def set_learning_rate(state: State, task: Task) -> float:
     """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
-    rate = task.config.optimizer.lr * factor(task.config.scheduler, state.step, state.total_steps, task.steps_per_epoch)
+    config = task.config
+    rate = config.optimizer.lr * factor(config.scheduler, state.step, state.total_steps, task.steps_per_epoch, state.half_steps,
+                                        config.half_resolution)
     rate *= state.plateau.factor if state.plateau is not None else 1.0
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -159,31 +167,36 @@ def naming_memory(task: Task) -> Iterator[None]:
         raise MemoryError(f"{rule}; {remedy}") from error
 
 
+def trained(state: State, task: Task) -> dict[str, float]:
+    """The epoch's metrics of the steps: training loss, rate and speed."""
+    return {
+        "train/loss": state.loss_sum / max(state.slices_seen, 1),
+        "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+        **({"train/skipped_steps": float(state.skipped)} if task.config.on_nonfinite == "skip" else {}),
+        "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
+        "speed/epoch_seconds": state.seconds,
+    }
+
+
 def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
-    """The epoch's metrics: training loss, rate and speed, and the contract's `val/...` over the validation patients."""
+    """The contract's `val/...` over the validation patients, and the seconds of the epoch with them."""
     started = time.perf_counter()
     scores = []
     for evaluated in evaluate(state.validated, task.validation, task.config.inference, task.device, task.config.batch_size, task.criterion):
         scores.append(evaluated.score)
         hooks.between(state)
-    return {
-        "train/loss": state.loss_sum / max(state.slices_seen, 1),
-        "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
-        **({"train/skipped_steps": float(state.skipped)} if task.config.on_nonfinite == "skip" else {}),
-        **summarise(scores, "val"),
-        "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
-        "speed/epoch_seconds": state.seconds + time.perf_counter() - started,
-    }
+    return summarise(scores, "val") | {"speed/epoch_seconds": state.seconds + time.perf_counter() - started}
 
 
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
     """Write the epoch into the history and begin the next; returns whether val/dice is the best so far."""
-    improved = metrics["val/dice"] > state.best
+    improved = metrics.get("val/dice", -1.0) > state.best
     if improved:
         state.best, state.best_epoch = metrics["val/dice"], state.epoch
-    state.bad_epochs = 0 if improved else state.bad_epochs + 1
-    if state.plateau is not None:
-        state.plateau.update(metrics["val/dice"])
+    if "val/dice" in metrics:
+        state.bad_epochs = state.epoch - state.best_epoch
+        if state.plateau is not None:
+            state.plateau.update(metrics["val/dice"])
     state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
     state.epoch += 1
     state.loss_sum, state.slices_seen, state.seconds, state.skipped = 0.0, 0, 0.0, 0
@@ -194,39 +207,3 @@ def _unfinished(state: State, config: TrainConfig) -> bool:
     """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
     out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
     return state.slices_seen + state.skipped > 0 or (state.step < state.total_steps and not out_of_patience)
-
-
-class Pace(NamedTuple):
-    """What a step and a validation take, in seconds."""
-
-    step: float
-    validation: float
-
-
-def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks) -> int:
-    """How many steps fit into `minutes`, validations included, from a few timed ones on a `scratch` state (thrown away).
-
-    The number is stored with the run, so that its schedule, and a resume, are exact. At least one step.
-    """
-    pace = measure_pace(scratch, task, hooks)
-    budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
-    return max(1, int(budget / (pace.step + pace.validation / task.steps_per_epoch)))
-
-
-def measure_pace(scratch: State, task: Task, hooks: Hooks, timed: int = 5) -> Pace:
-    """Time a few steps, and the validation of one patient, on a `scratch` state (thrown away)."""
-    forward = task.device.forward(scratch.model)
-    scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
-    train_epoch(scratch, task, forward, hooks)
-    warm_steps, warm_seconds = scratch.step, scratch.seconds
-    scratch.total_steps += timed
-    train_epoch(scratch, task, forward, hooks)
-    if scratch.step > warm_steps:
-        step_seconds = (scratch.seconds - warm_seconds) / (scratch.step - warm_steps)
-    else:  # an epoch of one or two steps
-        step_seconds = warm_seconds / warm_steps
-    one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
-    started = time.perf_counter()
-    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size, task.criterion):
-        pass
-    return Pace(step_seconds, (time.perf_counter() - started) * len(task.validation) / len(one))

@@ -10,22 +10,38 @@ from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, Schedul
 from brainseg.errors import check
 
 
-def factor(scheduler: SchedulerConfig, step: int, total: int, steps_per_epoch: int) -> float:
+def factor(
+    scheduler: SchedulerConfig, step: int, total: int, steps_per_epoch: int, half_steps: int = 0, half_share: float = 0.0
+) -> float:
     """The share of `optimizer.lr` at `step` of `total`, both in optimizer steps; the first step is 0, the last total - 1.
 
     From step `total` on (a run that was asked for less) it stays at the end value. A plateau gives 1 here: multiply by
-    `Plateau.factor`. Raises RequestError for a schedule without a formula.
+    `Plateau.factor`. `half_steps` and `half_share` as in `position`. Raises RequestError for a schedule without a formula.
     """
+    planned = position(step, total, half_steps, half_share)
     match scheduler:
         case StepConfig():
             epoch = step // steps_per_epoch  # counted from 0, as in the reference, whose rate drops before its 31st epoch
             return scheduler.factor ** sum(drop <= epoch for drop in scheduler.epochs)
         case CosineConfig():
-            return cosine(step, total, scheduler.warmup, scheduler.final)
+            return cosine(planned, total, scheduler.warmup, scheduler.final)
         case OneCycleConfig():
-            return one_cycle(step, total, scheduler.warmup, scheduler.start, scheduler.final)
+            return one_cycle(planned, total, scheduler.warmup, scheduler.start, scheduler.final)
     check(scheduler.name in ("none", "plateau"), "scheduler.name", scheduler.name, f"has no formula as {type(scheduler).__name__}")
     return 1.0
+
+
+def position(step: int, total: int, half_steps: int, share: float) -> float:
+    """The step as if all steps took the same time: 0 to `total`, linear in the time that the run takes.
+
+    Its first `half_steps` steps, at half resolution, are quick and many, yet take only `share` of the time: without this a cosine
+    would be near its end before the first image of full size.
+    """
+    if step < half_steps:
+        return step / half_steps * share * total
+    if not half_steps:
+        return step
+    return (share + (1 - share) * (step - half_steps) / max(total - half_steps, 1)) * total
 
 
 def half_cosine(first: float, last: float, progress: float) -> float:
@@ -34,7 +50,7 @@ def half_cosine(first: float, last: float, progress: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def cosine(step: int, total: int, warmup: float, final: float) -> float:
+def cosine(step: float, total: int, warmup: float, final: float) -> float:
     """Linear warm-up over warmup * total steps, then half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts).
 
     The warm-up counts from 1, so that the first step is not lost on a rate of 0, and for the same reason the curve reaches
@@ -46,7 +62,7 @@ def cosine(step: int, total: int, warmup: float, final: float) -> float:
     return half_cosine(1.0, final, (step - warm) / (total - warm))
 
 
-def one_cycle(step: int, total: int, warmup: float, start: float, final: float) -> float:
+def one_cycle(step: float, total: int, warmup: float, start: float, final: float) -> float:
     """From `start` up to 1 and down to `final`, reached at the last step (Smith 2018, "Super-convergence").
 
     Two half cosines that meet at step warmup * total - 1: torch's OneCycleLR.

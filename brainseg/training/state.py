@@ -23,6 +23,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     total_steps: int
+    half_steps: int = 0  # the first so many of them see images of half the size
     average: AveragedModel | None = None
     plateau: Plateau | None = None
     epoch: int = 0  # the epoch under way, counted from 0
@@ -36,7 +37,7 @@ class State:
     skipped: int = 0  # steps of this epoch left out because the loss or the gradient was not finite
     history: list[Row] = field(default_factory=list)
 
-    NUMBERS = ("total_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs",
+    NUMBERS = ("total_steps", "half_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs",
                "skipped")
 
     @classmethod
@@ -46,7 +47,7 @@ class State:
         if config.ema_decay is not None:  # the normalisation's statistics are averaged with the weights they belong to
             average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
         plateau = Plateau(config.scheduler) if isinstance(config.scheduler, PlateauConfig) else None
-        return cls(model, optimizer, device.scaler(), total_steps, average, plateau)
+        return cls(model, optimizer, device.scaler(), total_steps, round(config.half_resolution * total_steps), average, plateau)
 
     @property
     def validated(self) -> nn.Module:

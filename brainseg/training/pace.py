@@ -1,0 +1,57 @@
+"""How long a step and a validation take, from a few timed ones: what turns minutes into a number of steps."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from brainseg.training.engine import Hooks, Task, train_epoch
+from brainseg.training.evaluation import evaluate
+from brainseg.training.state import State
+
+
+class Pace(NamedTuple):
+    """What a step, a step at half resolution and a validation take, in seconds."""
+
+    step: float
+    half_step: float
+    validation: float
+
+
+def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks) -> tuple[int, int]:
+    """How many steps fit into `minutes`, validations included, and how many of them are at half resolution.
+
+    From a few timed ones on a `scratch` state (thrown away). The numbers are stored with the run, so that its schedule, and a
+    resume, are exact. At least one step is at full size.
+    """
+    pace = measure_pace(scratch, task, hooks)
+    budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
+    validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
+    share = task.config.half_resolution
+    half_steps = max(0, int(share * budget / (pace.half_step + validation)))
+    return half_steps + max(1, int((1 - share) * budget / (pace.step + validation))), half_steps
+
+
+def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
+    """Time a few steps of each size, and the validation of one patient, on a `scratch` state (thrown away)."""
+    forward = task.device.forward(scratch.model)
+    half_step = _seconds_a_step(scratch, task, forward, hooks, half=True) if task.config.half_resolution else 0.0
+    step = _seconds_a_step(scratch, task, forward, hooks, half=False)
+    one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
+    started = time.perf_counter()
+    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size, task.criterion):
+        pass
+    return Pace(step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one))
+
+
+def _seconds_a_step(scratch: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks, half: bool, timed: int = 5) -> float:
+    scratch.step, scratch.seconds, scratch.half_steps = 0, 0.0, (2 + timed) * half
+    scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
+    train_epoch(scratch, task, forward, hooks)
+    warm_steps, warm_seconds = scratch.step, scratch.seconds
+    scratch.total_steps += timed
+    train_epoch(scratch, task, forward, hooks)
+    if scratch.step > warm_steps:
+        return (scratch.seconds - warm_seconds) / (scratch.step - warm_steps)
+    return warm_seconds / warm_steps  # an epoch of one or two steps
