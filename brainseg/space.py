@@ -52,7 +52,7 @@ def _typed(override: Override) -> Dimension:
     if isinstance(value, IntervalSweep):
         return {"low": value.start, "high": value.end, "log": "log" in value.tags}
     if isinstance(value, RangeSweep):
-        numbers = list(value.range())
+        numbers = list(value.range()) if value.step else []  # Hydra takes a step of 0 until it counts
         check(len(numbers) > 1, override.get_key_element(), override.input_line, "must name two values at least")
         return {"low": min(numbers), "high": max(numbers), "step": abs(numbers[1] - numbers[0]), "log": "log" in value.tags}
     supported = isinstance(value, ChoiceSweep)

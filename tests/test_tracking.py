@@ -564,3 +564,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("state", "minutes", "seconds"), [
+    ("finished", 1, 1), ("finished", 20, 6), ("failed", 20, 6), ("finished", 900, 10), ("killed", 900, 1), ("running", 900, 1),
+])
+def test_a_slow_server_is_waited_for_once_the_run_has_ended(tmp_path: Path, state: str, minutes: int, seconds: int) -> None:
+    """Half a percent of the run's time, so that a server a second away still gets the run; who killed a run does not wait so long."""
+    tracker = Tracker(write_run(tmp_path / "run", f"sqlite:///{tmp_path}/m.db", state=state))
+    tracker.status = {"state": state, "started": START, "ended": None if state == "running" else START + minutes * 60_000}
+    assert tracker._patience() == seconds

@@ -23,6 +23,7 @@ __all__ = ["Mirror", "Tracker", "chart_link", "checkpoint_of", "describe", "fold
 log = logging.getLogger(__name__)
 
 TRAINING_SECONDS = 1  # how long a request may take while training waits for it
+FINAL_SHARE, FINAL_SECONDS = 0.005, 10  # of the time of a run that has ended, and at most: a slow server is waited for so long
 UPLOAD_SECONDS = 30  # a server that has just answered may take this long to store a checkpoint
 # Times the cost of an attempt until the next: 1 % of training. After a failure twice that: from 100 s on, the first and the final
 # attempt at a server that hangs, a second each, stay below 2 % too.
@@ -112,14 +113,22 @@ class Tracker:
         self.record, self.status = (json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json"))
         where = self.record["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
         self.uri = tracking_uri(self.uri or where["uri"])
+        seconds = self._patience()
         # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
-        with limited(self.seconds), FileLock(self.folder / ".tracking.lock", timeout=self.seconds):
+        with limited(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
             self.client = connect(self.uri)
             if not self.run_id:
                 self.experiment = experiment_id(self.client, self.uri, where["experiment"], where["artifacts"])
                 self.run_id = self._begin()
             self._send_metrics()
             self._send_state()
+
+    def _patience(self) -> int:
+        """Seconds for a request: nothing waits for a run that has ended, but for a killed one its killer does."""
+        if self.status["state"] in ("running", "killed"):
+            return self.seconds
+        lasted = (self.status["ended"] - self.status["started"]) / 1000
+        return max(self.seconds, min(round(FINAL_SHARE * lasted), FINAL_SECONDS))
 
     def _begin(self) -> str:
         """Find the run by its uid or create it; send tags, params, data set and the files that are there from the start."""
