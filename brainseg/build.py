@@ -8,7 +8,6 @@ paths: a config cannot make the runner import anything.
 import difflib
 import inspect
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from brainseg.config import LossConfig, ModelConfig, OptimizerConfig, UNetConfig
 from brainseg.errors import RequestError, check
+from brainseg.extensions import extension
 from brainseg.models.unet import UNet, smallest_size
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
@@ -50,7 +50,7 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
               "lower model.depth")
         check(not config.options, "model.options", config.options, "unet takes none", "set model.depth, model.width and the like")
         return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
-    found = _extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
+    found = extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
     check(found is not None, "model.name", config.name, "no such network", "use unet, or a class of monai.networks.nets")
     given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
     return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
@@ -58,7 +58,7 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
 
 def loss(config: LossConfig) -> nn.Module:
     """The criterion: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
-    own = LOSSES.get(config.name) or _extension("brainseg.losses", config.name)
+    own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
     found = own or _monai("monai.losses", config.name, nn.Module)
     check(found is not None, "loss.name", config.name, "no such loss", _known(config.name, LOSSES, "or a class of monai.losses"))
     criterion = _call(found, "loss", config, {})
@@ -69,7 +69,7 @@ def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> to
     """The optimizer over `parameters`. Raises RequestError."""
     name = config.name.lower()
     check(name not in NEEDS_MORE, "optimizer.name", config.name, NEEDS_MORE.get(name, ""), "choose another")
-    found = OPTIMIZERS.get(name) or _extension("brainseg.optimizers", config.name)
+    found = OPTIMIZERS.get(name) or extension("brainseg.optimizers", config.name)
     check(found is not None, "optimizer.name", config.name, "no such optimizer", _known(config.name, OPTIMIZERS))
     given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:
@@ -94,12 +94,6 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
     except Exception as error:  # options are free, and there is nothing that torch and MONAI do not raise for those they cannot take
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
-
-
-def _extension(group: str, name: str) -> Any:
-    """What an installed package registered under this name; only this one is imported."""
-    found = [point for point in entry_points(group=group) if point.name == name]
-    return found[0].load() if found else None
 
 
 def _monai(module: str, name: str, kind: type) -> Any:

@@ -378,8 +378,9 @@ class SearchConfig:
 
 @dataclass
 class PrepareConfig:
-    source: str = setting(MISSING, "folder of patients' folders (kaggle_3m)")
+    source: str = setting(MISSING, "folder of patients' folders")
     output: str = setting(MISSING, "HDF5 file to write")
+    reader: str = setting("kaggle_3m", "layout of the source: kaggle_3m, or a name registered under brainseg.readers")
     on_fault: str = setting("error", "error, or skip_patient to leave patients with faults out, by name")
     workers: int | None = setting(None, "processes; null: all cores")
 

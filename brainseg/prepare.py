@@ -1,6 +1,7 @@
-"""From a folder of TIFF slices to one HDF5 file, verified first.
+"""From a folder of slices to one HDF5 file, verified first.
 
-python -m brainseg.prepare source=kaggle_3m output=lgg.h5
+    python -m brainseg.prepare source=kaggle_3m output=lgg.h5
+    python -m brainseg.prepare source=scans output=own.h5 reader=mine       a layout of your own: docs/extending.md
 """
 
 import os
@@ -11,8 +12,8 @@ from pathlib import Path
 from brainseg import cli
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import Summary, prepare
+from brainseg.data.reader import scanner
 from brainseg.data.store import is_store
-from brainseg.data.volume import CHANNELS
 from brainseg.errors import DataError
 from brainseg.errors import check as require
 from brainseg.signals import Interrupted
@@ -21,10 +22,11 @@ SHOWN = 20  # names of ignored files
 
 
 def check(config: PrepareConfig) -> None:
-    """Raise RequestError, before anything is read, if there is no such source or the output cannot be written."""
+    """Raise RequestError, before anything is read, if there is no such source or reader or the output cannot be written."""
     source, output = Path(config.source), Path(config.output)
     rule = "is a file" if source.is_file() else "no such folder"
     require(source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders")
+    scanner(config.reader)
     require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
     ours = not output.exists() or is_store(output)
     require(ours, "output", output, "is there already and no file of brainseg.prepare", "name another, or remove it")
@@ -36,7 +38,7 @@ def run(config: PrepareConfig) -> int:
     """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
     start = time.perf_counter()
     try:
-        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True)
+        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True, reader=config.reader)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -61,7 +63,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
     lines += [f"warning: {warning}" for warning in summary.warnings]
     lines += [f"ignored: {name}" for name in summary.ignored[:SHOWN]]
     lines += [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
-    for index, channel in enumerate(CHANNELS):
+    for index, channel in enumerate(summary.channels):
         for what, found in {
             f"no {channel} (FLAIR stands in for it)": [volume.name for volume in volumes if volume.copies[index]],
             f"constant {channel} (gives zeros)": [volume.name for volume in volumes if volume.constant[index]],
@@ -69,7 +71,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
             lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {', '.join(found)}"] if found else []
     lines += [
         f"{len({volume.patient for volume in volumes})} patients, {len(volumes)} volumes, "
-        f"{slices} slices of {height}x{width} pixels, {with_tumour} with tumour",
+        f"{slices} slices of {height}x{width} pixels, {with_tumour} with {' or '.join(summary.classes[1:])}",
         f"{output}: {'written' if summary.written else 'unchanged, nothing to do'}, "
         f"{size / 1e6:.1f} MB, {size / slices / 1e6:.3f} MB a slice, fingerprint {summary.fingerprint}",
     ]

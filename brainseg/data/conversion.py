@@ -1,16 +1,17 @@
 """From a folder of slices to the HDF5 file: verify everything, then write, or say why not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
-from brainseg.data.source import Cohort, load, scan
+from brainseg.data.reader import scanner
+from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.data.volume import CHANNELS, Volume
+from brainseg.data.volume import Volume
 from brainseg.errors import DataError
 
 Item = TypeVar("Item")
@@ -30,6 +31,8 @@ class Summary:
 
     written: bool  # False: the file was there already, with this very content
     volumes: list[Volume]
+    channels: Sequence[str]
+    classes: Sequence[str]
     fingerprint: str
     warnings: list[str]
     ignored: list[str]
@@ -37,17 +40,24 @@ class Summary:
     faults: list[str]  # theirs
 
 
-def prepare(source: str | Path, output: str | Path, on_fault: str = "error", workers: int | None = None, progress: bool = False) -> Summary:
-    """Verify `source` (a `kaggle_3m` folder) and write it as one HDF5 file; an equal file is left as it is.
+def prepare(
+    source: str | Path,
+    output: str | Path,
+    on_fault: str = "error",
+    workers: int | None = None,
+    progress: bool = False,
+    reader: str = "kaggle_3m",
+) -> Summary:
+    """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
 
     Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
-    Raises FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the disk is full.
+    Raises RequestError for an unknown reader, FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the disk is full.
     """
 
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
         return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
 
-    found = scan(source, workers, show)
+    found = scanner(reader)(source, workers, show)
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
     if cohort.faults:
         raise FaultyCohort(source, found.faults)
@@ -56,9 +66,11 @@ def prepare(source: str | Path, output: str | Path, on_fault: str = "error", wor
     written = not _is_up_to_date(output, cohort)
     if written:
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
-        write_store(output, cohort.volumes, show(map(load, cohort.folders), len(cohort.folders), "write"))
+        write_store(output, cohort.volumes, show(map(cohort.load, cohort.folders), len(cohort.folders), "write"),
+                    cohort.channels, cohort.classes)
     left_out = found.faulty_patients if cohort is not found else []
-    return Summary(written, cohort.volumes, cohort.fingerprint, found.warnings, found.ignored, left_out, found.faults)
+    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, found.warnings, found.ignored, left_out,
+                   found.faults)
 
 
 def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
@@ -67,7 +79,7 @@ def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
         return False
     try:
         with Store(output) as store:
-            if store.fingerprint != cohort.fingerprint or store.channels != list(CHANNELS):
+            if store.fingerprint != cohort.fingerprint:  # names and spacing are in it
                 return False
             store.verify()
     except DataError:  # damaged or of another version: it is written again

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,11 +17,12 @@ import numpy as np
 
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.tiff import read_mask, read_slice
-from brainseg.data.volume import CHANNELS, Slice, Volume, describe, digest, fingerprint
+from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
 from brainseg.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Show = Callable[[Iterable[Folder], int], Iterable[Folder]]  # wraps the results, of which there will be so many, in a progress bar
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Cohort:
 
     top: Folder  # the source itself: what concerns no volume
     folders: list[Folder]  # sorted by name
+    load: Callable[[Folder], tuple[np.ndarray, np.ndarray]]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
+    channels: Sequence[str] = field(default=CHANNELS)
+    classes: Sequence[str] = field(default=CLASSES)  # background first
 
     def _all(self, kind: str) -> list[str]:
         return [line for folder in (self.top, *self.folders) for line in getattr(folder, kind)]
@@ -52,7 +56,7 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(volume.digest for volume in self.volumes)
+        return fingerprint((volume.digest for volume in self.volumes), self.channels, self.classes)
 
     @property
     def faulty_patients(self) -> list[str]:
@@ -61,20 +65,18 @@ class Cohort:
     def without(self, patients: Iterable[str]) -> "Cohort":
         """This cohort less every volume of these patients."""
         left_out = set(patients)
-        return Cohort(self.top, [folder for folder in self.folders if folder.patient not in left_out])
+        return replace(self, folders=[folder for folder in self.folders if folder.patient not in left_out])
 
 
-def scan(source: str | Path, workers: int | None = None, show: Callable[[Iterable[Folder], int], Iterable[Folder]] | None = None) -> Cohort:
+def scan(source: str | Path, workers: int | None = None, show: Show | None = None) -> Cohort:
     """Verify every file below `source` in so many processes (None: one a core); faults are gathered, none is raised.
-
-    `show(results, total)` may wrap the results in a progress bar.
     """
     top = Folder(Path(source))
     found = find_folders(top)
     verified = in_processes(verify, found, workers)
     folders = list(show(verified, len(found)) if show else verified)
-    _compare_sizes(folders)
-    return Cohort(top, folders)
+    compare_sizes(folders)
+    return Cohort(top, folders, load)
 
 
 def verify(folder: Folder) -> Folder:
@@ -125,7 +127,7 @@ def _attempt(read: Callable[[Path], np.ndarray], path: Path | None, folder: Fold
         return None
 
 
-def _compare_sizes(folders: list[Folder]) -> None:
+def compare_sizes(folders: list[Folder]) -> None:
     """A file holds slices of one size: the cohort's most frequent one. Any other is a fault."""
     counts = Counter(size for folder in folders for size in folder.sizes.values())
     if len(counts) < 2:
@@ -138,7 +140,8 @@ def _compare_sizes(folders: list[Folder]) -> None:
         if len(odd) > 1 and len(odd) == len(folder.sizes) and len(set(odd.values())) == 1:
             folder.faults.append(f"{name}: all slices have {_size(next(iter(odd.values())))} pixels; {rule}")
         else:
-            folder.faults += [f"{name}/{folder.slices[number].name}: {_size(size)} pixels; {rule}" for number, size in odd.items()]
+            files = {number: f"{name}/{path.name}" for number, path in folder.slices.items()}
+            folder.faults += [f"{files.get(number, name)}: {_size(size)} pixels; {rule}" for number, size in odd.items()]
         folder.volume = None if odd else folder.volume
 
 

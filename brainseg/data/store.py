@@ -154,10 +154,11 @@ class Store:
         This finds what Fletcher-32 cannot, by its nature: words of 0x0000 that have become 0xFFFF, or the reverse.
         """
         digests = []
-        for name, start, stop in zip(self.volumes, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True):
+        bounds = zip(self.volumes, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True)
+        for name, spacing, start, stop in bounds:
             slices = zip(self.slice_number[start:stop], self.images(start, stop), self.masks(start, stop)[:, 0], strict=True)
-            digests.append(digest(name, slices))
-        if fingerprint(digests) != self.fingerprint:
+            digests.append(digest(name, slices, spacing))
+        if fingerprint(digests, self.channels, self.classes) != self.fingerprint:
             raise DataError(f"{self.path}: the content does not have its fingerprint; {REMEDY}")
 
     def _file(self) -> h5py.File:

@@ -53,7 +53,7 @@ def write_store(
 def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     """Write all but the pixels and make room for those; returns `first_slice`."""
     file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
-    file.attrs["fingerprint"] = np.bytes_(fingerprint(volume.digest for volume in volumes))
+    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes))
     _, count, height, width = volumes[0].shape
     first_slice = np.cumsum([0, *(volume.shape[0] for volume in volumes)], dtype=np.int64)
     small = {
@@ -63,7 +63,7 @@ def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence
         "low": np.stack([volume.low for volume in volumes]),
         "high": np.stack([volume.high for volume in volumes]),
         "copies": np.stack([volume.copies for volume in volumes]).astype(np.uint8),
-        "spacing": np.full((len(volumes), 3), np.nan, np.float32),
+        "spacing": np.array([volume.spacing for volume in volumes], np.float32),
         "volumes": fixed_length([volume.name for volume in volumes]),
         "patients": fixed_length([volume.patient for volume in volumes]),
         "channels": fixed_length(channels),

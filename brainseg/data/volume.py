@@ -1,6 +1,8 @@
 """What is known of one volume (one scan of one patient) beside its pixels, and how it is worked out from them."""
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ import numpy as np
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 CLASSES = ("background", "tumour")
+UNKNOWN = (math.nan, math.nan, math.nan)  # spacing
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Volume:
     high: np.ndarray  # (C,) float32, 99th percentile
     copies: np.ndarray  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
     tumour_pixels: np.ndarray  # (S,) int32, pixels of class > 0
-    digest: str  # SHA-256 of name, slice numbers, pixels and classes
+    digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
+    spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
 
     @property
     def patient(self) -> str:
@@ -42,9 +46,11 @@ def patient_of(volume: str) -> str:
 Slice = tuple[int, np.ndarray, np.ndarray]  # number, image (C, H, W) uint8, class index (H, W) uint8
 
 
-def describe(name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANNELS) -> Volume:
+def describe(
+    name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANNELS, spacing: Sequence[float] = UNKNOWN
+) -> Volume:
     """Work out a `Volume` from its slices, with one of them in memory at a time; for arrays: `zip(numbers, images, masks[:, 0])`."""
-    content = hashlib.sha256(name.encode())
+    content = _begin(name, spacing)
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
     histogram, copies = np.zeros((len(channels), 256), np.int64), np.full(len(channels), flair is not None)
     numbers, tumour_pixels, size = [], [], (0, 0)
@@ -64,15 +70,21 @@ def describe(name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANN
         copies=copies,
         tumour_pixels=np.array(tumour_pixels, np.int32),
         digest=content.hexdigest(),
+        spacing=tuple(map(float, spacing)),
     )
 
 
-def digest(name: str, slices: Iterable[Slice]) -> str:
+def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN) -> str:
     """The SHA-256 that `describe` finds, without the rest."""
-    content = hashlib.sha256(name.encode())
+    content = _begin(name, spacing)
     for number, image, mask in slices:
         _add(content, number, image, mask)
     return content.hexdigest()
+
+
+def _begin(name: str, spacing: Sequence[float]) -> "hashlib._Hash":
+    known = np.asarray(spacing, np.float32)  # as it is stored
+    return hashlib.sha256(name.encode() + (b"" if np.isnan(known).all() else known.tobytes()))
 
 
 def _add(content: "hashlib._Hash", number: int, image: np.ndarray, mask: np.ndarray) -> None:
@@ -89,6 +101,8 @@ def percentile(histogram: np.ndarray, share: float) -> float:
     return float(lower + (upper - lower) * (position - below))
 
 
-def fingerprint(digests: Iterable[str]) -> str:
-    """SHA-256 of volumes sorted by name: it depends on the content alone, not on paths or dates."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def fingerprint(digests: Iterable[str], channels: Sequence[str] = CHANNELS, classes: Sequence[str] = CLASSES) -> str:
+    """SHA-256 of volumes sorted by name: it depends on the content alone, not on paths or dates; names other than the public set's count."""
+    names = [list(channels), list(classes)]
+    named = "" if names == [list(CHANNELS), list(CLASSES)] else json.dumps(names)
+    return hashlib.sha256(("".join(digests) + named).encode()).hexdigest()
