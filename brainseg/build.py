@@ -7,7 +7,7 @@ paths: a config cannot make the runner import anything.
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,11 @@ OPTIMIZERS = {
 # Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
 FETCHING = ("PerceptualLoss", "TorchVisionFCModel", "Transchex", "MultiModal", "BertPreTrainedModel")
 NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}
+
+
+def outputs(classes: Sequence[str]) -> int:
+    """Outputs of the network: one, behind a sigmoid, for background and one class; else one a class, behind a softmax."""
+    return len(classes) if len(classes) > 2 else 1
 
 
 class FloatMask(nn.Module):
@@ -56,13 +61,34 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
     return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
 
 
-def loss(config: LossConfig) -> nn.Module:
-    """The criterion: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
+def loss(config: LossConfig, outputs: int = 1) -> nn.Module:
+    """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
     own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
     found = own or _monai("monai.losses", config.name, nn.Module)
     check(found is not None, "loss.name", config.name, "no such loss", _known(config.name, LOSSES, "or a class of monai.losses"))
-    criterion = _call(found, "loss", config, {})
-    return criterion if own else FloatMask(criterion)
+    if own:
+        return _call(found, "loss", config, {})
+    return FloatMask(_call(found, "loss", config, _activation(found, config, outputs)))
+
+
+def _activation(found: type, config: LossConfig, outputs: int) -> dict[str, Any]:
+    """What MONAI's losses must be told of the logits and the mask; ours see it from the shapes. Options of the request go first.
+
+    One output: a sigmoid. Several: a softmax, and class indices to be spread over as many channels. A loss that measures overlap
+    (it takes `softmax`; the pixel-wise ones take `use_softmax`) leaves the background out, as ours: its Dice is always high.
+    """
+    taken = inspect.signature(found).parameters
+    if outputs == 1:
+        told: dict[str, Any] = {"sigmoid": True}
+    else:
+        softmax = next((name for name in ("softmax", "use_softmax") if name in taken), None)
+        fits = softmax is not None and "to_onehot_y" in taken
+        check(fits, "loss.name", config.name, f"the data have {outputs} classes, and it takes no softmax of class indices",
+              "use dice, bce_dice or a loss of MONAI that takes softmax and to_onehot_y, as DiceCELoss")
+        told = {str(softmax): True, "to_onehot_y": True, **({"include_background": False} if softmax == "softmax" else {})}
+        sigmoid = bool(config.options.get("sigmoid"))
+        check(not sigmoid, "loss.options.sigmoid", "true", f"the data have {outputs} classes behind a softmax", "leave it out")
+    return {name: value for name, value in told.items() if name in taken and name not in config.options}
 
 
 def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -129,7 +129,8 @@ def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) 
             start, stop = int(store.first_slice[volume]), int(store.first_slice[volume + 1])
             mask = read_predictions(run.path / "predictions.h5", row.patient).mask
             channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
-            cases.append(report.Case(row.patient, row.dice, store.images(start, stop), store.masks(start, stop)[:, 0], mask, channel))
+            truth = store.masks(start, stop)[:, 0]
+            cases.append(report.Case(row.patient, row.dice, store.images(start, stop), truth, mask, channel, classes=store.classes))
     return cases
 
 

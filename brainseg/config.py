@@ -262,9 +262,9 @@ class DeviceConfig:
 
 @dataclass
 class InferenceConfig:
-    threshold: float = setting(0.5, "probability from which a pixel is tumour")
+    threshold: float = setting(0.5, "probability from which a pixel is tumour; of several classes the most probable one is taken")
     flips: str = setting("none", "average with mirrored images: none, horizontal, vertical, both")
-    components: str = setting("all", "3-D components kept: all, largest, min_volume")
+    components: str = setting("all", "3-D components kept of each class: all, largest, min_volume")
     min_volume: int = setting(0, "voxels that a component needs under components=min_volume")
 
     def __post_init__(self) -> None:

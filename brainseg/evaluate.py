@@ -26,6 +26,7 @@ from brainseg.records.gathering import chosen_among
 from brainseg.records.results import Results
 from brainseg.trained import Trained, check_name, load, role_of, saw
 from brainseg.training.evaluation import evaluate
+from brainseg.training.inference import check_threshold
 
 log = logging.getLogger("brainseg")
 
@@ -36,6 +37,7 @@ def run(config: EvaluateConfig) -> int:
     members = [load(name, config.data, config.model) for name in config.checkpoint]
     inference = _inference(config, members)
     store = open_store(config.data)
+    check_threshold(inference, store.classes)
     patients = _chosen(config, members, outline(config.data).patients)
     leaky = _check_ensemble(config, members, patients)
     datasets = [member.dataset(store, patients) for member in members]

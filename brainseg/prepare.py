@@ -69,6 +69,9 @@ def describe(summary: Summary, output: Path) -> list[str]:
             f"constant {channel} (gives zeros)": [volume.name for volume in volumes if volume.constant[index]],
         }.items():
             lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {', '.join(found)}"] if found else []
+    for index, name in enumerate(summary.classes) if len(summary.classes) > 2 else ():
+        pixels = [int(volume.class_pixels[index]) for volume in volumes]
+        lines += [f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"] if index else []
     lines += [
         f"{len({volume.patient for volume in volumes})} patients, {len(volumes)} volumes, "
         f"{slices} slices of {height}x{width} pixels, {with_tumour} with {' or '.join(summary.classes[1:])}",

@@ -33,6 +33,7 @@ from brainseg.seeds import seed_for
 from brainseg.signals import Signals
 from brainseg.training.engine import Hooks, Task, fit
 from brainseg.training.evaluation import evaluate
+from brainseg.training.inference import check_threshold
 from brainseg.training.pace import measure_pace, steps_for_minutes
 from brainseg.training.state import State
 
@@ -65,7 +66,8 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         return Outcome("skipped", str(folder.path), "finished before")
 
     # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
-    task = Task(config, device, train, validation, build.loss(config.loss).to(device.torch))
+    criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
+    task = Task(config, device, train, validation, criterion)
     state = new_state(task)
     facts = describe(config, job, store, split, device, digest, state.model)
     with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
@@ -105,8 +107,8 @@ def new_state(task: Task) -> State:
     """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
     config = task.config
     torch.manual_seed(seed_for(config.seed, "weights"))
-    channels = len(task.train.store.classes) if len(task.train.store.classes) > 2 else 1
-    model = task.device.place(build.model(config.model, task.train.channels, channels, task.train.size))
+    outputs = build.outputs(task.train.store.classes)
+    model = task.device.place(build.model(config.model, task.train.channels, outputs, task.train.size))
     optimizer = build.optimizer(config.optimizer, model.parameters())
     return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
@@ -128,12 +130,14 @@ def check(config: TrainConfig) -> Facts:
             missing = str(error)
     found = outline(config.data)
     split = draw(config.split, found.patients)
+    outputs = build.outputs(found.classes)
     with torch.device("meta"):  # shapes only: no memory, no time
-        model = build.model(config.model, in_channels(config.data, found), 1, found.size)
+        model = build.model(config.model, in_channels(config.data, found), outputs, found.size)
         if config.half_resolution:  # may be below the least that the depth needs
-            build.model(config.model, in_channels(config.data, found), 1, (found.size[0] // 2, found.size[1] // 2))
+            build.model(config.model, in_channels(config.data, found), outputs, (found.size[0] // 2, found.size[1] // 2))
         build.optimizer(config.optimizer, model.parameters())
-    build.loss(config.loss)
+    build.loss(config.loss, outputs)
+    check_threshold(config.inference, found.classes)
     if config.resume not in (None, "auto", "never"):
         RunFolder(locate(config.resume)).check_settings(config)
     if config.tracking.name != "none":
@@ -163,7 +167,8 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
     train, validation = dataset(store, config, split.train), dataset(store, config, split.validation)
-    task = Task(config, device, train, validation, build.loss(config.loss).to(device.torch))
+    criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
+    task = Task(config, device, train, validation, criterion)
     resident.hold((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Hooks())
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step

@@ -43,7 +43,7 @@ class Trained:
         return self.config.inference if self.config else InferenceConfig()
 
     def criterion(self) -> nn.Module | None:
-        return build.loss(self.config.loss) if self.config else None
+        return build.loss(self.config.loss, build.outputs(self.stored.get("classes", ()))) if self.config else None
 
     def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
         """The slices as the network saw them: its own channels and context."""
@@ -53,8 +53,10 @@ class Trained:
     def model(self, dataset: MRIDataset) -> nn.Module:
         """The network with its weights. Raises RequestError if they are those of another network."""
         settings = self.config.model if self.config else self.requested_model
-        channels = len(self.stored["classes"]) if len(self.stored.get("classes", ())) > 2 else 1
-        model = build.model(settings, dataset.channels, channels, dataset.size)
+        there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
+        same = own == there or build.outputs(own) == build.outputs(there) == 1  # one class may have two names
+        check(same, "checkpoint", self.name, f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}", "use data with its classes")
+        model = build.model(settings, dataset.channels, build.outputs(own), dataset.size)
         try:
             model.load_state_dict(self.stored["model"])
         except RuntimeError as error:  # torch lists every key that does not fit, over many lines

@@ -1,6 +1,6 @@
 """Images a second of training steps by device setting, against the plain float32 NCHW loop, in one interleaved run.
 
-    python scripts/benchmark.py [--width 32] [--depth 4] [--growth 1] [--size 256] [--batch 8] [--rounds 5] [--steps 2]
+    python scripts/benchmark.py [--width 32] [--depth 4] [--growth 1] [--size 256] [--channels 3] [--batch 8] [--rounds 5] [--steps 2]
 
 Settings take turns, so that a machine that slows down slows all of them; the ratio is taken round by round, and its median printed.
 """
@@ -33,10 +33,10 @@ class Steps:
         torch.manual_seed(0)
         self.device = device
         model = UNetConfig(depth=options.depth, width=options.width, growth=options.growth)
-        self.model = device.place(build.model(model, 3, 1, (options.size, options.size)))
+        self.model = device.place(build.model(model, options.channels, 1, (options.size, options.size)))
         self.loss = build.loss(LossConfig("dice"))
         self.optimizer = build.optimizer(OptimizerConfig("adam", lr=1e-4), self.model.parameters())
-        self.image = device.format(torch.rand(options.batch, 3, options.size, options.size, device=device.torch))
+        self.image = device.format(torch.rand(options.batch, options.channels, options.size, options.size, device=device.torch))
         self.mask = (torch.rand(options.batch, 1, options.size, options.size, device=device.torch) > 0.9).to(torch.uint8)
 
     def seconds(self, steps: int) -> float:
@@ -54,7 +54,7 @@ class Steps:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"depth": 4, "width": 32, "growth": 1, "size": 256, "batch": 8, "rounds": 5, "steps": 2}.items():
+    for name, default in {"depth": 4, "width": 32, "growth": 1, "size": 256, "channels": 3, "batch": 8, "rounds": 5, "steps": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     runners = {}

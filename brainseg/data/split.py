@@ -96,8 +96,11 @@ def draw(config: SplitConfig, patients: Sequence[str]) -> Split:
 
 
 def _shuffled_institutions(names: list[str], seed: int) -> list[list[str]]:
+    """Names as `case_001` have no institution: where each patient would be its own, all are shuffled together."""
     generator = np.random.default_rng(seed)
     institutions = [list(group) for _, group in groupby(sorted(names, key=lambda n: (_institution(n), n)), key=_institution)]
+    if len(institutions) == len(names):
+        institutions = [names]
     return [[str(name) for name in generator.permutation(group)] for group in institutions]
 
 

@@ -25,6 +25,7 @@ class Volume:
     high: np.ndarray  # (C,) float32, 99th percentile
     copies: np.ndarray  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
     tumour_pixels: np.ndarray  # (S,) int32, pixels of class > 0
+    class_pixels: np.ndarray  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
     digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
     spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
 
@@ -54,12 +55,17 @@ def describe(
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
     histogram, copies = np.zeros((len(channels), 256), np.int64), np.full(len(channels), flair is not None)
     numbers, tumour_pixels, size = [], [], (0, 0)
+    class_pixels = np.zeros(256, np.int64)
     for number, image, mask in slices:
         _add(content, number, image, mask)
         histogram += [np.bincount(channel.ravel(), minlength=256) for channel in image]
         copies &= [index != flair and np.array_equal(channel, image[flair]) for index, channel in enumerate(image)]
         numbers.append(number)
         tumour_pixels.append(np.count_nonzero(mask))
+        if mask.max() > 1:
+            class_pixels[1:] += np.bincount(mask.ravel(), minlength=256)[1:]
+        else:  # ten times as fast
+            class_pixels[1] += tumour_pixels[-1]
         size = image.shape[1:]
     return Volume(
         name=name,
@@ -69,6 +75,7 @@ def describe(
         high=np.array([percentile(counts, 0.99) for counts in histogram], np.float32),
         copies=copies,
         tumour_pixels=np.array(tumour_pixels, np.int32),
+        class_pixels=class_pixels,
         digest=content.hexdigest(),
         spacing=tuple(map(float, spacing)),
     )

@@ -17,7 +17,7 @@ import numpy as np
 from brainseg.errors import check
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.statistics import bootstrap, holm, paired, spread
-from brainseg.training.metrics import MISSED_DICE
+from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,7 @@ def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":
     rows = pd.concat(
         run.patients[run.patients.role == role].assign(seed=run.config.seed, fold=run.settings.get("split.fold", 0)) for run in runs
     )
-    rows["missed"] = ((rows.tumour_pixels > 0) & (rows.dice < MISSED_DICE)).astype(float)
+    rows["missed"] = missed(rows).astype(float)
     return rows
 
 
@@ -175,7 +175,7 @@ def _row(one: Configuration) -> dict[str, Any]:
         "dice_high": interval[1],
         "dice_median": float(np.median(one.dice)),
         "missed": float(one.patients.missed.sum()),
-        **{name: float(one.patients[name].mean()) for name in SCORES},
+        **{name: float(one.patients[name].mean()) for name in one.patients.columns if name in SCORES or name.startswith("dice/")},
         "hd95_median": float(one.patients.hd95.median()),
         "spread_over_seeds": spread(seeds),
         "spread_over_folds": spread(folds),

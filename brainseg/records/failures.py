@@ -12,7 +12,7 @@ import numpy as np
 from brainseg.data.volume import patient_of
 from brainseg.errors import DataError
 from brainseg.records.statistics import bootstrap
-from brainseg.training.metrics import MISSED_DICE
+from brainseg.training.metrics import MISSED_DICE, missed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,7 @@ def observe(
     import pandas as pd
 
     _check(patients, store)
-    missed = (patients.tumour_pixels > 0) & (patients.dice < MISSED_DICE)
-    scores = pd.DataFrame({"patient": patients.patient, "value": patients.dice, "missed": missed})
+    scores = pd.DataFrame({"patient": patients.patient, "value": patients.dice, "missed": missed(patients)})
     parts = [_grouped(scores, factor, labels) for factor, labels in _factors(patients, store).items()]
     if slices is not None:
         parts += _by_slice(slices[slices.patient.isin(patients.patient)].sort_values(["patient", "slice"]))
@@ -141,8 +140,10 @@ def _factors(patients: "pd.DataFrame", store: "Store | None") -> "dict[str, pd.C
     found = {
         ALL: pd.Categorical([ALL] * len(patients)),
         VOLUME: thirds(pixels.where(pixels > 0), "no tumour"),
-        INSTITUTION: pd.Categorical(patients.patient.map(institution)),
     }
+    of_patient = patients.patient.map(institution)
+    if of_patient.nunique() < len(patients) or len(patients) == 1:  # names as case_001 have none
+        found[INSTITUTION] = pd.Categorical(of_patient)
     if store is not None:
         absent = patients.patient.map(sequences(store))
         found[SEQUENCES] = pd.Categorical(absent, sorted(set(absent), key=lambda label: (label != COMPLETE, " or " in label, label)))

@@ -8,7 +8,7 @@ from brainseg.files import writing
 from brainseg.records import failures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
 from brainseg.records.report import BLUE, GREY, ORANGE, new_figure, save
-from brainseg.training.metrics import MISSED_DICE
+from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,9 +88,9 @@ def _scatter(
         x, y = (shown.loc[absent == group, column] for column in ("tumour_pixels", "dice"))
         label = None if store is None else "all sequences" if group == COMPLETE else group
         axes.scatter(x, y, s=34, color=colour, edgecolor="white", linewidth=0.7, zorder=3, clip_on=False, label=label)
-    missed = shown[shown.dice < MISSED_DICE]
-    if len(missed):
-        axes.scatter(missed.tumour_pixels, missed.dice, s=90, marker="x", color="black", zorder=4, clip_on=False, label="missed")
+    overlooked = shown[missed(shown)]
+    if len(overlooked):
+        axes.scatter(overlooked.tumour_pixels, overlooked.dice, s=90, marker="x", color="black", zorder=4, clip_on=False, label="missed")
     members = observed[observed.factor == VOLUME].merge(shown[["patient", "tumour_pixels"]], on="patient")
     ends = members.groupby("group").tumour_pixels.agg(["min", "max"])
     for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
@@ -106,7 +106,7 @@ def _scatter(
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="#e5e5e5")
-    if store is not None or len(missed):
+    if store is not None or len(overlooked):
         legend = axes.legend(loc="lower left", bbox_to_anchor=(-0.025, 0.99), ncols=4, frameon=False, handletextpad=0.1, fontsize=9)
         legend.set_in_layout(False)  # it may be wider than the axes
 

@@ -19,8 +19,11 @@ from brainseg.training.metrics import PatientScore
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"
 TRUTH, PREDICTION, OVERLAP = (0.10, 0.85, 0.25), (1.0, 0.20, 0.15), (1.0, 0.90, 0.10)
+OF_CLASS = ("#ffb000", "#2f9bff", "#ff4fa3", "#35d07f", "#b07cff", "#ff6a2b", "#00d5d5", "#e8e85a")  # of class 1, 2, ..., in turn
 SLICES_SHOWN = 4
 COLUMNS = ("patient", "role", "slices", "tumour_pixels", "dice", "iou", "precision", "recall", "hd95")  # the contract's, first
+# With several foreground classes these of each come last, as dice/oedema.
+CLASS_COLUMNS = ("tumour_pixels", "predicted_pixels", "dice", "iou", "precision", "recall", "hd95")
 FURTHER_COLUMNS = ("dice_tumour_slices", "tumour_slices", "predicted_pixels", "empty_slices", "empty_slice_false_positives", "loss")
 
 
@@ -35,6 +38,7 @@ class Case:
     prediction: np.ndarray
     channel: int
     label: str = ""  # as best, median, worst
+    classes: Sequence[str] = ()  # names by index; with more than two each has its colour
 
 
 def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -45,7 +49,9 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     losses, dice = figure.subplots(1, 2)
     draw_lines(losses, rows, {"train/loss": ("training", BLUE), "val/loss": ("validation", ORANGE)})
     losses.set_title("Loss", loc="left", fontweight="bold")
-    draw_lines(dice, rows, {"val/dice": ("mean", ORANGE), "val/dice_median": ("median", GREY)}, top=1.0)
+    classes = [name for name in rows[-1]["metrics"] if name.startswith("val/dice/")][: len(OF_CLASS)]
+    lines = {name: (name.removeprefix("val/dice/"), OF_CLASS[index]) for index, name in enumerate(classes)}
+    draw_lines(dice, rows, {"val/dice": ("mean", ORANGE), "val/dice_median": ("median", GREY), **lines}, top=1.0)
     dice.set_title("Validation Dice", loc="left", fontweight="bold")
     scored = [row for row in rows if "val/dice" in row["metrics"]]
     if scored:
@@ -105,17 +111,38 @@ def overlays(cases: Sequence[Case], path: str | Path) -> None:
     from matplotlib.patches import Patch
 
     names = {"both": OVERLAP, "truth only (missed)": TRUTH, "prediction only (false alarm)": PREDICTION}
+    classes, several = cases[0].classes, len(cases[0].classes) > 2
+    if several:
+        names = {name: class_colour(index) for index, name in enumerate(classes) if index}
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    figure.legend(handles=handles, loc="outside upper right", ncols=3, frameon=False)
+    title = "tint: prediction, outline: truth" if several else None
+    figure.legend(handles=handles, title=title, loc="outside upper right", ncols=3, frameon=False)
     save(figure, path)
 
 
+def class_colour(index: int) -> tuple[float, float, float]:
+    """RGB of a class above 0."""
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(OF_CLASS[(index - 1) % len(OF_CLASS)])
+
+
 def paint(case: Case, index: int, high: float) -> np.ndarray:
-    """Slice `index` as RGB float (H, W, 3): grey image, tinted where a mask is, full colour on the masks' edges."""
+    """Slice `index` as RGB float (H, W, 3): grey image, tinted where a mask is, full colour on the masks' edges.
+
+    Of several classes the prediction is tinted and the truth outlined, each in its colour.
+    """
     from scipy.ndimage import binary_erosion
 
     grey = np.clip(case.images[index, case.channel].astype(np.float32) / high, 0, 1)
     picture = np.repeat(grey[:, :, None], 3, axis=2)
+    if len(case.classes) > 2:
+        for label in range(1, len(case.classes)):
+            colour = np.array(class_colour(label))
+            predicted, true = case.prediction[index] == label, case.truth[index] == label
+            picture[predicted] = 0.65 * picture[predicted] + 0.35 * colour
+            picture[true & ~binary_erosion(true)] = colour
+        return picture
     truth, prediction = case.truth[index] > 0, case.prediction[index] > 0
     for mask, colour in ((truth & ~prediction, TRUTH), (prediction & ~truth, PREDICTION), (truth & prediction, OVERLAP)):
         edge = mask & ~binary_erosion(mask)
@@ -190,10 +217,12 @@ def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> 
     """Write one line for each (score, role), role being train, validation, test or unknown; an undefined value is an empty cell."""
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, *FURTHER_COLUMNS])
+        of_classes = [(column, label) for label in (rows[0][0].classes if rows else ()) for column in CLASS_COLUMNS]
+        writer.writerow([*COLUMNS, *FURTHER_COLUMNS, *(f"{column}/{label}" for column, label in of_classes)])
         for score, role in rows:
             values = vars(score) | {"role": role}
-            writer.writerow([cell(values[column]) for column in (*COLUMNS, *FURTHER_COLUMNS)])
+            own = [values[column] for column in (*COLUMNS, *FURTHER_COLUMNS)]
+            writer.writerow(map(cell, [*own, *(getattr(score.classes[label], column) for column, label in of_classes)]))
 
 
 def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:

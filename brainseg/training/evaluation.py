@@ -53,7 +53,7 @@ def evaluate(
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
         spacing = dataset.store.spacing[volume].tolist() if in_mm else None
         truth = mask[:, 0].numpy()
-        score = score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss)
+        score = score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss, classes=dataset.store.classes)
         yield Evaluated(score, prediction, truth, probability.numpy())
 
 

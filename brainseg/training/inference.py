@@ -6,7 +6,7 @@ What is done is in `InferenceConfig`, stored in the checkpoint, so that a score 
 Axes: B slices of a batch, S of a volume, C image channels, K outputs of the model (1: tumour or not; more: one a class).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from brainseg.config import InferenceConfig
-from brainseg.errors import DataError
+from brainseg.errors import DataError, check
 
 # The mirrored axes of each view; the plain image comes first, its logits are what the criterion sees.
 VIEWS: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -63,6 +63,13 @@ def probabilities(model: nn.Module, images: Tensor, config: InferenceConfig, pad
     return mean_probability(list(view_logits(model, images, config.flips, pad_multiple)))
 
 
+def check_threshold(config: InferenceConfig, classes: Sequence[str]) -> None:
+    """Raise RequestError for a threshold that would decide nothing: of several classes the most probable one is taken."""
+    decides = len(classes) <= 2 or config.threshold == InferenceConfig.threshold
+    check(decides, "inference.threshold", config.threshold, f"the data have {len(classes)} classes, the most probable one is taken",
+          "leave it out")
+
+
 def to_mask(probability: Tensor, config: InferenceConfig) -> np.ndarray:
     """Class index uint8 (S, H, W) of a probability (S, K, H, W): p >= threshold for one output, the largest for several."""
     if probability.shape[1] == 1:
@@ -74,20 +81,21 @@ def keep_components(mask: np.ndarray, config: InferenceConfig) -> np.ndarray:
     """Keep all, the largest (the first of equals), or the big enough 3-D components of a uint8 mask (S, H, W).
 
     Voxels that touch by face, edge or corner (26 neighbours) are one component, because slices are thick and a tumour may
-    shift by a pixel between them; classes above 0 count together. Volumes are in voxels.
+    shift by a pixel between them. Each class has components of its own. Volumes are in voxels.
     """
     if config.components == "all":
         return mask
     from scipy.ndimage import label
 
-    components, count = label(mask > 0, structure=np.ones((3, 3, 3), bool))
-    if count == 0:
-        return mask
-    volume = np.bincount(components.ravel())
-    volume[0] = 0  # the background is no component
-    keep = np.arange(count + 1) == volume.argmax() if config.components == "largest" else volume >= config.min_volume
-    keep[0] = False
-    return np.where(keep[components], mask, 0).astype(mask.dtype)
+    kept = np.zeros_like(mask)
+    for index in np.unique(mask[mask > 0]):
+        components, count = label(mask == index, structure=np.ones((3, 3, 3), bool))
+        volume = np.bincount(components.ravel())
+        volume[0] = 0  # what is outside this class is no component
+        keep = np.arange(count + 1) == volume.argmax() if config.components == "largest" else volume >= config.min_volume
+        keep[0] = False
+        kept[keep[components]] = index
+    return kept
 
 
 def view_logits(model: nn.Module, images: Tensor, flips: str, pad_multiple: int) -> Iterator[Tensor]:

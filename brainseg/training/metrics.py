@@ -1,24 +1,32 @@
-"""Scores of one patient's whole volume, and their summary over patients.
+"""Scores of one patient's whole volume, of its classes, and their summary over patients.
 
 The headline is Dice over a volume, because that is what a reader of the scan sees; an average over slices would be
 dominated by empty slices. Definitions and names are those of docs/contracts.md, Metrics.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brainseg.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MISSED_DICE = 0.05  # below this a patient with a tumour counts as missed
+OF_A_CLASS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")  # summarised for each class, too
 
 
 @dataclass(frozen=True)
 class PatientScore:
-    """What one volume scored. Counts are in slices and pixels, ratios in [0, 1], NaN means undefined."""
+    """What one volume scored. Counts are in slices and pixels, ratios in [0, 1], NaN means undefined.
+
+    With several foreground classes the counts are of all of them together, `dice iou precision recall hd95` the mean over
+    them (undefined if one is), `dice_tumour_slices` over those that the truth has.
+    """
 
     patient: str  # the volume's folder name
     slices: int
@@ -34,6 +42,7 @@ class PatientScore:
     empty_slices: int  # slices without tumour in the truth
     empty_slice_false_positives: int  # how many of those have a predicted pixel
     loss: float  # the criterion on this volume; NaN: none computed
+    classes: Mapping[str, "PatientScore"] = field(default_factory=dict, hash=False)  # of each foreground class, if there are several
 
 
 def score_patient(
@@ -43,13 +52,31 @@ def score_patient(
     spacing: Sequence[float] | None = None,
     loss: float = math.nan,
     with_hd95: bool = True,
+    classes: Sequence[str] = (),
 ) -> PatientScore:
     """Score one volume: `prediction` and `truth` are (S, H, W), bool or class index, numpy arrays or CPU tensors.
 
-    Every class above 0 counts as tumour. `spacing` is (z, y, x) in mm; None or a NaN in y or x gives HD95 in pixels,
-    so whoever summarises passes it for all volumes or for none. Raises DataError when the shapes differ.
+    `classes` names the class indices, background first; with fewer than two foreground classes every index above 0 counts as
+    tumour. `spacing` is (z, y, x) in mm; None or a NaN in y or x gives HD95 in pixels, so whoever summarises passes it for all
+    volumes or for none. Raises DataError when the shapes differ.
     """
-    predicted, true = np.asarray(prediction) > 0, np.asarray(truth) > 0
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if len(classes) <= 2:
+        return _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95)
+    of_class = {label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
+                for index, label in enumerate(classes) if index}
+    means = {key: float(np.mean([getattr(one, key) for one in of_class.values()])) for key in ("dice", "iou", "precision", "recall")}
+    distance = float(np.mean([one.hd95 for one in of_class.values()])) if with_hd95 else None  # type: ignore[misc]
+    slice_dice = [one.dice_tumour_slices for one in of_class.values() if one.tumour_slices]
+    together = _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95=False)
+    return replace(together, **means, hd95=distance, dice_tumour_slices=float(np.mean(slice_dice)) if slice_dice else math.nan,
+                   classes=of_class)
+
+
+def _score(
+    name: str, predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float] | None, loss: float, with_hd95: bool
+) -> PatientScore:
+    """One class: bool (S, H, W) of prediction and truth."""
     if predicted.ndim != 3 or predicted.shape != true.shape or not len(true):
         raise DataError(f"{name}: prediction {predicted.shape} and truth {true.shape} must be (slices, height, width) alike, with a slice")
     overlap_of, predicted_of, true_of = (np.count_nonzero(m, axis=(1, 2)) for m in (predicted & true, predicted, true))  # int64, (S,)
@@ -113,7 +140,8 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     """Summarise patients under the names of the contract, as `val/dice`. Every number is finite: what is undefined is left out.
 
     Means are over patients, except: `hd95` is the median over the patients that have one, `hd95_undefined` their
-    complement's count, `empty_slice_false_positives` a share of all tumour-free slices pooled. Raises DataError without a patient.
+    complement's count, `empty_slice_false_positives` a share of all tumour-free slices pooled. With several foreground classes
+    those of `OF_A_CLASS` follow for each, as `val/dice/oedema`. Raises DataError without a patient.
     """
     if not scores:
         raise DataError(f"{prefix}: no patient to summarise; the part of the split is empty")
@@ -127,7 +155,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     summary = {
         "dice": float(np.mean(dice)),
         "dice_median": float(np.median(dice)),
-        "patients_missed": float(sum(score.tumour_pixels > 0 and score.dice < MISSED_DICE for score in scores)),
+        "patients_missed": float(sum(is_missed(score) for score in scores)),
         "iou": float(np.mean([score.iou for score in scores])),
         "precision": float(np.mean([score.precision for score in scores])),
         "recall": float(np.mean([score.recall for score in scores])),
@@ -141,4 +169,20 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         summary["hd95"] = float(np.median(defined))
     if distances:
         summary["hd95_undefined"] = float(len(distances) - len(defined))
-    return {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
+    found = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
+    for label in scores[0].classes:
+        of_class = summarise([score.classes[label] for score in scores], prefix)
+        found |= {f"{name}/{label}": of_class[name] for key in OF_A_CLASS if (name := f"{prefix}/{key}") in of_class}
+    return found
+
+
+def is_missed(score: PatientScore) -> bool:
+    """Whether a tumour, or one of the classes that are there, was all but overlooked."""
+    return any(map(is_missed, score.classes.values())) if score.classes else score.tumour_pixels > 0 and score.dice < MISSED_DICE
+
+
+def missed(patients: "pd.DataFrame") -> "pd.Series":
+    """`is_missed` of each row of patients.csv."""
+    classes = [name.removeprefix("dice/") for name in patients.columns if name.startswith("dice/")]
+    there = [(f"tumour_pixels/{label}", f"dice/{label}") for label in classes] or [("tumour_pixels", "dice")]
+    return ((patients[[pixels for pixels, _ in there]].to_numpy() > 0) & (patients[[dice for _, dice in there]] < MISSED_DICE)).any(axis=1)

@@ -47,7 +47,7 @@ class Poisoned(nn.Module):
 
 def train_poisoned(config: TrainConfig, case: Case) -> None:
     loss = build.loss
-    build.loss = lambda chosen: Poisoned(loss(chosen), case)  # type: ignore[assignment]
+    build.loss = lambda *asked: Poisoned(loss(*asked), case)  # type: ignore[assignment]
     train(config)
 
 

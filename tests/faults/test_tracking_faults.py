@@ -281,7 +281,7 @@ class BreakAt:
         if self.calls is None:
             train.report.curves = lambda *_: 1 / 0  # type: ignore[assignment]
         else:
-            train.build.loss = lambda config: Broken(loss(config), self.calls)  # type: ignore[assignment]
+            train.build.loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
 
 
 class NoteStatus:
