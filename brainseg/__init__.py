@@ -11,16 +11,18 @@ from brainseg.signals import end_at_once
 
 if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
+    from brainseg.data.reader import Reader, Scan
     from brainseg.models.unet import UNet
     from brainseg.training.losses import DiceLoss
 
 __version__ = "0.1.0"
-__all__ = ["DiceLoss", "MRIDataset", "UNet", "__version__"]
+__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__"]
 
 if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
     end_at_once()
 
-_HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset"}
+_HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
+         "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

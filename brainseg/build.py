@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from brainseg.config import LossConfig, ModelConfig, OptimizerConfig, UNetConfig
 from brainseg.errors import RequestError, check
-from brainseg.extensions import extension
+from brainseg.extensions import extension, registered
 from brainseg.models.unet import UNet, smallest_size
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
@@ -56,7 +56,8 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
         check(not config.options, "model.options", config.options, "unet takes none", "set model.depth, model.width and the like")
         return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
     found = extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
-    check(found is not None, "model.name", config.name, "no such network", "use unet, or a class of monai.networks.nets")
+    check(found is not None, "model.name", config.name, "no such network",
+          _known(config.name, ["unet", *registered("brainseg.models")], "or a class of monai.networks.nets"))
     given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
     return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
 
@@ -65,7 +66,8 @@ def loss(config: LossConfig, outputs: int = 1) -> nn.Module:
     """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
     own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
     found = own or _monai("monai.losses", config.name, nn.Module)
-    check(found is not None, "loss.name", config.name, "no such loss", _known(config.name, LOSSES, "or a class of monai.losses"))
+    check(found is not None, "loss.name", config.name, "no such loss",
+          _known(config.name, [*LOSSES, *registered("brainseg.losses")], "or a class of monai.losses"))
     if own:
         return _call(found, "loss", config, {})
     return FloatMask(_call(found, "loss", config, _activation(found, config, outputs)))
@@ -96,7 +98,8 @@ def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> to
     name = config.name.lower()
     check(name not in NEEDS_MORE, "optimizer.name", config.name, NEEDS_MORE.get(name, ""), "choose another")
     found = OPTIMIZERS.get(name) or extension("brainseg.optimizers", config.name)
-    check(found is not None, "optimizer.name", config.name, "no such optimizer", _known(config.name, OPTIMIZERS))
+    check(found is not None, "optimizer.name", config.name, "no such optimizer",
+          _known(config.name, [*OPTIMIZERS, *registered("brainseg.optimizers")]))
     given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:
         given["weight_decay"] = config.weight_decay

@@ -13,7 +13,9 @@ from brainseg.records.identity import differing
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]
 OF_TRAIN = [one for one in CHOICES if one[0] != "search"]  # spaces are no choices of a run: tests/test_search.py
-NEEDS = {("split", "file"): ["split.path=x.json"], ("split", "all"): None, ("data", "hdf5"): ["data.path=x.h5"]}
+NEEDS = {("split", "file"): ["split.path=x.json"], ("split", "all"): None, ("data", "hdf5"): ["data.path=x.h5"],
+         ("model", "own"): ["model.name=BasicUNet"], ("loss", "own"): ["loss.name=DiceLoss"],
+         ("optimizer", "own"): ["optimizer.name=rprop"]}  # fmt: skip
 
 
 def compose(*overrides: str) -> schema.TrainConfig:

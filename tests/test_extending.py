@@ -1,0 +1,88 @@
+"""docs/extending.md: its module, its registration and its commands, as they stand there, on a cohort of 4 channels and 3 classes."""
+
+import re
+import shlex
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from own_cohort import CHANNELS, CLASSES, install, write_arrays
+
+from brainseg import build, cli
+from brainseg.config import LossConfig, ModelConfig, OptimizerConfig
+from brainseg.data.store import Store
+from brainseg.errors import RequestError
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.splitlines()]
+TINY = ["split=kfold", "split.folds=3", "epochs=1", "device=cpu", "device.threads=1", "tracking=none", "model.depth=2", "model.width=4"]
+
+
+@pytest.fixture(scope="module")
+def mylab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page's module and pyproject.toml, installed beside a folder `scans`."""
+    folder = tmp_path_factory.mktemp("mylab")
+    (folder / "mylab.py").write_text("\n\n".join(block for kind, block in BLOCKS if kind == "python"))
+    install(folder, next(block for kind, block in BLOCKS if kind == "toml"))
+    write_arrays(folder / "scans")
+    return folder
+
+
+@pytest.fixture
+def call(mylab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command of the page in this process, in the folder; returns what it printed."""
+    monkeypatch.chdir(mylab)
+    monkeypatch.syspath_prepend(mylab)
+
+    def call(line: str, *further: str) -> str:
+        module, *arguments = shlex.split(line)[2:]
+        command = import_module(module)
+        with pytest.raises(SystemExit) as stop:
+            cli.main(module.removeprefix("brainseg."), command.run, command.check, [*arguments, *further])
+        shown = capsys.readouterr()
+        assert stop.value.code == 0, shown.err
+        return shown.out
+
+    return call
+
+
+def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path) -> None:
+    assert len(COMMANDS) == 6
+    for number, line in enumerate(COMMANDS):
+        if "prepare" in line:
+            said = call(line)
+            assert "6 patients, 6 volumes, 24 slices of 32x32 pixels" in said and "class 2, core: in 6 of 6 volumes" in said
+            with Store(mylab / "own.h5") as store:
+                assert (tuple(store.channels), tuple(store.classes)) == (CHANNELS, CLASSES)
+                assert store.spacing.tolist() == [[5.0, 1.0, 0.5]] * 6
+        elif "evaluate" in line:
+            said = call(line.replace("RUN", "command1"), "device=cpu", "output=scores")
+            assert "dice/core" in said and (mylab / "scores" / "predictions.h5").is_file()
+        else:
+            tiny = [one for one in TINY if "model=own" not in line or not one.startswith("model.")]
+            said = call(line, f"output=runs/command{number}", *tiny)
+            assert "dice/core" in said
+
+
+def test_what_the_page_registers_is_found_by_its_name(mylab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(mylab)
+    model = build.model(ModelConfig("plain", {"features": 8}), 4, 3, (32, 32))
+    logits, mask = model(torch.rand(2, 4, 32, 32)), torch.randint(0, 3, (2, 1, 32, 32), dtype=torch.uint8)
+    loss = build.loss(LossConfig("squared_dice", {"smooth": 0.5}), 3)
+    before = loss(logits, mask)
+    optimizer = build.optimizer(OptimizerConfig("sign", lr=1e-3), model.parameters())
+    before.backward()
+    optimizer.step()
+    assert type(optimizer).__name__ == "SignDescent"
+    sure = 200.0 * (mask == torch.arange(3).view(1, 3, 1, 1))
+    assert loss(sure, mask) < 1e-6 < before
+
+
+def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, '[project]\nname = "broken"\nversion = "1"\n[project.entry-points."brainseg.losses"]\nmine = "nowhere:Mine"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RequestError, match=r"mine = nowhere:Mine cannot be imported \(ModuleNotFoundError"):
+        build.loss(LossConfig("mine", {}))
