@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from brainseg import build
+from brainseg.config import LossConfig
 from brainseg.errors import RequestError
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
@@ -164,3 +166,27 @@ def test_impossible_weight(weight: float) -> None:
 
 def test_no_state() -> None:
     assert list(BCEDiceLoss().state_dict()) == list(BCEDiceLoss().parameters()) == []
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("name", ["DiceLoss", "DiceCELoss", "GeneralizedDiceLoss", "TverskyLoss", "FocalLoss"])
+def test_losses_of_monai_are_told_of_logits_and_classes(name: str, outputs: int) -> None:
+    """The right answer costs less than a wrong one, which raw logits or class indices would not give."""
+    mask = torch.randint(0, max(outputs, 2), (2, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    wrong = (mask + 1) % max(outputs, 2)
+    sure, mistaken = [8 * (m == torch.arange(outputs).view(1, -1, 1, 1)).float() if outputs > 1 else 16.0 * m - 8 for m in (mask, wrong)]
+    loss = build.loss(LossConfig(name, {}), outputs)
+    assert 0 <= loss(sure, mask) < 0.02 < 0.3 < loss(mistaken, mask)
+
+
+def test_our_dice_loss_equals_that_of_monai_for_classes() -> None:
+    logits, mask = torch.randn(2, 4, 9, 8), torch.randint(0, 4, (2, 1, 9, 8), dtype=torch.uint8)
+    options = {"batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
+    torch.testing.assert_close(DiceLoss()(logits, mask), build.loss(LossConfig("DiceLoss", options), 4)(logits, mask))
+
+
+def test_a_loss_for_one_class_is_refused_for_several() -> None:
+    with pytest.raises(RequestError, match="takes no softmax of class indices"):
+        build.loss(LossConfig("SSIMLoss", {}), 3)
+    with pytest.raises(RequestError, match=r"loss\.options\.sigmoid"):
+        build.loss(LossConfig("DiceLoss", {"sigmoid": True}), 3)

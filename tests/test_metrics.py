@@ -136,6 +136,46 @@ def test_a_thousand_volumes_equal_monai():
         np.testing.assert_allclose([getattr(score, name) for score in scores], expected, rtol=1e-6, err_msg=name)
 
 
+CLASSES = ("background", "oedema", "core", "rim")
+
+
+def test_several_classes_equal_monai_class_by_class():
+    """Dice and IoU of each class against MONAI on the one-hot masks, HD95 too where it is one slice; the patient's are their means."""
+    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou
+
+    random = np.random.default_rng(2)
+    for _ in range(60):
+        p, t = random.integers(0, random.integers(2, 5), (2, 1, 7, 8), dtype=np.uint8)  # classes are often absent
+        score = score_patient("a", p, t, classes=CLASSES)
+        hot = [torch.tensor(m[:, None] == np.arange(4)[None, :, None, None]).float() for m in (p, t)]  # (1, 4, H, W)
+        ours = {name: [getattr(score.classes[label], name) for label in CLASSES[1:]] for name in ("dice", "iou", "hd95")}
+        for name, function in {"dice": compute_dice, "iou": compute_iou}.items():
+            theirs = function(*hot, include_background=False, ignore_empty=False)[0].numpy()
+            np.testing.assert_allclose(ours[name], theirs, rtol=1e-6)
+            assert getattr(score, name) == pytest.approx(theirs.mean())
+        theirs = compute_hausdorff_distance(*hot, include_background=False, percentile=95)[0].numpy()
+        defined = np.isfinite(ours["hd95"])
+        np.testing.assert_allclose(np.array(ours["hd95"])[defined], theirs[defined], rtol=1e-5)
+        assert not np.isfinite(theirs[~defined]).any()
+        assert score.hd95 == pytest.approx(np.mean(ours["hd95"]), nan_ok=True)
+
+
+def test_two_classes_score_as_before_whatever_they_are_called():
+    p, t = np.random.default_rng(3).integers(0, 2, (2, 3, 6, 6))
+    assert score_patient("a", p, t, classes=("background", "lesion")) == score_patient("a", p, t)
+
+
+def test_a_class_that_is_overlooked_counts_as_missed_and_is_summarised_by_name():
+    truth = np.zeros((1, 8, 8), np.uint8)
+    truth[0, :4], truth[0, 6, 6] = 1, 2
+    scores = [score_patient("a", np.where(truth == 2, 1, truth), truth, classes=CLASSES)]  # the core is called oedema
+    summary = summarise(scores, "val")
+    assert summary["val/dice/oedema"] == pytest.approx(2 * 32 / 65) and summary["val/dice/core"] == 0 and summary["val/dice/rim"] == 1
+    assert summary["val/dice"] == pytest.approx((2 * 32 / 65 + 0 + 1) / 3)
+    assert [summary[f"val/patients_missed{of}"] for of in ("", "/oedema", "/core", "/rim")] == [1, 0, 1, 0]
+    assert summary["val/hd95_undefined"] == 1 and summary["val/hd95_undefined/oedema"] == 0
+
+
 def test_spacing_scales_hd95_and_an_unknown_one_means_pixels():
     p, t = np.zeros((2, 1, 9, 9), bool)
     p[0, 4, 1] = t[0, 4, 7] = True

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from brainseg.errors import DataError
 from brainseg.records import report
 from brainseg.records.report import Case, curves, overlays, patients_csv, pick_cases, slices_shown, table
-from brainseg.training.metrics import score_patient
+from brainseg.training.metrics import is_missed, missed, score_patient
 
 
 def score(name="a", dice_pixels=5, truth_pixels=10, **options):
@@ -95,6 +95,14 @@ def test_overlay_colours_say_truth_prediction_and_both():
     assert tuple(picture[8, 8]) == report.TRUTH and tuple(picture[8, 19]) == report.PREDICTION and tuple(picture[8, 12]) == report.OVERLAP
     inside = picture[12, 9]
     assert inside[1] > inside[0] and inside[1] > inside[2] and not np.array_equal(inside, report.TRUTH), "tinted, the image shows through"
+
+
+def test_of_several_classes_the_prediction_is_tinted_and_the_truth_outlined_in_the_colour_of_each():
+    one = case(classes=("background", "oedema", "core"))  # truth is oedema, prediction core
+    picture = report.paint(one, 2, 180.0)
+    assert tuple(picture[8, 8]) == report.class_colour(1) and tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
+    assert tuple(picture[12, 10]) == (0.5, 0.5, 0.5), "inside the truth's outline, not predicted"
+    np.testing.assert_allclose(picture[8, 19], 0.65 * 0.5 + 0.35 * np.array(report.class_colour(2)))
 
 
 def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, figures):
@@ -199,6 +207,19 @@ def test_table_of_an_evaluation_has_a_column_for_each_role():
 def test_table_of_anything_is_a_table():
     assert table({}, "nothing").startswith("nothing\n")
     assert "inf" in table({"val/hd95": math.inf}, "x")
+
+
+def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    truth = np.zeros((1, 8, 8), np.uint8)
+    truth[0, :4], truth[0, 6, 6] = 1, 2
+    classes = ("background", "oedema", "core")
+    scores = [score_patient(name, prediction, truth, classes=classes) for name, prediction in (("a", truth), ("b", truth % 2))]
+    patients_csv([(one, "test") for one in scores], tmp_path / "patients.csv")
+    table = pandas.read_csv(tmp_path / "patients.csv")
+    assert table["dice/oedema"].tolist() == [1, 1] and table["dice/core"].tolist() == [1, 0] and table.dice.tolist() == [1, 0.5]
+    assert table["tumour_pixels/core"].tolist() == [1, 1] and table["predicted_pixels/core"].tolist() == [1, 0]
+    assert missed(table).tolist() == [is_missed(one) for one in scores] == [False, True]
 
 
 def test_patients_csv_reads_back(tmp_path):
