@@ -11,7 +11,7 @@ SPACING = (5.0, 1.0, 0.5)
 
 
 def volume(index: int, slices: int = 4, size: int = 32) -> tuple[np.ndarray, np.ndarray]:
-    """Images int16 (S, 4, H, W), from -300 to 4,000 or so, and masks (S, H, W): a disc of oedema with a core in it, bright in T2 and T1c."""
+    """Images int16 (S, 4, H, W), from -300 to 4,000 or so, and masks (S, H, W): a disc of oedema with a core, bright in T2 and T1c."""
     random = np.random.default_rng(index)
     z, y, x = np.meshgrid(np.arange(slices), *[np.arange(size)] * 2, indexing="ij")
     centre, radius = random.uniform(0.35, 0.65, 2) * size, random.uniform(0.16, 0.24) * size

@@ -11,9 +11,10 @@ import torch
 from own_cohort import CHANNELS, CLASSES, install, write_arrays
 
 from brainseg import build, cli
-from brainseg.config import LossConfig, ModelConfig, OptimizerConfig
+from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.data.store import Store
 from brainseg.errors import RequestError
+from brainseg.trained import load
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -49,7 +50,7 @@ def call(mylab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     return call
 
 
-def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path) -> None:
+def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(COMMANDS) == 6
     for number, line in enumerate(COMMANDS):
         if "prepare" in line:
@@ -65,6 +66,15 @@ def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path) -> 
             tiny = [one for one in TINY if "model=own" not in line or not one.startswith("model.")]
             said = call(line, f"output=runs/command{number}", *tiny)
             assert "dice/core" in said
+    call("python -m brainseg.compare runs=[runs/command1,runs/command4] output=compared tracking.uri=sqlite:///compared.db")
+    header = (mylab / "compared" / "comparison.csv").read_text().splitlines()[0].split(",")
+    assert {"dice", "dice/oedema", "dice/core"} <= set(header) and (mylab / "compared" / "report.html").is_file()
+    # A file with other classes: the network's outputs would mean something else.
+    with Store(mylab / "own.h5") as store:
+        other = load("runs/command1", DataConfig(), ModelConfig())
+        monkeypatch.setattr(store, "classes", ["background", "core", "oedema"])
+        with pytest.raises(RequestError, match="segments background, oedema, core; the data have background, core, oedema"):
+            other.model(other.dataset(store, store.patients[:1]))
 
 
 def test_what_the_page_registers_is_found_by_its_name(mylab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def _read(reader: Reader, folder: Folder) -> tuple[list[int], np.ndarray, np.nda
         raise DataError(f"cannot be read: {_reason(error)}") from error
     _check_images(images, reader.channels)
     _check_masks(masks, images, reader.classes)
-    fits = len(numbers) == len(images) and numbers == sorted(set(numbers)) and 0 <= numbers[0] and numbers[-1] <= LARGEST_NUMBER
+    fits = len(numbers) == len(images) and numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] <= LARGEST_NUMBER
     _require(fits, f"slice numbers {numbers[:5]}...: must rise, one a slice, from 0 or more up to {LARGEST_NUMBER}")
     whole = len(spacing) == 3 and (spacing is UNKNOWN or all(0 < side < 1e6 for side in spacing))
     _require(whole, f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None")
