@@ -73,7 +73,7 @@ def loss(config: LossConfig, outputs: int = 1) -> nn.Module:
     return FloatMask(_call(found, "loss", config, _activation(found, config, outputs)))
 
 
-def _activation(found: type, config: LossConfig, outputs: int) -> dict[str, Any]:
+def _activation(found: Callable[..., nn.Module], config: LossConfig, outputs: int) -> dict[str, Any]:
     """What MONAI's losses must be told of the logits and the mask; ours see it from the shapes. Options of the request go first.
 
     One output: a sigmoid. Several: a softmax, and class indices to be spread over as many channels. A loss that measures overlap

@@ -55,7 +55,8 @@ class Trained:
         settings = self.config.model if self.config else self.requested_model
         there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
         same = own == there or build.outputs(own) == build.outputs(there) == 1  # one class may have two names
-        check(same, "checkpoint", self.name, f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}", "use data with its classes")
+        rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
+        check(same, "checkpoint", self.name, rule, "use data with its classes")
         model = build.model(settings, dataset.channels, build.outputs(own), dataset.size)
         try:
             model.load_state_dict(self.stored["model"])

@@ -51,7 +51,8 @@ def prepare(
     """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
 
     Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
-    Raises RequestError for an unknown reader, FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the disk is full.
+    Raises RequestError for an unknown reader, FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the
+    disk is full.
     """
 
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:

@@ -109,7 +109,7 @@ def percentile(histogram: np.ndarray, share: float) -> float:
 
 
 def fingerprint(digests: Iterable[str], channels: Sequence[str] = CHANNELS, classes: Sequence[str] = CLASSES) -> str:
-    """SHA-256 of volumes sorted by name: it depends on the content alone, not on paths or dates; names other than the public set's count."""
+    """SHA-256 of volumes sorted by name: of the content alone, not of paths or dates; names other than the public set's count."""
     names = [list(channels), list(classes)]
     named = "" if names == [list(CHANNELS), list(CLASSES)] else json.dumps(names)
     return hashlib.sha256(("".join(digests) + named).encode()).hexdigest()

@@ -115,8 +115,8 @@ def overlays(cases: Sequence[Case], path: str | Path) -> None:
     if several:
         names = {name: class_colour(index) for index, name in enumerate(classes) if index}
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
-    title = "tint: prediction, outline: truth" if several else None
-    figure.legend(handles=handles, title=title, loc="outside upper right", ncols=3, frameon=False)
+    heading = "tint: prediction, outline: truth" if several else None
+    figure.legend(handles=handles, title=heading, loc="outside upper right", ncols=3, frameon=False)
     save(figure, path)
 
 
@@ -138,10 +138,10 @@ def paint(case: Case, index: int, high: float) -> np.ndarray:
     picture = np.repeat(grey[:, :, None], 3, axis=2)
     if len(case.classes) > 2:
         for label in range(1, len(case.classes)):
-            colour = np.array(class_colour(label))
+            own = np.array(class_colour(label))
             predicted, true = case.prediction[index] == label, case.truth[index] == label
-            picture[predicted] = 0.65 * picture[predicted] + 0.35 * colour
-            picture[true & ~binary_erosion(true)] = colour
+            picture[predicted] = 0.65 * picture[predicted] + 0.35 * own
+            picture[true & ~binary_erosion(true)] = own
         return picture
     truth, prediction = case.truth[index] > 0, case.prediction[index] > 0
     for mask, colour in ((truth & ~prediction, TRUTH), (prediction & ~truth, PREDICTION), (truth & prediction, OVERLAP)):

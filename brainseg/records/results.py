@@ -33,7 +33,7 @@ class Results:
         """Take the patients of an evaluation; `roles` is by volume. Masks are kept compressed: 0.3 KB a slice."""
         for one in evaluated:
             self.rows.append((one.score, roles[one.score.patient]))
-            self._masks[one.score.patient] = zlib.compress(one.prediction, level=1)
+            self._masks[one.score.patient] = zlib.compress(one.prediction.tobytes(), level=1)
             true, predicted = one.truth > 0, one.prediction > 0
             self._slices[one.score.patient] = np.stack([m.sum(axis=(1, 2)) for m in (true, predicted, true & predicted)], axis=1)
             if self._keep != "none":

@@ -65,12 +65,22 @@ def score_patient(
         return _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95)
     of_class = {label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
                 for index, label in enumerate(classes) if index}
-    means = {key: float(np.mean([getattr(one, key) for one in of_class.values()])) for key in ("dice", "iou", "precision", "recall")}
-    distance = float(np.mean([one.hd95 for one in of_class.values()])) if with_hd95 else None  # type: ignore[misc]
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(one, name) for one in of_class.values()]))
+
     slice_dice = [one.dice_tumour_slices for one in of_class.values() if one.tumour_slices]
     together = _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95=False)
-    return replace(together, **means, hd95=distance, dice_tumour_slices=float(np.mean(slice_dice)) if slice_dice else math.nan,
-                   classes=of_class)
+    return replace(
+        together,
+        dice=mean("dice"),
+        iou=mean("iou"),
+        precision=mean("precision"),
+        recall=mean("recall"),
+        hd95=mean("hd95") if with_hd95 else None,
+        dice_tumour_slices=float(np.mean(slice_dice)) if slice_dice else math.nan,
+        classes=of_class,
+    )
 
 
 def _score(
