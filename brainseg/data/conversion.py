@@ -12,7 +12,7 @@ from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume
-from brainseg.errors import DataError
+from brainseg.errors import DataError, RequestError
 
 Item = TypeVar("Item")
 
@@ -51,14 +51,16 @@ def prepare(
     """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
 
     Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
-    Raises RequestError for an unknown reader, FaultyCohort with all faults, DataError if the source changes meanwhile, OSError if the
-    disk is full.
+    Raises RequestError for an unknown reader or a folder without a volume, FaultyCohort with all faults, DataError if the source
+    changes meanwhile, OSError if the disk is full.
     """
 
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
         return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
 
     found = scanner(reader)(source, workers, show)
+    if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
+        raise RequestError(f"source={source}: {found.faults[0]}")
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
     if cohort.faults:
         raise FaultyCohort(source, found.faults)
