@@ -75,7 +75,7 @@ def test_skip_patient_needs_a_patient_without_a_fault(tmp_path: Path) -> None:
     with pytest.raises(FaultyCohort, match="no patient is without a fault"):
         prepare(tmp_path / "source", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RequestError, match="source=.*empty: no patient found"):
+    with pytest.raises(RequestError, match=r"source=.*empty: no patient found"):
         prepare(tmp_path / "empty", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     assert not (tmp_path / "lgg.h5").exists()
 
