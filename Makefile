@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 PORT ?= 5000
 
-.PHONY: help setup train test test-slow test-faults lint ui sweep benchmark clean
+.PHONY: help setup train test test-slow test-faults lint docs ui sweep benchmark clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -36,6 +36,9 @@ lint: setup  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: setup  ## Build the documentation into site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 ui: setup  ## Open the MLflow page on this machine (PORT=5000)
 	$(BIN)/python scripts/ui.py --port $(PORT)
 
@@ -46,4 +49,4 @@ benchmark: setup  ## Measure images per second by device setting
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 clean:  ## Remove the environment and caches; keeps data, runs and MLflow's files
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info
+	rm -rf .venv site .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist *.egg-info

@@ -32,3 +32,10 @@ def write_cohort(source: Path, patients: int = 3) -> Path:
     for patient in range(patients):
         write_volume(source, f"TCGA_AA_{patient:04d}_2001010{patient + 1}", slices=3 + patient % 2)
     return source
+
+
+def write_clinical(source: Path) -> None:
+    """A data.csv as the public set's, for the patients of a folder."""
+    names = sorted(folder.name.rsplit("_", 1)[0] for folder in source.iterdir() if folder.is_dir())
+    rows = [f"{name},{1 + number % 2},{30 + number}" for number, name in enumerate(names)]
+    (source / "data.csv").write_text("\n".join(["Patient,neoplasm_histologic_grade,age_at_initial_pathologic", *rows]) + "\n")

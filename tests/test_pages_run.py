@@ -1,0 +1,100 @@
+"""Every command of the README and of docs/ really runs, page by page, each in a process of its own, on a tiny cohort.
+
+What is put in place of what a page says: a real run for `runs/RUN`, a second for `runs/b`, fewer epochs or minutes, a small phantom,
+the CPU for a GPU; a SLURM queue is only planned for. docs/extending.md, which installs a package, is run by test_extending.py.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiffs import write_clinical
+
+from brainseg.config import PhantomConfig
+from brainseg.data.phantom import write_cohort
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.name != "extending.md"]
+SMALL = ["data.phantom.patients=12", "data.phantom.slices=4", "data.phantom.size=32"]
+FEW = ["batch_size=8", "device.threads=1"]
+PLACED = {
+    r"\bepochs=40\b": "epochs=2",  # extends a run of one epoch
+    r"\bepochs=\d+": "epochs=1",
+    r"max_minutes=[\d.]+": "max_minutes=0.02",
+    r"trials=\d+": "trials=2",
+    r"model\.width=16,32": "model.width=2,4",
+    r"model\.width=\d+\b": "model.width=4",
+    r"(optimizer=adam),sgd|loss=dice,bce_dice": r"loss=dice,bce_dice",
+    r"\bdevice=cuda\w*|\bdevice=cpu_bf16": "device=cpu",
+    r"split\.folds=10": "split.folds=4",
+    r"device\.threads=4": "device.threads=1",
+    r"range\(5\)": "0,1",
+    r"seed=0,1,2": "seed=0,1",
+    r"/tmp/try": "try",
+}
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
+    lines = [line.split(" #")[0].rstrip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("python ")]
+
+
+def call(folder: Path, line: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: kaggle_3m, lgg.h5, two runs of one epoch, the repository's scripts, a search space."""
+    folder = tmp_path_factory.mktemp("pages")
+    source = write_cohort(PhantomConfig(patients=12, slices=4, size=32), folder / "kaggle_3m")
+    write_clinical(source)
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    (folder / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    call(folder, "python -m brainseg.prepare source=kaggle_3m output=lgg.h5")
+    for name, seed in (("a", 0), ("b", 1)):
+        call(folder, f"python -m brainseg.train data.path=lgg.h5 epochs=1 model.depth=2 model.width=4 seed={seed} device=cpu output={name}")
+        (folder / "runs").mkdir(exist_ok=True)
+        (folder / "runs" / name).symlink_to(next((folder / name).glob("unet-*")))
+    (folder / "runs" / "RUN").symlink_to((folder / "runs" / "a").resolve())
+    return folder
+
+
+def placed(line: str) -> str:
+    """The command, made small enough to run here."""
+    for pattern, instead in PLACED.items():
+        line = re.sub(pattern, instead, line)
+    of = line.split()[2] if line.split()[1] == "-m" else line.split()[1]
+    if of in ("brainseg.train", "brainseg.search", "scripts/leak.py"):
+        chosen = re.search(r"(resume|from)=runs", line)
+        if not chosen and "data.path" not in line:
+            line += " " + " ".join(SMALL)
+        if not chosen and "model" not in line and "sweep=" not in line and "space=" not in line:
+            line += " model.depth=2 model.width=4"
+        if not re.search(r"epochs=|max_minutes=|resume=runs|from=runs", line):
+            line += " epochs=1"
+        if "device" not in line and not chosen:
+            line += " " + " ".join(FEW)
+    if "submitit_slurm" in line:
+        line += " dry_run=true"
+    return line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_the_commands_of_a_page_run(page: Path, start: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page"
+    shutil.copytree(start, folder, symlinks=False)
+    for line in commands(page):
+        call(folder, placed(line))
