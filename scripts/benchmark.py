@@ -1,79 +1,64 @@
-"""Images a second of training steps by device setting, against the plain float32 NCHW loop, in one interleaved run.
+"""Measure this machine and this project: steps, epoch, inference, start-up, memory, growth; say of each promised figure whether it is met.
 
-    python scripts/benchmark.py [--width 32] [--depth 4] [--growth 1] [--size 256] [--channels 3] [--batch 8] [--rounds 5] [--steps 2]
+    python scripts/benchmark.py source=kaggle_3m                 all of it, about half an hour; writes benchmarks/benchmark.md and .json
+    python scripts/benchmark.py only=steps,inference rounds=9    a part
+    python scripts/benchmark.py                                  on the phantom
 
-Settings take turns, so that a machine that slows down slows all of them; the ratio is taken round by round, and its median printed.
+    source   a folder as kaggle_3m; without it the phantom's
+    only     of steps, epoch, inference, process, growth
+    rounds   how many times the contestants take turns (5)
+    output   the folder written to (benchmarks)
+
+Quiet the machine first: ratios are taken round by round, and forgive much, but not everything.
 """
 
-import argparse
-import statistics
-import time
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-import torch
+from benchmarks import epoch, growth, inference, page, process, steps
+from benchmarks.measure import Section
+from brainseg.config import PhantomConfig
+from brainseg.data.conversion import prepare
+from brainseg.data.phantom import ensure_cohort
 
-from brainseg import build
-from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
-from brainseg.device import Device, choose
-from brainseg.errors import RequestError
-
-SETTINGS = {
-    "plain": DeviceConfig("cpu", "float32", channels_last=False),
-    "cpu": DeviceConfig("cpu", "float32"),
-    "cpu_bf16": DeviceConfig("cpu", "bfloat16"),
-    "cuda": DeviceConfig("cuda", "float32"),
-    "cuda_bf16": DeviceConfig("cuda", "bfloat16"),
-    "mps": DeviceConfig("mps", "float32"),
-}
+DEFAULTS = {"source": "", "only": "steps,epoch,inference,process,growth", "rounds": "5", "output": "benchmarks"}
 
 
-class Steps:
-    """Training steps of one setting on random images."""
-
-    def __init__(self, device: Device, options: argparse.Namespace) -> None:
-        torch.manual_seed(0)
-        self.device = device
-        model = UNetConfig(depth=options.depth, width=options.width, growth=options.growth)
-        self.model = device.place(build.model(model, options.channels, 1, (options.size, options.size)))
-        self.loss = build.loss(LossConfig("dice"))
-        self.optimizer = build.optimizer(OptimizerConfig("adam", lr=1e-4), self.model.parameters())
-        self.image = device.format(torch.rand(options.batch, options.channels, options.size, options.size, device=device.torch))
-        self.mask = (torch.rand(options.batch, 1, options.size, options.size, device=device.torch) > 0.9).to(torch.uint8)
-
-    def seconds(self, steps: int) -> float:
-        started = time.perf_counter()
-        for _ in range(steps):
-            self.optimizer.zero_grad(set_to_none=True)
-            with self.device.autocast():
-                logits = self.model(self.image)
-            loss = self.loss(logits, self.mask)
-            loss.backward()
-            self.optimizer.step()
-            loss.item()  # waits for the device
-        return time.perf_counter() - started
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"depth": 4, "width": 32, "growth": 1, "size": 256, "channels": 3, "batch": 8, "rounds": 5, "steps": 2}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    runners = {}
-    for name, config in SETTINGS.items():
-        try:
-            runners[name] = Steps(choose(config), options)
-        except RequestError as error:
-            print(f"{name:10s} not here: {error}")
-    for runner in runners.values():
-        runner.seconds(1)
-    rates: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(options.rounds):
-        for name, runner in runners.items():
-            rates[name].append(options.steps * options.batch / runner.seconds(options.steps))
-    print(f"{'device':10s} {'images/s':>9s} {'min':>7s} {'max':>7s} {'x plain':>8s}   {options.rounds} rounds of {options.steps} steps")
-    for name, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, rates["plain"], strict=True))
-        print(f"{name:10s} {statistics.median(found):9.1f} {min(found):7.1f} {max(found):7.1f} {ratio:8.2f}   {runners[name].device.got}")
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--worker"]:
+        steps.work(arguments[1], json.loads(arguments[2]))
+        return 0
+    typed = dict(argument.partition("=")[::2] for argument in arguments)
+    if unknown := typed.keys() - DEFAULTS.keys():
+        print(__doc__ if unknown & {"-h", "--help"} else f"error: {sorted(unknown)[0]}: no such setting; known: {', '.join(DEFAULTS)}")
+        return 0 if unknown & {"-h", "--help"} else 2
+    asked = DEFAULTS | typed
+    rounds = int(asked["rounds"])
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(asked["source"]) if asked["source"] else ensure_cohort(PhantomConfig()).with_suffix("") / "kaggle_3m"
+        path = str(Path(folder) / "cohort.h5")
+        prepare(source, path)
+        parts: dict[str, Callable[[], Section]] = {
+            "steps": lambda: steps.measure(rounds, steps.REFERENCE),
+            "epoch": lambda: epoch.measure(rounds, path),
+            "inference": lambda: inference.measure(rounds, path),
+            "process": lambda: process.measure(rounds, source),
+            "growth": lambda: growth.measure(rounds),
+        }
+        if unknown := set(asked["only"].split(",")) - parts.keys():
+            print(f"error: only={','.join(sorted(unknown))}: no such part; known: {', '.join(parts)}", file=sys.stderr)
+            return 2
+        done: dict[str, Section] = {}
+        for name in asked["only"].split(","):
+            print(f"measuring {name} ...", file=sys.stderr, flush=True)
+            done[name] = parts[name]()
+    print(page.write(Path(asked["output"]), done, " ".join(["python scripts/benchmark.py", *arguments])))
+    print(f"written to {asked['output']}: benchmark.md, benchmark.json")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))
