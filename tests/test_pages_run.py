@@ -36,6 +36,7 @@ PLACED = {
     r"range\(5\)": "0,1",
     r"seed=0,1,2": "seed=0,1",
     r"/tmp/try": "try",
+    r"tracking\.uri=http\S+": "tracking.uri=sqlite:///other.db",
 }
 
 
@@ -56,7 +57,7 @@ def call(folder: Path, line: str) -> str:
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages speak of: kaggle_3m, lgg.h5, two runs of one epoch, the repository's scripts, a search space."""
     folder = tmp_path_factory.mktemp("pages")
-    source = write_cohort(PhantomConfig(patients=12, slices=4, size=32), folder / "kaggle_3m")
+    source = write_cohort(PhantomConfig(patients=20, slices=4, size=32), folder / "kaggle_3m")
     write_clinical(source)
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     shutil.copytree(ROOT / "conf", folder / "conf")
