@@ -451,6 +451,27 @@ class CompareConfig:
         check(names, "runs", self.runs, "must be a list of names", "as runs=[runs/A,runs/B]")
 
 
+@dataclass
+class RegisterTrackingConfig:
+    uri: str | None = setting(None, "tracking server; null: that of the run, else MLFLOW_TRACKING_URI, else mlflow.db here")
+
+
+@dataclass
+class RegisterConfig:
+    run: str = setting(MISSING, "folder or MLflow id of a finished run, or runs:/ID")
+    name: str = setting(MISSING, "name in MLflow's model registry; the first run registered under it is version 1")
+    alias: str | None = setting("best", "alias that the version gets, and another loses; null: none")
+    tracking: RegisterTrackingConfig = setting(RegisterTrackingConfig, "MLflow")
+
+    def __post_init__(self) -> None:
+        for setting_name, value in (("name", self.name), ("alias", self.alias or "x")):
+            plain = value.isascii() and value.replace("-", "").replace("_", "").replace(".", "").isalnum()
+            check(plain, setting_name, value, "is part of models:/NAME@ALIAS, so letters, digits, -, _ and . only")
+        alias = self.alias or ""
+        free = alias.lower() != "latest" and not (alias[:1] in "vV" and alias[1:].isdigit())
+        check(free, "alias", alias, "MLflow keeps latest, v1, v2 ... for itself", "choose another, as best")
+
+
 CHOICES: dict[str, dict[str, type]] = {
     "split": {"holdout": HoldoutConfig, "kfold": KFoldConfig, "file": FileSplitConfig, "any": SplitConfig},
     "model": {"unet": UNetConfig, "any": ModelConfig},
@@ -464,7 +485,7 @@ def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
     commands = {"train": TrainConfig, "search": SearchConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig,
-                "compare": CompareConfig}
+                "compare": CompareConfig, "register": RegisterConfig}
     for command, node in commands.items():
         store.store(group="schema", name=command, node=node, package="_global_")
     for group, nodes in CHOICES.items():

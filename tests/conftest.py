@@ -64,3 +64,19 @@ def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from brainseg.data.phantom import ensure_cohort
 
     return ensure_cohort(PhantomConfig(patients=10, slices=8, size=32, folder=str(tmp_path_factory.mktemp("phantom"))))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it after one tiny run: `run`, trained on a phantom of 10 patients, its file in data/, and mlflow.db."""
+    from brainseg import cli, train
+
+    folder = tmp_path_factory.mktemp("project")
+    tiny = ["data.phantom.patients=10", "data.phantom.slices=6", "data.phantom.size=32", "model.depth=2", "model.width=4", "epochs=2",
+            "device=cpu", "output=run"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with pytest.raises(SystemExit) as stop:
+            cli.main("train", train.run, train.check, tiny)
+    assert stop.value.code == 0
+    return folder

@@ -9,6 +9,7 @@ from brainseg.records.mlflow_store import connect, limited, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
 
 SECONDS = 30  # a command waits for its checkpoint
 OURS = "tags.kind = 'run'"  # not the summaries of sweeps and comparisons
@@ -80,13 +81,19 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
     return here
 
 
+def model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
+    """The last model of a run: one that was extended has several."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return client.get_logged_model(max(outputs, key=lambda output: output.step).model_id) if outputs else None
+
+
 def _of_run(client: "MlflowClient", name: str) -> str:
     """Where the files of the last model of a run are."""
     run = client.get_run(name.removeprefix("runs:/").strip("/"))
-    outputs = run.outputs.model_outputs if run.outputs else []
-    if not outputs:
+    model = model_of_run(client, run)
+    if model is None:
         raise RequestError(f"checkpoint={name}: the run is {run.info.status} and has no model; a run logs it when it finishes")
-    return client.get_logged_model(max(outputs, key=lambda output: output.step).model_id).artifact_location
+    return model.artifact_location
 
 
 def _of_model(client: "MlflowClient", name: str) -> str:
