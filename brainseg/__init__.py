@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
     from brainseg.data.reader import Reader, Scan
     from brainseg.models.unet import UNet
+    from brainseg.trained import load_checkpoint
     from brainseg.training.losses import DiceLoss
 
 __version__ = "0.1.0"
-__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__"]
+__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__", "load_checkpoint"]
 
 if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
     end_at_once()
 
 _HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
-         "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader"}  # fmt: skip
+         "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader",
+         "load_checkpoint": "brainseg.trained"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -472,6 +472,28 @@ class RegisterConfig:
         check(free, "alias", alias, "MLflow keeps latest, v1, v2 ... for itself", "choose another, as best")
 
 
+@dataclass
+class SeenConfig:
+    volume: str | None = setting(None, "the one channel that it takes, by name; null: all three of the public set")
+    context: int = setting(0, "neighbouring slices on each side, as further channels")
+
+    def __post_init__(self) -> None:
+        check_range("data.context", self.context, 0, 16)
+
+
+@dataclass
+class ExportConfig:
+    checkpoint: str = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS")
+    format: str = setting("onnx", "onnx, or pt2: torch's exported program")
+    output: str = setting(MISSING, "file to write, as unet.onnx or unet.pt2")
+    data: SeenConfig = setting(SeenConfig, "what the network takes in, for weights that do not carry it")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
+
+    def __post_init__(self) -> None:
+        check_choice("format", self.format, ("onnx", "pt2"))
+        check(self.output.endswith(f".{self.format}"), "output", self.output, f"format={self.format} is a file that ends in .{self.format}")
+
+
 CHOICES: dict[str, dict[str, type]] = {
     "split": {"holdout": HoldoutConfig, "kfold": KFoldConfig, "file": FileSplitConfig, "any": SplitConfig},
     "model": {"unet": UNetConfig, "any": ModelConfig},
@@ -485,7 +507,8 @@ def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
     commands = {"train": TrainConfig, "search": SearchConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig,
-                "compare": CompareConfig, "register": RegisterConfig}
+                "compare": CompareConfig, "register": RegisterConfig,
+                "export": ExportConfig}
     for command, node in commands.items():
         store.store(group="schema", name=command, node=node, package="_global_")
     for group, nodes in CHOICES.items():

@@ -10,13 +10,15 @@ from typing import Any
 from torch import nn
 
 from brainseg import build
-from brainseg.config import DataConfig, InferenceConfig, ModelConfig, TrainConfig, restore
+from brainseg.config import DataConfig, InferenceConfig, ModelConfig, TrainConfig, UNetConfig, restore
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
+from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
 
+PUBLIC_SIZE = (256, 256)
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
@@ -42,22 +44,53 @@ class Trained:
     def inference(self) -> InferenceConfig:
         return self.config.inference if self.config else InferenceConfig()
 
+    @property
+    def data(self) -> DataConfig:
+        """What it saw of a slice: `volume` and `context`."""
+        return self.config.data if self.config else self.requested_data
+
+    @property
+    def channels(self) -> list[str]:
+        """The sequences that its input is made of, in order."""
+        return [self.data.volume] if self.data.volume is not None else list(self.stored.get("channels", CHANNELS))
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.stored.get("classes", CLASSES))
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input: the sequences of the slice and of its neighbours, slice by slice from the lowest."""
+        return len(self.channels) * (2 * self.data.context + 1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels that it was trained on; those of the public set for weights that do not say."""
+        height, width = self.stored.get("image_size", PUBLIC_SIZE)
+        return height, width
+
     def criterion(self) -> nn.Module | None:
         return build.loss(self.config.loss, build.outputs(self.stored.get("classes", ()))) if self.config else None
 
     def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
         """The slices as the network saw them: its own channels and context."""
-        data = self.config.data if self.config else self.requested_data
-        return MRIDataset(store, patients=patients, volume=data.volume, context=data.context)
+        return MRIDataset(store, patients=patients, volume=self.data.volume, context=self.data.context)
 
     def model(self, dataset: MRIDataset) -> nn.Module:
         """The network with its weights. Raises RequestError if they are those of another network."""
-        settings = self.config.model if self.config else self.requested_model
         there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
         same = own == there or build.outputs(own) == build.outputs(there) == 1  # one class may have two names
         rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
         check(same, "checkpoint", self.name, rule, "use data with its classes")
-        model = build.model(settings, dataset.channels, build.outputs(own), dataset.size)
+        return self._built(dataset.channels, dataset.size, own)
+
+    def network(self) -> nn.Module:
+        """The network with its weights, float32, on the CPU and in eval mode, where no data are at hand. Raises RequestError."""
+        return self._built(self.in_channels, self.image_size, self.classes).eval()
+
+    def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
+        settings = self.config.model if self.config else self.requested_model
+        model = build.model(settings, in_channels, build.outputs(classes), size)
         try:
             model.load_state_dict(self.stored["model"])
         except RuntimeError as error:  # torch lists every key that does not fit, over many lines
@@ -69,6 +102,15 @@ class Trained:
 def load(name: str, data: DataConfig, model: ModelConfig) -> Trained:
     """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS. Raises RequestError."""
     return Trained(name, checkpoint.load_weights(path_of(name)), data, model)
+
+
+def load_checkpoint(name: str) -> Trained:
+    """A checkpoint of a run, by path, run folder, runs:/ID or models:/NAME@ALIAS: what `brainseg.segment` takes.
+
+    `network()` is its network in eval mode; `channels`, `data.context`, `classes`, `inference` and `split` say what it was trained
+    on and how its output is read. Raises RequestError (no such checkpoint), DataError (damaged).
+    """
+    return load(name, DataConfig(), UNetConfig())
 
 
 def path_of(name: str) -> Path:

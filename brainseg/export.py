@@ -1,0 +1,119 @@
+"""Write a trained network as one file for programs without brainseg, compared with the network on the spot.
+
+    python -m brainseg.export checkpoint=runs/RUN output=unet.onnx
+    python -m brainseg.export checkpoint=models:/lgg@best format=pt2 output=unet.pt2
+    python -m brainseg.export checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 output=unet.onnx
+
+Batch, height and width stay free. What has to be done before and after (channels, normalisation, threshold, ...) is in the file,
+as metadata. A file whose logits differ from the network's by more than 1e-4 is not written.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from brainseg import __version__, build, cli
+from brainseg.config import DataConfig, ExportConfig
+from brainseg.errors import DataError
+from brainseg.errors import check as require
+from brainseg.files import write_bytes
+from brainseg.models import exported
+from brainseg.trained import Trained, check_name, load
+
+LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
+ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
+NORMALISATION = (
+    "clip((image - low) / (high - low), 0, 1) with low and high the 10th and 99th percentile of each sequence over the whole volume; "
+    "a sequence with low = high gives zeros"
+)
+
+
+def run(config: ExportConfig) -> int:
+    """Trace, compare, write and print; returns the exit code 0. Raises DataError when the file would not be the network."""
+    trained = load(config.checkpoint, DataConfig(volume=config.data.volume, context=config.data.context), config.model)
+    network = trained.network()
+    parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    fits = config.format != "onnx" or parameters < ONNX_LIMIT
+    require(fits, "format", "onnx", f"{parameters / 1e9:.1f} GB of weights are more than an ONNX file holds", "use format=pt2")
+
+    program, multiple = exported.trace(network, trained.in_channels)
+    facts = facts_of(trained, multiple, config.format)
+    if config.format == "onnx":
+        content = exported.onnx_bytes(program, facts)
+        runner = exported.run_onnx(content)
+    else:
+        content = exported.pt2_bytes(program, json.dumps(facts, indent=2))
+        runner = exported.run_pt2(content)
+
+    for images in _trials(trained, multiple):
+        largest = exported.difference(network, runner, images)
+        size = "x".join(map(str, images.shape))
+        print(f"{size}: logits differ from the network's by {largest:.1e} at most")
+        if not largest <= LARGEST_DIFFERENCE:
+            raise DataError(f"{config.output}: not written, logits differ by {largest:.1e} on {size}; the limit is {LARGEST_DIFFERENCE:g}")
+    write_bytes(config.output, content)
+    print(f"written:       {config.output}, {len(content) / 1e6:.1f} MB\n{NOTICE}")
+    return 0
+
+
+def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
+    """What has to be known to use the file, as text: lists and numbers are JSON."""
+    context, outputs = trained.data.context, build.outputs(trained.classes)
+    inputs = [f"{name} {offset:+d}" if context else name for offset in range(-context, context + 1) for name in trained.channels]
+    values = {
+        "input": "image: float32 (batch, channels, height, width), axial slices",
+        "output": "logits: float32 (batch, outputs, height, width)",
+        "channels": trained.channels,
+        "context": context,
+        "inputs": inputs,  # the channels of the image; a neighbour beyond the first or last slice is that slice again
+        "normalisation": NORMALISATION,
+        "pad_multiple": multiple,
+        "padding": "zeros below and to the right up to a multiple of pad_multiple; crop the logits again",
+        "classes": trained.classes,
+        "activation": "sigmoid" if outputs == 1 else "softmax over the outputs; the mask is the most probable one",
+        **({"threshold": trained.inference.threshold} if outputs == 1 else {}),
+        "inference": dataclasses.asdict(trained.inference),
+        **({"opset": exported.OPSET} if format == "onnx" else {}),
+        "model": dataclasses.asdict(trained.config.model if trained.config else trained.requested_model),
+        "uid": trained.stored.get("uid", ""),
+        "data_fingerprint": trained.stored.get("fingerprint", ""),
+        "brainseg": __version__,
+        "torch": str(torch.__version__),
+        "notice": NOTICE,
+    }
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
+    """Images of two sizes and batches in which they are compared: that of the training, and a smaller one that is not square."""
+    rows, columns = (-(-side // multiple) * multiple for side in trained.image_size)
+    smaller = [multiple * max(side // 2 // multiple, 32 // multiple, 1) for side in (rows, columns)]
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(1, trained.in_channels, rows, columns), (3, trained.in_channels, smaller[0], smaller[1] + multiple)]
+    return [torch.rand(size, generator=generator) for size in sizes]
+
+
+def check(config: ExportConfig) -> None:
+    """All that can be refused before anything is created. Raises RequestError."""
+    check_name(config.checkpoint)
+    output = Path(config.output)
+    require(not output.is_dir(), "output", output, "is a folder", f"name a file, as unet.{config.format}")
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    require(folder.is_dir() and os.access(folder, os.W_OK), "output", output, f"{folder} cannot be written to", "choose another folder")
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None] if config.format == "onnx" else []
+    require(not missing, "format", "onnx", f"needs {', '.join(missing)}", "pip install 'brainseg[export]', or format=pt2")
+
+
+def main() -> None:
+    """Entry point of `python -m brainseg.export` and `brainseg export`."""
+    cli.main("export", run, check)
+
+
+if __name__ == "__main__":
+    main()
