@@ -237,9 +237,11 @@ class AugmentConfig:
     contrast: float = setting(0.0, "largest relative change of contrast, per channel")
     brightness: float = setting(0.0, "largest shift of intensity, per channel")
     noise: float = setting(0.0, "largest standard deviation of Gaussian noise")
+    missing: float = setting(0.0, "probability that a sequence is missing, each by itself; FLAIR then stands in, as in such patients")
 
     def __post_init__(self) -> None:
         check_range("augment.flip", self.flip, 0, 1)
+        check_range("augment.missing", self.missing, 0, 1)
         check_range("augment.rotate", self.rotate, 0, 180)
         for name in ("scale", "shift", "gamma", "contrast", "brightness", "noise"):
             check_range(f"augment.{name}", getattr(self, name), 0, 0.9)

@@ -14,6 +14,7 @@ import torch
 from brainseg import build, cli
 from brainseg.config import TrainConfig
 from brainseg.data import resident
+from brainseg.data.augment import can_miss
 from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import draw
@@ -138,6 +139,9 @@ def check(config: TrainConfig) -> Facts:
         build.optimizer(config.optimizer, model.parameters())
     build.loss(config.loss, outputs)
     check_threshold(config.inference, found.classes)
+    sequences = found.channels if config.data.volume is None else [config.data.volume]
+    require(not config.augment.missing or can_miss(sequences), "augment.missing", config.augment.missing,
+            f"FLAIR stands in for what is missing, and the sequences are {', '.join(sequences)}", "set it to 0")
     if config.resume not in (None, "auto", "never"):
         RunFolder(locate(config.resume)).check_settings(config)
     if config.tracking.name != "none":

@@ -1,6 +1,8 @@
 """Augmentation: image and mask stay together, the seed decides everything, and what is off leaves no trace."""
 
+import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from brainseg.config import AugmentConfig
+from brainseg import train
+from brainseg.config import AugmentConfig, DataConfig, KFoldConfig, TrainConfig, UNetConfig
 from brainseg.data.augment import Draw, apply, draw
+from brainseg.errors import RequestError
 
+SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 EVERYTHING = AugmentConfig(flip=0.5, rotate=20, scale=0.2, shift=0.1, gamma=0.3, contrast=0.2, brightness=0.1, noise=0.05)
 GEOMETRY = AugmentConfig(flip=0.5, rotate=180, scale=0.3, shift=0.2)
 
@@ -139,7 +144,8 @@ def test_the_seed_decides_everything(config: AugmentConfig) -> None:
 
 def test_a_generator_of_its_own() -> None:
     before = torch.get_rng_state()
-    one, two = (draw(EVERYTHING, 4, 3, torch.Generator().manual_seed(5)) for _ in range(2))
+    every = dataclasses.replace(EVERYTHING, missing=0.5)
+    one, two = (draw(every, 4, 3, torch.Generator().manual_seed(5), sequences=SEQUENCES) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -227,3 +233,39 @@ def test_autocast_changes_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         got = apply(changes, image, mask)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("context", [0, 1])
+def test_flair_stands_in_for_a_missing_sequence_in_every_slice_of_the_sample(context: int) -> None:
+    image, mask = slices(batch=400, channels=3 * (2 * context + 1), height=2, width=2)
+    torch.manual_seed(0)
+    changes = draw(AugmentConfig(missing=0.25), 400, image.shape[1], sequences=SEQUENCES)
+    changed, labels = apply(changes, image, mask)
+    assert torch.equal(labels, mask) and changes.source is not None
+    missing = changes.source != torch.arange(3)
+    assert not missing[:, 1].any()  # FLAIR itself is always there
+    assert (abs(missing[:, [0, 2]].float().mean(0) - 0.25) < 0.05).all()
+    assert 10 < missing[:, [0, 2]].all(1).sum() < 45  # both, as often as chance has it
+    for n in range(400):
+        for channel in range(image.shape[1]):
+            source = channel - channel % 3 + 1 if missing[n, channel % 3] else channel
+            assert torch.equal(changed[n, channel], image[n, source])
+
+
+def test_missing_sequences_leave_the_other_draws_as_they_were() -> None:
+    torch.manual_seed(0)
+    without = draw(EVERYTHING, 4, 3)
+    torch.manual_seed(0)
+    beside = draw(dataclasses.replace(EVERYTHING, missing=0.5), 4, 3, sequences=SEQUENCES)
+    assert without.source is None and beside.source is not None
+    for one, other in zip(without[:-1], beside[:-1], strict=True):
+        assert torch.equal(one, other)  # type: ignore[arg-type]
+
+
+def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path) -> None:
+    data = DataConfig(path=str(phantom_file))
+    rest = {"model": UNetConfig(depth=2), "split": KFoldConfig(folds=3), "augment": AugmentConfig(missing=0.1)}
+    train.check(TrainConfig(data=data, **rest))
+    alone = dataclasses.replace(data, volume="FLAIR")
+    with pytest.raises(RequestError, match=r"augment.missing=0.1: FLAIR stands in .* the sequences are FLAIR; set it to 0"):
+        train.check(TrainConfig(data=alone, **rest))

@@ -20,7 +20,7 @@ from brainseg.data.phantom import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.name != "extending.md"]
-SMALL = ["data.phantom.patients=12", "data.phantom.slices=4", "data.phantom.size=32"]
+SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size=32"]
 FEW = ["batch_size=8", "device.threads=1"]
 PLACED = {
     r"\bepochs=40\b": "epochs=2",  # extends a run of one epoch

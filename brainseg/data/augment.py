@@ -8,6 +8,7 @@ depend on the device; `apply` is a function of the draw and the batch alone. Lef
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,15 +30,21 @@ class Draw(NamedTuple):
     brightness: Tensor | None = None  # (B, C, 1, 1) added
     noise: Tensor | None = None  # (B, 1, 1, 1) standard deviation
     seed: Tensor | None = None  # () int64, always on the CPU: of the noise
+    source: Tensor | None = None  # (B, sequences) int64: what each sequence is taken from, itself or FLAIR
 
 
 def draw(
-    config: AugmentConfig, batch: int, channels: int, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    config: AugmentConfig,
+    batch: int,
+    channels: int,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+    sequences: Sequence[str] = (),
 ) -> Draw:
     """Draw the changes of a batch from `generator` (on the CPU; None: torch's default one) and move them to `device`.
 
-    All numbers are drawn, whichever parts are on: switching a part on leaves the others as they were. With every part off
-    nothing is drawn.
+    `sequences` are the names of a slice's channels, for config.missing; context repeats them. All numbers are drawn, whichever
+    parts are on: switching a part on leaves the others as they were. With every part off nothing is drawn.
     """
     if config == AugmentConfig():
         return Draw()
@@ -56,7 +63,19 @@ def draw(
         brightness=between(brightness, config.brightness) if config.brightness else None,
         noise=config.noise * noise if config.noise else None,
         seed=seed if config.noise else None,
+        source=sources(sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing).to(device)
+        if config.missing else None,
     )
+
+
+def can_miss(sequences: Sequence[str]) -> bool:
+    """Whether FLAIR is there to stand in for another sequence."""
+    return "FLAIR" in sequences and len(sequences) > 1
+
+
+def sources(sequences: Sequence[str], missing: Tensor) -> Tensor:
+    """Which sequence each one is taken from, int64 like `missing`, bool (B, sequences): FLAIR's own place where it is missing."""
+    return torch.where(missing, list(sequences).index("FLAIR"), torch.arange(len(sequences)))
 
 
 def between(uniform: Tensor, largest: float) -> Tensor:
@@ -71,6 +90,8 @@ def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     is 0: background. The intensity goes last, so that it treats that background like the image's own.
     """
     channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+    if draw.source is not None:
+        image = filled(image, draw.source)
     if draw.angle is not None:
         image, mask = warp(draw, image, mask)
     elif draw.flip is not None:
@@ -79,6 +100,13 @@ def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     image = change_intensity(draw, image)
     # Resampling gives NCHW whatever it got.
     return image.contiguous(memory_format=torch.channels_last) if channels_last else image, mask
+
+
+def filled(image: Tensor, source: Tensor) -> Tensor:
+    """FLAIR in the place of missing sequences: (B, slices * sequences, H, W) -> the same, by (B, sequences)."""
+    of_slices = image.unflatten(1, (-1, source.shape[1])).transpose(1, 2)
+    chosen = of_slices[torch.arange(len(image), device=image.device)[:, None], source]
+    return chosen.transpose(1, 2).flatten(1, 2)
 
 
 def warp(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -97,6 +97,11 @@ class MRIDataset(Dataset[Sample]):
         return (2 * self.context + 1) * self._low.shape[1]
 
     @property
+    def sequences(self) -> list[str]:
+        """The names of a slice's own channels, without its neighbours."""
+        return list(self.store.channels) if self.volume is None else [self.volume]
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return int(self.store.shape[2]), int(self.store.shape[3])

@@ -7,7 +7,7 @@ function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -89,7 +89,7 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
             image, mask = task.train.gather(rows, device.torch)
             if state.step < state.half_steps:
                 image, mask = halved(image, mask)
-            image, mask = augmented(config.augment, image, mask)
+            image, mask = augmented(config.augment, image, mask, task.train.sequences)
             with device.autocast():
                 logits = forward(device.format(image))
             loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
@@ -113,9 +113,9 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         hooks.after_step(state)
 
 
-def augmented(config: AugmentConfig, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def augmented(config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
     """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
-    draw = augment.draw(config, image.shape[0], image.shape[1], device=image.device)
+    draw = augment.draw(config, image.shape[0], image.shape[1], device=image.device, sequences=sequences)
     return augment.apply(draw, image, mask)
 
 
