@@ -53,20 +53,22 @@ def call(folder: Path, line: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the pages speak of: kaggle_3m, lgg.h5, two runs of one epoch, the repository's scripts, a search space."""
-    folder = tmp_path_factory.mktemp("pages")
-    source = write_cohort(PhantomConfig(patients=20, slices=4, size=32), folder / "kaggle_3m")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With what the pages speak of: kaggle_3m, lgg.h5, three runs of one epoch, the repository's scripts, a search space.
+
+    Made for each page: a copy would not do, as MLflow's store has the run folders' paths.
+    """
+    source = write_cohort(PhantomConfig(patients=20, slices=4, size=32), tmp_path / "kaggle_3m")
     write_clinical(source)
-    shutil.copytree(ROOT / "scripts", folder / "scripts")
-    shutil.copytree(ROOT / "conf", folder / "conf")
-    (folder / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1])  # type: ignore[index]
-    call(folder, "python -m brainseg.prepare source=kaggle_3m output=lgg.h5")
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    call(tmp_path, "python -m brainseg.prepare source=kaggle_3m output=lgg.h5")
     tiny = "python -m brainseg.train data.path=lgg.h5 epochs=1 batch_size=8 model.depth=2 model.width=4 device=cpu device.threads=1"
     for name, seed in (("a", 0), ("b", 1), ("RUN", 2)):
-        call(folder, f"{tiny} seed={seed} output=runs/{name}")
-    return folder
+        call(tmp_path, f"{tiny} seed={seed} output=runs/{name}")
+    return tmp_path
 
 
 def placed(line: str) -> str:
@@ -92,8 +94,6 @@ def placed(line: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_the_commands_of_a_page_run(page: Path, start: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "page"
-    shutil.copytree(start, folder)
+def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
     for line in commands(page):
         call(folder, placed(line))
