@@ -76,6 +76,18 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
     assert np.isnan(table.loc["width=8"].p), "the baseline"
 
 
+def test_the_patients_compared_are_the_baselines(tmp_path: Path) -> None:
+    """Beside a configuration on more patients, as a cross-validation in the same experiment."""
+    wide = scored_run(tmp_path / "wide", dice(0), width=16)
+    few, fewer = (scored_run(tmp_path / str(width), dice(width, NAMES[:7]), width=width) for width in (8, 32))
+    assert compare([wide, few, fewer], strict=False).patients == 12
+    comparison = compare([wide, few, fewer], baseline=few, strict=False)
+    assert comparison.patients == 7 and comparison.baseline.label == "width=8" and len(comparison.configurations) == 2
+    assert comparison.left_out == [("width=16", comparison.left_out[0][1])] and "has also" in comparison.left_out[0][1]
+    with pytest.raises(RequestError, match="is not among the runs compared"):
+        compare([wide, few], baseline=fewer, strict=False)
+
+
 def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", dice(0, NAMES[:11]), width=16)]
     with pytest.raises(RequestError, match=NAMES[11]):

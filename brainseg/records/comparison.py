@@ -70,9 +70,9 @@ class Comparison:
 def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = True) -> Comparison:
     """Compare the configurations of `runs`.
 
-    `baseline` is one of the runs, or None: the best. `strict` refuses configurations with other patients than the
-    rest, and runs without scores (RequestError naming them); else they are left out, and said. Raises RequestError also when no run
-    is finished, or when the runs are on different data.
+    `baseline` is one of the runs, and its patients are those compared; None: the best of those with the most patients. `strict`
+    refuses configurations with other patients than the rest, and runs without scores (RequestError naming them); else they are left
+    out, and said. Raises RequestError also when no run is finished, or when the runs are on different data.
     """
     labels = labelled(runs)
     scored = [run for run in runs if run.state == "finished"]
@@ -88,13 +88,17 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     for run in scored:
         grouped.setdefault(run.configuration, []).append(run)
     found = [Configuration(labels[key], members, _rows(members, role)) for key, members in grouped.items()]
-    complete, others = _same_patients(found)
+    wanted = next((one for one in found if baseline is not None and one.runs[0].configuration == baseline.configuration), None)
+    check(baseline is None or wanted is not None, "baseline", baseline and baseline.path, "is not among the runs compared, or not finished",
+          "name one of them")
+    complete, others = _same_patients(found, wanted)
     check(not (strict and others), "runs", ", ".join(name for name, _ in others), "; ".join(why for _, why in others),
           "a comparison needs the same patients on both sides: the same split")
     ranked = sorted(complete, key=lambda one: -one.dice.mean())
-    against = next((one for one in ranked if baseline is not None and one.runs[0].configuration == baseline.configuration), ranked[0])
-    check(baseline is None or against.runs[0].configuration == baseline.configuration, "baseline", baseline and baseline.path,
-          "is not among the configurations compared", "name one of the runs")
+    whole = wanted is None or wanted in complete
+    check(whole, "baseline", baseline and baseline.path, "; ".join(why for name, why in others if wanted and name == wanted.label),
+          "name another run")
+    against = wanted or ranked[0]
     return Comparison(role, ranked, against, left_out + others, _chances(scored), _warnings(scored), _table(ranked, against))
 
 
@@ -129,12 +133,12 @@ def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":
     return rows
 
 
-def _same_patients(found: list[Configuration]) -> tuple[list[Configuration], list[tuple[str, str]]]:
-    """Those that scored the same patients as the one with the most, and (label, why) of the others.
+def _same_patients(found: list[Configuration], wanted: Configuration | None) -> tuple[list[Configuration], list[tuple[str, str]]]:
+    """Those that scored the same patients as `wanted`, or as the one with the most, and (label, why) of the others.
 
     A configuration's seeds must also have scored the same patients each, or some would weigh more.
     """
-    everyone = set(max(found, key=lambda one: len(one.patients)).patients.index)
+    everyone = set((wanted or max(found, key=lambda one: len(one.patients))).patients.index)
     complete, others = [], []
     for one in found:
         own = set(one.patients.index)

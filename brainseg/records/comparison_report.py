@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.files import write_text
 from brainseg.records.comparison import Comparison
-from brainseg.records.report import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +34,14 @@ def headline(comparison: Comparison) -> str:
     """The first sentence: which configuration is best, its score with interval, and on whom."""
     best = comparison.table.iloc[0]
     score = f"mean Dice {best.dice:.3f} (95 % interval {best.dice_low:.3f} to {best.dice_high:.3f}), median {best.dice_median:.3f}, "
-    score += f"{number(best.missed)} of {comparison.patients} {comparison.role} patients missed"
+    score += f"{_counted(best.missed)} of {comparison.patients} {comparison.role} patients missed"
     count = len(comparison.configurations)
     return f"{best.configuration}: {score}" if count == 1 else f"Best of {count} configurations, {best.configuration}: {score}"
+
+
+def _counted(patients: float) -> str:
+    """Patients missed: a mean over seeds, so that it need not be whole."""
+    return f"{patients:.1f}".removesuffix(".0")
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -70,7 +74,7 @@ def text(comparison: Comparison, shown: int = 30) -> str:
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
     cells = [row.configuration, str(row.runs), f"{row.dice:.3f}", f"{row.dice_low:.3f} to {row.dice_high:.3f}", f"{row.dice_median:.3f}"]
-    cells += [number(row.missed), "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}", f"{row.seconds:.0f}"]
+    cells += [_counted(row.missed), "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}", f"{row.seconds:.0f}"]
     if not math.isnan(row.p):
         interval = f"{row.difference_low:+.3f} to {row.difference_high:+.3f}"
         return [*cells, f"{row.difference:+.3f}", interval, f"{row.p_holm:.2g}", f"{row.wins:.0f}:{row.losses:.0f}"]
