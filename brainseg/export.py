@@ -22,7 +22,7 @@ from brainseg.errors import DataError
 from brainseg.errors import check as require
 from brainseg.files import write_bytes
 from brainseg.models import exported
-from brainseg.trained import Trained, check_name, load
+from brainseg.trained import USUAL, Trained, check_name, load
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
 ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger
@@ -92,7 +92,7 @@ def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
 
 def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
     """Images of two sizes and batches in which they are compared: that of the training, and a smaller one that is not square."""
-    rows, columns = (-(-side // multiple) * multiple for side in trained.image_size)
+    rows, columns = (-(-side // multiple) * multiple for side in trained.image_size or USUAL)
     smaller = [multiple * max(side // 2 // multiple, 32 // multiple, 1) for side in (rows, columns)]
     generator = torch.Generator().manual_seed(0)
     sizes = [(1, trained.in_channels, rows, columns), (3, trained.in_channels, smaller[0], smaller[1] + multiple)]

@@ -14,11 +14,12 @@ from brainseg.config import DataConfig, InferenceConfig, ModelConfig, TrainConfi
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
+from brainseg.data.tiff import LARGEST
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
 
-PUBLIC_SIZE = (256, 256)
+USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
@@ -52,11 +53,11 @@ class Trained:
     @property
     def channels(self) -> list[str]:
         """The sequences that its input is made of, in order."""
-        return [self.data.volume] if self.data.volume is not None else list(self.stored.get("channels", CHANNELS))
+        return [self.data.volume] if self.data.volume is not None else [str(name) for name in self.stored.get("channels", CHANNELS)]
 
     @property
     def classes(self) -> list[str]:
-        return list(self.stored.get("classes", CLASSES))
+        return [str(name) for name in self.stored.get("classes", CLASSES)]
 
     @property
     def in_channels(self) -> int:
@@ -64,10 +65,11 @@ class Trained:
         return len(self.channels) * (2 * self.data.context + 1)
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels that it was trained on; those of the public set for weights that do not say."""
-        height, width = self.stored.get("image_size", PUBLIC_SIZE)
-        return height, width
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width that it was trained on, in pixels; None for weights that do not say."""
+        size: Any = self.stored.get("image_size")
+        sound = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side <= LARGEST for side in size)
+        return (size[0], size[1]) if sound else None
 
     def criterion(self) -> nn.Module | None:
         return build.loss(self.config.loss, build.outputs(self.stored.get("classes", ()))) if self.config else None
@@ -86,7 +88,7 @@ class Trained:
 
     def network(self) -> nn.Module:
         """The network with its weights, float32, on the CPU and in eval mode, where no data are at hand. Raises RequestError."""
-        return self._built(self.in_channels, self.image_size, self.classes).eval()
+        return self._built(self.in_channels, self.image_size or USUAL, self.classes).eval()
 
     def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model

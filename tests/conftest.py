@@ -68,12 +68,15 @@ def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a user has it after one tiny run: `run`, trained on a phantom of 10 patients, its file in data/, and mlflow.db."""
+    """A folder as a user has it after one tiny run: `run`, trained on a phantom of 10 patients, its file in data/, and mlflow.db.
+
+    It learns just enough that its masks are not empty.
+    """
     from brainseg import cli, train
 
     folder = tmp_path_factory.mktemp("project")
-    tiny = ["data.phantom.patients=10", "data.phantom.slices=6", "data.phantom.size=32", "model.depth=2", "model.width=4", "epochs=2",
-            "device=cpu", "output=run"]  # fmt: skip
+    tiny = ["data.phantom.patients=10", "data.phantom.slices=6", "data.phantom.size=32", "model.depth=2", "model.width=8", "epochs=5",
+            "optimizer.lr=0.05", "augment=none", "data.tumour_share=0.8", "device=cpu", "output=run"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with pytest.raises(SystemExit) as stop:

@@ -145,7 +145,8 @@ def test_masks_made_by_the_file_alone_are_those_of_the_run(project: Path, tmp_pa
         low, high = (np.percentile(raw, share, axis=(0, 2, 3)).reshape(1, -1, 1, 1).astype(np.float32) for share in (10, 99))
         logits = session.run(None, {"image": np.clip((raw - low) / (high - low), 0, 1)})[0]
     mask = 1 / (1 + np.exp(-logits[:, 0])) >= json.loads(facts["threshold"])
-    assert np.array_equal(mask, read_predictions(predictions, patient).mask)
+    kept = read_predictions(predictions, patient).mask
+    assert kept.any() and np.array_equal(mask, kept)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +205,7 @@ def test_a_wrong_request_is_one_line(overrides: list[str], words: list[str], tmp
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "folder.onnx"}
 
 
-def test_a_damaged_image_size_is_not_believed(tmp_path: Path, call: Call) -> None:
-    damaged: list[Any] = [["a", 1], [0, 32], [32], "32x32"]
-    for size in damaged:
-        checkpoint.save(tmp_path / "best.pt", {"model": {}, "image_size": size})
-        assert "image_size" in call("checkpoint=best.pt", "output=a.onnx", code=1)
+@pytest.mark.parametrize("size", [["a", 1], [0, 32], [32], "32x32", [10**9, 32]])
+def test_a_size_that_cannot_be_is_not_believed(size: Any, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "best.pt", {"model": {}, "image_size": size})
+    assert load_checkpoint(str(tmp_path / "best.pt")).image_size is None

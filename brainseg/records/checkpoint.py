@@ -21,7 +21,6 @@ from brainseg.files import write_bytes
 KINDS: dict[str, type | tuple[type, ...]] = {
     "model": dict, "config": dict, "split": dict, "classes": list, "channels": list, "history": list, "optimizer": dict, "scaler": dict,
     "epoch": int, "step": int, "total_steps": int, "threads": int, "best": (int, float), "uid": str, "fingerprint": str,
-    "image_size": list,
 }  # fmt: skip
 
 
@@ -75,9 +74,6 @@ def _checked(path: str | Path, content: Any) -> dict[str, Any]:
     wrong |= {key for key in ("epoch", "step", "total_steps") if key not in wrong and content.get(key, 0) < 0}
     if not _is_state_dict(content.get("model", {})):
         wrong.add("model")
-    size = content.get("image_size", [1, 1])
-    if "image_size" not in wrong and not (len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
-        wrong.add("image_size")
     rows = content.get("history", []) if "history" not in wrong else []
     if not all(isinstance(row, dict) and {"epoch", "metrics"} <= row.keys() for row in rows):
         wrong.add("history")
