@@ -14,6 +14,7 @@ COMMANDS = {
     "export": "write a network as ONNX or pt2, for programs without brainseg",
     "register": "give a run's checkpoint a name and an alias in MLflow's model registry",
     "sync": "bring MLflow up to date with run folders",
+    "completion": "print what lets bash, zsh or fish complete settings with the Tab key",
 }
 
 

@@ -24,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg import launch, sweep
+from brainseg import launch, manual, sweep
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
 from brainseg.records.plan import foresee, under_other_code
@@ -34,8 +34,9 @@ from brainseg.request import CONFIGS, compose_checked, compose_job, compose_mult
 from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
-PAGES = ("help", "hydra_help", "cfg", "info")  # Hydra's own, shown instead of a run
-NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")  # the third unpickles a file
+PAGES = ("help", "hydra_help", "cfg", "info")  # shown instead of a run; but for the first they are Hydra's own
+# The third unpickles a file. The last composes half-typed lines unchecked, a second each: `brainseg completion` writes them down once.
+NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
 def main(
@@ -67,9 +68,14 @@ def main(
 
 
 def _show(command: str, flags: list[str], overrides: list[str]) -> int:
-    """Print one of Hydra's pages, as --help or --cfg job; returns the exit code 0. Raises RequestError."""
+    """Print --help, or one of Hydra's pages, as --cfg job; returns the exit code 0. Raises RequestError."""
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-        compose_checked(command, overrides)  # Hydra itself would run what a hostile config says on the way to the page
+        composed = compose_checked(command, overrides)  # Hydra itself would run what a hostile config says on the way to the page
+        if {"--help", "-h"} & set(flags):
+            only = len(flags) == 1 or all(flag.startswith("--config-dir") for flag in flags if flag not in ("--help", "-h"))
+            check(only, " ".join(flags), "", "one page at a time")
+            print(manual.page(command, composed, overrides))
+            return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
     said = io.StringIO()
     try:

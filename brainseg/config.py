@@ -318,7 +318,7 @@ class TrainConfig:
     force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
     on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
     rerun: bool = setting(False, "a sweep repeats also its finished jobs, each once, in a numbered sibling of its folder")
-    dry_run: str = setting("false", "true: print what would run, and stop; measure: also seconds and memory, from a few timed steps")
+    dry_run: str = setting("false", "false: run; true: print what would run, and stop; measure: also seconds and memory, from a few steps")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig = setting(SplitConfig, "training, validation and test patients")
     model: ModelConfig = setting(ModelConfig, "the network")
@@ -405,7 +405,7 @@ class InferenceOverride:
 class EvaluateConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
     output: str = setting("evaluations", "folder to write to")
-    parts: list[str] = setting(["test"], "which parts of the split are evaluated")
+    parts: list[str] = setting(["test"], "which parts of the split are evaluated: train, validation, test")
     batch_size: int = setting(8, "slices of a forward pass")
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
     leaky: bool = setting(False, "score an ensemble also on patients that some of its members saw; the summary says so")

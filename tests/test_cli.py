@@ -215,13 +215,3 @@ def test_only_train_takes_a_sweep(capsys) -> None:
     assert call("source=a", "output=c", command="prepare")[0] == 0
     assert call("source=a", command="prepare")[0] == 2
     assert "output=???: must be given" in capsys.readouterr().err
-
-
-def test_help_lists_the_choices(capsys) -> None:
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-c", "from brainseg import cli; cli.main('train', print, print)", "--help"],
-                          capture_output=True, text=True, check=True)
-    assert "optimizer: adam, adamw, own, sgd" in done.stdout
-    assert "batch_size" in done.stdout
