@@ -55,7 +55,7 @@ def main(
         with ending():  # until a run takes signals over
             overrides = _overrides(arguments)
             if any(getattr(arguments, page) for page in PAGES):
-                code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
+                code = _show_to_the_end(command, [a for a in argv if a not in arguments.overrides], overrides)
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
                     code = _request(command, overrides, arguments.multirun, run, check_request, finish)
@@ -65,6 +65,17 @@ def main(
         print(f"{stop}; the same command with resume=auto goes on" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
     sys.exit(code)
+
+
+def _show_to_the_end(command: str, flags: list[str], overrides: list[str]) -> int:
+    """The same as `_show`, to a reader that may have seen enough, as `| head`."""
+    try:
+        code = _show(command, flags, overrides)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
+        return 0
+    return code
 
 
 def _show(command: str, flags: list[str], overrides: list[str]) -> int:

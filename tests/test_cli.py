@@ -215,3 +215,13 @@ def test_only_train_takes_a_sweep(capsys) -> None:
     assert call("source=a", "output=c", command="prepare")[0] == 0
     assert call("source=a", command="prepare")[0] == 2
     assert "output=???: must be given" in capsys.readouterr().err
+
+
+def test_a_page_may_be_cut_short() -> None:
+    """`--help | head -1` says nothing of broken pipes; here the reader is gone before the first line."""
+    import subprocess
+    import sys
+
+    command = f"{sys.executable} -m brainseg.train --help | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout == "0\n" and done.stderr == ""
