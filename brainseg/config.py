@@ -468,7 +468,7 @@ class RegisterConfig:
     def __post_init__(self) -> None:
         for setting_name, value in (("name", self.name), ("alias", self.alias or "x")):
             plain = value.isascii() and value.replace("-", "").replace("_", "").replace(".", "").isalnum()
-            check(plain, setting_name, value, "is part of models:/NAME@ALIAS, so letters, digits, -, _ and . only")
+            check(plain or value == MISSING, setting_name, value, "is part of models:/NAME@ALIAS, so letters, digits, -, _ and . only")
         alias = self.alias or ""
         free = alias.lower() != "latest" and not (alias[:1] in "vV" and alias[1:].isdigit())
         check(free, "alias", alias, "MLflow keeps latest, v1, v2 ... for itself", "choose another, as best")
@@ -493,7 +493,8 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, ("onnx", "pt2"))
-        check(self.output.endswith(f".{self.format}"), "output", self.output, f"format={self.format} is a file that ends in .{self.format}")
+        named = self.output == MISSING or self.output.endswith(f".{self.format}")
+        check(named, "output", self.output, f"format={self.format} is a file that ends in .{self.format}")
 
 
 CHOICES: dict[str, dict[str, type]] = {
