@@ -34,7 +34,7 @@ NAME = re.compile(r"\w[\w .-]*")  # of a channel or class: it becomes part of a 
 class Scan(NamedTuple):
     """One volume of S slices, from bottom to top, with C channels."""
 
-    images: Any  # (S, C, H, W) array of real numbers; uint8 is kept as it is, anything else is stretched to it (`to_uint8`)
+    images: Any  # (S, C, H, W) array of real numbers; whole numbers from 0 to 255 are kept, others stretched to them (`to_uint8`)
     masks: Any  # (S, H, W) array of class indices
     spacing: Sequence[float] | None = None  # mm between slices, rows and columns; None: unknown
     slice_number: Sequence[int] | None = None  # (S,), rising; None: 1, 2, 3, ...
@@ -137,7 +137,7 @@ def _read(reader: Reader, folder: Folder) -> tuple[list[int], np.ndarray, np.nda
         numbers = list(range(1, len(images) + 1)) if one.slice_number is None else [int(number) for number in one.slice_number]
     except Exception as error:  # someone's own code, and whatever the libraries raise that it reads files with
         raise DataError(f"cannot be read: {_reason(error)}") from error
-    _check_images(images, reader.channels)
+    check_images(images, reader.channels)
     _check_masks(masks, images, reader.classes)
     fits = len(numbers) == len(images) and numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] <= LARGEST_NUMBER
     _require(fits, f"slice numbers {numbers[:5]}...: must rise, one a slice, from 0 or more up to {LARGEST_NUMBER}")
@@ -146,7 +146,8 @@ def _read(reader: Reader, folder: Folder) -> tuple[list[int], np.ndarray, np.nda
     return numbers, to_uint8(images), masks.astype(np.uint8), spacing
 
 
-def _check_images(images: np.ndarray, channels: Sequence[str]) -> None:
+def check_images(images: np.ndarray, channels: Sequence[str]) -> None:
+    """Raise DataError unless `images` are finite numbers (S, C, H, W) of these channels, of no impossible size."""
     shape = images.shape
     right = images.ndim == 4 and shape[0] > 0 and shape[1] == len(channels) and all(0 < side <= LARGEST for side in shape[2:])
     _require(right, f"images of shape {shape}: must be (slices, {len(channels)} channels, height, width), sides up to {LARGEST}")
@@ -169,13 +170,17 @@ def _check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """uint8 as it is; any other real type, channel by channel of (S, C, H, W), from its 0.5th to 99.5th percentile onto 0 to 255.
 
-    The network's input is cut at the 10th and 99th, so that what is lost is rounding, by 1/510 of that range: MRI has no
-    unit, and its noise is coarser. A channel that is all but constant is stretched from its smallest to its largest value.
+    Whole numbers from 0 to 255 are kept, however many bits hold them. The network's input is cut at the 10th and 99th, so that
+    what is lost is rounding, by 1/510 of that range: MRI has no unit, and its noise is coarser. A channel that is all but constant
+    is stretched from its smallest to its largest value.
     """
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
     stretched = np.zeros(images.shape, np.uint8)
     for channel in range(images.shape[1]):
+        if images.dtype.kind in "bui" and images[:, channel].min() >= 0 and images[:, channel].max() <= 255:
+            stretched[:, channel] = images[:, channel]
+            continue
         values = images[:, channel].astype(np.float64)
         low, high = np.percentile(values, (0.5, 99.5))
         low, high = (low, high) if low < high else (values.min(), values.max())
