@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
     from brainseg.data.reader import Reader, Scan
     from brainseg.models.unet import UNet
+    from brainseg.segmenter import segment
     from brainseg.trained import load_checkpoint
     from brainseg.training.losses import DiceLoss
 
 __version__ = "0.1.0"
-__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__", "load_checkpoint"]
+__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__", "load_checkpoint", "segment"]
 
 if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
     end_at_once()
 
 _HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
          "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader",
-         "load_checkpoint": "brainseg.trained"}  # fmt: skip
+         "segment": "brainseg.segmenter", "load_checkpoint": "brainseg.trained"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

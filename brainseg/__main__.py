@@ -10,6 +10,7 @@ COMMANDS = {
     "search": "search good settings, trial by trial",
     "prepare": "turn a folder of slices into one HDF5 file",
     "evaluate": "score a checkpoint",
+    "predict": "segment scans: TIFF, NIfTI, DICOM",
     "compare": "compare runs on the same patients, or pool a cross-validation",
     "export": "write a network as ONNX or pt2, for programs without brainseg",
     "register": "give a run's checkpoint a name and an alias in MLflow's model registry",

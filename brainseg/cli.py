@@ -210,8 +210,9 @@ def _overrides(arguments: Any) -> list[str]:
 
 
 def with_options_added(argv: list[str]) -> list[str]:
-    """`optimizer.options.momentum=0.9` needs Hydra's `++` because options are free; add it, since nobody would guess it."""
-    return [f"++{a}" if ".options" in a.split("=", 1)[0] and "=" in a and a[0] not in "+~-" else a for a in argv]
+    """`optimizer.options.momentum=0.9` needs Hydra's `++` because options (and sequences) are free; add it, since nobody would guess it."""
+    free = (".options", "sequences.")
+    return [f"++{a}" if any(name in a.split("=", 1)[0] for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 
 def _stop(error: object) -> NoReturn:

@@ -45,6 +45,13 @@ def check_range(name: str, value: float | None, low: float, high: float = math.i
     check(finite and low <= value <= high, name, value, rule, remedy)
 
 
+def check_names(setting: str, value: Any) -> list[str]:
+    """A name, or a list of names, as a list; anything else is refused."""
+    names = value if isinstance(value, list) else [value]
+    check(bool(names) and all(isinstance(name, str) and name for name in names), setting, value, "must be a name, or a list of names")
+    return names
+
+
 @dataclass
 class PhantomConfig:
     patients: int = setting(32, "number of synthetic patients")
@@ -420,12 +427,51 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
         check_choice("predictions", self.predictions, PREDICTIONS)
-        names = self.checkpoint if isinstance(self.checkpoint, list) else [self.checkpoint]
-        named = bool(names) and all(isinstance(name, str) and name for name in names)
-        check(named, "checkpoint", self.checkpoint, "must be a name, or a list of names")
-        self.checkpoint = names
+        self.checkpoint = check_names("checkpoint", self.checkpoint)
         for part in self.parts:
             check_choice("parts", part, ("train", "validation", "test"))
+
+
+@dataclass
+class SeenConfig:
+    volume: str | None = setting(None, "the one channel that it takes, by name; null: all three of the public set")
+    context: int = setting(0, "neighbouring slices on each side, as further channels")
+
+    def __post_init__(self) -> None:
+        check_range("data.context", self.context, 0, 16)
+
+
+@dataclass
+class PredictConfig:
+    checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
+    input: Any = setting(MISSING, "folder of slices, TIFF stack, NIfTI, DICOM folder; a list: one a sequence, in the checkpoint's order")
+    output: str = setting("predictions", "folder to write to")
+    sequences: dict[str, Any] = setting({}, "in a folder: which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
+    probabilities: bool = setting(False, "write the probabilities, too")
+    overlays: bool = setting(True, "draw each study, and a contact sheet of all")
+    batch_size: int = setting(8, "slices of a forward pass")
+    data: SeenConfig = setting(SeenConfig, "what the network sees, for weights that do not say it")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
+    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
+    inference: InferenceOverride = setting(InferenceOverride, "null: as in the checkpoint")
+
+    def __post_init__(self) -> None:
+        check_range("batch_size", self.batch_size, 1)
+        self.checkpoint = check_names("checkpoint", self.checkpoint)
+        named = bool(self.paths) and all(isinstance(path, str) and path for path in self.paths)
+        check(named, "input", self.input, "must be a path, or a list of paths", "as input=[pre.nii.gz,flair.nii.gz,post.nii.gz]")
+        check(isinstance(self.sequences, dict), "sequences", self.sequences, "must name sequences", "as sequences.FLAIR=flair.nii.gz")
+        for name, path in self.sequences.items():
+            check(isinstance(path, str) and bool(path), f"sequences.{name}", path, "must be the name of a file, subfolder or series")
+
+    @property
+    def paths(self) -> list[str]:
+        """Files and folders of `input`, less what is missing."""
+        return [path for path in self.input if path is not None] if isinstance(self.input, list) else [self.input]
+
+    @property
+    def data_config(self) -> DataConfig:
+        return DataConfig(volume=self.data.volume, context=self.data.context)
 
 
 @dataclass
@@ -475,15 +521,6 @@ class RegisterConfig:
 
 
 @dataclass
-class SeenConfig:
-    volume: str | None = setting(None, "the one channel that it takes, by name; null: all three of the public set")
-    context: int = setting(0, "neighbouring slices on each side, as further channels")
-
-    def __post_init__(self) -> None:
-        check_range("data.context", self.context, 0, 16)
-
-
-@dataclass
 class ExportConfig:
     checkpoint: str = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS")
     format: str = setting("onnx", "onnx, or pt2: torch's exported program")
@@ -510,8 +547,7 @@ def register() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
     commands = {"train": TrainConfig, "search": SearchConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig,
-                "compare": CompareConfig, "register": RegisterConfig,
-                "export": ExportConfig}
+                "predict": PredictConfig, "compare": CompareConfig, "register": RegisterConfig, "export": ExportConfig}
     for command, node in commands.items():
         store.store(group="schema", name=command, node=node, package="_global_")
     for group, nodes in CHOICES.items():

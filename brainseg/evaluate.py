@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg import cli
-from brainseg.config import EvaluateConfig, InferenceConfig
+from brainseg.config import EvaluateConfig
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
 from brainseg.data.store import Store
@@ -24,7 +24,7 @@ from brainseg.errors import check as require
 from brainseg.records import failures, failures_figure, report
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import Results
-from brainseg.trained import Trained, check_name, load, role_of, saw
+from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_threshold
 
@@ -35,7 +35,7 @@ def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
     device = choose(config.device)
     members = [load(name, config.data, config.model) for name in config.checkpoint]
-    inference = _inference(config, members)
+    inference = inference_of(members, config.inference)
     store = open_store(config.data)
     check_threshold(inference, store.classes)
     patients = _chosen(config, members, outline(config.data).patients)
@@ -108,15 +108,6 @@ def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients
     require(not seen or config.leaky, "checkpoint", f"{len(members)} of them", rule,
             "evaluate patients that all held out, or leaky=true, which says so in the summary")
     return bool(seen)
-
-
-def _inference(config: EvaluateConfig, members: Sequence[Trained]) -> InferenceConfig:
-    """The checkpoints' inference settings, with what the request says otherwise."""
-    asked = {name: value for name, value in dataclasses.asdict(config.inference).items() if value is not None}
-    ways = [dataclasses.replace(member.inference, **asked) for member in members]
-    same = all(way == ways[0] for way in ways)
-    require(same, "inference", "null", "the checkpoints were selected under different settings", "set inference.* for all of them")
-    return ways[0]
 
 
 def check(config: EvaluateConfig) -> None:

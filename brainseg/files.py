@@ -18,8 +18,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept last because writers such as matplotlib choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # The suffix is kept last because writers such as matplotlib choose the format by it; .nii.gz is one.
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}.partial{suffix}")
     try:
         yield temporary
         _fsync(temporary)

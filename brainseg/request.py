@@ -31,7 +31,7 @@ from brainseg.signals import Signals
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
 TYPES: dict[str, type] = {"train": schema.TrainConfig, "search": schema.SearchConfig, "prepare": schema.PrepareConfig,
-                          "evaluate": schema.EvaluateConfig, "compare": schema.CompareConfig,
+                          "evaluate": schema.EvaluateConfig, "predict": schema.PredictConfig, "compare": schema.CompareConfig,
                           "register": schema.RegisterConfig, "export": schema.ExportConfig}
 IMPORT_NOTHING = "configs name things, they import nothing"
 # What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.

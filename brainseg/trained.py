@@ -1,16 +1,18 @@
 """A checkpoint made ready to segment: its network, its channels, its split and its inference settings."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from brainseg import build
-from brainseg.config import DataConfig, InferenceConfig, ModelConfig, TrainConfig, UNetConfig, restore
+from brainseg.config import DataConfig, InferenceConfig, InferenceOverride, ModelConfig, TrainConfig, UNetConfig, restore
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
@@ -71,6 +73,14 @@ class Trained:
         sound = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side <= LARGEST for side in size)
         return (size[0], size[1]) if sound else None
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the weights, by name."""
+        digest = hashlib.sha256()
+        for name, tensor in self.stored["model"].items():
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def criterion(self) -> nn.Module | None:
         return build.loss(self.config.loss, build.outputs(self.stored.get("classes", ()))) if self.config else None
 
@@ -113,6 +123,15 @@ def load_checkpoint(name: str) -> Trained:
     on and how its output is read. Raises RequestError (no such checkpoint), DataError (damaged).
     """
     return load(name, DataConfig(), UNetConfig())
+
+
+def inference_of(members: Sequence[Trained], asked: InferenceOverride) -> InferenceConfig:
+    """The members' inference settings, with what the request says otherwise. Raises RequestError if they then differ."""
+    given = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
+    ways = [dataclasses.replace(member.inference, **given) for member in members]
+    same = all(way == ways[0] for way in ways)
+    check(same, "inference", "null", "the checkpoints were selected under different settings", "set inference.* for all of them")
+    return ways[0]
 
 
 def path_of(name: str) -> Path:

@@ -12,7 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+from scans import scan, write_dicom, write_nifti
 from tiffs import write_clinical
 
 from brainseg.config import PhantomConfig
@@ -55,7 +58,7 @@ def call(folder: Path, line: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With what the pages speak of: kaggle_3m, lgg.h5, three runs of one epoch, the repository's scripts, a search space.
+    """With what the pages speak of: kaggle_3m, lgg.h5, three runs of one epoch, scans, the repository's scripts, a search space.
 
     Made for each page: a copy would not do, as MLflow's store has the run folders' paths.
     """
@@ -68,6 +71,10 @@ def folder(tmp_path: Path) -> Path:
     tiny = "python -m brainseg.train data.path=lgg.h5 epochs=1 batch_size=8 model.depth=2 model.width=4 device=cpu device.threads=1"
     for name, seed in (("a", 0), ("b", 1), ("RUN", 2)):
         call(tmp_path, f"{tiny} seed={seed} output=runs/{name}")
+    for name in ("pre", "flair", "post"):
+        write_nifti(tmp_path / f"{name}.nii.gz", scan())
+    write_dicom(tmp_path / "dicom", scan(), "T2 dark fluid")
+    tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 32, 32, 3), np.uint8), photometric="rgb")
     return tmp_path
 
 

@@ -36,7 +36,7 @@ class Folder:
         return patient_of(self.path.name)
 
 
-def find_folders(top: Folder) -> list[Folder]:
+def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
     """The folders below the source that hold slices, sorted by name; what else there is to say goes to `top`."""
     folders = []
     for entry in _entries(top):
@@ -49,7 +49,7 @@ def find_folders(top: Folder) -> list[Folder]:
         elif _leads_outside(entry, top.path):
             folder.faults.append(f"{entry.name}: a link that leads outside the source; put the files in its place")
         else:
-            _find_files(folder, top.path)
+            find_files(folder, top.path, need_masks)
         if folder.slices or folder.masks or folder.faults:
             folders.append(folder)
         else:
@@ -61,7 +61,7 @@ def find_folders(top: Folder) -> list[Folder]:
     return folders
 
 
-def _find_files(folder: Folder, source: Path) -> None:
+def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
     """Sort the files of a volume into slices and masks, each by number, and see that they pair."""
     name = folder.path.name
     pattern = re.compile(re.escape(name) + r"_([0-9]+)(_mask)?\.tiff?", re.IGNORECASE)
@@ -82,7 +82,8 @@ def _find_files(folder: Folder, source: Path) -> None:
             folder.faults.append(f"{shown}: not a regular file")
             folder.unread.add(files[number])
     folder.slices, folder.masks = dict(sorted(folder.slices.items())), dict(sorted(folder.masks.items()))
-    folder.faults += [f"{name}/{path.name}: no mask" for number, path in folder.slices.items() if number not in folder.masks]
+    without = [path for number, path in folder.slices.items() if number not in folder.masks]
+    folder.faults += [f"{name}/{path.name}: no mask" for path in without if need_masks]
     folder.faults += [f"{name}/{path.name}: a mask without a slice" for number, path in folder.masks.items() if number not in folder.slices]
     _find_gaps(folder)
 

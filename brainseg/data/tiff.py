@@ -7,6 +7,7 @@ memory as it was). A slice needs little of TIFF, so only that reaches the decode
 import logging
 import math
 import struct
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _decode(content: bytes) -> tuple[str, np.ndarray]:
     """What is wrong with the file, and its pixels if nothing is. Raises whatever tifffile raises."""
     with np.errstate(over="ignore"), TiffFile(BytesIO(content)) as file:  # a damaged tag overflows in tifffile, and NumPy warns
         page = file.pages.first
-        fault = _fault(page, len(content)) or ("more than one page; a slice is one page" if file.pages.is_multipage else "")
+        fault = fault_of(page, len(content)) or ("more than one page; a slice is one page" if file.pages.is_multipage else "")
         if fault:
             return fault, np.empty(0)
         pixels = page.asarray(maxworkers=1).reshape(page.imagelength, page.imagewidth, -1)
@@ -83,13 +84,13 @@ def _decode(content: bytes) -> tuple[str, np.ndarray]:
     return "", pixels
 
 
-def _fault(page: TiffPage, size: int) -> str:
+def fault_of(page: TiffPage, size: int, types: Sequence[str] = ("uint8",)) -> str:
     """What the header says against this page; "" if nothing. `size` is that of the file in bytes."""
     height, width = page.imagelength, page.imagewidth
     if not (0 < height <= LARGEST and 0 < width <= LARGEST):
         return f"its header says {height}x{width} pixels; a side must lie between 1 and {LARGEST}"
-    if page.dtype != np.uint8 or page.bitspersample != 8:
-        return f"pixels are {page.dtype}; must be uint8"
+    if page.dtype is None or str(page.dtype) not in types or page.bitspersample != 8 * page.dtype.itemsize:
+        return f"pixels are {page.dtype}; must be {' or '.join(types)}"
     if page.photometric not in COLOURS or page.axes not in ("YX", "YXS"):
         return f"stored as {page.photometric!s} with axes {page.axes}; must be grey or interleaved RGB"
     if page.compression not in LOSSLESS or page.is_tiled:

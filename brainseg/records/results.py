@@ -1,7 +1,7 @@
 """What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, overlays, predictions.h5."""
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from brainseg.training.evaluation import Evaluated
 from brainseg.training.metrics import PatientScore, summarise
 
 PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}  # role of a patient -> name of its metrics
+
+
+def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
+    """The metrics of (score, role) rows, each role under its own prefix; none without a row."""
+    of_role: dict[str, list[PatientScore]] = {}
+    for score, role in rows:
+        of_role.setdefault(role, []).append(score)
+    return {name: value for role, scores in of_role.items() for name, value in summarise(scores, PREFIX[role]).items()}
 
 
 class Results:
@@ -42,8 +50,7 @@ class Results:
 
     def metrics(self) -> dict[str, float]:
         """The summary of each role under its own prefix."""
-        roles = dict.fromkeys(role for _, role in self.rows)
-        return {name: value for role in roles for name, value in summarise(self.of(role), PREFIX[role]).items()}
+        return summarise_by_role(self.rows)
 
     def of(self, role: str) -> list[PatientScore]:
         return [score for score, its_role in self.rows if its_role == role]

@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from brainseg import cli, compare, evaluate, export, prepare, register, search, train
+from brainseg import cli, compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
 from brainseg.records.run import Outcome
 from brainseg.request import CONFIGS, TYPES
@@ -28,7 +28,7 @@ from brainseg.request import CONFIGS, TYPES
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2
 CHECKS = {"train": train.check, "evaluate": evaluate.check, "prepare": prepare.check, "compare": compare.check,
-          "register": register.check, "export": export.check}
+          "register": register.check, "export": export.check, "predict": predict.check}
 GROUPS = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONFIGS.iterdir() if folder.is_dir()}
 EDGES = [
     "0", "1", "-1", "2", "3", "7", "0.5", "1.5", "-0.0", "1e-3", "1e308", "1e999", "-1e400", "nan", "inf", "-inf", "2147483648",
@@ -54,7 +54,8 @@ def walk(kind: type, prefix: str = "") -> dict[str, object]:
     """Every dotted setting below a dataclass with its default, those of its groups' further choices included."""
     found: dict[str, object] = {}
     for field in fields(kind):
-        default = getattr(kind(), field.name)
+        # Not kind()'s own: a config that must be told something cannot be made of nothing.
+        default = field.default if field.default_factory is MISSING else field.default_factory()
         if not is_dataclass(default):
             found[prefix + field.name] = default
             continue
@@ -70,12 +71,13 @@ SETTINGS["search"] |= SETTINGS["train"]
 
 def one_request(dice: random.Random) -> tuple[str, list[str]]:
     """A command and its arguments: half of the overrides would be fine, the others are wrong in one way or several."""
-    command = dice.choices(["train", "evaluate", "prepare", "compare", "register", "export", "search"], [16, 2, 2, 2, 1, 1, 1])[0]
+    command = dice.choices([*CHECKS, "search"], [16, 2, 2, 2, 1, 1, 2, 1])[0]
     argv = [override(dice, command) for _ in range(dice.choice([1, 1, 1, 1, 1, 2, 2, 4]))]
     if dice.random() < 0.05:
         argv.insert(dice.randrange(len(argv) + 1), dice.choice(FLAGS))
     given = {"evaluate": ["checkpoint=a.pt"], "prepare": ["source=.", "output=a.h5"],
-             "register": ["run=a", "name=b"], "export": ["checkpoint=a.pt", "output=a.onnx"]}.get(command, [])
+             "register": ["run=a", "name=b"], "export": ["checkpoint=a.pt", "output=a.onnx"],
+             "predict": ["checkpoint=a.pt", "input=."]}.get(command, [])
     return command, argv + (given if dice.random() < 0.8 else []) + (["dry_run=true"] if command in ("train", "search") else [])
 
 

@@ -1,0 +1,83 @@
+"""A patient's folder of slices as in the public set; its masks, where they are there, are for scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from brainseg.data.layout import Folder, find_files, find_folders
+from brainseg.data.reader import Scan
+from brainseg.data.studies.tiff import write_mask, write_probability
+from brainseg.data.tiff import read_mask, read_slice
+from brainseg.data.volume import CHANNELS
+from brainseg.errors import DataError, check
+
+
+@dataclass
+class KaggleStudy:
+    """Slices `<volume>_<n>.tif`; a mask is written for each, as `<volume>_<n>_mask.tif`."""
+
+    folder: Folder
+    channels: Sequence[str] = CHANNELS
+
+    @property
+    def name(self) -> str:
+        return self.folder.path.name
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return [*self.folder.slices.values(), *self.folder.masks.values()]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        with_mask = len(self.folder.masks)
+        part = f"masks of {with_mask} of {len(self.folder.slices)} slices: not scored"
+        return [*self.folder.warnings, *([part] if 0 < with_mask < len(self.folder.slices) else [])]
+
+    def read(self) -> Scan:
+        slices, masks = self.folder.slices, self.folder.masks
+        images = _stack([read_slice(path, len(CHANNELS)) for path in slices.values()], self.name)
+        scored = len(masks) == len(slices)
+        truth = _stack([read_mask(path) for path in masks.values()], self.name) if scored else None
+        if truth is not None and truth.shape[1:] != images.shape[2:]:
+            raise DataError(f"{self.name}: masks of {_size(truth.shape[1:])} pixels, slices of {_size(images.shape[2:])}")
+        return Scan(images, truth, None, list(slices))
+
+    def write(self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool) -> list[Path]:
+        written = []
+        for row, path in enumerate(self.folder.slices.values()):
+            written.append(write_mask(folder / f"{path.stem}_mask.tif", mask[row : row + 1], several))
+        if probability is not None:
+            written.append(write_probability(folder / f"{self.name}_probability.tif", probability))
+        return written
+
+
+def find(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
+    """The patients below `path`, or the one whose folder it is; none if it has another layout. Raises RequestError for faults."""
+    path = path.absolute()
+    alone = Folder(path)
+    find_files(alone, path.parent, need_masks=False)
+    top = Folder(path)
+    found = [alone] if alone.slices or alone.masks else find_folders(top, need_masks=False)
+    folders = [folder for folder in found if folder.slices or folder.masks]
+    if not folders:
+        return []
+    faults = [fault for folder in (top, *found) for fault in folder.faults]
+    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
+    check(not faults, "input", path, f"{faults[0] if faults else ''}{more}", "mend or remove the files")
+    fits = set(channels) <= set(CHANNELS)
+    check(fits, "input", path, f"such slices hold {', '.join(CHANNELS)}; the checkpoint needs {', '.join(channels)}",
+          "give one file a sequence, as input=[A,B]")
+    return [KaggleStudy(folder) for folder in folders]
+
+
+def _stack(slices: list[np.ndarray], name: str) -> np.ndarray:
+    sizes = sorted({one.shape[-2:] for one in slices})
+    if len(sizes) > 1:
+        raise DataError(f"{name}: slices of {' and '.join(map(_size, sizes))} pixels; must be of one size")
+    return np.stack(slices)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

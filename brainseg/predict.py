@@ -1,0 +1,185 @@
+"""Segment scans: TIFF slices or stacks, NIfTI, DICOM.
+
+    python -m brainseg.predict checkpoint=runs/NAME input=kaggle_3m                        every patient of a folder
+    python -m brainseg.predict checkpoint=runs/NAME input=[pre.nii.gz,flair.nii.gz,post.nii.gz]
+    python -m brainseg.predict checkpoint=[runs/a,runs/b] input=dicom sequences.FLAIR=flair       an ensemble
+
+The same command again leaves alone what is done. Where masks are there it scores, by the code of evaluate.
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from brainseg import cli
+from brainseg.config import PredictConfig
+from brainseg.data.memory import MemoryStore
+from brainseg.data.studies.finding import check_input, find
+from brainseg.data.studies.study import Study
+from brainseg.device import choose
+from brainseg.errors import DataError, RequestError
+from brainseg.records import prediction_report, report, segmentation
+from brainseg.records.code import code_version
+from brainseg.records.report import Case
+from brainseg.records.segmentation import Prediction
+from brainseg.segmenter import Segmenter
+from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw
+
+log = logging.getLogger("brainseg")
+
+
+def run(config: PredictConfig) -> int:
+    """Segment every study that is not done, write, and print; returns 1 if one could not be read, else 0."""
+    start, output = time.perf_counter(), Path(config.output)
+    device = choose(config.device)
+    members = [load(name, config.data_config, config.model) for name in config.checkpoint]
+    segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
+    studies = find(config.input, config.sequences, segmenter.channels)
+    segmentation.check_output(output, [Path(path) for path in config.paths])
+    settings = _settings(config, segmenter)
+    facts = {"checkpoint": config.checkpoint, "uid": [member.stored.get("uid") for member in members], "device": device.got,
+             "inference": settings["inference"], "input": config.input}  # fmt: skip
+    segmentation.begin(output, facts)
+
+    found: list[Prediction] = []
+    failed: dict[str, str] = {}
+    made = 0
+    print(segmentation.NOTICE)
+    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):  # None: not into a log file
+        try:
+            digest = segmentation.digest_of(settings, study)
+            one = segmentation.done(output / study.name, digest)
+            if one is None:
+                one, made = _segmented(study, segmenter, config, digest), made + 1
+            found.append(one)
+        except (DataError, RequestError, FloatingPointError) as error:  # of this study; the others are none the worse
+            failed[study.name] = str(error)
+    leaky = _leaky(found, members)
+    facts |= {"studies": len(studies), "made": made, "failed": failed, "leaky": leaky, "notes": _by_note(found)}
+    metrics = segmentation.conclude(output, found, facts)
+    if config.overlays and found:
+        scored = any(one.score is not None for one in found)
+        thumbnails = [output / one.name / "thumbnail.png" for one in found]
+        prediction_report.contact_sheet(thumbnails, segmenter.classes, scored, output / "contact_sheet.png")
+    for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
+        print(line)
+    print(f"written to {output}: a folder a study, volumes.csv, summary.json"
+          + (", patients.csv" if metrics else "") + (", contact_sheet.png" if config.overlays and found else ""))
+    for name, reason in failed.items():
+        log.error("error: %s: %s", name, reason)
+    return int(bool(failed))
+
+
+def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest: str) -> Prediction:
+    """One study from its pixels to its folder."""
+    scan = study.read()
+    store = MemoryStore(study.name, scan, study.channels, segmenter.classes)
+    scored = scan.masks is not None
+    one = segmenter(store, scored)
+    folder = Path(config.output) / study.name
+    files = study.write(folder, one.prediction, one.probability if config.probabilities else None, len(store.classes) > 2)
+    spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
+    voxels = segmentation.voxels_of(one.prediction, store.classes)
+    role, notes = role_of(store.patients[0], segmenter.members), [*study.notes, *_notes(store, segmenter)]
+    shape, score = list(one.prediction.shape), one.score if scored else None
+    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score)
+    if config.overlays:
+        channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+        truth = one.truth if scored else one.prediction
+        case = Case(study.name, one.score.dice, scan.images, truth, one.prediction, channel, classes=store.classes)
+        files += prediction_report.write_pictures(case, scored, _caption(prediction), folder)
+    prediction = dataclasses.replace(prediction, files={path.name: segmentation.sha256(path) for path in files})
+    prediction.write(folder)  # last: it says that the others are whole
+    return prediction
+
+
+def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
+    """What is unusual about a volume, a line each."""
+    slices, _, height, width = store.shape
+    used = [(index, name) for index, name in enumerate(store.channels) if name in segmenter.channels]
+    notes = [f"no {name} (FLAIR stands in for it, as in the public set)" for index, name in used if store.copies[0, index]]
+    notes += [f"constant {name} (gives zeros)" for index, name in used if store.low[0, index] >= store.high[0, index]]
+    if slices == 1:
+        notes.append("a single slice: intensities are scaled by the whole volume, so that a slice alone looks different to the network")
+    known = segmenter.members[0].image_size
+    if known and not all(2 / 3 < side / trained < 1.5 for side, trained in zip((height, width), known, strict=True)):
+        notes.append(f"{height}x{width} pixels, trained on {known[0]}x{known[1]}: nothing is resampled, so heads differ in size")
+    return notes
+
+
+def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
+    """All but the study itself that the files depend on."""
+    return {
+        "checkpoint": [member.sha256 for member in segmenter.members],
+        "model": [dataclasses.asdict(member.config or config)["model"] for member in segmenter.members],
+        "data": [[member.channels, member.data.context] for member in segmenter.members],
+        "inference": dataclasses.asdict(segmenter.inference),
+        "device": segmenter.device.got,
+        "batch_size": config.batch_size,
+        "probabilities": config.probabilities,
+        "overlays": config.overlays,
+        "code": code_version().sha256,
+    }
+
+
+def _leaky(found: Sequence[Prediction], members: Sequence[Trained]) -> bool:
+    """Whether scores are of patients that some members of the ensemble saw, and others did not."""
+    seen = [one.name for one in found if one.score is not None and saw(one.score.patient, members)]
+    leaky_split = any(member.split is not None and member.split.leaky for member in members)
+    return bool(seen) or (leaky_split and any(one.score is not None for one in found))
+
+
+def _by_note(found: Sequence[Prediction]) -> dict[str, list[str]]:
+    """The studies by what is to be said of them."""
+    notes: dict[str, list[str]] = {}
+    for one in found:
+        for note in one.notes:
+            notes.setdefault(note, []).append(one.name)
+    return notes
+
+
+def _caption(one: Prediction) -> str:
+    voxels = sum(one.voxels.values())
+    size = f"{voxels:,} voxels" if one.spacing is None else f"{one.millilitres(voxels):.1f} ml"
+    return size + (f", Dice {one.score.dice:.3f}" if one.score else "")
+
+
+def _said(
+    found: Sequence[Prediction], made: int, failed: Mapping[str, str], metrics: dict[str, float], leaky: bool, seconds: float
+) -> list[str]:
+    """The result in lines for the terminal."""
+    lines = []
+    for note, names in _by_note(found).items():
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        lines.append(f"note: {note}: {shown if len(found) > 1 else names[0]}")
+    if metrics:
+        roles = [one.role for one in found if one.score is not None]
+        counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
+        title = f"{len(roles)} patients by their role in training: {counts}" + (", leaky=true" if leaky else "")
+        lines.append(report.table(metrics, title))
+    empty = sum(not any(one.voxels.values()) for one in found)
+    lines.append(f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
+                 f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made else ""))
+    return lines
+
+
+def check(config: PredictConfig) -> None:
+    """All that can be refused before a checkpoint or a scan is read. Raises RequestError."""
+    choose(config.device)
+    for name in config.checkpoint:
+        check_name(name)
+    check_input(config.input)
+
+
+def main() -> None:
+    """Entry point of `python -m brainseg.predict` and `brainseg predict`."""
+    cli.main("predict", run, check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""predict refuses in one line, with exit code 2 and nothing created; hostile files say what they are before a pixel is decoded."""
+
+import errno
+import gzip
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from scans import THRESHOLD, scan, threshold_weights, write_dicom, write_nifti
+from test_predict import call
+from tiffs import write_cohort, write_slice
+
+from brainseg.data.studies import nifti
+from brainseg.data.studies.finding import find
+from brainseg.data.volume import CHANNELS
+from brainseg.errors import RequestError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to start from, with sound and unsound sources."""
+    monkeypatch.chdir(tmp_path)
+    threshold_weights(tmp_path / "w.pt")
+    write_cohort(tmp_path / "kaggle_3m")
+    write_slice(tmp_path / "odd", "a", 1, None, np.zeros((4, 4), np.uint8))
+    for name, shift in (("flair.nii", 0.0), ("same.nii", 0.0), ("moved.nii", 3.0)):
+        write_nifti(tmp_path / name, scan(), shift=shift)
+    write_nifti(tmp_path / "turned.nii", scan(), "RAS")
+    write_nifti(tmp_path / "small.nii", scan()[:10])
+    write_dicom(tmp_path / "dicom", scan(), "T2 flair")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "000.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 100)
+    (tmp_path / "text.nii").write_text("no NIfTI")
+    tifffile.imwrite(tmp_path / "grey.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "four.tif", np.zeros((3, 8, 8, 4), np.uint8), photometric="minisblack", planarconfig="contig")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("not to be mixed up")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("overrides", "rule"), [
+    (["input=nowhere"], "input=nowhere: no such file or folder"),
+    (["input=[]"], "must be a path, or a list of paths"),
+    (["input=[null,null,null]"], "must be a path, or a list of paths"),
+    (["input=7"], "must be a path, or a list of paths"),
+    (["input=[flair.nii,nowhere.nii,same.nii]"], "input=nowhere.nii: no such file or folder"),
+    (["input=[flair.nii,same.nii]"], "2 files; the checkpoint needs 3 sequences, in this order: pre-contrast, FLAIR, post-contrast"),
+    (["input=[flair.nii,null,null]"], "only FLAIR can stand in for another"),
+    (["input=[same.nii,flair.nii,flair.nii]"], "are the same file"),
+    (["input=[same.nii,flair.nii,moved.nii]"], "lie on different grids (origin"),
+    (["input=[same.nii,flair.nii,turned.nii]"], "lie on different grids (origin"),
+    (["input=[same.nii,flair.nii,small.nii]"], "lie on different grids (10 x 16 x 9 voxels instead of 20 x 16 x 9)"),
+    (["input=[same.nii,flair.nii,grey.tif]"], "all must be of one format"),
+    (["input=text.nii"], "cannot be read (text.nii is not recognized as a NIFTI file)"),
+    (["input=w.pt"], "w.pt: cannot be read"),
+    (["input=broken"], "holds no slices, NIfTI files or DICOM series that can be read"),
+    (["input=thesis"], "holds no slices, NIfTI files or DICOM series that can be read"),
+    (["input=odd"], "a mask without a slice"),
+    (["input=four.tif"], "4 samples a pixel; the checkpoint needs 3"),
+    (["input=dicom", "sequences.FLAIR=T1"], "sequences.FLAIR=T1: fits 0 of the series; must fit one; there are: T2 flair"),
+    (["input=dicom", "sequences.T1=flair"], "sequences=T1: the checkpoint knows no such sequence; known: pre-contrast"),
+    (["input=dicom", "sequences.post-contrast=flair"], "only FLAIR can stand in for another"),
+    (["input=dicom", "sequences.FLAIR=[a]"], "must be the name of a file, subfolder or series"),
+    (["input=flair.nii", "sequences.FLAIR=flair"], "needs a folder to look in"),
+    (["input=kaggle_3m", "output=thesis"], "is there already, and not made by brainseg.predict"),
+    (["input=kaggle_3m", "output=thesis/thesis.txt"], "is a file"),
+    (["input=kaggle_3m", "output=kaggle_3m/masks"], "lies within the input, or the input within it"),
+    (["input=kaggle_3m/TCGA_AA_0000_20010101", "output=kaggle_3m"], "lies within the input, or the input within it"),
+    (["input=kaggle_3m", "checkpoint=nothing.pt"], "checkpoint=nothing.pt: no such file"),
+    (["input=kaggle_3m", "batch_size=0"], "must be at least 1"),
+    (["input=kaggle_3m", "data.context=1"], "its weights are not those of model="),
+    (["input=kaggle_3m", "inference.threshold=2"], "must lie between 0 and 1"),
+])  # fmt: skip
+def test_a_wrong_request_is_one_line_and_creates_nothing(overrides: list[str], rule: str, folder: Path, capfd) -> None:
+    before = sorted(folder.rglob("*"))
+    call("checkpoint=w.pt", *THRESHOLD, *overrides, code=2)
+    said = capfd.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and rule in said.err, said.err
+    assert said.out == "" and sorted(folder.rglob("*")) == before
+
+
+def header(**fields: tuple[str, int, tuple]) -> Callable[[bytes], bytes]:
+    """Change fields of a NIfTI header: name=(format, offset, values)."""
+    def change(content: bytes) -> bytes:
+        changed = bytearray(content)
+        for form, offset, values in fields.values():
+            struct.pack_into(form, changed, offset, *values)
+        return bytes(changed)
+
+    return change
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("change", "rule"), [
+    (header(size=("<3h", 42, (32767, 32767, 32767))), "at most 268,435,456 are read"),
+    (header(size=("<3h", 42, (2000, 300, 300))), "of the 360,000,352 bytes that its header asks for"),
+    (header(size=("<h", 40, (4,)), four=("<h", 48, (2,))), "4 dimensions|truncated"),
+    (header(start=("<f", 108, (1e9,))), "that its header asks for"),
+    (lambda content: content[:-1000], "truncated"),
+    (lambda content: content[:100], "truncated|cannot be read"),
+])  # fmt: skip
+def test_a_nifti_header_that_lies_is_refused_before_its_voxels_are_read(packed: bool, change: Callable, rule: str, tmp_path: Path) -> None:
+    content = change(write_nifti(tmp_path / "a.nii", scan()).read_bytes())
+    path = tmp_path / ("b.nii.gz" if packed else "b.nii")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(RequestError, match=rule):
+        find(str(path), {}, CHANNELS)
+
+
+def test_a_packed_bomb_is_not_unpacked_and_a_torn_one_is_found(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii", scan())
+    content = path.read_bytes()
+    with gzip.open(tmp_path / "bomb.nii.gz", "wb") as file:
+        file.write(content)
+        for _ in range(200):
+            file.write(bytes(2**20))
+    assert find(str(tmp_path / "bomb.nii.gz"), {}, CHANNELS)[0].read().images.shape == (9, 3, 16, 20)
+    packed = gzip.compress(content)
+    (tmp_path / "torn.nii.gz").write_bytes(packed[:-20])
+    with pytest.raises(RequestError, match="truncated or damaged"):
+        find(str(tmp_path / "torn.nii.gz"), {}, CHANNELS)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "complex.nii")
+    with pytest.raises(RequestError, match=r"must be real numbers|values a voxel"):
+        find(str(tmp_path / "complex.nii"), {}, CHANNELS)
+    pages = np.zeros((3, 8, 8), np.float32)
+    pages[1, 2, 2] = np.nan
+    tifffile.imwrite(tmp_path / "nan.tif", pages, photometric="minisblack")
+    request = [f"checkpoint={threshold_weights(tmp_path / 'w.pt')}", f"input={tmp_path / 'nan.tif'}", f"output={tmp_path / 'out'}"]
+    call(*request, *THRESHOLD, code=1)
+
+
+def test_a_tiff_header_that_lies_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[1].tags["ImageLength"].valueoffset
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<H", content, place, 4000)
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="page 2: "):
+        find(str(path), {}, CHANNELS)
+    tifffile.imwrite(path, np.zeros((2, 8, 8), np.float64), photometric="minisblack")
+    with pytest.raises(RequestError, match="pixels are float64"):
+        find(str(path), {}, CHANNELS)
+    tifffile.imwrite(path, np.zeros((2, 3, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+    with pytest.raises(RequestError, match="slices and channels in turn"):
+        find(str(path), {}, CHANNELS)
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_next_start_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, weights, kept = write_cohort(tmp_path / "kaggle_3m"), threshold_weights(tmp_path / "w.pt"), os.replace
+    request = [f"checkpoint={weights}", f"input={source}", f"output={tmp_path / 'out'}", *THRESHOLD]
+
+    def full(source: str, target: Path) -> None:
+        if "TCGA_AA_0001" in str(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        kept(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    call(*request, code=1)
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("error: ") and "TCGA_AA_0001" in said[0] and os.strerror(errno.ENOSPC) in said[0]
+    assert not list((tmp_path / "out").rglob("*partial*"))
+    monkeypatch.setattr(os, "replace", kept)
+    call(*request)
+    assert "2 made, 1 done before" in capfd.readouterr().out
+
+
+def test_a_nifti_file_that_was_not_written_whole_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SimpleITK says nothing when the disk is full: here it writes a third of the file."""
+    import SimpleITK as sitk
+
+    def torn(image: object, name: str, **options: object) -> None:
+        whole(image, name, **options)
+        os.truncate(name, os.path.getsize(name) // 3)
+
+    whole = sitk.WriteImage
+    monkeypatch.setattr(sitk, "WriteImage", torn)
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 2, (9, 50, 50), np.uint8))
+    with pytest.raises(OSError, match="could not be written whole"):
+        nifti.write(tmp_path / "mask.nii.gz", image)
+    assert not list(tmp_path.iterdir())
