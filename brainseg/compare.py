@@ -5,8 +5,8 @@
     python -m brainseg.compare tracking.experiment=NAME         all runs of an MLflow experiment
     python -m brainseg.compare sweep=ID baseline=runs/a         against that run's configuration
 
-Runs that differ in seed and fold alone are one configuration. It writes report.html (opens offline), comparison.csv, patients.csv,
-failures.csv and pictures/ to `output`, and one MLflow run that links to the runs compared.
+Runs that differ in seed and fold alone are one configuration. It writes report.html and viewer.html (they open offline),
+comparison.csv, patients.csv, failures.csv and pictures/ to `output`, and one MLflow run that links to the runs compared.
 """
 
 import shlex
@@ -22,8 +22,8 @@ from brainseg.data.store import Store
 from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
-from brainseg.records import comparison_report, failures, failures_figure, report
-from brainseg.records.comparison import Comparison, compare
+from brainseg.records import comparison_report, failures, failures_figure, report, viewer
+from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.gathering import Run, gather
 from brainseg.records.predictions import read_predictions
@@ -66,9 +66,12 @@ def _folder(config: CompareConfig) -> Path:
 def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:
     """Write the comparison's folder and its MLflow run; returns what is to be printed."""
     pictures, tables = write(comparison, folder, config.clinical)
+    page = view(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
-    comparison_report.write_page(folder / "report.html", comparison, pictures, tables, f"Made by {command}")
+    comparison_report.write_page(folder / "report.html", comparison, pictures, tables, f"Made by {command}", page.name if page else None)
     lines = [comparison_report.text(comparison), "", f"report:        {folder / 'report.html'}"]
+    if page is not None:
+        lines.append(f"slices:        {page}")
     if config.tracking.name != "none":
         folds = {run.settings.get("split.fold") for run in comparison.configurations[0].runs}
         pooled = len(comparison.configurations) == 1 and len(folds) > 1
@@ -111,6 +114,48 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
     return shown, {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
 
 
+def view(comparison: Comparison, path: Path, count: int) -> Path | None:
+    """Write the page of the `count` patients most telling of the best configuration, with the masks of the first `viewer.RUNS` of them.
+
+    Returns its path; None, and no page, where the data file is gone or no run kept masks (`predictions=none`).
+    """
+    store = _store(comparison.configurations[0].runs)
+    found = [(one, masks) for one in comparison.configurations if (masks := _kept(one, comparison.role))][: viewer.RUNS]
+    if store is None or not found:
+        return None
+    dice = [_of_first_seed(one).set_index("patient").dice for one, _ in found]
+    patients = dice[0].index.to_list()
+    chosen = viewer.most_telling([(comparison.role, value) for value in dice[0]], count)
+    left_out = [patient for index, patient in enumerate(patients) if index not in chosen]
+
+    def case(patient: str) -> viewer.Case:
+        masks = [read_predictions(kept[patient], patient).mask if patient in kept else None for _, kept in found]
+        return viewer.case_of(store, patient, masks, [float(of_run[patient]) for of_run in dice], comparison.role)
+
+    several = len(comparison.configurations)
+    exploratory = ["Exploratory: on validation patients each run's best epoch was selected; scores are flattered."]
+    notes = [comparison_report.headline(comparison) + ".", *comparison.warnings, *(exploratory if comparison.exploratory else [])]
+    if several > len(found):
+        notes.append(f"{len(found)} of {several} configurations are shown, the best of those that kept their masks.")
+    if any(one.rows.seed.nunique() > 1 for one, _ in found):
+        notes.append("Masks and Dice are those of one seed; the scores above are averaged over seeds.")
+    labels = [one.label for one, _ in found]
+    title = "Tumour segmentation: " + (labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared")
+    viewer.write(path, map(case, (patients[index] for index in chosen)), labels, title, notes, store.classes, left_out)
+    return path
+
+
+def _of_first_seed(one: Configuration) -> "pd.DataFrame":
+    """Its patients under one training each: an average of masks is no mask."""
+    return one.rows[one.rows.seed == one.rows.seed.min()]
+
+
+def _kept(one: Configuration, role: str) -> dict[str, Path]:
+    """The file with the first seed's mask of each patient scored in `role`, as far as the runs kept them (`predictions`)."""
+    files = {run.path / "predictions.h5": run for run in one.runs if run.config.seed == one.rows.seed.min()}
+    return {patient: file for file, run in files.items() if file.is_file() for patient in run.patients.patient[run.patients.role == role]}
+
+
 def _patients(comparison: Comparison) -> "pd.DataFrame":
     """Every patient under every configuration, seeds averaged."""
     import pandas as pd
@@ -125,8 +170,7 @@ def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) 
     for row in worst.itertuples():
         scored = [run for run in runs if row.patient in set(run.patients.patient[run.patients.role == role])]
         for run in [run for run in scored if (run.path / "predictions.h5").is_file()][:1]:
-            volume = store.volumes.index(row.patient)
-            start, stop = int(store.first_slice[volume]), int(store.first_slice[volume + 1])
+            start, stop = store.rows_of(row.patient)
             mask = read_predictions(run.path / "predictions.h5", row.patient).mask
             channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
             truth = store.masks(start, stop)[:, 0]

@@ -417,6 +417,7 @@ class EvaluateConfig:
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
     leaky: bool = setting(False, "score an ensemble also on patients that some of its members saw; the summary says so")
     overlays: bool = setting(True, "draw the best, median and worst patient")
+    viewer: int = setting(20, "patients in viewer.html, the most telling ones; 0: no such page")
     predictions: str = setting("masks", "kept of each patient, in predictions.h5: none, masks, probabilities")
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig | None = setting(None, "null: the split that the checkpoint was trained under")
@@ -426,6 +427,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
+        check_range("viewer", self.viewer, 0, 1000)
         check_choice("predictions", self.predictions, PREDICTIONS)
         self.checkpoint = check_names("checkpoint", self.checkpoint)
         for part in self.parts:
@@ -492,11 +494,13 @@ class CompareConfig:
     root: str = setting("runs", "where runs and sweeps are looked for")
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
     output: str | None = setting(None, "folder to write to; null: that of the sweep, else comparisons/NAME")
+    viewer: int = setting(20, "patients in viewer.html, the most telling ones; 0: no such page")
     tracking: CompareTrackingConfig = setting(CompareTrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
         names = all(isinstance(run, str) for run in self.runs or ())  # OmegaConf lets lists in lists through
         check(names, "runs", self.runs, "must be a list of names", "as runs=[runs/A,runs/B]")
+        check_range("viewer", self.viewer, 0, 1000)
 
 
 @dataclass

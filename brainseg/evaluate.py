@@ -4,8 +4,8 @@
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
     python -m brainseg.evaluate checkpoint=[runs/a,runs/b] data.path=lgg.h5         their mean, an ensemble
 
-It writes patients.csv, slices.csv, summary.json, predictions.h5, an analysis of its failures and pictures/ to `output`. Each patient
-carries its role in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
+It writes patients.csv, slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`. Each
+patient carries its role in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from brainseg.device import choose
 from brainseg.errors import check as require
 from brainseg.records import failures, failures_figure, report
 from brainseg.records.gathering import chosen_among
-from brainseg.records.results import Results
-from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw
+from brainseg.records.results import PREFIX, Results
+from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_threshold
 
@@ -57,18 +57,37 @@ def run(config: EvaluateConfig) -> int:
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(Path(config.output), facts, config.overlays)
+    if config.viewer:
+        _view(config, results, metrics, facts)
     _analyse_failures(config, store)
     print(_said(config, results, metrics, facts))
     return 0
 
 
 def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
+    written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
+    page = f"\nlook at them:  {Path(config.output) / 'viewer.html'} (opens offline)" if config.viewer else ""
+    return f"{report.table(metrics, _title(results, facts))}\nwritten to {config.output}: {', '.join(written)}{page}"
+
+
+def _title(results: Results, facts: dict[str, Any]) -> str:
+    """Who was scored, and what a reader must know of it."""
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
     title = f"{len(results.rows)} patients by their role in training: {counts}" + (", leaky=true" if facts["leaky"] else "")
     if facts["chosen_among"] > 1:
         title += f"; one of {facts['chosen_among']} configurations of its sweep"
-    written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
-    return f"{report.table(metrics, title)}\nwritten to {config.output}: {', '.join(written)}"
+    return title
+
+
+def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> None:
+    """The page on which the patients can be looked at, slice by slice."""
+    split = config.split.name if config.split is not None else "that of the checkpoint"
+    means = [f"{role} {metrics[f'{prefix}/dice']:.3f}" for role, prefix in PREFIX.items() if f"{prefix}/dice" in metrics]
+    notes = [f"{_title(results, facts)}. Mean Dice: {', '.join(means)}.",
+             f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {config.data.path or 'the phantom'}."]
+    run = "prediction" if len(config.checkpoint) == 1 else f"mean of {len(config.checkpoint)} networks"
+    title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
+    results.view(Path(config.output) / "viewer.html", config.viewer, run, title, notes)
 
 
 def _analyse_failures(config: EvaluateConfig, store: Store) -> None:

@@ -144,6 +144,12 @@ def path_of(name: str) -> Path:
     return path / "checkpoints" / "best.pt" if (path / "run.json").is_file() else path
 
 
+def short_name(name: str) -> str:
+    """A checkpoint's name for a title: that of its run's folder where it lies in one."""
+    path = Path(name)
+    return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
+
+
 def check_name(name: str) -> None:
     """Refuse a file that is not there, before anything is created; what is in MLflow shows when it is loaded."""
     found = name.startswith(("runs:/", "models:/")) or path_of(name).is_file()

@@ -63,6 +63,27 @@ def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(run
     assert 0.1 < metrics["val/dice"] < 0.95, "a model that segments nothing would agree with anything"
 
 
+def test_evaluate_writes_a_page_of_its_patients_with_their_roles_and_masks(run: RunFolder, tmp_path: Path, capsys) -> None:
+    everyone = ["train", "validation", "test"]
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), parts=everyone, data=run.config.data, device=FLOAT32, viewer=3)
+    assert evaluate.run(config) == 0
+    assert f"{tmp_path / 'viewer.html'} (opens offline)" in capsys.readouterr().out
+    index = json.loads((tmp_path / "viewer.html").read_text().split('id="index">')[1].split("</script>")[0])
+    scores = pd.read_csv(tmp_path / "patients.csv").set_index("patient")
+    assert run.path.name in index["title"] and [one["role"] for one in index["patients"]][-1] == "test"
+    assert len(index["patients"]) == 3 and len(index["left_out"]) == 7
+    for one in index["patients"]:
+        row = scores.loc[one["name"]]
+        assert one["dice"] == pytest.approx([row.dice], abs=1e-6) and one["role"] == row.role
+        assert one["voxels"] == [row.tumour_pixels, row.predicted_pixels]
+
+
+def test_viewer_0_writes_no_page(run: RunFolder, tmp_path: Path, capsys) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), data=run.config.data, device=FLOAT32, viewer=0)
+    assert evaluate.run(config) == 0
+    assert not (tmp_path / "viewer.html").exists() and "viewer.html" not in capsys.readouterr().out
+
+
 def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:
     """Fewer patients are another score: whoever evaluates on a part of the data is told."""
     data = dataclasses.replace(run.config.data, limit_patients=5)

@@ -144,6 +144,11 @@ class Store:
             place = f"slice {self.slice_number[start]} of {self.volumes[self.volume_of(start)]}" if stop > start else "rows"
             raise DataError(f"{self.path}: damaged at {name} of {place} ({_reason(error)}); {REMEDY}") from error
 
+    def rows_of(self, volume: str) -> tuple[int, int]:
+        """The rows of a volume, by its name: from, to. Raises ValueError if it is not in the file."""
+        index = self.volumes.index(volume)
+        return int(self.first_slice[index]), int(self.first_slice[index + 1])
+
     def volume_of(self, row: int) -> int:
         """Index of the volume that a row belongs to."""
         return int(np.searchsorted(self.first_slice, row, side="right")) - 1

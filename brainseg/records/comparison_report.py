@@ -90,14 +90,17 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write_page(
-    path: Path, comparison: Comparison, pictures: Mapping[str, Path], tables: Mapping[str, "pd.DataFrame"], made_by: str
-) -> None:
-    """Write the page: every picture and table of the comparison inside it, no script, nothing fetched from anywhere."""
+    path: Path, comparison: Comparison, pictures: Mapping[str, Path], tables: Mapping[str, "pd.DataFrame"], made_by: str,
+    viewer: str | None = None,
+) -> None:  # fmt: skip
+    """Write the page: every picture and table of the comparison inside it, no script, nothing fetched; a link to `viewer` beside it."""
     import pandas as pd
 
     best = html.escape(headline(comparison))
     warned = [*comparison.warnings, *(["Exploratory: validation patients."] if comparison.exploratory else [])]
     body = [f"<h1>{best}</h1>", *(f'<p class="warning">{html.escape(one)}</p>' for one in warned)]
+    if viewer is not None:
+        body.append(f'<p><a href="{html.escape(viewer)}">Look at the patients, slice by slice</a></p>')
     cells = pd.DataFrame([_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADS)
     body += ["<h2>Configurations, best first</h2>", _table(cells.loc[:, (cells != "").any()])]
     body += [f'<p><img alt="{name}" src="data:image/png;base64,{_encoded(file)}"></p>' for name, file in pictures.items()]

@@ -1,4 +1,4 @@
-"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, overlays, predictions.h5."""
+"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, predictions.h5, pictures, viewer.html."""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 from brainseg.data.dataset import MRIDataset
 from brainseg.files import write_json
-from brainseg.records import report
+from brainseg.records import report, viewer
 from brainseg.records.predictions import Prediction, write_predictions
 from brainseg.training.evaluation import Evaluated
 from brainseg.training.metrics import PatientScore, summarise
@@ -79,11 +79,26 @@ class Results:
         store = self.dataset.store
         cases = []
         for label, index in report.pick_cases(scores):
-            volume = store.volumes.index(scores[index].patient)
-            start, stop = int(store.first_slice[volume]), int(store.first_slice[volume + 1])
+            start, stop = store.rows_of(scores[index].patient)
             truth = store.masks(start, stop)[:, 0]
-            kept = np.frombuffer(zlib.decompress(self._masks[scores[index].patient]), np.uint8).reshape(truth.shape)
+            kept = self._mask(scores[index].patient, truth.shape)
             channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
             cases.append(report.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, kept, channel, label,
                                      store.classes))
         return cases
+
+    def _mask(self, patient: str, shape: tuple[int, ...]) -> np.ndarray:
+        """What was predicted, uint8 (S, H, W)."""
+        return np.frombuffer(zlib.decompress(self._masks[patient]), np.uint8).reshape(shape)
+
+    def view(self, path: Path, count: int, run: str, title: str, notes: Sequence[str]) -> None:
+        """Write the page viewer.html of the `count` most telling patients; `run` names what predicted, `notes` stand on top."""
+        chosen = viewer.most_telling([(role, score.dice) for score, role in self.rows], count)
+        left_out = [score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen]
+        store = self.dataset.store
+
+        def case(score: PatientScore, role: str) -> viewer.Case:
+            mask = self._mask(score.patient, (score.slices, *store.shape[2:]))
+            return viewer.case_of(store, score.patient, [mask], [score.dice], role)
+
+        viewer.write(path, (case(*self.rows[index]) for index in chosen), [run], title, notes, store.classes, left_out)
