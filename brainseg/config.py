@@ -451,6 +451,7 @@ class PredictConfig:
     sequences: dict[str, Any] = setting({}, "in a folder: which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
     probabilities: bool = setting(False, "write the probabilities, too")
     overlays: bool = setting(True, "draw each study, and a contact sheet of all")
+    viewer: int = setting(20, "studies in viewer.html, the most telling ones; 0: no such page")
     batch_size: int = setting(8, "slices of a forward pass")
     data: SeenConfig = setting(SeenConfig, "what the network sees, for weights that do not say it")
     model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
@@ -459,6 +460,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
+        check_range("viewer", self.viewer, 0, 1000)
         self.checkpoint = check_names("checkpoint", self.checkpoint)
         named = bool(self.paths) and all(isinstance(path, str) and path for path in self.paths)
         check(named, "input", self.input, "must be a path, or a list of paths", "as input=[pre.nii.gz,flair.nii.gz,post.nii.gz]")

@@ -23,12 +23,12 @@ from brainseg.data.studies.finding import check_input, find
 from brainseg.data.studies.study import Study
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
-from brainseg.records import prediction_report, report, segmentation
+from brainseg.records import prediction_report, prediction_viewer, predictions, report, segmentation
 from brainseg.records.code import code_version
 from brainseg.records.report import Case
 from brainseg.records.segmentation import Prediction
 from brainseg.segmenter import Segmenter
-from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw
+from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
 
 log = logging.getLogger("brainseg")
 
@@ -66,10 +66,15 @@ def run(config: PredictConfig) -> int:
         scored = any(one.score is not None for one in found)
         thumbnails = [output / one.name / "thumbnail.png" for one in found]
         prediction_report.contact_sheet(thumbnails, segmenter.classes, scored, output / "contact_sheet.png")
+    if config.viewer and found:
+        network = " + ".join(map(short_name, config.checkpoint))
+        by_name = {study.name: study for study in studies}
+        prediction_viewer.write(output, by_name, found, segmenter.classes, config.viewer, network)
     for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
         print(line)
-    print(f"written to {output}: a folder a study, volumes.csv, summary.json"
-          + (", patients.csv" if metrics else "") + (", contact_sheet.png" if config.overlays and found else ""))
+    pictures = [name for name, asked in (("contact_sheet.png", config.overlays), ("viewer.html (opens offline)", config.viewer)) if asked]
+    files = ["volumes.csv", "summary.json", *(["patients.csv"] if metrics else []), *(pictures if found else [])]
+    print(f"written to {output}: a folder a study, {', '.join(files)}")
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
     return int(bool(failed))
@@ -86,6 +91,8 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
     voxels = segmentation.voxels_of(one.prediction, store.classes)
     role, notes = role_of(store.patients[0], segmenter.members), [*study.notes, *_notes(store, segmenter)]
+    predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
+    files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
     prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score)
     if config.overlays:

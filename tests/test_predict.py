@@ -1,6 +1,7 @@
 """predict on slices and stacks: the scores of evaluate, masks in the source's format, nothing done twice, faults in one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,31 @@ def test_pictures_show_every_study_and_the_mask_where_it_is(tmp_path: Path) -> N
     assert (strip.std(axis=2) > 20).sum() > 500, "masks are in colour, the scan is grey"
     call(f"checkpoint={weights}", f"input={source}", f"output={tmp_path / 'plain'}", "overlays=false", *THRESHOLD)
     assert not list((tmp_path / "plain").rglob("*.png"))
+
+
+def index_of(page: Path) -> dict[str, Any]:
+    return json.loads(re.findall(r'<script type="application/json" id="index">(.*?)</script>', page.read_text())[0])
+
+
+def test_the_viewer_shows_what_was_segmented_now_and_before(tmp_path: Path) -> None:
+    source, output = write_cohort(tmp_path / "kaggle_3m"), tmp_path / "out"
+    request = [f"checkpoint={threshold_weights(tmp_path / 'w.pt')}", f"output={output}", *THRESHOLD]
+    call(*request, f"input={source}", "overlays=false")
+    volumes = pd.read_csv(output / "volumes.csv").set_index("patient")
+    scores = pd.read_csv(output / "patients.csv").set_index("patient").dice
+    patients = index_of(output / "viewer.html")["patients"]
+    assert {one["name"] for one in patients} == set(volumes.index)
+    for one in patients:
+        assert one["voxels"] == [24 * (one["slices"] - 2), volumes.tumour_voxels[one["name"]]], "truth, prediction"
+        assert one["dice"] == pytest.approx([scores[one["name"]]], abs=1e-5)  # the CSV has five digits
+    worst = scores.idxmin()
+    call(*request, f"input={source}", "overlays=false", "viewer=1")
+    index = index_of(output / "viewer.html")
+    assert [one["name"] for one in index["patients"]] == [worst] and len(index["left_out"]) == 2
+    for mask in source.rglob("*_mask.tif"):
+        mask.unlink()
+    call(*request, f"input={source}", "overlays=false")
+    patients = index_of(output / "viewer.html")["patients"]
+    assert [one["voxels"] for one in patients] == [[None, volumes.tumour_voxels[one["name"]]] for one in patients], "nobody knows the truth"
+    call(*request, f"input={source}", f"output={tmp_path / 'other'}", "viewer=0")
+    assert not (tmp_path / "other" / "viewer.html").exists()

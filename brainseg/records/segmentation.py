@@ -2,6 +2,7 @@
 
     NAME/NAME_mask.tif or .nii.gz      the mask in the source's format; NAME_<n>_mask.tif for a folder of slices
     NAME/NAME_probability...           on request
+    NAME/predictions.h5                the mask as evaluate keeps it, face up: what viewer.html is made from
     NAME/overlay.png thumbnail.png
     NAME/prediction.json               written last: digest of all that the files depend on, and their hashes
 
@@ -29,6 +30,7 @@ from brainseg.training.metrics import PatientScore
 
 NOTICE = "For research only, not for diagnosis: the model has seen one public cohort, already pre-processed."
 MAKER = "brainseg.predict"
+MASKS = "predictions.h5"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +54,7 @@ def walk(kind: type, prefix: str = "") -> dict[str, object]:
     """Every dotted setting below a dataclass with its default, those of its groups' further choices included."""
     found: dict[str, object] = {}
     for field in fields(kind):
-        # Not kind()'s own: a config that must be told something cannot be made of nothing.
-        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = getattr(kind(), field.name)
         if not is_dataclass(default):
             found[prefix + field.name] = default
             continue
