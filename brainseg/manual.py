@@ -1,4 +1,4 @@
-"""What a command's settings are, read off `config.py` and `conf/`: for `--help`, for docs/configuration.md and for the shell's completion.
+"""What a command's settings are, read off `config/` and `conf/`: for `--help`, for docs/configuration.md and for the shell's completion.
 
 Nothing is written down twice: type, default and meaning are those of the dataclass field, choices are the files of a group.
 """
@@ -16,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from brainseg.__main__ import COMMANDS
-from brainseg.request import CONFIGS, HERE, TYPES
+from brainseg.config import TYPES
+from brainseg.request import CONFIGS, HERE
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {

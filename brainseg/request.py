@@ -30,9 +30,6 @@ from brainseg.signals import Signals
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
-TYPES: dict[str, type] = {"train": schema.TrainConfig, "search": schema.SearchConfig, "prepare": schema.PrepareConfig,
-                          "evaluate": schema.EvaluateConfig, "predict": schema.PredictConfig, "compare": schema.CompareConfig,
-                          "register": schema.RegisterConfig, "export": schema.ExportConfig}
 IMPORT_NOTHING = "configs name things, they import nothing"
 # What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.
 FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
@@ -46,7 +43,7 @@ def compose_job(command: str, overrides: list[str]) -> Any:
     composed = compose_checked(command, overrides)
     with one_line(command), open_dict(composed):
         del composed["hydra"]
-        _refuse_unknown(composed, TYPES[command])
+        _refuse_unknown(composed, schema.TYPES[command])
         OmegaConf.resolve(composed)  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
         missing = sorted(OmegaConf.missing_keys(composed))
         check(not missing, ", ".join(missing), "???", "must be given", f"as {missing[0] if missing else ''}=VALUE")

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md from brainseg/config.py and conf/: every command, setting and choice.
+"""Write docs/configuration.md from brainseg/config/ and conf/: every command, setting and choice.
 
     python scripts/configuration_reference.py
 
@@ -14,14 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainseg import manual
 from brainseg.__main__ import COMMANDS
+from brainseg.config import TYPES
 from brainseg.files import write_text
 from brainseg.manual import Setting
-from brainseg.request import CONFIGS, TYPES, compose_checked
+from brainseg.request import CONFIGS, compose_checked
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration: every setting
 
-Made by `python scripts/configuration_reference.py` from `brainseg/config.py` and `conf/`; edit those. `python -m brainseg.COMMAND --help`
+Made by `python scripts/configuration_reference.py` from `brainseg/config/` and `conf/`; edit those. `python -m brainseg.COMMAND --help`
 prints the same in a terminal, behind overrides (as `scheduler=step --help`) with what they choose.
 
 A setting is `KEY=VALUE`, a choice `GROUP=CHOICE`: it takes a file of `conf/GROUP`, which sets some of the group's settings; what is typed

@@ -13,7 +13,7 @@ import pytest
 
 from brainseg import completion
 from brainseg.__main__ import COMMANDS
-from brainseg.request import TYPES
+from brainseg.config import TYPES
 
 BASH = shutil.which("bash")
 needs_bash = pytest.mark.skipif(BASH is None, reason="no bash")

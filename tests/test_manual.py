@@ -1,4 +1,4 @@
-"""--help, docs/configuration.md and what is enforced say the same: all of it is read off config.py and conf/."""
+"""--help, docs/configuration.md and what is enforced say the same: all of it is read off config/ and conf/."""
 
 import importlib.util
 import re
@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from brainseg import cli
 from brainseg import config as schema
 from brainseg.__main__ import COMMANDS
+from brainseg.config import TYPES
 from brainseg.errors import RequestError
-from brainseg.request import TYPES, settings
+from brainseg.request import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

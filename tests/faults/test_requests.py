@@ -22,8 +22,9 @@ import pytest
 
 from brainseg import cli, compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
+from brainseg.config import TYPES
 from brainseg.records.run import Outcome
-from brainseg.request import CONFIGS, TYPES
+from brainseg.request import CONFIGS
 
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2
