@@ -14,6 +14,7 @@ help:  ## List the targets
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} is too old: make PYTHON=python3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'installing packages into .venv (2.5 GB with PyTorch): some minutes, once'
 	$(BIN)/python -m pip install --quiet torch -c constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' -c constraints.txt
 	@touch $@
@@ -29,7 +30,7 @@ test: setup  ## Run the test suite (ARGS='-k split')
 test-slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-faults: setup  ## Kill, fill, flip and flood it, many times over, and list the figures (about half an hour)
+test-faults: setup  ## Crashes, full disks, damaged and hostile files, many times over (about an hour)
 	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
 
 lint: setup  ## Check style and types

@@ -5,6 +5,7 @@ from brainseg import UNet, DiceLoss, MRIDataset
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from brainseg.signals import end_at_once
@@ -22,6 +23,8 @@ __all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__", "l
 
 if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
     end_at_once()
+    if find_spec("hydra") is None:  # the commonest slip after `make train`
+        sys.exit(f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate")
 
 _HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
          "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader",

@@ -1,5 +1,6 @@
 """`brainseg <command> key=value ...`, the same as `python -m brainseg.<command> key=value ...`."""
 
+import difflib
 import sys
 from importlib import import_module
 
@@ -24,10 +25,13 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in COMMANDS:
         listed = "\n".join(f"  {command:10s} {meaning}" for command, meaning in COMMANDS.items())
-        wanted = name in ("", "-h", "--help")
-        text = f"usage: brainseg COMMAND key=value ...\n\n{listed}\n\nbrainseg COMMAND --help lists its settings."
-        print(text, file=sys.stdout if wanted else sys.stderr)
-        sys.exit(0 if wanted else 2)
+        if name not in ("", "-h", "--help"):
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
+            print(f"error: {name}: no such command; {meant}", file=sys.stderr)
+            sys.exit(2)
+        print(f"usage: brainseg COMMAND key=value ...\n\n{listed}\n\nbrainseg COMMAND --help lists its settings.")
+        sys.exit(0)
     del sys.argv[1]
     end_at_once()
     import_module(f"brainseg.{name}").main()

@@ -49,7 +49,7 @@ def main(
     """
     argv = with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
-    parser.error = _stop  # type: ignore[method-assign,assignment]
+    parser.error = _refuse_flags  # type: ignore[method-assign]
     arguments = parser.parse_args(argv)
     try:
         with ending():  # until a run takes signals over
@@ -111,6 +111,7 @@ def _request(
         except (DataError, OSError) as error:  # may be a report of many lines
             print(f"error: {error}", file=sys.stderr)
             return 1
+    check(not multirun or bool(overrides), "-m", "", "varies nothing", "give a list, as -m model.width=16,32; a single run has no -m")
     jobs = expand(command, overrides) if multirun else [overrides]
     configs = [compose_job(command, job) for job in jobs]
     swept = sweep.settings_swept(jobs)
@@ -213,6 +214,15 @@ def with_options_added(argv: list[str]) -> list[str]:
     """`optimizer.options.momentum=0.9` needs Hydra's `++` because options (and sequences) are free; add it, since nobody would guess it."""
     free = (".options", "sequences.")
     return [f"++{a}" if any(name in a.split("=", 1)[0] for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
+
+
+def _refuse_flags(message: str) -> NoReturn:
+    """What argparse says of a command line; of `--epochs 5` it says nothing that helps."""
+    unknown = message.removeprefix("unrecognized arguments: ").split() if message.startswith("unrecognized") else []
+    if unknown and unknown[0].startswith("--"):
+        name, _, value = unknown[0].lstrip("-").partition("=")
+        message = f"{unknown[0]}: no such flag; a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
+    _stop(message)
 
 
 def _stop(error: object) -> NoReturn:

@@ -73,6 +73,8 @@ def run(config: PredictConfig) -> int:
     for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
         print(line)
     pictures = [name for name, asked in (("contact_sheet.png", config.overlays), ("viewer.html (opens offline)", config.viewer)) if asked]
+    if found:
+        print(f"masks:         {output / found[0].name}/*_mask.*" + (f", and of {len(found) - 1} more" if len(found) > 1 else ""))
     files = ["volumes.csv", "summary.json", *(["patients.csv"] if metrics else []), *(pictures if found else [])]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
     for name, reason in failed.items():

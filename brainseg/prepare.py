@@ -5,6 +5,7 @@
 """
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(config: PrepareConfig) -> int:
         return stop.exit_code
     for line in describe(summary, Path(config.output)):
         print(line)
-    print(f"{time.perf_counter() - start:.1f} s")
+    print(f"took {time.perf_counter() - start:.1f} s; next: python -m brainseg.train data.path={shlex.quote(config.output)}")
     return 0
 
 

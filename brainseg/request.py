@@ -46,7 +46,8 @@ def compose_job(command: str, overrides: list[str]) -> Any:
         _refuse_unknown(composed, schema.TYPES[command])
         OmegaConf.resolve(composed)  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
         missing = sorted(OmegaConf.missing_keys(composed))
-        check(not missing, ", ".join(missing), "???", "must be given", f"as {missing[0] if missing else ''}=VALUE")
+        if missing:
+            raise RequestError(f"{' and '.join(missing)} must be given, as {' '.join(f'{name}=...' for name in missing)}")
         job: Any = OmegaConf.to_object(composed)
     for name, value in schema.flatten(asdict(job)).items():
         texts = value if isinstance(value, list) else [value]

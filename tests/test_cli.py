@@ -214,7 +214,7 @@ def test_only_train_takes_a_sweep(capsys) -> None:
     assert call("-m", "source=a,b", "output=c", command="prepare")[0] == 2
     assert call("source=a", "output=c", command="prepare")[0] == 0
     assert call("source=a", command="prepare")[0] == 2
-    assert "output=???: must be given" in capsys.readouterr().err
+    assert "output must be given, as output=..." in capsys.readouterr().err
 
 
 def test_a_page_may_be_cut_short() -> None:
@@ -225,3 +225,25 @@ def test_a_page_may_be_cut_short() -> None:
     command = f"{sys.executable} -m brainseg.train --help | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == "0\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["-m", "brainseg.train", "--epochs", "5"], "error: --epochs: no such flag; a setting is written without dashes, as epochs=VALUE"),
+        (["-m", "brainseg.train", "--max-minutes=5"], "error: --max-minutes=5: no such flag; a setting is written without dashes, as max_"),
+        (["-m", "brainseg.train", "-m"], "error: -m=: varies nothing; give a list, as -m model.width=16,32; a single run has no -m"),
+        (["-m", "brainseg.predict"], "error: checkpoint and input must be given, as checkpoint=... input=..."),
+        (["-m", "brainseg", "trian"], "error: trian: no such command; did you mean train?"),
+        (["-S", "-m", "brainseg.train"], "error: brainseg's packages are not in this Python"),  # -S: without site-packages
+    ],
+)
+def test_slips_of_a_newcomer_are_answered_in_one_line(command: list[str], said: str, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == (1 if "-S" in command else 2) and not list(tmp_path.iterdir())

@@ -87,7 +87,7 @@ def test_the_alias_moves_to_a_further_checkpoint_and_says_so(project: Path, call
         (["run=run", "name=a/b"], ["name=a/b", "letters, digits"]),
         (["run=run", "name=x", "alias=latest"], ["alias=latest", "MLflow keeps"]),
         (["run=run", "name=x", "alias=v2"], ["alias=v2", "MLflow keeps"]),
-        (["run=run"], ["name=???", "must be given"]),
+        (["run=run"], ["name must be given, as name=..."]),
         (["run=run", "name=x", "tracking.uri=sqlite:///away.db"], ["run=run", "away.db", "python -m brainseg.sync run"]),
         (["run=damaged", "name=x"], ["damaged/run.json", "not what a run writes"]),
     ],

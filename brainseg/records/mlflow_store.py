@@ -139,7 +139,7 @@ def describe(uri: str, experiment: str, run_id: str) -> str:
     """Two or three lines for the terminal: the run's page, the charts, and what to start first."""
     lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment)}"]
     if command := ui_command(uri):
-        lines.append(f"after:         {shlex.join(command)}")
+        lines.append(f"they open by:  {shlex.join(command)}")
     return "\n".join(lines)
 
 

@@ -74,7 +74,7 @@ def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri
             client.set_experiment_tag(experiment, key, value)
     lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment, sweep)}"]
     if command := ui_command(uri):
-        lines.append(f"after:         {shlex.join(command)}")
+        lines.append(f"they open by:  {shlex.join(command)}")
     return "\n".join(lines)
 
 

@@ -64,6 +64,9 @@ class Watch:
                         shared, len(self.split.validation))
         log.info("model:        %s, %s parameters; %d steps of %d slices, %d an epoch", task.config.model.name, f"{parameters:,}",
                  state.total_steps, task.config.batch_size * task.config.accumulate, task.steps_per_epoch)
+        if state.total_steps < task.steps_per_epoch:
+            share = state.total_steps / task.steps_per_epoch
+            log.warning("note:         that is %.1f of an epoch: not every slice is seen once, and there is one validation", share)
         if state.step:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
         self.follow(self.folder, state)
