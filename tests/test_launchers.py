@@ -1,5 +1,6 @@
 """The parallel launchers, for real: joblib and submitit's local one, with jobs that fail and processes that are killed."""
 
+import itertools
 import json
 import os
 import signal
@@ -50,8 +51,10 @@ def runs(folder: Path) -> dict[int, Path]:
 
 
 def table(said: str) -> list[str]:
-    """State and label of each job in the table at the end."""
-    return [" ".join(line.split()[1:3]) for line in said.splitlines()[-20:] if line[:1].isdigit() and "jobs:" not in line]
+    """State and label of each job in the table at the end, above the comparison."""
+    lines = said.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("job  state"))
+    return [" ".join(line.split()[1:3]) for line in itertools.takewhile(lambda line: line[:1].isdigit(), lines[head + 1 :])]
 
 
 def in_mlflow(folder: Path) -> list[Any]:
