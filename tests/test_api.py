@@ -1,6 +1,5 @@
 """The names of `brainseg` for programs: docs/api.md runs as it stands, the import is light, and the types are there for mypy."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -35,14 +34,11 @@ WRONG: int = MRIDataset("lgg.h5").size
 
 @pytest.fixture
 def names(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """What docs/api.md defines, after its code has run, on the cohort and the run of the project; without `segment` where that is not."""
+    """What docs/api.md defines, after its code has run, on the cohort and the run of the project."""
     monkeypatch.chdir(project)
-    blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    if importlib.util.find_spec("brainseg.segmenter") is None:
-        blocks = [block for block in blocks if "segment(" not in block]
-    page = "\n".join(blocks)
+    page = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     assert page.count("PhantomConfig()") == 1 and page.count('"runs/first"') == 1
-    tiny = {"PhantomConfig()": "PhantomConfig(patients=10, slices=6, size=32)", '"runs/first"': '"run"', "range(3)": "range(12)"}
+    tiny = {"PhantomConfig()": "PhantomConfig(patients=10, slices=6, size=32)", '"runs/first': '"run', "range(3)": "range(12)"}
     for words, its in tiny.items():
         page = page.replace(words, its)
     names: dict = {}
@@ -58,10 +54,10 @@ def test_the_page_runs_and_learns(names: dict) -> None:
     assert trained.channels == ["pre-contrast", "FLAIR", "post-contrast"] and trained.classes == ["background", "tumour"]
     assert trained.in_channels == 3 and trained.image_size == (32, 32) and not network.training
     assert set(trained.split.test) == set(names["split"].test), "the same draw as the command's"
-    if "found" in names:
-        assert names["found"].mask.shape == names["truth"].shape == (6, 32, 32)
-        scored = names["score_patient"]("one", names["found"].mask, names["truth"]).dice
-        assert names["dice"] == pytest.approx(scored) and 0 < scored <= 1
+    assert names["found"].mask.shape == names["truth"].shape == (6, 32, 32)
+    scored = names["score_patient"]("one", names["found"].mask, names["truth"]).dice
+    assert names["dice"] == pytest.approx(scored) and 0 < scored <= 1
+    assert (names["kept"].mask == names["found"].mask).all() and names["kept"].role == "test"
 
 
 def test_the_network_of_a_checkpoint_is_the_one_that_was_scored(names: dict, project: Path) -> None:
