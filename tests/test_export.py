@@ -194,7 +194,7 @@ def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path, call: Call
         (["checkpoint=best.pt", "output=best.pt", "format=pt2"], ["output=best.pt", "ends in .pt2"]),
         (["checkpoint=best.pt", "output=a.onnx", "format=tflite"], ["format=tflite", "onnx, pt2"]),
         (["checkpoint=best.pt", "output=folder.onnx"], ["output=folder.onnx", "is a folder"]),
-        (["checkpoint=best.pt"], ["output=???"]),
+        (["checkpoint=best.pt"], ["output must be given, as output=..."]),
     ],
 )
 def test_a_wrong_request_is_one_line(overrides: list[str], words: list[str], tmp_path: Path, call: Call) -> None:
