@@ -46,7 +46,7 @@ ui: setup  ## Open the MLflow page on this machine (PORT=5000)
 sweep: setup  ## Compare depths on the phantom, two seeds each
 	$(BIN)/python -m brainseg.train -m model.depth=2,3,4 seed=0,1 epochs=8 $(ARGS)
 
-benchmark: setup  ## Measure images per second by device setting
+benchmark: setup  ## Measure steps, epoch, inference, start-up, memory, growth (about half an hour)
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 clean:  ## Remove the environment and caches; keeps data, runs and MLflow's files

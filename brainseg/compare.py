@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from brainseg import cli
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
 from brainseg.data.store import Store
+from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
@@ -172,7 +173,7 @@ def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) 
         for run in [run for run in scored if (run.path / "predictions.h5").is_file()][:1]:
             start, stop = store.rows_of(row.patient)
             mask = read_predictions(run.path / "predictions.h5", row.patient).mask
-            channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+            channel = main_channel(store.channels)
             truth = store.masks(start, stop)[:, 0]
             cases.append(report.Case(row.patient, row.dice, store.images(start, stop), truth, mask, channel, classes=store.classes))
     return cases

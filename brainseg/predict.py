@@ -21,6 +21,7 @@ from brainseg.config import PredictConfig
 from brainseg.data.memory import MemoryStore
 from brainseg.data.studies.finding import check_input, find
 from brainseg.data.studies.study import Study
+from brainseg.data.volume import main_channel
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
 from brainseg.records import prediction_report, prediction_viewer, predictions, report, segmentation
@@ -98,7 +99,7 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     shape, score = list(one.prediction.shape), one.score if scored else None
     prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score)
     if config.overlays:
-        channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+        channel = main_channel(store.channels)
         truth = one.truth if scored else one.prediction
         case = Case(study.name, one.score.dice, scan.images, truth, one.prediction, channel, classes=store.classes)
         files += prediction_report.write_pictures(case, scored, _caption(prediction), folder)

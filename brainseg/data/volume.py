@@ -47,6 +47,11 @@ def patient_of(volume: str) -> str:
 Slice = tuple[int, np.ndarray, np.ndarray]  # number, image (C, H, W) uint8, class index (H, W) uint8
 
 
+def main_channel(channels: Sequence[str]) -> int:
+    """Which channel is shown in pictures, and taken to be given where only one is: FLAIR, on which the masks are drawn; else the first."""
+    return list(channels).index("FLAIR") if "FLAIR" in channels else 0
+
+
 def describe(
     name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANNELS, spacing: Sequence[float] = UNKNOWN
 ) -> Volume:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from brainseg.data.dataset import MRIDataset
+from brainseg.data.volume import main_channel
 from brainseg.files import write_json
 from brainseg.records import report, viewer
 from brainseg.records.predictions import Prediction, write_predictions
@@ -82,7 +83,7 @@ class Results:
             start, stop = store.rows_of(scores[index].patient)
             truth = store.masks(start, stop)[:, 0]
             kept = self._mask(scores[index].patient, truth.shape)
-            channel = store.channels.index("FLAIR") if "FLAIR" in store.channels else 0
+            channel = main_channel(store.channels)
             cases.append(report.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, kept, channel, label,
                                      store.classes))
         return cases

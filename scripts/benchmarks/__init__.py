@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py measures, a file a subject: steps, epoch, inference, process, records, growth; page.py writes it down."""
+"""What scripts/benchmark.py measures, a file a subject: steps, epoch, inference, process, growth; page.py writes it down."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from brainseg.data.studies import kaggle, simpleitk, tiff
 from brainseg.data.studies.study import Study
+from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError, check
 
 
@@ -47,7 +48,7 @@ def _folder(path: Path, sequences: Mapping[str, str], channels: Sequence[str]) -
 def _file(path: Path, sequences: Mapping[str, str], channels: Sequence[str]) -> Study:
     """A file alone: all channels of a TIFF in colour, else the one sequence that says most."""
     check(not sequences, "sequences", ",".join(sequences), "needs a folder to look in", "as input=FOLDER")
-    return _files({"FLAIR" if "FLAIR" in channels else channels[0]: path}, channels)
+    return _files({channels[main_channel(channels)]: path}, channels)
 
 
 def _files(paths: dict[str, Path], channels: Sequence[str]) -> Study:

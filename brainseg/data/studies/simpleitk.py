@@ -11,6 +11,7 @@ from brainseg.data.reader import Scan
 from brainseg.data.studies import dicom, nifti
 from brainseg.data.studies.grid import Grid
 from brainseg.data.studies.study import check_sequences, compose
+from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, check
 
 AXIAL = "LPS"  # x to the patient's left, y to the back, z to the head: a slice seen from below, face up
@@ -77,7 +78,7 @@ def find(name: str, series: Sequence[Series], sequences: Mapping[str, str], chan
         chosen = {channel: _named(wanted, series, f"sequences.{channel}", listed) for channel, wanted in sequences.items()}
         return _study(name, chosen, channels)
     if len(series) == 1:
-        return _study(name, {"FLAIR" if "FLAIR" in channels else channels[0]: series[0]}, channels)
+        return _study(name, {channels[main_channel(channels)]: series[0]}, channels)
     by_name = {channel: [one for one in series if _plain(channel) in _plain(" ".join(one.names))] for channel in channels}
     clear = {channel: found[0] for channel, found in by_name.items() if len(found) == 1}
     sure = len(clear) == len(series) and len({id(one) for one in clear.values()}) == len(series)
