@@ -62,7 +62,8 @@ def main(
     except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
     except Interrupted as stop:
-        print(f"{stop}; the same command with resume=auto goes on" if command == "train" else stop, file=sys.stderr)
+        how = " goes on" if arguments.multirun else " with resume=auto goes on"  # which is what -m does by itself
+        print(f"{stop}; the same command{how}" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
     sys.exit(code)
 

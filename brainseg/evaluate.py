@@ -67,7 +67,8 @@ def run(config: EvaluateConfig) -> int:
 def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
     written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
     page = f"\nlook at them:  {Path(config.output) / 'viewer.html'} (opens offline)" if config.viewer else ""
-    return f"{report.table(metrics, _title(results, facts))}\nwritten to {config.output}: {', '.join(written)}{page}"
+    scores = f"{report.table(metrics, _title(results, facts))}\n{results.explained()}"
+    return f"{scores}\n\nwritten to {config.output}: {', '.join(written)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:

@@ -211,7 +211,8 @@ def _explained(error: Exception, command: str) -> str:
         listed = text[text.index(next(line for line in text if line.startswith("Available"))) + 1 :]
         options = listed[: next((i for i, line in enumerate(listed) if line.startswith("Config search")), None)]
         group, _, choice = text[0].split("'")[-2].rpartition("/")
-        return f"{group}={choice}: no such choice; known: {', '.join(options)}"
+        close = difflib.get_close_matches(choice, options, n=1)
+        return f"{group}={choice}: no such choice; " + (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(options)}"
     if text[0].startswith("Error merging override"):
         return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
     return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")

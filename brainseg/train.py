@@ -94,7 +94,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         report.curves(state.history, folder.path / "pictures" / "curves.png")
         metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky})
         folder.tidy(config.checkpoint.keep)
-    print(conclude(folder.path, metrics, mirror))
+    print(conclude(folder.path, metrics, results.explained(), mirror))
     signals.poll()  # one that came too late for this run still ends its sweep
     return Outcome("finished", str(folder.path))
 

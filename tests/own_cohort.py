@@ -34,6 +34,18 @@ def write_arrays(source: Path, patients: int = 6, **options: int) -> Path:
     return source
 
 
+def write_niftis(arrays: Path, target: Path) -> Path:
+    """The same volumes as NIfTI, by nibabel: `<target>/case_<n>/{T1,...,mask}.nii.gz`, axes (x, y, z), `SPACING` in the affine."""
+    import nibabel
+
+    for path in sorted(arrays.glob("*/*.npy")):
+        out = target / path.parent.name / f"{path.stem}.nii.gz"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        values = np.load(path).astype(np.int16).transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([*SPACING[::-1], 1.0])), out)
+    return target
+
+
 def install(folder: Path, pyproject: str) -> None:
     """Register the entry points of a pyproject.toml as `pip install` would, for modules that lie in `folder`, which must be on the path."""
     project = tomllib.loads(pyproject)["project"]

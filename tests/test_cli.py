@@ -1,5 +1,6 @@
 """The request: a wrong one is one line and exit code 2 with nothing created, a right one reaches `run` as dataclasses."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from brainseg.config import TrainConfig
 from brainseg.errors import DataError, DeviceMissingError, InUseError, RequestError
 from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome
+from brainseg.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("+model.new=1", ["model.new=1", "no such setting"]),
         ("batch_size=0", ["batch_size=0", "at least 1"]),
         ("batch_size=many", ["batch_size=many", "could not be converted to Integer"]),
-        ("optimizer=adman", ["optimizer=adman", "no such choice", "adamw"]),
+        ("optimizer=adman", ["optimizer=adman", "no such choice", "did you mean adam", "adamw"]),
         ("optimizer.momentum=0.9", ["optimizer.momentum", "optimizer.options.momentum"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan"]),
         ("loss.options=${epochs}", ["int", "Dict"]),
@@ -208,6 +210,17 @@ def test_a_job_that_another_sweep_is_at_work_on_is_left_to_it(capsys) -> None:
     assert call("-m", "seed=0,1", run=busy)[0] == 0
     assert "2 jobs: 0 finished, 2 skipped, 0 failed" in capsys.readouterr().out
     assert call(run=busy)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "how"), [(["-m", "seed=0,1"], "the same command goes on\n"), (["seed=1"], "the same command with resume=auto goes on\n")]
+)
+def test_who_is_stopped_is_told_how_to_go_on(argv: list[str], how: str, capsys) -> None:
+    def stopped(config: TrainConfig, job: Job) -> Outcome:
+        raise Interrupted(signal.SIGINT)
+
+    assert call(*argv, run=stopped)[0] == 130
+    assert capsys.readouterr().err.endswith(f"stopped by SIGINT; {how}")
 
 
 def test_only_train_takes_a_sweep(capsys) -> None:

@@ -26,8 +26,10 @@ from brainseg.config import (
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.phantom import ensure_cohort
 from brainseg.device import choose
+from brainseg.errors import RequestError
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
+from brainseg.records.statistics import bootstrap
 from brainseg.training import evaluation
 
 FLOAT32 = DeviceConfig("cpu", "float32")
@@ -78,10 +80,31 @@ def test_evaluate_writes_a_page_of_its_patients_with_their_roles_and_masks(run: 
         assert one["voxels"] == [row.tumour_pixels, row.predicted_pixels]
 
 
+def test_the_table_says_how_sure_it_is_and_in_which_unit(run: RunFolder, tmp_path: Path, capsys) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), parts=["train", "test"], data=run.config.data, device=FLOAT32)
+    assert evaluate.run(config) == 0
+    said = capsys.readouterr().out
+    scores = pd.read_csv(tmp_path / "patients.csv")
+    low, high = bootstrap(scores.dice[scores.role == "train"].to_numpy())
+    assert f"train/dice of 7 patients: 95 % interval {low:.3f} to {high:.3f}" in said
+    assert "test/dice of 1 patient: no interval" in said and "val/dice of" not in said
+    assert "hd95 is the median over patients, in pixels" in said, "the phantom's slices have no spacing"
+
+
 def test_viewer_0_writes_no_page(run: RunFolder, tmp_path: Path, capsys) -> None:
     config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), data=run.config.data, device=FLOAT32, viewer=0)
     assert evaluate.run(config) == 0
     assert not (tmp_path / "viewer.html").exists() and "viewer.html" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", ["rnu", "run/checkpoints/bst.pt"])
+def test_a_misspelt_checkpoint_is_met_with_the_nearest(run: RunFolder, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent)
+    meant = wrong.replace("rnu", "run").replace("bst", "best")
+    with pytest.raises(RequestError, match=f"checkpoint={wrong}: no such file; did you mean {meant}?"):
+        evaluate.check(EvaluateConfig(checkpoint=wrong, output="scores", data=run.config.data, device=FLOAT32))
+    with pytest.raises(RequestError, match="no such file; give a checkpoint, a run folder"):
+        evaluate.check(EvaluateConfig(checkpoint="quite/other", output="scores", data=run.config.data, device=FLOAT32))
 
 
 def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:

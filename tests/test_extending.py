@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_cohort import CHANNELS, CLASSES, install, write_arrays
+from own_cohort import CHANNELS, CLASSES, install, write_arrays, write_niftis
 
 from brainseg import build, cli
 from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
@@ -29,6 +29,7 @@ def mylab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mylab.py").write_text("\n\n".join(block for kind, block in BLOCKS if kind == "python"))
     install(folder, next(block for kind, block in BLOCKS if kind == "toml"))
     write_arrays(folder / "scans")
+    write_niftis(folder / "scans", folder / "niftis")
     return folder
 
 
@@ -51,9 +52,15 @@ def call(mylab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
 
 
 def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     for number, line in enumerate(COMMANDS):
-        if "prepare" in line:
+        if "reader=nifti" in line:
+            said = call(line)
+            assert "6 patients, 6 volumes, 24 slices of 32x32 pixels" in said
+            with Store(mylab / "nifti.h5") as store, Store(mylab / "own.h5") as arrays:
+                assert store.spacing.tolist() == [[5.0, 1.0, 0.5]] * 6
+                assert (store.masks(0, 24) == (arrays.masks(0, 24) > 0)).all() and store.masks(0, 24).any()
+        elif "prepare" in line:
             said = call(line)
             assert "6 patients, 6 volumes, 24 slices of 32x32 pixels" in said and "class 2, core: in 6 of 6 volumes" in said
             with Store(mylab / "own.h5") as store:

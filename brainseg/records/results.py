@@ -12,6 +12,7 @@ from brainseg.data.volume import main_channel
 from brainseg.files import write_json
 from brainseg.records import report, viewer
 from brainseg.records.predictions import Prediction, write_predictions
+from brainseg.records.statistics import bootstrap
 from brainseg.training.evaluation import Evaluated
 from brainseg.training.metrics import PatientScore, summarise
 
@@ -52,6 +53,23 @@ class Results:
     def metrics(self) -> dict[str, float]:
         """The summary of each role under its own prefix."""
         return summarise_by_role(self.rows)
+
+    def explained(self) -> str:
+        """What a reader of the table must know: how sure the mean Dice of each role is, what is no mean over patients, the unit."""
+        lines = []
+        for role, prefix in PREFIX.items():
+            dice = np.array([score.dice for score in self.of(role)])
+            if len(dice) > 1:
+                low, high = bootstrap(dice)
+                lines.append(f"{prefix}/dice of {len(dice)} patients: 95 % interval {low:.3f} to {high:.3f}")
+            elif len(dice):
+                lines.append(f"{prefix}/dice of 1 patient: no interval")
+        unit = "mm" if bool(np.isfinite(self.dataset.store.spacing).all()) else "pixels"
+        lines.append("Means over patients, but: patients_missed counts those with a tumour and a Dice below 0.05; "
+                     "empty_slice_false_positives")
+        lines.append(f"is a share of all slices without tumour; hd95 is the median over patients, in {unit}; hd95_undefined counts those "
+                     "without.")
+        return "\n".join(lines)
 
     def of(self, role: str) -> list[PatientScore]:
         return [score for score, its_role in self.rows if its_role == role]

@@ -129,10 +129,10 @@ def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
             mirror.update(final=True)
 
 
-def conclude(folder: Path, metrics: dict[str, float], mirror: Mirror | None) -> str:
-    """The last lines of a run: its table, and where everything is."""
+def conclude(folder: Path, metrics: dict[str, float], explained: str, mirror: Mirror | None) -> str:
+    """The last lines of a run: its table, how to read it, and where everything is."""
     leaky = ", leaky=true: validation patients were trained on" if RunFolder(folder).facts["split"]["leaky"] else ""
-    lines = [report.table(metrics, f"Scores of the best epoch, over whole patients{leaky}"), f"run folder:    {folder}"]
+    lines = [report.table(metrics, f"Scores of the best epoch, over whole patients{leaky}"), explained, "", f"run folder:    {folder}"]
     lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
     lines += [mirror.describe()] if mirror is not None else [f"MLflow:        off; later: python -m brainseg.sync {folder}"]
     return "\n".join(lines)
