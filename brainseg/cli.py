@@ -203,7 +203,7 @@ def _overrides(arguments: Any) -> list[str]:
         check("from" not in typed, "from", source, "must name a run", "as from=runs/unet-0123456789")
         return overrides
     try:
-        stored = [str(override) for override in stored_overrides(source)]
+        stored = [str(override) for override in stored_overrides(source, "from" if "from" in typed else "resume")]
     except (KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
     foreign = [override for override in stored if is_hydras(override)]

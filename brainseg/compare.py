@@ -41,7 +41,8 @@ def run(config: CompareConfig) -> int:
     if config.sweep == "last":
         config = replace(config, sweep=last(Path(config.root)))
     runs = gather(config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri)
-    baseline = Run(locate(config.baseline).resolve()) if config.baseline else (runs[0] if config.runs and len(runs) > 1 else None)
+    first = runs[0] if config.runs and len(runs) > 1 else None
+    baseline = Run(locate(config.baseline, "baseline").resolve()) if config.baseline else first
     comparison = compare(runs, baseline, strict=bool(config.runs))
     print(publish(comparison, _folder(config), config))
     return 0
@@ -191,9 +192,9 @@ def check(config: CompareConfig) -> None:
     asked = [name for name, value in (("runs", config.runs), ("sweep", config.sweep), ("tracking.experiment", config.tracking.experiment))
              if value]
     require(len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them")
-    for run_name in [*(config.runs or []), *([config.baseline] if config.baseline else [])]:
-        if not Path(run_name).is_dir():
-            locate(run_name)
+    for setting, name in [*(("runs", run) for run in config.runs or ()), *([("baseline", config.baseline)] if config.baseline else [])]:
+        if not Path(name).is_dir():
+            locate(name, setting)
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 

@@ -4,8 +4,9 @@
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
     python -m brainseg.evaluate checkpoint=[runs/a,runs/b] data.path=lgg.h5         their mean, an ensemble
 
-It writes patients.csv, slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`. Each
-patient carries its role in the split that the checkpoint was trained under; scores are summarised by role, never pooled.
+It writes patients.csv, slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`,
+which is evaluations/ and the checkpoint's name unless given. Each patient carries its role in the split that the checkpoint was trained
+under; scores are summarised by role, never pooled.
 """
 
 import dataclasses
@@ -56,7 +57,7 @@ def run(config: EvaluateConfig) -> int:
         "chosen_among": max(chosen_among(name) for name in config.checkpoint),
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
-    metrics = results.write(Path(config.output), facts, config.overlays)
+    metrics = results.write(folder_of(config), facts, config.overlays)
     if config.viewer:
         _view(config, results, metrics, facts)
     _analyse_failures(config, store)
@@ -64,17 +65,24 @@ def run(config: EvaluateConfig) -> int:
     return 0
 
 
+def folder_of(config: EvaluateConfig) -> Path:
+    """Where it is written: `output`, else evaluations/ and the checkpoint's name, so that two runs' scores do not meet."""
+    return Path(config.output) if config.output is not None else Path("evaluations", "+".join(map(short_name, config.checkpoint)))
+
+
 def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
     written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
-    page = f"\nlook at them:  {Path(config.output) / 'viewer.html'} (opens offline)" if config.viewer else ""
+    written += ["predictions.h5"] if config.predictions != "none" else []
+    page = f"\nlook at them:  {folder_of(config) / 'viewer.html'} (opens offline)" if config.viewer else ""
     scores = f"{report.table(metrics, _title(results, facts))}\n{results.explained()}"
-    return f"{scores}\n\nwritten to {config.output}: {', '.join(written)}{page}"
+    return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(written)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:
     """Who was scored, and what a reader must know of it."""
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
-    title = f"{len(results.rows)} patients by their role in training: {counts}" + (", leaky=true" if facts["leaky"] else "")
+    title = f"{report.counted(len(results.rows), 'patient')} by their role in training: {counts}"
+    title += ", leaky=true" if facts["leaky"] else ""
     if facts["chosen_among"] > 1:
         title += f"; one of {facts['chosen_among']} configurations of its sweep"
     return title
@@ -88,14 +96,14 @@ def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], f
              f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {config.data.path or 'the phantom'}."]
     run = "prediction" if len(config.checkpoint) == 1 else f"mean of {len(config.checkpoint)} networks"
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
-    results.view(Path(config.output) / "viewer.html", config.viewer, run, title, notes)
+    results.view(folder_of(config) / "viewer.html", config.viewer, run, title, notes)
 
 
 def _analyse_failures(config: EvaluateConfig, store: Store) -> None:
     """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
     import pandas as pd
 
-    folder = Path(config.output)
+    folder = folder_of(config)
     patients = pd.read_csv(folder / "patients.csv")
     role = next(role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any())
     clinical = failures.read_clinical(config.clinical) if config.clinical else None
@@ -115,8 +123,18 @@ def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[s
                     " and ".join(config.parts), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""))
     of_all = " of every checkpoint" if len(splits) > 1 else ""
     require(bool(names), "parts", ",".join(config.parts), f"no patient of {config.data.path or 'the phantom'} is in these parts{of_all}",
-            "choose other parts, or split=all")
+            _remedy(config, members[0]))
     return names
+
+
+def _remedy(config: EvaluateConfig, member: Trained) -> str:
+    """What helps where none of the patients is known: mostly the data are not those that the network was trained on."""
+    own = member.config.data.path if member.config is not None else None
+    if own is not None and config.data.path != own:
+        return f"{member.name} was trained on data.path={own}; for other patients, split=all"
+    if own is None and member.config is not None and config.data.path is not None:
+        return f"{member.name} was trained on the phantom: leave data.path out; for these patients, split=all"
+    return "choose other parts, or split=all"
 
 
 def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ from brainseg.job import Launch, Run, here, in_own_process
 from brainseg.launchers import name_of
 from brainseg.records.run import Outcome, is_alive
 from brainseg.signals import Interrupted
-from brainseg.sweep import Ledger
+from brainseg.sweep import NOT_STARTED, Ledger
 
 
 def is_elsewhere(multirun: DictConfig) -> bool:
@@ -70,7 +70,7 @@ def sweep(command: str, overrides: list[str], count: int, launch: Launch, run: R
             if lost and launch.launcher == "joblib":  # its pool ends with any worker: once more, for the jobs that went with it
                 lost = _through_hydra(command, task, arguments, launch, count)
     except Interrupted as stop:
-        return launch.ledger.outcomes(count, "not started"), stop
+        return launch.ledger.outcomes(count, NOT_STARTED), stop
     return launch.ledger.outcomes(count, f"not started: {lost}"), None
 
 

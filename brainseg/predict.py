@@ -42,6 +42,7 @@ def run(config: PredictConfig) -> int:
     segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
     studies = find(config.input, config.sequences, segmenter.channels)
     segmentation.check_output(output, [Path(path) for path in config.paths])
+    segmentation.check_free(output, studies)
     settings = _settings(config, segmenter)
     facts = {"checkpoint": config.checkpoint, "uid": [member.stored.get("uid") for member in members], "device": device.got,
              "inference": settings["inference"], "input": config.input}  # fmt: skip
@@ -51,6 +52,9 @@ def run(config: PredictConfig) -> int:
     failed: dict[str, str] = {}
     made = 0
     print(segmentation.NOTICE)
+    if isinstance(config.input, list) and len(config.input) > 1:
+        given = zip(segmenter.channels, config.input, strict=True)
+        print("sequences:     " + ", ".join(f"{name}: {path or 'missing'}" for name, path in given))
     for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):  # None: not into a log file
         try:
             digest = segmentation.digest_of(settings, study)
@@ -78,6 +82,9 @@ def run(config: PredictConfig) -> int:
         print(f"masks:         {output / found[0].name}/*_mask.*" + (f", and of {len(found) - 1} more" if len(found) > 1 else ""))
     files = ["volumes.csv", "summary.json", *(["patients.csv"] if metrics else []), *(pictures if found else [])]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
+    if others := segmentation.others_in(output, studies):
+        kept = report.counted(len(others), "folder")
+        print(f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages")
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
     return int(bool(failed))
@@ -97,7 +104,8 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
-    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score)
+    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score,
+                            segmentation.names_of(study))
     if config.overlays:
         channel = main_channel(store.channels)
         truth = one.truth if scored else one.prediction
@@ -170,7 +178,7 @@ def _said(
     if metrics:
         roles = [one.role for one in found if one.score is not None]
         counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
-        title = f"{len(roles)} patients by their role in training: {counts}" + (", leaky=true" if leaky else "")
+        title = f"{report.counted(len(roles), 'patient')} by their role in training: {counts}" + (", leaky=true" if leaky else "")
         lines.append(report.table(metrics, title))
     empty = sum(not any(one.voxels.values()) for one in found)
     lines.append(f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "

@@ -7,7 +7,7 @@ and `hydra.job.env_set` reaches the programs that a job starts. So only a few of
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -171,9 +171,20 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
 
 def nearest(name: str, known: list[str], prefix: str = "") -> str:
     """The one of `known` that was meant, or all of them."""
-    close = difflib.get_close_matches(name, [prefix + one for one in known], n=1)
+    close = [one for one in known if one.rpartition(".")[2] == name][:1]  # lr is optimizer.lr
+    close = close or difflib.get_close_matches(name, [prefix + one for one in known], n=1)
     close = close or difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
     return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+
+
+def _meant(group: str, choice: str, options: Sequence[str]) -> str:
+    """What a choice that is not there may have meant, and a space; "" if nothing is like it."""
+    same = [one for one in options if one.lower() == choice.lower()] or [one for one in options if (choice.lower(), one) == ("gpu", "cuda")]
+    if close := same or difflib.get_close_matches(choice, options, n=1):
+        return f"did you mean {close[0]}? "
+    if group in ("model", "loss"):
+        return f"for one of MONAI's, {group}=monai {group}.name={choice}; "
+    return f"a file is data.path={choice}; " if group == "data" else ""
 
 
 @cache
@@ -211,8 +222,14 @@ def _explained(error: Exception, command: str) -> str:
         listed = text[text.index(next(line for line in text if line.startswith("Available"))) + 1 :]
         options = listed[: next((i for i, line in enumerate(listed) if line.startswith("Config search")), None)]
         group, _, choice = text[0].split("'")[-2].rpartition("/")
-        close = difflib.get_close_matches(choice, options, n=1)
-        return f"{group}={choice}: no such choice; " + (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(options)}"
+        return f"{group}={choice}: no such choice; {_meant(group, choice, options)}known: {', '.join(options)}"
+    if "Ambiguous value for argument" in text[0]:
+        name, _, value = text[0].split("'")[1].partition("=")
+        return f"{name}={value}: several values; a list is written in brackets, as '{name}=[{value}]', and a sweep over them begins with -m"
+    if text[0].startswith(("Error parsing override", "mismatched", "no viable", "missing", "extraneous", "token recognition")):
+        given = text[0].split("'")[1] if text[0].startswith("Error parsing") else ""
+        if given and "=" not in given:
+            return f"{given}: no setting and its value; write it as NAME={given}"
     if text[0].startswith("Error merging override"):
         return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
     return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")

@@ -13,6 +13,7 @@ from brainseg.records.run import Job, Outcome, find
 from brainseg.records.tracking import Mirror
 
 REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
+NOT_STARTED = "not started"
 LOST = "its worker was lost; the same command goes on with it"
 
 
@@ -82,10 +83,18 @@ def settle(outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Fact
     return settled
 
 
+def shown_state(outcome: Outcome) -> str:
+    """As `state`, but a job that a signal ended, or kept from starting, has not failed: it is stopped."""
+    stopped = outcome.reason.startswith("stopped ") or outcome.reason == NOT_STARTED
+    return "stopped" if outcome.state == "failed" and stopped else outcome.state
+
+
 def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
-    """The table that ends a sweep: finished, skipped, failed, with reasons."""
-    counts = ", ".join(f"{sum(o.state == state for o in outcomes)} {state}" for state in ("finished", "skipped", "failed"))
-    rows = [[str(number), one.state, name, " ".join(filter(None, (one.folder, one.reason)))]
+    """The table that ends a sweep: finished, skipped, failed, stopped by a signal, with reasons."""
+    ended = [shown_state(one) for one in outcomes]
+    states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
+    counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
+    rows = [[str(number), shown_state(one), name, " ".join(filter(None, (one.folder, one.reason)))]
             for number, (one, name) in enumerate(zip(outcomes, labels, strict=True))]
     return f"\n{len(outcomes)} jobs: {counts}\n" + table(("job", "state", "swept", "folder, reason"), rows)
 

@@ -1,7 +1,6 @@
 """A checkpoint made ready to segment: its network, its channels, its split and its inference settings."""
 
 import dataclasses
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from brainseg.data.tiff import LARGEST
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
+from brainseg.records.run import nearest
 
 USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
@@ -154,15 +154,7 @@ def short_name(name: str) -> str:
 def check_name(name: str) -> None:
     """Refuse a file that is not there, before anything is created; what is in MLflow shows when it is loaded."""
     found = name.startswith(("runs:/", "models:/")) or path_of(name).is_file()
-    check(found, "checkpoint", name, "no such file", NAMES if found else nearest(Path(name)))
-
-
-def nearest(path: Path) -> str:
-    """What a path that is not there may have meant: its neighbour of a like name, or the runs that there are."""
-    there = path.parent if path.parent.is_dir() else Path("runs")
-    names = [entry.name for entry in there.iterdir() if (entry / "run.json").is_file() or entry.is_file()] if there.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"did you mean {there / close[0]}?" if close else NAMES
+    check(found, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
 
 
 def role_of(patient: str, members: Sequence[Trained]) -> str:

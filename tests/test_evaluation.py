@@ -107,6 +107,20 @@ def test_a_misspelt_checkpoint_is_met_with_the_nearest(run: RunFolder, wrong: st
         evaluate.check(EvaluateConfig(checkpoint="quite/other", output="scores", data=run.config.data, device=FLOAT32))
 
 
+def test_without_an_output_two_runs_do_not_meet(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.run(EvaluateConfig(checkpoint=str(run.path), data=run.config.data, device=FLOAT32, overlays=False, viewer=0)) == 0
+    assert (tmp_path / "evaluations" / "run" / "summary.json").is_file() and "written to evaluations/run:" in capsys.readouterr().out
+    other = ["a/run", "b/checkpoints/best.pt", "runs:/0123"]
+    assert evaluate.folder_of(EvaluateConfig(checkpoint=other)) == Path("evaluations/run+b+0123")
+
+
+def test_other_data_than_the_runs_own_are_said_to_be_that(run: RunFolder, tmp_path: Path) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), device=FLOAT32)
+    with pytest.raises(RequestError, match=f"was trained on data.path={run.config.data.path}; for other patients, split=all"):
+        evaluate._chosen(config, [evaluate.load(str(run.path), config.data, config.model)], ["OTHER_A_1", "OTHER_A_2"])
+
+
 def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:
     """Fewer patients are another score: whoever evaluates on a part of the data is told."""
     data = dataclasses.replace(run.config.data, limit_patients=5)

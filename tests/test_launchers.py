@@ -315,7 +315,7 @@ def test_sigterm_ends_a_parallel_sweep_saved(tmp_path: Path, cohort: Path) -> No
     process.send_signal(signal.SIGTERM)
     said = end(process, 143, 120)
     assert {RunFolder(path).state for path in runs(tmp_path).values()} == {"killed"}
-    assert "3 jobs: 0 finished, 0 skipped, 3 failed" in said
+    assert "3 jobs: 0 finished, 0 skipped, 0 failed, 3 stopped" in said
     assert "stopped by SIGTERM" in said and "stopped before it began" in said
 
 

@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "000.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 100)
     (tmp_path / "text.nii").write_text("no NIfTI")
+    (tmp_path / "w.h5").write_bytes(b"prepared")
     tifffile.imwrite(tmp_path / "grey.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
     tifffile.imwrite(tmp_path / "four.tif", np.zeros((3, 8, 8, 4), np.uint8), photometric="minisblack", planarconfig="contig")
     (tmp_path / "thesis").mkdir()
@@ -50,8 +51,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=7"], "must be a path, or a list of paths"),
     (["input=[flair.nii,nowhere.nii,same.nii]"], "input=nowhere.nii: no such file or folder"),
     (["input=[flair.nii,same.nii]"], "2 files; the checkpoint needs 3 sequences, in this order: pre-contrast, FLAIR, post-contrast"),
-    (["input=[flair.nii,null,null]"], "only FLAIR can stand in for another"),
-    (["input=[same.nii,flair.nii,flair.nii]"], "are the same file"),
+    (["input=[same.nii,null,null]"], "only FLAIR can stand in for another"),
+    (["input=[same.nii,flair.nii,same.nii]"], "are the same file"),
+    (["input=[flair.nii,same.nii,moved.nii]"], "input=flair.nii: is given as pre-contrast, and named after FLAIR; the order is pre-"),
+    (["input=w.h5"], "input=w.h5: a file of prepared slices, not a scan; brainseg.evaluate"),
     (["input=[same.nii,flair.nii,moved.nii]"], "lie on different grids (origin"),
     (["input=[same.nii,flair.nii,turned.nii]"], "lie on different grids (origin"),
     (["input=[same.nii,flair.nii,small.nii]"], "lie on different grids (10 x 16 x 9 voxels instead of 20 x 16 x 9)"),
@@ -190,3 +193,37 @@ def test_a_nifti_file_that_was_not_written_whole_has_no_name(tmp_path: Path, mon
     with pytest.raises(OSError, match="could not be written whole"):
         nifti.write(tmp_path / "mask.nii.gz", image)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("names", "study"), [
+    (["P1_pre.nii", "P1_flair.nii", "P1_post.nii"], "P1"),
+    (["BraTS20_001_t1.nii", "BraTS20_001_flair.nii", "BraTS20_001_t1ce.nii"], "BraTS20_001"),
+    (["pre.nii", "flair.nii", "post.nii"], "scans"),
+])  # fmt: skip
+def test_a_list_of_files_is_called_what_their_names_begin_with(names: list[str], study: str, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    paths = [str(write_nifti(tmp_path / "scans" / name, scan())) for name in names]
+    (found,) = find(paths, {}, CHANNELS)
+    assert found.name == study
+
+
+def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capfd) -> None:
+    for name in ("a", "b"):
+        write_nifti(folder / name / "scans" / f"{name}.nii", scan())
+        (folder / name / "scans" / f"{name}.nii").rename(folder / name / "scans" / ("flair.nii" if name == "a" else "t2_flair.nii"))
+    listed = [f"input=[null,{name}/scans/{file},null]" for name, file in (("a", "flair.nii"), ("b", "t2_flair.nii"))]
+    # One file alone is called by its own name; two of other names under one folder are told apart.
+    call("checkpoint=w.pt", *THRESHOLD, listed[0], "output=out")
+    call("checkpoint=w.pt", *THRESHOLD, listed[1], "output=out")
+    said = capfd.readouterr().out
+    assert "note: 1 folder of earlier requests in out, as flair: not in these tables and pages" in said
+    assert {path.parent.name for path in (folder / "out").glob("*/prediction.json")} == {"flair", "t2_flair"}
+    assert "sequences:     pre-contrast: missing, FLAIR: b/scans/t2_flair.nii, post-contrast: missing" in said
+    for file in ("x1.nii", "x2.nii", "y1.nii", "y2.nii"):
+        write_nifti(folder / "one" / file, scan())
+    call("checkpoint=w.pt", *THRESHOLD, "input=[one/x1.nii,one/x2.nii,null]", "output=two")
+    before = (folder / "two" / "one" / "one_mask.nii.gz").read_bytes()
+    capfd.readouterr()
+    call("checkpoint=w.pt", *THRESHOLD, "input=[one/y1.nii,one/y2.nii,null]", "output=two", code=2)
+    assert "output=two: one in it was made from other files: x1.nii, x2.nii; name another folder" in capfd.readouterr().err
+    assert (folder / "two" / "one" / "one_mask.nii.gz").read_bytes() == before

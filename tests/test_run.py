@@ -133,7 +133,7 @@ def test_a_named_output_is_used_as_it_is_and_never_overwritten() -> None:
 def test_a_run_can_be_named_to_repeat_it() -> None:
     with active(Path("runs/r")):
         pass
-    assert stored_overrides("runs/r") == ["seed=3"]
+    assert stored_overrides("runs/r", "from") == ["seed=3"]
     assert claim(make(resume="runs/r"), Job(), "unet-z").path == Path("runs/r")
     with pytest.raises(RequestError, match="holds no run"):
-        stored_overrides("runs/none")
+        stored_overrides("runs/none", "from")

@@ -202,6 +202,15 @@ def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
     assert [outcome.reason for outcome in outcomes] == ["", sweep.LOST, "not started"]
 
 
+def test_what_a_signal_stopped_has_not_failed() -> None:
+    ended = [Outcome("finished", "runs/a"), Outcome("failed", reason="stopped by SIGINT; the same command goes on with it"),
+             Outcome("failed", reason="not started"), Outcome("failed", reason="not started: the launcher was lost")]  # fmt: skip
+    said = sweep.summary(ended, ["seed=0", "seed=1", "seed=2", "seed=3"]).splitlines()
+    assert said[1] == "4 jobs: 1 finished, 0 skipped, 1 failed, 2 stopped"
+    assert [line.split()[1] for line in said[3:]] == ["finished", "stopped", "stopped", "failed"]
+    assert "stopped" not in sweep.summary(ended[:1], ["seed=0"])
+
+
 def test_two_sweeps_of_the_same_instant_have_a_folder_each(start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's resolver `now` is stopped: both get the same time."""
     from hydra.core import utils

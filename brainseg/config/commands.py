@@ -62,7 +62,7 @@ class InferenceOverride:
 @dataclass
 class EvaluateConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
-    output: str = setting("evaluations", "folder to write to")
+    output: str | None = setting(None, "folder to write to; null: evaluations/ and the checkpoint's name")
     parts: list[str] = setting(["test"], "which parts of the split are evaluated: train, validation, test")
     batch_size: int = setting(8, "slices of a forward pass")
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")

@@ -37,7 +37,8 @@ def outline(config: DataConfig) -> Outline:
     """Patients, size and channels, creating nothing. Raises RequestError (no such file), DataError (not such a file)."""
     if config.path is not None:
         path = Path(config.path)
-        check(path.is_file(), "data.path", path, "no such file", "make it with python -m brainseg.prepare source=DIR output=FILE")
+        make = f"make it with python -m brainseg.prepare source={path if path.is_dir() else 'DIR'} output=FILE"
+        check(path.is_file(), "data.path", path, "a folder, not a prepared file" if path.is_dir() else "no such file", make)
         with Store(path) as store:
             found = Outline(sorted(set(store.patients)), (store.shape[2], store.shape[3]), store.channels, store.classes)
     else:

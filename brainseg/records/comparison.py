@@ -80,8 +80,10 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     check(not (strict and left_out), "runs", ", ".join(name for name, _ in left_out), "; ".join(why for _, why in left_out),
           "finish them with resume=RUN, or leave them out")
     check(bool(scored), "runs", f"{len(runs)} found", "none of them is finished", "; ".join(f"{name}: {why}" for name, why in left_out[:3]))
-    data = {run.facts["data"]["fingerprint"] for run in scored}
-    check(len(data) == 1, "runs", f"{len(scored)} found", "they are on different data sets", "name runs=[A,B] of one data set")
+    data = {run.facts["data"]["fingerprint"]: run for run in reversed(scored)}
+    each = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
+    check(len(data) == 1, "runs", ",".join(str(run.path) for run in scored[:5]), f"they are on different data: {each}",
+          "name runs=[A,B] of one data set")
 
     role = "test" if all((run.patients.role == "test").any() for run in scored) else "validation"
     grouped: dict[str, list[Run]] = {}

@@ -69,6 +69,7 @@ def curves(comparison: Comparison) -> Any:
         mean = [np.mean([part[:length] for part in parts], axis=0) for parts in zip(*lines, strict=True)]
         axes.plot(*mean, color=colour, linewidth=2, label=one.label, marker="o" if length < 15 else None, markersize=3)
     axes.set_xlabel("minutes of training and validation" if by_time else "epoch")
+    axes.xaxis.get_major_locator().set_params(integer=not by_time)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
     _title(axes, "Validation Dice while training" + ("" if len(shown) == len(comparison.configurations) else ", the ten best"))
@@ -80,7 +81,7 @@ def main_effects(comparison: Comparison) -> Any:
     settings = varied(comparison.configurations)
     if len(comparison.configurations) < 3 or not settings:
         return None
-    figure = new_figure(min(3.2 * len(settings) + 1, 16), 3.8)
+    figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)  # wide enough for the title above one panel
     for axes, name in zip(figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True):
         groups: dict[str, list[float]] = {}
         for one in sorted(comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.files import write_text
 from brainseg.records.comparison import Comparison
+from brainseg.records.gathering import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,12 +45,18 @@ def _counted(patients: float) -> str:
     return f"{patients:.1f}".removesuffix(".0")
 
 
+def _shown(run: Run) -> str:
+    """A run's folder, and its data if they are not the phantom, as one would type them here."""
+    path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
+    return str(path) + (f" data.path={run.config.data.path}" if run.config.data.path is not None else "")
+
+
 def notes(comparison: Comparison) -> list[str]:
     """What a reader must know to take the numbers for what they are, a sentence each; warnings first."""
     found = [*comparison.warnings]
     if comparison.exploratory:
         found.append("Exploratory: these are validation patients, on which each run's best epoch was selected; scores are flattered. "
-                     "Test the one chosen with brainseg.evaluate.")
+                     f"Test the one chosen: python -m brainseg.evaluate checkpoint={_shown(comparison.configurations[0].runs[0])}")
     found += [f"Left out: {name}: {why}." for name, why in comparison.left_out]
     found.append(f"{comparison.chances[0].upper()}{comparison.chances[1:]}.")
     runs = max(len(one.runs) for one in comparison.configurations)
@@ -59,6 +66,10 @@ def notes(comparison: Comparison) -> list[str]:
     if pairs:
         found.append(f"{pairs} comparison{'s' * (pairs > 1)} with {comparison.baseline.label}: two-sided Wilcoxon signed-rank tests over "
                      f"patients (zeros by Pratt), p-values corrected for {pairs} by Holm.")
+    least = min(1.0, pairs * 2.0 ** (1 - comparison.patients))  # where one wins on every patient
+    if pairs and least > 0.05:
+        found.append(f"{comparison.patients} patients cannot give a corrected p below {least:.2g}, whatever the difference, and their "
+                     "intervals are too narrow: take more.")
     if pairs and comparison.baseline is comparison.configurations[0]:
         found.append("The baseline is the best, picked by these same scores: its lead is flattered. baseline=RUN compares with another.")
     return found

@@ -7,7 +7,7 @@ from brainseg.data.volume import patient_of
 from brainseg.files import writing
 from brainseg.records import failures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
-from brainseg.records.report import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.records.report import BLUE, GREY, ORANGE, counted, new_figure, save
 from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def figure(
     drawn = new_figure(13, sum(heights) + 0.4)
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
-    drawn.suptitle(f"{overall.patients} patients: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed", x=0.01,
+    drawn.suptitle(f"{counted(overall.patients, 'patient')}: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed", x=0.01,
                    horizontalalignment="left", fontsize=13)
     parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     left, right = parts[0].subplots(1, 2)

@@ -85,7 +85,7 @@ def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None
     experiment. Without any, all runs below `root`.
     """
     if runs:
-        paths = [path for run in runs for path in (_below(Path(run)) or [locate(run)])]
+        paths = [path for run in runs for path in (_below(Path(run)) or [locate(run, "runs")])]
     elif sweep is not None:
         made = sorted(map(Run, jobs_of(sweep, Path(root))), key=lambda run: run.facts["created"])
         latest = {(run.configuration, run.config.seed, run.settings.get("split.fold")): run.path for run in made}

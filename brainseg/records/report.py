@@ -206,6 +206,11 @@ def table(metrics: Mapping[str, float], title: str) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def counted(count: int, what: str) -> str:
+    """1 patient, 2 patients."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def number(value: float) -> str:
     """Four digits that say something: 17, 0.8412, 12.35, 1.000e-04."""
     if float(value).is_integer():

@@ -59,11 +59,9 @@ class Results:
         lines = []
         for role, prefix in PREFIX.items():
             dice = np.array([score.dice for score in self.of(role)])
-            if len(dice) > 1:
-                low, high = bootstrap(dice)
-                lines.append(f"{prefix}/dice of {len(dice)} patients: 95 % interval {low:.3f} to {high:.3f}")
-            elif len(dice):
-                lines.append(f"{prefix}/dice of 1 patient: no interval")
+            if len(dice):
+                interval = "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice)) if len(dice) > 1 else "no interval"
+                lines.append(f"{prefix}/dice of {report.counted(len(dice), 'patient')}: {interval}")
         unit = "mm" if bool(np.isfinite(self.dataset.store.spacing).all()) else "pixels"
         lines.append("Means over patients, but: patients_missed counts those with a tumour and a Dice below 0.05; "
                      "empty_slice_false_positives")

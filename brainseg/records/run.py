@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+import difflib
 import itertools
 import json
 import logging
@@ -331,8 +332,8 @@ def _mode(config: TrainConfig, job: Job) -> str:
     return config.resume or ("auto" if job.sweep else "never")
 
 
-def locate(run: str) -> Path:
-    """The folder of a run named by its folder or its MLflow id. Raises RequestError if there is none."""
+def locate(run: str, setting: str = "resume") -> Path:
+    """The folder of a run that `setting` names by its folder or its MLflow id. Raises RequestError if there is none."""
     path = Path(run)
     if (path / "run.json").is_file():
         return path
@@ -340,12 +341,20 @@ def locate(run: str) -> Path:
         from brainseg.records.tracking import folder_of
 
         return folder_of(run)
-    raise RequestError(f"resume={run}: holds no run (no run.json); give a folder under runs/ or an MLflow run id")
+    raise RequestError(f"{setting}={run}: holds no run (no run.json); {nearest(path) or 'give a folder under runs/ or an MLflow run id'}")
 
 
-def stored_overrides(run: str) -> list[str]:
+def nearest(path: Path) -> str:
+    """Which run or file a path that is not there may have meant, as "did you mean ...?"; "" if none is like it."""
+    there = path.parent if path.parent.is_dir() else Path("runs")
+    names = [entry.name for entry in there.iterdir() if (entry / "run.json").is_file() or entry.is_file()] if there.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"did you mean {there / close[0]}?" if close else ""
+
+
+def stored_overrides(run: str, setting: str) -> list[str]:
     """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
-    stored = RunFolder(locate(run)).facts["overrides"]
+    stored = RunFolder(locate(run, setting)).facts["overrides"]
     return [override for override in stored if override.split("=", 1)[0] not in NOT_REPEATED]
 
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class Prediction:
     role: str
     notes: list[str]
     score: PatientScore | None  # where masks were there
+    source: list[str] = field(default_factory=list)  # names of the files that it was made from
 
     def millilitres(self, voxels: int) -> float:
         """NaN where the spacing is unknown."""
@@ -72,6 +73,30 @@ def done(folder: Path, digest: str) -> Prediction | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, damaged, or of another version: it is made again
         return None
     return found if whole else None
+
+
+def check_free(output: Path, studies: Sequence[Study]) -> None:
+    """Refuse a study whose folder holds the mask of other files: of two patients of one name only the last would be left.
+
+    Raises RequestError.
+    """
+    for study in studies:
+        try:
+            held = list(map(str, json.loads((output / study.name / "prediction.json").read_text())["source"]))
+        except (OSError, ValueError, KeyError, TypeError):  # none there, damaged, or of another version
+            continue
+        same = not held or held == names_of(study)
+        check(same, "output", output, f"{study.name} in it was made from other files: {', '.join(held[:3])}", "name another folder")
+
+
+def names_of(study: Study) -> list[str]:
+    """The names of the files that a study is made from."""
+    return sorted(path.name for path in study.files)
+
+
+def others_in(output: Path, studies: Sequence[Study]) -> list[str]:
+    """Studies that earlier requests left in the folder."""
+    return sorted({path.parent.name for path in output.glob("*/prediction.json")} - {study.name for study in studies})
 
 
 def sha256(path: Path) -> str:
