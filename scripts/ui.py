@@ -45,7 +45,8 @@ def main() -> int:
     server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET)
     try:
         wait_for(server, port)
-        print(f"MLflow charts of {uri}:\n  {link}\nCtrl-C ends it.", flush=True)
+        empty = "" if "/experiments/" in link else " (no run in it yet: is this the folder where you trained?)"
+        print(f"MLflow charts of {uri}{empty}:\n  {link}\nCtrl-C ends it.", flush=True)
         return server.wait()
     except KeyboardInterrupt:
         return 0

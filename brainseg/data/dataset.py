@@ -171,8 +171,8 @@ class MRIDataset(Dataset[Sample]):
         raw = self._images(neighbours.reshape(-1)).to(device).reshape(len(rows), len(around), -1, *self.size)
         chosen = torch.from_numpy(volumes)
         low, high = (limit[chosen][:, None, :, None, None].to(device) for limit in (self._low, self._high))
-        image = ((raw - low) / (high - low)).clamp_(0, 1)
-        image = torch.where(high > low, image, torch.zeros_like(image))  # a constant channel says nothing
+        span = torch.where(high > low, high - low, torch.inf)  # a constant channel says nothing: zeros
+        image = raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)  # in place: fresh memory made it four times slower
         return Batch(image.flatten(1, 2), self._masks(rows).to(device))
 
     def _images(self, rows: np.ndarray) -> Tensor:

@@ -1,5 +1,6 @@
 """The failure analysis as one picture: Dice against tumour volume, then every group as a line with its mean and interval."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +97,12 @@ def _scatter(
     for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
         axes.plot(ends.loc[row.group], [row.mean, row.mean], color=GREY, linewidth=2, zorder=2)
         axes.fill_between(ends.loc[row.group], row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1)
-    for place, row in enumerate(shown.sort_values(["dice", "patient"]).head(NAMED).itertuples()):
-        axes.annotate(patient_of(row.patient), (row.tumour_pixels, row.dice), (0, 9 + 11 * place), textcoords="offset points", fontsize=8,
-                      color=GREY, horizontalalignment="center", parse_math=False)  # one above the other: missed ones share a height
+    named = shown.sort_values(["dice", "patient"]).head(NAMED)
+    middle = math.sqrt(shown.tumour_pixels.min() * shown.tumour_pixels.max()) if len(shown) else 0  # of a logarithmic axis
+    for place, row in enumerate(named.itertuples()):  # towards the middle; one above the other where they share a height, as missed ones
+        level, left = int((abs(named.dice.iloc[:place] - row.dice) < 0.05).sum()), row.tumour_pixels < middle
+        axes.annotate(patient_of(row.patient), (row.tumour_pixels, row.dice), (9 if left else -9, 11 * level), textcoords="offset points",
+                      fontsize=8, color=GREY, horizontalalignment="left" if left else "right", verticalalignment="center", parse_math=False)
     _tidy(axes)
     axes.set_title("Dice against tumour volume", loc="left", fontweight="bold", pad=24)
     axes.set(xscale="log", xlabel="tumour volume (voxels); grey: mean and 95 % interval of each third", ylabel="Dice", ylim=(-0.02, 1.02))

@@ -294,6 +294,8 @@ def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
         with suppress(FileExistsError):
             path = root / (name if number == 1 else f"{name}-{number}")
             path.mkdir(parents=True)
+            if number > 1:
+                log.info("note: %s is the same run; resume=auto would go on with it, or leave it where it is finished", root / name)
             return RunFolder(path)
     raise AssertionError("unreachable: the numbers do not end")
 

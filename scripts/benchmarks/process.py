@@ -1,11 +1,10 @@
 """Whole commands: start-up, prepare, and the memory of a training on a cohort of the full set's size."""
 
-import os
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
@@ -18,15 +17,24 @@ STARTUP = "import os, sys; from brainseg import train; from brainseg.training im
           "engine.is_finite = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
 
 
+# Between us and the command, because a process begins with the peak of the one that started it, and ours is of gigabytes.
+WATCHER = """
+import json, os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([time.perf_counter() - started, usage.ru_maxrss, process.returncode]))
+"""
+
+
 def seconds_of(command: list[str], folder: str | Path) -> tuple[float, float]:
     """Seconds and peak memory in GB of a command; what it prints is thrown away."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}")
-    return time.perf_counter() - started, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    watched = [sys.executable, "-S", "-c", WATCHER, *command]
+    seconds, peak, code = json.loads(subprocess.run(watched, cwd=folder, check=True, capture_output=True, text=True).stdout)
+    if code:
+        raise RuntimeError(f"{' '.join(command)}: exit code {code}")
+    return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def start_up(rounds: int) -> tuple[list[list[str]], Bar]:

@@ -83,7 +83,7 @@ def find(name: str, series: Sequence[Series], sequences: Mapping[str, str], chan
     clear = {channel: found[0] for channel, found in by_name.items() if len(found) == 1}
     sure = len(clear) == len(series) and len({id(one) for one in clear.values()}) == len(series)
     check(sure, "input", name, f"{len(series)} series, and it is not clear which is {', '.join(channels)}: {listed}",
-          f"say so, as sequences.{channels[0]}=NAME")
+          f"say so of each, as {' '.join(f'sequences.{channel}=NAME' for channel in channels)}; one left out counts as missing")
     return _study(name, clear, channels)
 
 
