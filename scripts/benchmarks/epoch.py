@@ -77,9 +77,7 @@ def measure(rounds: int, path: str) -> Section:
     rows: list[list[Any]] = []
     bars: list[Bar] = []
     between, tracked = after_epochs(path)
-    recipes = {"default recipe": [], "with neighbouring slices (data.context=1)": ["data.context=1"],
-               "experiment=fast": ["experiment=fast"]}
-    for name, overrides in recipes.items():
+    for name, overrides in {"default recipe": [], "with neighbouring slices (data.context=1)": ["data.context=1"]}.items():
         task = task_of(f"data.path={path}", *overrides)
         epoch = Epoch(task)
         turns: dict[str, Callable[[], float]] = {"real": epoch.real, "bare": epoch.bare, "validation": epoch.validation}
