@@ -42,7 +42,7 @@ def test_a_registered_run_is_found_by_name_alias_and_version(project: Path, call
         assert checkpoint_of(name).read_bytes() == (project / "run" / "checkpoints" / "best.pt").read_bytes()
     data = next((project / "data").glob("*.h5"))
     said = call(evaluate, "checkpoint=models:/lgg@best", f"data.path={data}", "device=cpu", "output=scores")
-    assert "patients by their role in training" in said
+    assert "1 patient by their role in training: 1 test" in said
     tested = json.loads((project / "run" / "summary.json").read_text())["metrics"]["test/dice"]
     assert json.loads((project / "scores" / "summary.json").read_text())["metrics"]["test/dice"] == pytest.approx(tested, abs=1e-6)
 
