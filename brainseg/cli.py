@@ -27,8 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 from brainseg import launch, manual, sweep
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
+from brainseg.records.folders import stored_overrides
 from brainseg.records.plan import foresee, under_other_code
-from brainseg.records.run import Job, Outcome, stored_overrides
+from brainseg.records.run import Job, Outcome
 from brainseg.records.sweep_record import sweep_id, write_record
 from brainseg.request import CONFIGS, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted, ending

@@ -26,9 +26,9 @@ from brainseg.files import writing
 from brainseg.records import comparison_report, failures, failures_figure, report, viewer
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
+from brainseg.records.folders import locate
 from brainseg.records.gathering import Run, gather
 from brainseg.records.predictions import read_predictions
-from brainseg.records.run import locate
 from brainseg.records.summary_run import log_comparison
 from brainseg.records.sweep_record import last
 

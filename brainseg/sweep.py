@@ -8,8 +8,9 @@ from typing import Any
 
 from brainseg.config import TrainConfig
 from brainseg.files import write_json
+from brainseg.records.folders import find
 from brainseg.records.plan import Facts, Fate
-from brainseg.records.run import Job, Outcome, find
+from brainseg.records.run import Job, Outcome
 from brainseg.records.tracking import Mirror
 
 REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients

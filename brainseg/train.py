@@ -23,11 +23,12 @@ from brainseg.device import choose, own_threads, peak_memory
 from brainseg.errors import DeviceMissingError
 from brainseg.errors import check as require
 from brainseg.records import checkpoint, report
+from brainseg.records.folders import claim, locate
 from brainseg.records.identity import identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts
 from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, RunFolder, claim, describe, folder_name, locate
+from brainseg.records.run import Job, Outcome, RunFolder, describe, folder_name
 from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for

@@ -20,7 +20,7 @@ from brainseg.data.tiff import LARGEST
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
-from brainseg.records.run import nearest
+from brainseg.records.folders import nearest
 
 USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"

@@ -11,8 +11,9 @@ from brainseg.config import TrackingConfig, TrainConfig, UNetConfig
 from brainseg.data.split import Split
 from brainseg.errors import RequestError
 from brainseg.records import identity as identity_module
+from brainseg.records.folders import claim, stored_overrides
 from brainseg.records.identity import differing, identity
-from brainseg.records.run import Job, RunFolder, claim, stored_overrides
+from brainseg.records.run import Job, RunFolder
 from brainseg.signals import Interrupted
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))

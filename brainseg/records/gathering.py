@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.config import TrainConfig, flatten
 from brainseg.errors import check
+from brainseg.records.folders import locate
 from brainseg.records.identity import differing, without_identity
-from brainseg.records.run import RunFolder, locate
+from brainseg.records.run import RunFolder
 from brainseg.records.sweep_record import jobs_of
 
 if TYPE_CHECKING:

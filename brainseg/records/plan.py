@@ -6,7 +6,8 @@ from pathlib import Path
 
 from brainseg.config import TrainConfig
 from brainseg.records.code import code_version
-from brainseg.records.run import Job, RunFolder, find
+from brainseg.records.folders import find
+from brainseg.records.run import Job, RunFolder
 
 
 @dataclass(frozen=True)
