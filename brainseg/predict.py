@@ -104,8 +104,8 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
-    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score,
-                            segmentation.names_of(study))
+    source = segmentation.names_of(study)
+    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score, source)
     if config.overlays:
         channel = main_channel(store.channels)
         truth = one.truth if scored else one.prediction

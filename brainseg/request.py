@@ -226,10 +226,8 @@ def _explained(error: Exception, command: str) -> str:
     if "Ambiguous value for argument" in text[0]:
         name, _, value = text[0].split("'")[1].partition("=")
         return f"{name}={value}: several values; a list is written in brackets, as '{name}=[{value}]', and a sweep over them begins with -m"
-    if text[0].startswith(("Error parsing override", "mismatched", "no viable", "missing", "extraneous", "token recognition")):
-        given = text[0].split("'")[1] if text[0].startswith("Error parsing") else ""
-        if given and "=" not in given:
-            return f"{given}: no setting and its value; write it as NAME={given}"
+    if text[0].startswith("Error parsing override") and "=" not in (given := text[0].split("'")[1]):
+        return f"{given}: no setting and its value; write it as NAME={given}"
     if text[0].startswith("Error merging override"):
         return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
     return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")

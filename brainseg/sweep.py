@@ -95,8 +95,8 @@ def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
     ended = [shown_state(one) for one in outcomes]
     states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
     counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
-    rows = [[str(number), shown_state(one), name, " ".join(filter(None, (one.folder, one.reason)))]
-            for number, (one, name) in enumerate(zip(outcomes, labels, strict=True))]
+    rows = [[str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
+            for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))]
     return f"\n{len(outcomes)} jobs: {counts}\n" + table(("job", "state", "swept", "folder, reason"), rows)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,7 +148,7 @@ def path_of(name: str) -> Path:
 
 def short_name(name: str) -> str:
     """A checkpoint's name for a title: that of its run's folder where it lies in one."""
-    path = Path(name)
+    path = Path(os.path.abspath(name))  # "." has a name, too
     return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 

@@ -1,8 +1,8 @@
 """Take the picture of viewer.html for the documentation, as a real browser shows it.
 
     python -m brainseg.evaluate checkpoint=runs/RUN               # or compare, which writes one too; here of the phantom
-    python scripts/screenshot_viewer.py evaluations/viewer.html   # needs Debian's chromium
-    python scripts/screenshot_viewer.py evaluations/viewer.html --place 'patient=PHANTOM_D_0009_20000101&slice=8'
+    python scripts/screenshot_viewer.py evaluations/NAME/viewer.html   # needs Debian's chromium
+    python scripts/screenshot_viewer.py evaluations/NAME/viewer.html --place 'patient=PHANTOM_D_0009_20000101&slice=8'
 """
 
 import argparse

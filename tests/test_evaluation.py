@@ -113,6 +113,8 @@ def test_without_an_output_two_runs_do_not_meet(run: RunFolder, tmp_path: Path, 
     assert (tmp_path / "evaluations" / "run" / "summary.json").is_file() and "written to evaluations/run:" in capsys.readouterr().out
     other = ["a/run", "b/checkpoints/best.pt", "runs:/0123"]
     assert evaluate.folder_of(EvaluateConfig(checkpoint=other)) == Path("evaluations/run+b+0123")
+    assert evaluate.folder_of(EvaluateConfig(checkpoint=".")) == Path("evaluations", tmp_path.name)
+    assert evaluate.folder_of(EvaluateConfig(checkpoint="..")) == Path("evaluations", tmp_path.parent.name)
 
 
 def test_other_data_than_the_runs_own_are_said_to_be_that(run: RunFolder, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     threshold_weights(tmp_path / "w.pt")
     write_cohort(tmp_path / "kaggle_3m")
     write_slice(tmp_path / "odd", "a", 1, None, np.zeros((4, 4), np.uint8))
-    for name, shift in (("flair.nii", 0.0), ("same.nii", 0.0), ("moved.nii", 3.0)):
+    for name, shift in (("flair.nii", 0.0), ("same.nii", 0.0), ("moved.nii", 3.0), ("pre_contrast.nii", 0.0)):
         write_nifti(tmp_path / name, scan(), shift=shift)
     write_nifti(tmp_path / "turned.nii", scan(), "RAS")
     write_nifti(tmp_path / "small.nii", scan()[:10])
@@ -54,6 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=[same.nii,null,null]"], "only FLAIR can stand in for another"),
     (["input=[same.nii,flair.nii,same.nii]"], "are the same file"),
     (["input=[flair.nii,same.nii,moved.nii]"], "input=flair.nii: is given as pre-contrast, and named after FLAIR; the order is pre-"),
+    (["input=[null,pre_contrast.nii,null]"], "is given as FLAIR, and named after pre-contrast"),
     (["input=w.h5"], "input=w.h5: a file of prepared slices, not a scan; brainseg.evaluate"),
     (["input=[same.nii,flair.nii,moved.nii]"], "lie on different grids (origin"),
     (["input=[same.nii,flair.nii,turned.nii]"], "lie on different grids (origin"),
@@ -208,13 +209,9 @@ def test_a_list_of_files_is_called_what_their_names_begin_with(names: list[str],
 
 
 def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capfd) -> None:
-    for name in ("a", "b"):
-        write_nifti(folder / name / "scans" / f"{name}.nii", scan())
-        (folder / name / "scans" / f"{name}.nii").rename(folder / name / "scans" / ("flair.nii" if name == "a" else "t2_flair.nii"))
-    listed = [f"input=[null,{name}/scans/{file},null]" for name, file in (("a", "flair.nii"), ("b", "t2_flair.nii"))]
-    # One file alone is called by its own name; two of other names under one folder are told apart.
-    call("checkpoint=w.pt", *THRESHOLD, listed[0], "output=out")
-    call("checkpoint=w.pt", *THRESHOLD, listed[1], "output=out")
+    for file in ("a/scans/flair.nii", "b/scans/t2_flair.nii"):  # one file alone is called by its own name
+        write_nifti(folder / file, scan())
+        call("checkpoint=w.pt", *THRESHOLD, f"input=[null,{file},null]", "output=out")
     said = capfd.readouterr().out
     assert "note: 1 folder of earlier requests in out, as flair: not in these tables and pages" in said
     assert {path.parent.name for path in (folder / "out").glob("*/prediction.json")} == {"flair", "t2_flair"}

@@ -107,6 +107,11 @@ class MRIDataset(Dataset[Sample]):
         return int(self.store.shape[2]), int(self.store.shape[3])
 
     @property
+    def in_mm(self) -> bool:
+        """Whether distances are in mm, for the whole cohort or not at all: medians would mix two units."""
+        return bool(np.isfinite(self.store.spacing).all())
+
+    @property
     def volumes(self) -> list[int]:
         """Indices of the volumes that these slices belong to, in the file's order."""
         return [int(v) for v in np.unique(self._volume_of_row[self.rows])]

@@ -14,7 +14,7 @@ from brainseg.records import report, viewer
 from brainseg.records.predictions import Prediction, write_predictions
 from brainseg.records.statistics import bootstrap
 from brainseg.training.evaluation import Evaluated
-from brainseg.training.metrics import PatientScore, summarise
+from brainseg.training.metrics import MISSED_DICE, PatientScore, summarise
 
 PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}  # role of a patient -> name of its metrics
 
@@ -62,8 +62,8 @@ class Results:
             if len(dice):
                 interval = "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice)) if len(dice) > 1 else "no interval"
                 lines.append(f"{prefix}/dice of {report.counted(len(dice), 'patient')}: {interval}")
-        unit = "mm" if bool(np.isfinite(self.dataset.store.spacing).all()) else "pixels"
-        lines.append("Means over patients, but: patients_missed counts those with a tumour and a Dice below 0.05; "
+        unit = "mm" if self.dataset.in_mm else "pixels"
+        lines.append(f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
                      "empty_slice_false_positives")
         lines.append(f"is a share of all slices without tumour; hd95 is the median over patients, in {unit}; hd95_undefined counts those "
                      "without.")

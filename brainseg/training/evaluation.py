@@ -38,7 +38,6 @@ def evaluate(
     float32. `others` join the model in an ensemble, each with its own view of the same patients: the mean of all probabilities.
     Yields one volume at a time: whoever wants the masks keeps them.
     """
-    in_mm = bool(np.isfinite(dataset.store.spacing).all())  # one unit for the whole cohort, or medians would mix two
     for volume in dataset.volumes:
         positions = dataset.of_volume(volume)
         masks: list[Tensor] = []
@@ -51,7 +50,7 @@ def evaluate(
         mask = torch.cat(masks)
         prediction = keep_components(to_mask(probability, inference), inference)
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
-        spacing = dataset.store.spacing[volume].tolist() if in_mm else None
+        spacing = dataset.store.spacing[volume].tolist() if dataset.in_mm else None
         truth = mask[:, 0].numpy()
         score = score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss, classes=dataset.store.classes)
         yield Evaluated(score, prediction, truth, probability.numpy())

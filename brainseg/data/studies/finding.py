@@ -80,7 +80,7 @@ def _shared(paths: Sequence[Path]) -> str:
 def _check_order(paths: Mapping[str, Path], channels: Sequence[str]) -> None:
     """Refuse a file that is named after another sequence than the one it is given as: in the wrong order all masks would be wrong."""
     for given, path in paths.items():
-        bears = [name for name in channels if name.lower() in path.name.lower()]
+        bears = [name for name in channels if simpleitk.plain(name) in simpleitk.plain(path.name)]
         check(not bears or given in bears, "input", path, f"is given as {given}, and named after {' and '.join(bears)}",
               f"the order is {', '.join(channels)}; null stands for a missing one; rename the file if it is right")
 

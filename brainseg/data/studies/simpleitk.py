@@ -79,7 +79,7 @@ def find(name: str, series: Sequence[Series], sequences: Mapping[str, str], chan
         return _study(name, chosen, channels)
     if len(series) == 1:
         return _study(name, {channels[main_channel(channels)]: series[0]}, channels)
-    by_name = {channel: [one for one in series if _plain(channel) in _plain(" ".join(one.names))] for channel in channels}
+    by_name = {channel: [one for one in series if plain(channel) in plain(" ".join(one.names))] for channel in channels}
     clear = {channel: found[0] for channel, found in by_name.items() if len(found) == 1}
     sure = len(clear) == len(series) and len({id(one) for one in clear.values()}) == len(series)
     check(sure, "input", name, f"{len(series)} series, and it is not clear which is {', '.join(channels)}: {listed}",
@@ -129,5 +129,6 @@ def _named(wanted: str, series: Sequence[Series], setting: str, listed: str) -> 
     return found[0]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Letters and digits alone, in lower case, in which channels and names of files are compared."""
     return "".join(character for character in text.lower() if character.isalnum())
