@@ -27,6 +27,9 @@ OPTIMIZERS = {
 }
 # Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
 FETCHING = ("PerceptualLoss", "TorchVisionFCModel", "Transchex", "MultiModal", "BertPreTrainedModel")
+# One pass over weight, gradient and moments instead of one for each operation: a third of the time, on what FUSING names.
+FUSED = ("adam", "adamw", "sgd")
+FUSING = ("cpu", "cuda")
 NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}
 
 
@@ -103,6 +106,9 @@ def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> to
     given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:
         given["weight_decay"] = config.weight_decay
+    own_choice = {"fused", "foreach", "differentiable"} & config.options.keys()
+    if name in FUSED and not own_choice and all(parameter.device.type in FUSING for parameter in given["params"]):
+        given["fused"] = True
     return _call(found, "optimizer", config, given)
 
 

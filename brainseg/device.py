@@ -38,6 +38,11 @@ class Device:
         words = [str(self.torch), self.precision, "channels_last" if self.channels_last else "contiguous"]
         return " ".join([*words, *(["compiled"] if self.compile else []), f"({_hardware(self.torch)}, {self.threads} threads)"])
 
+    @property
+    def queues(self) -> bool:
+        """Whether it works off what it was given while the host goes on, so that to read one of its numbers is to wait for all."""
+        return self.torch.type != "cpu"
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The mixed-precision context of one forward pass."""
         if self.precision == "float32":

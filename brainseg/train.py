@@ -33,11 +33,12 @@ from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
-from brainseg.training.engine import Hooks, Task, fit
+from brainseg.training.engine import fit
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_threshold
 from brainseg.training.pace import measure_pace, steps_for_minutes
 from brainseg.training.state import State
+from brainseg.training.task import Hooks, Task
 
 ALONE = Job()
 log = logging.getLogger("brainseg")

@@ -72,3 +72,13 @@ def test_every_setting_has_its_help() -> None:
     for kind in vars(schema).values():
         if dataclasses.is_dataclass(kind):
             walk(kind)
+
+
+def test_adam_and_sgd_take_torchs_fused_update_unless_told_otherwise() -> None:
+    def fused(name: str, device: str = "cpu", **options: bool) -> bool:
+        weights = [torch.nn.Parameter(torch.ones(3, device=device))]
+        return bool(build.optimizer(schema.OptimizerConfig(name, lr=0.1, options=options), weights).param_groups[0].get("fused"))
+
+    assert fused("adam") and fused("adamw") and fused("sgd")
+    assert not fused("adamw", foreach=True) and not fused("adamw", fused=False)
+    assert not fused("adamw", device="meta") and not fused("rprop")

@@ -23,9 +23,10 @@ from brainseg.config import (
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
 from brainseg.train import new_state
-from brainseg.training.engine import Hooks, NonFiniteError, Task, fit
+from brainseg.training.engine import fit
 from brainseg.training.pace import Pace, measure_pace, steps_for_minutes
 from brainseg.training.state import State
+from brainseg.training.task import Hooks, Task
 
 AUGMENT = AugmentConfig(flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05)
 
@@ -156,46 +157,6 @@ def test_patience_stops_early(phantom_file: Path) -> None:
     state = new_state(task)
     fit(state, task, Hooks())
     assert (state.epoch, state.best_epoch) == (2, 0)
-
-
-def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: Path) -> None:
-    task = make_task(phantom_file)
-    state = new_state(task)
-    with torch.no_grad():
-        next(state.model.parameters())[0, 0, 0, 0] = float("nan")
-    before = {name: value.clone() for name, value in state.model.state_dict().items()}
-    with pytest.raises(NonFiniteError, match=r"epoch 0 step 0.*optimizer\.lr.*PHANTOM_.* slice \d+"):
-        fit(state, task, Hooks())
-    weights = dict(state.model.named_parameters())
-    assert all(torch.equal(before[name], weights[name].detach().nan_to_num(0)) or torch.isnan(before[name]).any() for name in weights)
-
-
-def test_a_nonfinite_step_can_be_left_out(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
-    state, criterion, weights = new_state(task), task.criterion, []
-
-    def sometimes(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        weights.append({name: value.clone() for name, value in state.model.state_dict().items()})
-        broken = logits.requires_grad and state.step == 2
-        return criterion(logits, mask) * (float("inf") if broken else 1)
-
-    fit(state, task._replace(criterion=sometimes), Hooks())
-    assert state.history[0]["metrics"]["train/skipped_steps"] == 1
-    assert state.step == 6
-    before, after = weights[2], weights[3]  # seen at the third forward pass and at the fourth
-    moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert not any("weight" in name or "bias" in name for name in moved), "no weight was changed"
-    assert all(torch.isfinite(value).all() for value in after.values())
-
-
-def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
-    task = make_task(phantom_file)
-
-    def full(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return torch.empty(2**60)
-
-    with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
-        fit(new_state(task), task._replace(criterion=full), Hooks())
 
 
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:

@@ -19,7 +19,7 @@ def test_the_mask_takes_the_class_of_most_and_of_a_draw_the_higher(height: int, 
     random = torch.Generator().manual_seed(seed)
     mask = torch.randint(0, classes, (2, 1, height, width), generator=random, dtype=torch.uint8)
     image = torch.rand(2, 3, height, width, generator=random)
-    small, labels = halved(image, mask)
+    small, labels = halved(image, mask, classes)
     assert (small.shape, labels.shape, labels.dtype) == ((2, 3, height // 2, width // 2), (2, 1, height // 2, width // 2), torch.uint8)
     for whole, half in zip(mask, labels, strict=True):
         assert half.flatten().tolist() == [max(set(four), key=lambda index: (four.count(index), index)) for four in squares(whole[0])]
@@ -29,4 +29,4 @@ def test_the_mask_takes_the_class_of_most_and_of_a_draw_the_higher(height: int, 
 def test_an_empty_mask_stays_empty_and_the_inputs_stay_as_they_are() -> None:
     image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     before = image.clone()
-    assert not halved(image, mask)[1].any() and torch.equal(image, before)
+    assert not halved(image, mask, 2)[1].any() and torch.equal(image, before)

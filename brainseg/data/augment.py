@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from brainseg.config import AugmentConfig
+from brainseg.data.transfer import sent
 
 
 class Draw(NamedTuple):
@@ -49,7 +50,7 @@ def draw(
     if config == AugmentConfig():
         return Draw()
     sizes = [1, 1, 1, 2, 1, channels, channels, 1]
-    uniform = torch.rand(batch, sum(sizes), 1, 1, generator=generator).to(device)  # in one piece: one transfer
+    uniform = sent(torch.rand(batch, sum(sizes), 1, 1, generator=generator), device)  # in one piece: one transfer
     seed = torch.randint(2**62, (), generator=generator)
     flip, angle, zoom, shift, gamma, contrast, brightness, noise = uniform.split(sizes, dim=1)
     moved = bool(config.rotate or config.scale or config.shift)
@@ -63,7 +64,7 @@ def draw(
         brightness=between(brightness, config.brightness) if config.brightness else None,
         noise=config.noise * noise if config.noise else None,
         seed=seed if config.noise else None,
-        source=sources(sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing).to(device)
+        source=sent(sources(sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing), device)
         if config.missing else None,
     )
 

@@ -12,8 +12,8 @@ from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
-from brainseg.training.engine import Task
 from brainseg.training.state import State
+from brainseg.training.task import Task
 
 PLANNED = ("cosine", "one_cycle")  # schedules that were drawn over the number of steps: more steps would be another curve
 log = logging.getLogger("brainseg")

@@ -16,8 +16,9 @@ from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
 from brainseg.signals import Interrupted, Signals
-from brainseg.training.engine import Hooks, Task
+from brainseg.training.faults import look
 from brainseg.training.state import State
+from brainseg.training.task import Hooks, Task
 
 Follower = Callable[[RunFolder, State], None]  # called before the first step and after each epoch; may raise `Stopped`
 
@@ -40,7 +41,7 @@ class Watch:
         self.mirrored = False
 
     def hooks(self) -> Hooks:
-        return Hooks(after_step=self._after_step, between=self._between, after_epoch=self._after_epoch, progress=self._progress)
+        return Hooks(after_step=self._after_step, between=self._between, after_epoch=self._after_epoch)
 
     @contextmanager
     def showing(self) -> Iterator[Hooks]:
@@ -71,13 +72,14 @@ class Watch:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
         self.follow(self.folder, state)
 
-    def _progress(self, state: State, loss: float) -> None:
+    def _progress(self, state: State) -> None:
         if self.bar is not None:
             dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
-            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss:.3f} best val/dice {dice}", refresh=False)
+            self.bar.set_postfix_str(f"epoch {state.epoch} loss {state.last_loss:.3f} best val/dice {dice}", refresh=False)
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
+        self._progress(state)
         self._tell_mlflow()  # not earlier: MLflow takes longer to import than all else up to the first step
         checkpoints = self.task.config.checkpoint
         due = checkpoints.every_steps is not None and state.step - self.saved_step >= checkpoints.every_steps
@@ -111,6 +113,7 @@ class Watch:
         self.follow(self.folder, state)
 
     def _save(self, state: State, improved: bool = False) -> None:
+        look(state, self.task)
         save(self.folder, state, self.task, self.split, improved)
         self.saved_at, self.saved_step = time.monotonic(), state.step
 

@@ -4,12 +4,9 @@ Nothing random is kept: before each step torch is seeded from (seed, epoch, step
 function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to the same bits as if it had never stopped.
 """
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,43 +14,15 @@ from torch import Tensor, nn
 
 from brainseg.config import AugmentConfig, TrainConfig
 from brainseg.data import augment
-from brainseg.data.dataset import MRIDataset, epoch_order
+from brainseg.data.dataset import epoch_order
 from brainseg.data.resize import halved
-from brainseg.device import Device
 from brainseg.seeds import seed_for
 from brainseg.training.evaluation import evaluate
+from brainseg.training.faults import look, naming_memory
 from brainseg.training.metrics import summarise
 from brainseg.training.schedules import factor
-from brainseg.training.state import State
-
-log = logging.getLogger("brainseg")
-
-
-class NonFiniteError(ArithmeticError):
-    """The loss or the gradient is not a number; raised before the update, so that no weight has seen it."""
-
-
-class Task(NamedTuple):
-    """What stays the same over a run."""
-
-    config: TrainConfig
-    device: Device
-    train: MRIDataset
-    validation: MRIDataset
-    criterion: nn.Module
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulate))
-
-
-class Hooks(NamedTuple):
-    """What the caller does besides: after each optimizer step, between validated patients, after each epoch."""
-
-    after_step: Callable[["State"], None] = lambda state: None
-    between: Callable[["State"], None] = lambda state: None
-    after_epoch: Callable[["State", bool], None] = lambda state, improved: None
-    progress: Callable[["State", float], None] = lambda state, loss: None
+from brainseg.training.state import Given, State
+from brainseg.training.task import Hooks, Task
 
 
 def fit(state: State, task: Task, hooks: Hooks) -> None:
@@ -70,11 +39,16 @@ def fit(state: State, task: Task, hooks: Hooks) -> None:
 
 
 def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks) -> None:
-    """The steps that the epoch under way still lacks."""
+    """The steps that the epoch under way still lacks.
+
+    On a GPU the host only hands out work and waits once, at the end: whoever keeps the state before has to `look` first. Under
+    on_nonfinite=skip it must wait for each step, to put back what the forward pass did to the statistics of batch norm.
+    """
     config, device = task.config, task.device
     order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
     first = state.epoch * task.steps_per_epoch
     end = min(first + task.steps_per_epoch, state.total_steps)
+    look_at_once = not device.queues or config.on_nonfinite == "skip"
     state.model.train()
     while state.step < end:
         started = time.perf_counter()
@@ -88,7 +62,7 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
             image, mask = task.train.gather(rows, device.torch)
             if state.step < state.half_steps:
-                image, mask = halved(image, mask)
+                image, mask = halved(image, mask, len(task.train.store.classes))
             image, mask = augmented(config.augment, image, mask, task.train.sequences)
             with device.autocast():
                 logits = forward(device.format(image))
@@ -97,19 +71,21 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
             step_loss += loss.detach()
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-        if is_finite(step_loss, norm, state):
+
+        state.unseen.append(Given(state.step - first, chosen, step_loss, norm))
+        if not look_at_once or look(state, task):
             state.scaler.step(state.optimizer)
             state.scaler.update()
             if state.average is not None:
                 state.average.update_parameters(state.model)
-            state.loss_sum += float(step_loss) * len(chosen)
-            state.slices_seen += len(chosen)
         else:
-            skip_or_raise(state, task, step_loss, norm, chosen, buffers)
+            for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
 
         state.step += 1
+        if state.step == end:
+            look(state, task)
         state.seconds += time.perf_counter() - started
-        hooks.progress(state, float(step_loss))
         hooks.after_step(state)
 
 
@@ -128,43 +104,6 @@ def set_learning_rate(state: State, task: Task) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     return rate
-
-
-def is_finite(loss: Tensor, norm: Tensor, state: State) -> bool:
-    """Whether the step may be taken; under float16 the scaler itself leaves out steps whose gradient overflowed."""
-    return bool(torch.isfinite(loss) & (torch.isfinite(norm) | state.scaler.is_enabled()))
-
-
-def skip_or_raise(state: State, task: Task, loss: Tensor, norm: Tensor, chosen: np.ndarray, buffers: list[Tensor]) -> None:
-    """A step that is not finite: no weight has seen it. Raises NonFiniteError, or counts it under on_nonfinite=skip.
-
-    The forward pass has moved the running statistics of batch norm: skipping puts them back.
-    """
-    where = ", ".join(f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in chosen)
-    first = state.epoch * task.steps_per_epoch
-    what = f"loss {float(loss)}, gradient norm {float(norm)} at epoch {state.epoch} step {state.step - first}"
-    if task.config.on_nonfinite == "error":
-        raise NonFiniteError(f"{what}: not finite, no weight was changed; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
-                             f"or leave such steps out with on_nonfinite=skip; slices: {where}")
-    log.warning("%s: not finite, step left out; slices: %s", what, where)
-    for buffer, before in zip(state.model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
-    state.skipped += 1
-
-
-@contextmanager
-def naming_memory(task: Task) -> Iterator[None]:
-    """Name what to lower when the device's memory is full; torch's own error names an allocation in bytes."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # how torch says it for the CPU
-            raise
-        height, width = task.train.size
-        shape = (task.config.batch_size, task.train.channels, height, width)
-        rule = f"out of memory on {task.device.torch} with batches of shape {shape}"
-        remedy = f"lower batch_size={shape[0]} and raise accumulate={task.config.accumulate} instead, or lower model.width or model.depth"
-        raise MemoryError(f"{rule}; {remedy}") from error
 
 
 def trained(state: State, task: Task) -> dict[str, float]:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from brainseg.training.engine import Hooks, Task, train_epoch
+from brainseg.training.engine import train_epoch
 from brainseg.training.evaluation import evaluate
 from brainseg.training.state import State
+from brainseg.training.task import Hooks, Task
 
 
 class Pace(NamedTuple):

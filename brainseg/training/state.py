@@ -1,10 +1,11 @@
 """Everything that a training step changes, in one object: what a checkpoint keeps and a resume takes over."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -13,6 +14,15 @@ from brainseg.device import Device
 from brainseg.training.schedules import Plateau
 
 Row = dict[str, Any]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
+
+
+class Given(NamedTuple):
+    """What a step gave, as long as the host has not looked at it."""
+
+    step: int  # within its epoch
+    chosen: np.ndarray  # positions of its slices
+    loss: Tensor  # (), on the device
+    norm: Tensor  # (), of the gradient
 
 
 @dataclass
@@ -36,6 +46,8 @@ class State:
     bad_epochs: int = 0
     skipped: int = 0  # steps of this epoch left out because the loss or the gradient was not finite
     history: list[Row] = field(default_factory=list)
+    unseen: list[Given] = field(default_factory=list)  # never in a checkpoint: `faults.look` comes first
+    last_loss: float = float("nan")  # of the last step looked at, for the progress bar
 
     NUMBERS = ("total_steps", "half_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs",
                "skipped")
@@ -55,6 +67,7 @@ class State:
         return self.average.module if self.average is not None else self.model
 
     def state_dict(self) -> dict[str, Any]:
+        assert not self.unseen, "steps that nobody has looked at may be not finite, and their losses would be lost"
         return {
             "model": self.validated.state_dict(),
             "training_model": self.model.state_dict() if self.average is not None else None,

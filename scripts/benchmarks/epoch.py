@@ -21,8 +21,9 @@ from brainseg.data import resident
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
 from brainseg.device import choose
-from brainseg.training.engine import Hooks, Task, train_epoch
+from brainseg.training.engine import train_epoch
 from brainseg.training.evaluation import evaluate
+from brainseg.training.task import Hooks, Task
 
 
 def task_of(*overrides: str) -> Task:

@@ -12,9 +12,9 @@ from brainseg.config import PhantomConfig
 from brainseg.data.phantom import ensure_cohort
 
 FULL = 110  # patients of the public set
-# Up to the update of the first step. What a process does when it ends is no part of its start, so it ends there and then.
-STARTUP = "import os, sys; from brainseg import train; from brainseg.training import engine; " \
-          "engine.is_finite = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
+# Up to the end of the first step. What a process does when it ends is no part of its start, so it ends there and then.
+STARTUP = "import os, sys; from brainseg import train; from brainseg.records import watch; " \
+          "watch.Watch._after_step = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
 
 
 # Between us and the command, because a process begins with the peak of the one that started it, and ours is of gigabytes.

@@ -30,7 +30,8 @@ from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, save
 from brainseg.train import new_state
-from brainseg.training.engine import Hooks, fit
+from brainseg.training.engine import fit
+from brainseg.training.task import Hooks
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 

@@ -49,7 +49,8 @@ from brainseg.records.run import Outcome, RunFolder
 from brainseg.records.saving import load_into, save
 from brainseg.records.tracking import replicate
 from brainseg.train import new_state
-from brainseg.training.engine import Hooks, fit
+from brainseg.training.engine import fit
+from brainseg.training.task import Hooks
 
 REFUSED = (DataError, RequestError)
 AUDITED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class", "socket.connect",
