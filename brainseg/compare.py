@@ -28,12 +28,16 @@ from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import locate
 from brainseg.records.gathering import Run, gather
+from brainseg.records.labels import differences
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
 from brainseg.records.sweep_record import last
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+COLUMNS = 6  # configurations whose settings are listed side by side
 
 
 def run(config: CompareConfig) -> int:
@@ -113,7 +117,10 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
     if store is not None and (cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)):
         shown["worst"] = folder / "pictures" / "worst.png"
         report.overlays(cases, shown["worst"])
-    return shown, {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
+    titled = {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
+    if 1 < len(comparison.configurations) <= COLUMNS:
+        titled |= {"Settings in which they differ": differences({one.label: one.runs[0].settings for one in comparison.configurations})}
+    return shown, titled
 
 
 def view(comparison: Comparison, path: Path, count: int) -> Path | None:

@@ -17,9 +17,10 @@ from brainseg.compare import publish
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.errors import RequestError
 from brainseg.records.comparison import Comparison, compare
-from brainseg.records.comparison_figures import FIGURES, pareto, varied
+from brainseg.records.comparison_figures import FIGURES, pareto
 from brainseg.records.comparison_report import headline, notes, text
 from brainseg.records.gathering import gather
+from brainseg.records.labels import varied
 from brainseg.records.statistics import bootstrap, paired
 
 NAMES = [f"TCGA_{'AB'[number % 2]}_{number:02d}_20000101" for number in range(12)]
@@ -180,7 +181,7 @@ def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
     of_one, of_three = compare(runs[:1]), compare(runs)
     assert {name for name, draw in FIGURES.items() if draw(of_one) is None} == {"differences", "main_effects", "cost"}
     assert all(draw(of_three) is not None for draw in FIGURES.values())
-    assert varied(of_three.configurations) == ["model.width"]
+    assert varied([one.runs[0].settings for one in of_three.configurations]) == ["model.width"]
 
 
 def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:

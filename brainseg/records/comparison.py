@@ -16,6 +16,7 @@ import numpy as np
 
 from brainseg.errors import check
 from brainseg.records.gathering import REPEATED, Run
+from brainseg.records.labels import labelled
 from brainseg.records.statistics import bootstrap, holm, paired, spread
 from brainseg.training.metrics import missed
 
@@ -102,26 +103,6 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
           "name another run")
     against = wanted or ranked[0]
     return Comparison(role, ranked, against, left_out + others, _chances(scored), _warnings(scored), _table(ranked, against))
-
-
-def labelled(runs: Sequence[Run]) -> dict[str, str]:
-    """A short name for each configuration: the settings in which they differ, as depth=3 width=16; the run's name where nothing does."""
-    first = {run.configuration: run for run in reversed(runs)}
-    settings = {key: run.settings for key, run in first.items()}
-    names = sorted({name for one in settings.values() for name in one} - set(REPEATED))
-    differ = [name for name in names if len({str(one.get(name)) for one in settings.values()}) > 1]
-    if not differ:
-        return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first.items()}
-    short = {name: _short(name, differ) for name in differ}
-    return {key: " ".join(f"{short[name]}={one[name]}" for name in differ if name in one) for key, one in settings.items()}
-
-
-def _short(name: str, among: Sequence[str]) -> str:
-    """model.depth as depth, model.name as model; the whole name where two would be the same."""
-    def last(one: str) -> str:
-        return one.removesuffix(".name").rsplit(".", 1)[-1]
-
-    return name if sum(last(one) == last(name) for one in among) > 1 else last(name)
 
 
 def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":

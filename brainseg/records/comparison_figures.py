@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from brainseg.records.comparison import Comparison, Configuration
-from brainseg.records.gathering import REPEATED
+from brainseg.records.comparison import Comparison
+from brainseg.records.labels import varied
 from brainseg.records.report import BLUE, GREY, ORANGE, new_figure
 
 LIGHT = "#b9c7d3"
 SHOWN = 24  # configurations in a figure; the table and the CSV have all
+PANELS = 8  # settings whose effect is drawn side by side; of more, no mean is over the same others
 
 
 def ranking(comparison: Comparison) -> Any:
@@ -78,8 +79,8 @@ def curves(comparison: Comparison) -> Any:
 
 def main_effects(comparison: Comparison) -> Any:
     """For each setting with several values: every configuration's mean Dice, and the mean and spread over those that share a value."""
-    settings = varied(comparison.configurations)
-    if len(comparison.configurations) < 3 or not settings:
+    settings = varied([one.runs[0].settings for one in comparison.configurations])
+    if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
         return None
     figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)  # wide enough for the title above one panel
     for axes, name in zip(figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True):
@@ -151,13 +152,6 @@ def patient_by_patient(comparison: Comparison) -> Any:
 FIGURES: dict[str, Callable[[Comparison], Any]] = {
     one.__name__: one for one in (ranking, differences, patient_by_patient, curves, main_effects, cost)
 }
-
-
-def varied(configurations: Sequence[Configuration]) -> list[str]:
-    """The settings that have several values among the configurations."""
-    settings = [one.runs[0].settings for one in configurations]
-    names = {name for one in settings for name in one} - set(REPEATED)
-    return sorted(name for name in names if len({str(one.get(name)) for one in settings}) > 1)
 
 
 def pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:

@@ -1,0 +1,62 @@
+"""What the configurations of a comparison are called: short enough for a table, distinct, as one would type them."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from brainseg.records.gathering import REPEATED, Run
+from brainseg.records.identity import without_identity
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONGEST = 60  # characters: a longer name pushes the figures off the screen
+
+
+def labelled(runs: Sequence[Run]) -> dict[str, str]:
+    """A name for each configuration: the settings in which they differ, as depth=3 width=16; the run's name where nothing does.
+
+    Where those are too many, as between two experiments: what was typed for one and not for all; failing that, the run's folder.
+    """
+    first = {run.configuration: run for run in reversed(runs)}
+    settings = {key: run.settings for key, run in first.items()}
+    differ = varied(list(settings.values()))
+    if not differ:
+        return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first.items()}
+    short = {name: _short(name, differ) for name in differ}
+    by_settings = {key: " ".join(f"{short[name]}={one[name]}" for name in differ if name in one) for key, one in settings.items()}
+    for names in (by_settings, _typed(first), {key: run.path.name for key, run in first.items()}):
+        if len(set(names.values())) == len(names) and max(map(len, names.values())) <= LONGEST:
+            return names
+    return by_settings
+
+
+def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that have several values, seed and fold aside."""
+    names = {name for one in settings for name in one} - set(REPEATED)
+    return sorted(name for name in names if len({str(one.get(name)) for one in settings}) > 1)
+
+
+def differences(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
+    """The settings by label, as a table: a row for each setting in which they differ, a column for each label."""
+    import pandas as pd
+
+    names = varied(list(settings.values()))
+    return pd.DataFrame({"setting": names} | {label: [str(one.get(name, "")) for name in names] for label, one in settings.items()})
+
+
+def _short(name: str, among: Sequence[str]) -> str:
+    """model.depth as depth, model.name as model; the whole name where two would be the same."""
+    def last(one: str) -> str:
+        return one.removesuffix(".name").rsplit(".", 1)[-1]
+
+    return name if sum(last(one) == last(name) for one in among) > 1 else last(name)
+
+
+def _typed(first: Mapping[str, Run]) -> dict[str, str]:
+    """The words of each configuration's command that make its numbers, less those that all have."""
+    def counts(word: str) -> bool:
+        return bool(without_identity({word.lstrip("+").partition("=")[0]: ""}, (*REPEATED, "data.path")))
+
+    words = {key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()}
+    shared = set.intersection(*map(set, words.values()))
+    return {key: " ".join(word for word in own if word not in shared) or "defaults" for key, own in words.items()}
