@@ -77,6 +77,13 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
     assert np.isnan(table.loc["width=8"].p), "the baseline"
 
 
+def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", dict.fromkeys(NAMES, 0.95), width=16)]
+    assert any("picked by these same scores" in note for note in notes(compare(runs)))
+    named = compare(runs, baseline=runs[1])
+    assert named.baseline is named.configurations[0] and not any("picked" in note for note in notes(named))
+
+
 def test_the_patients_compared_are_the_baselines(tmp_path: Path) -> None:
     """Beside a configuration on more patients, as a cross-validation in the same experiment."""
     wide = scored_run(tmp_path / "wide", dice(0), width=16)

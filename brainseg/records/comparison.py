@@ -58,6 +58,7 @@ class Comparison:
     chances: str  # whether each had the same time or the same passes
     warnings: list[str]
     table: "pd.DataFrame"
+    picked: bool  # whether the baseline was picked by the scores compared, as the best, and not named
 
     @property
     def exploratory(self) -> bool:
@@ -102,7 +103,8 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     check(whole, "baseline", baseline and baseline.path, "; ".join(why for name, why in others if wanted and name == wanted.label),
           "name another run")
     against = wanted or ranked[0]
-    return Comparison(role, ranked, against, left_out + others, _chances(scored), _warnings(scored), _table(ranked, against))
+    table = _table(ranked, against)
+    return Comparison(role, ranked, against, left_out + others, _chances(scored), _warnings(scored), table, picked=wanted is None)
 
 
 def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":

@@ -70,7 +70,7 @@ def notes(comparison: Comparison) -> list[str]:
     if pairs and least > 0.05:
         found.append(f"{comparison.patients} patients cannot give a corrected p below {least:.2g}, whatever the difference, and their "
                      "intervals are too narrow: take more.")
-    if pairs and comparison.baseline is comparison.configurations[0]:
+    if pairs and comparison.picked:
         found.append("The baseline is the best, picked by these same scores: its lead is flattered. baseline=RUN compares with another.")
     return found
 
