@@ -27,7 +27,7 @@ OPTIMIZERS = {
 }
 # Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
 FETCHING = ("PerceptualLoss", "TorchVisionFCModel", "Transchex", "MultiModal", "BertPreTrainedModel")
-# One pass over weight, gradient and moments instead of one for each operation: a third of the time, on what FUSING names.
+# One pass over weight, gradient and moments instead of one for each operation: less than half the time, on the devices of FUSING.
 FUSED = ("adam", "adamw", "sgd")
 FUSING = ("cpu", "cuda")
 NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}

@@ -28,7 +28,7 @@ from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import locate
 from brainseg.records.gathering import Run, gather
-from brainseg.records.labels import differences
+from brainseg.records.labels import differing_settings
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
 from brainseg.records.sweep_record import last
@@ -119,7 +119,8 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
         report.overlays(cases, shown["worst"])
     titled = {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
     if 1 < len(comparison.configurations) <= COLUMNS:
-        titled |= {"Settings in which they differ": differences({one.label: one.runs[0].settings for one in comparison.configurations})}
+        settings = {one.label: one.runs[0].settings for one in comparison.configurations}
+        titled["Settings in which they differ"] = differing_settings(settings)
     return shown, titled
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.identity import without_identity
+from brainseg.records.sweep_record import setting_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(name for name in names if len({str(one.get(name)) for one in settings}) > 1)
 
 
-def differences(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
+def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
     """The settings by label, as a table: a row for each setting in which they differ, a column for each label."""
     import pandas as pd
 
@@ -55,7 +56,7 @@ def _short(name: str, among: Sequence[str]) -> str:
 def _typed(first: Mapping[str, Run]) -> dict[str, str]:
     """The words of each configuration's command that make its numbers, less those that all have."""
     def counts(word: str) -> bool:
-        return bool(without_identity({word.lstrip("+").partition("=")[0]: ""}, (*REPEATED, "data.path")))
+        return bool(without_identity({setting_of(word): ""}, REPEATED))
 
     words = {key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()}
     shared = set.intersection(*map(set, words.values()))

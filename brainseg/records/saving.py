@@ -12,6 +12,7 @@ from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
+from brainseg.training.faults import look
 from brainseg.training.state import State
 from brainseg.training.task import Task
 
@@ -20,7 +21,11 @@ log = logging.getLogger("brainseg")
 
 
 def save(folder: RunFolder, state: State, task: Task, split: Split, improved: bool = False) -> None:
-    """Write best.pt if this epoch is the best, last.pt (keeping the one before as previous.pt), then metrics.jsonl."""
+    """Write best.pt if this epoch is the best, last.pt (keeping the one before as previous.pt), then metrics.jsonl.
+
+    Before that it looks at the steps that a GPU has been given. Raises NonFiniteError, and writes nothing, if one was not finite.
+    """
+    look(state, task)
     content = payload(folder, state, task, split)
     if improved:  # first: a kill in between repeats this epoch and writes best.pt again; the other way round it would be missing
         checkpoint.save(folder.best, content)

@@ -22,7 +22,7 @@ ASIDE = ("resume", "rerun", "force", "dry_run", "output", "tracking", "device.on
 def sweep_id(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> str:
     """As depth-width-3fa2b1: the last part of each setting swept, and a hash of what is held fixed."""
     shared = set.intersection(*(set(job) for job in jobs)) if jobs else set()
-    fixed = sorted(one for one in shared if not _is_aside(one) and _key(one) not in swept)
+    fixed = sorted(one for one in shared if not _is_aside(one) and setting_of(one) not in swept)
     names = [name.rsplit(".", 1)[-1] for name in swept] or ["repeat"]
     digest = hashlib.sha256(json.dumps([sorted(swept), fixed]).encode()).hexdigest()[:6]
     return "-".join([*(name.replace("/", "-").replace("@", "-") for name in names), digest])[-60:]
@@ -76,9 +76,10 @@ def _path(root: Path, name: str) -> Path:
     return root / "sweeps" / f"{name}.json"
 
 
-def _key(override: str) -> str:
+def setting_of(override: str) -> str:
+    """The dotted name in an override, as model.depth in +model.depth=4."""
     return override.split("=", 1)[0].lstrip("+~")
 
 
 def _is_aside(override: str) -> bool:
-    return any(_key(override) == name or _key(override).startswith((f"{name}.", f"{name}/")) for name in ASIDE)
+    return any(setting_of(override) == name or setting_of(override).startswith((f"{name}.", f"{name}/")) for name in ASIDE)

@@ -16,7 +16,6 @@ from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
 from brainseg.signals import Interrupted, Signals
-from brainseg.training.faults import look
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -113,7 +112,6 @@ class Watch:
         self.follow(self.folder, state)
 
     def _save(self, state: State, improved: bool = False) -> None:
-        look(state, self.task)
         save(self.folder, state, self.task, self.split, improved)
         self.saved_at, self.saved_step = time.monotonic(), state.step
 
