@@ -1,6 +1,7 @@
-"""What several test files need: the real data and the reference where they are, a tiny prepared cohort, an MLflow-free folder."""
+"""What several test files need: the real data and the reference where they are, a tiny prepared cohort, an MLflow store."""
 
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -83,3 +84,28 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cli.main("train", train.run, train.check, tiny)
     assert stop.value.code == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised, empty MLflow database: making it costs seconds, copying it nothing."""
+    from brainseg.records.mlflow_store import connect, limited
+
+    database = tmp_path_factory.mktemp("template") / "mlflow.db"
+    with limited(1):
+        connect(f"sqlite:///{database}")
+    return database
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path) -> str:
+    """The URI of an empty MLflow store in the test's folder."""
+    shutil.copy(template, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with nothing in it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -13,11 +13,7 @@ from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome
 from brainseg.signals import Interrupted
 
-
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def facts(config: Any, missing: str = "") -> Facts:

@@ -60,7 +60,7 @@ def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: P
     assert all(torch.equal(before[name], weights[name].detach().nan_to_num(0)) or torch.isnan(before[name]).any() for name in weights)
 
 
-def test_a_nonfinite_step_can_be_left_out(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
     task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
     state, criterion, weights = new_state(task), task.criterion, []
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_tracking import write_run
+from tracked_runs import write_run
 from warm_processes import TINY, WARM, Command, exit_code, fork, start, wait_until
 
 from brainseg.config import PhantomConfig

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 from test_races import COMPLETE, repeat, sizes, status_of
-from test_tracking import template, write_run  # noqa: F401 - a fixture
 from torch import nn
+from tracked_runs import write_run
 from tracking_servers import Gate, Server
 from warm_processes import TINY, Command, call, exit_code, fork, start, wait_until
 
@@ -160,7 +160,7 @@ def unharmed(trial: Trial, epochs: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["closed", "hanging", "broken"])
-def test_a_short_run_without_a_server_is_complete_and_brought_over_later(tmp_path: Path, template: Path, mode: str) -> None:  # noqa: F811
+def test_a_short_run_without_a_server_is_complete_and_brought_over_later(tmp_path: Path, template: Path, mode: str) -> None:
     trial = train_under(tmp_path, Gate(mode).uri, epochs=3, pace=0)
     unharmed(trial, epochs=3)
     assert trial.attempts[0][1] and trial.attempts[-1][1] and trial.said.count("tracking failed") == 2, "said first and last"
@@ -244,7 +244,7 @@ def test_two_minutes_of_training_while_the_server_is(trials: dict[str, tuple[Tri
 
 
 @pytest.fixture
-def project(tmp_path: Path, template: Path) -> Path:  # noqa: F811
+def project(tmp_path: Path, template: Path) -> Path:
     """A folder with an empty MLflow store."""
     shutil.copy(template, tmp_path / "mlflow.db")
     return tmp_path
@@ -340,7 +340,7 @@ def test_a_crash_is_told_here_and_in_mlflow_and_the_run_goes_on(project: Path, c
 @pytest.mark.parametrize(("number", "times"), [
     (signal.SIGKILL, 1), *(pytest.param(number, 6, marks=pytest.mark.faults) for number in (signal.SIGKILL, signal.SIGTERM)),
 ])
-def test_a_run_that_was_stopped_goes_on_as_the_same_run(tmp_path: Path, template: Path, number: signal.Signals, times: int) -> None:  # noqa: F811
+def test_a_run_that_was_stopped_goes_on_as_the_same_run(tmp_path: Path, template: Path, number: signal.Signals, times: int) -> None:
     """Also twice. After kill -9 nobody could say that it has ended; the next start finds a running run whose process is gone."""
 
     def stop_and_go_on(case: int) -> None:
@@ -381,7 +381,7 @@ def shown(folder: Path, status: str) -> Any:
 
 
 @pytest.mark.parametrize(("keep", "times"), [("best", 1), *(pytest.param(keep, 4, marks=pytest.mark.faults) for keep in ("best", "all"))])
-def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: str, times: int) -> None:  # noqa: F811
+def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: str, times: int) -> None:
     """`resume=RUN epochs=more`, killed in the middle and asked for again, then extended once more."""
 
     def extend(case: int) -> None:
@@ -444,7 +444,7 @@ def mirror_killed_at(folder: Path, moment: int | None) -> None:
 
 @pytest.mark.timeout(600)
 @sizes(2, 1000)
-def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, template: Path, times: int) -> None:  # noqa: F811
+def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, template: Path, times: int) -> None:
     """The next replicate completes what was cut short."""
 
     def mirror(name: str, moment: int | None) -> int | None:

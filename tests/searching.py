@@ -1,0 +1,38 @@
+"""A search on a tiny phantom, asked for in this process, and the study that it leaves in the working directory."""
+
+import sys
+
+import pytest
+from hydra import initialize_config_dir
+
+from brainseg import request, search
+from brainseg.config import SearchConfig
+
+TINY = ["data.phantom.patients=8", "data.phantom.slices=8", "data.phantom.size=32", "model.depth=2", "model.width=4", "epochs=2",
+        "batch_size=4", "device=cpu", "scheduler=none"]
+LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the command with these arguments."""
+    monkeypatch.setattr(sys, "argv", ["search", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        search.main()
+    return stop.value.code
+
+
+def studied(name: str = "typed") -> list:
+    """The trials of a study, as Optuna has them."""
+    import optuna
+
+    return optuna.load_study(study_name=name, storage=f"sqlite:///runs/search/{name}.db").trials
+
+
+def states(name: str = "typed") -> list[str]:
+    return [trial.state.name for trial in studied(name)]
+
+
+def planned(*overrides: str, **own: object) -> search.Plan:
+    request.schema.register()
+    with initialize_config_dir(str(request.CONFIGS), job_name="search", version_base="1.3"):
+        return search.plan(list(overrides), SearchConfig(**own))
