@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from brainseg import launch, manual, sweep
+from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
 from brainseg.records.folders import stored_overrides
@@ -198,7 +199,7 @@ def _overrides(arguments: Any) -> list[str]:
         check(os.path.isdir(arguments.config_dir), "--config-dir", arguments.config_dir, "no such folder")
         quoted = str(Path(arguments.config_dir).resolve()).replace("'", "\\'")
         overrides.insert(0, f"hydra.searchpath=['file://{quoted}']")
-    typed = dict(override.partition("=")[::2] for override in overrides)
+    typed = by_setting(overrides)
     source = typed.get("from") or typed.get("resume")
     if source in (None, "", "auto", "never", "null"):
         check("from" not in typed, "from", source, "must name a run", "as from=runs/unet-0123456789")
@@ -209,13 +210,13 @@ def _overrides(arguments: Any) -> list[str]:
         raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
     foreign = [override for override in stored if is_hydras(override)]
     check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
-    return stored + [override for override in overrides if not override.startswith("from=")]
+    return stored + without(overrides, ("from",))
 
 
 def with_options_added(argv: list[str]) -> list[str]:
     """`optimizer.options.momentum=0.9` needs Hydra's `++` because options (and sequences) are free; add it, since nobody would guess it."""
     free = (".options", "sequences.")
-    return [f"++{a}" if any(name in a.split("=", 1)[0] for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
+    return [f"++{a}" if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 
 def _refuse_flags(message: str) -> NoReturn:

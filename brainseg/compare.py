@@ -23,7 +23,7 @@ from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
-from brainseg.records import comparison_report, failures, failures_figure, report, viewer
+from brainseg.records import comparison_report, failures, failures_figure, figures, overlays, viewer
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import locate
@@ -111,12 +111,12 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
     pictures = {name: folder / "pictures" / f"{name}.png" for name in FIGURES}
     drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None}
     for name, figure in drawn.items():
-        report.save(figure, pictures[name])
+        figures.save(figure, pictures[name])
     failures_figure.figure(analysed[0], folder / "pictures" / "failures.png", *analysed[1:])
     shown = {name: pictures[name] for name in drawn} | {"failures": folder / "pictures" / "failures.png"}
     if store is not None and (cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)):
         shown["worst"] = folder / "pictures" / "worst.png"
-        report.overlays(cases, shown["worst"])
+        overlays.draw(cases, shown["worst"])
     titled = {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
     if 1 < len(comparison.configurations) <= COLUMNS:
         settings = {one.label: one.runs[0].settings for one in comparison.configurations}
@@ -174,7 +174,7 @@ def _patients(comparison: Comparison) -> "pd.DataFrame":
     return pd.concat(shown)
 
 
-def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) -> list[report.Case]:
+def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) -> list[overlays.Case]:
     """The patients of `worst` with the masks of the runs that scored them in `role`, as far as those kept them (`predictions`)."""
     cases = []
     for row in worst.itertuples():
@@ -184,7 +184,7 @@ def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) 
             mask = read_predictions(run.path / "predictions.h5", row.patient).mask
             channel = main_channel(store.channels)
             truth = store.masks(start, stop)[:, 0]
-            cases.append(report.Case(row.patient, row.dice, store.images(start, stop), truth, mask, channel, classes=store.classes))
+            cases.append(overlays.Case(row.patient, row.dice, store.images(start, stop), truth, mask, channel, classes=store.classes))
     return cases
 
 

@@ -22,7 +22,7 @@ from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.errors import check as require
-from brainseg.records import failures, failures_figure, report
+from brainseg.records import failures, failures_figure, tables
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
 from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
@@ -74,14 +74,14 @@ def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], f
     written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
     written += ["predictions.h5"] if config.predictions != "none" else []
     page = f"\nlook at them:  {folder_of(config) / 'viewer.html'} (opens offline)" if config.viewer else ""
-    scores = f"{report.table(metrics, _title(results, facts))}\n{results.explained()}"
+    scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explained()}"
     return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(written)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:
     """Who was scored, and what a reader must know of it."""
     counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
-    title = f"{report.counted(len(results.rows), 'patient')} by their role in training: {counts}"
+    title = f"{tables.counted(len(results.rows), 'patient')} by their role in training: {counts}"
     title += ", leaky=true" if facts["leaky"] else ""
     if facts["chosen_among"] > 1:
         title += f"; one of {facts['chosen_among']} configurations of its sweep"

@@ -24,9 +24,9 @@ from brainseg.data.studies.study import Study
 from brainseg.data.volume import main_channel
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
-from brainseg.records import prediction_report, prediction_viewer, predictions, report, segmentation
+from brainseg.records import prediction_report, prediction_viewer, predictions, segmentation, tables
 from brainseg.records.code import code_version
-from brainseg.records.report import Case
+from brainseg.records.overlays import Case
 from brainseg.records.segmentation import Prediction
 from brainseg.segmenter import Segmenter
 from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
@@ -83,7 +83,7 @@ def run(config: PredictConfig) -> int:
     files = ["volumes.csv", "summary.json", *(["patients.csv"] if metrics else []), *(pictures if found else [])]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
     if others := segmentation.others_in(output, studies):
-        kept = report.counted(len(others), "folder")
+        kept = tables.counted(len(others), "folder")
         print(f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages")
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
@@ -178,8 +178,8 @@ def _said(
     if metrics:
         roles = [one.role for one in found if one.score is not None]
         counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
-        title = f"{report.counted(len(roles), 'patient')} by their role in training: {counts}" + (", leaky=true" if leaky else "")
-        lines.append(report.table(metrics, title))
+        title = f"{tables.counted(len(roles), 'patient')} by their role in training: {counts}" + (", leaky=true" if leaky else "")
+        lines.append(tables.metrics_table(metrics, title))
     empty = sum(not any(one.voxels.values()) for one in found)
     lines.append(f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
                  f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made else ""))

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
 from brainseg import launchers
+from brainseg.config.overrides import setting_of, value_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.signals import Signals
 
@@ -85,14 +86,14 @@ def expand(command: str, overrides: list[str]) -> list[list[str]]:
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-        own = [override for override in overrides if is_hydras(override) and not override.lstrip("+~").startswith("hydra.sweeper.params")]
+        own = [override for override in overrides if is_hydras(override) and not setting_of(override).startswith("hydra.sweeper.params")]
         batches = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(swept), None)
         return [own + job for batch in batches for job in batch]
 
 
 def is_hydras(override: str) -> bool:
     """Whether an override is of a setting of Hydra's own."""
-    return override.lstrip("+~").startswith(("hydra.", "hydra/", "hydra@", "hydra="))
+    return setting_of(override).startswith(("hydra.", "hydra/", "hydra@")) or setting_of(override) == "hydra"
 
 
 def _refuse_before(overrides: list[str]) -> None:
@@ -102,8 +103,8 @@ def _refuse_before(overrides: list[str]) -> None:
     for name in BUILDERS:
         OmegaConf.clear_resolver(name)
     for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
-        check("_target_" not in override, key, override.split("=", 1)[-1], IMPORT_NOTHING, "remove it")
+        key = setting_of(override)
+        check("_target_" not in override, key, value_of(override), IMPORT_NOTHING, "remove it")
         if key.split("@")[0].strip() != "hydra.searchpath":
             continue
         with one_line():

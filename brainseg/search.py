@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg import cli, space, train
 from brainseg.config import SearchConfig, TrainConfig
+from brainseg.config.overrides import by_setting, setting_of
 from brainseg.data.store import Store
 from brainseg.errors import RequestError
 from brainseg.errors import check as require
@@ -66,14 +67,14 @@ class Pruned(Stopped):
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that are the search's own (its settings, Hydra's flags), and the overrides of brainseg.train."""
-    trains = [one for one in argv if "=" in one and not one.startswith("-") and one.split("=")[0].split(".")[0] not in (*OWN, "hydra")]
+    trains = [one for one in argv if "=" in one and not one.startswith("-") and setting_of(one).split(".")[0] not in (*OWN, "hydra")]
     return [one for one in argv if one not in trains], trains
 
 
 def plan(overrides: list[str], config: SearchConfig) -> Plan:
     """Compose the ends of the space; creates nothing. Raises RequestError."""
     fixed, varied = space.typed(overrides)
-    given = {name.lstrip("+~"): value for name, _, value in (one.partition("=") for one in fixed)}
+    given = by_setting(fixed)
     known = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
         require(given.get(name, "auto") == "auto", name, given.get(name), "a search makes its own runs", "leave it out")

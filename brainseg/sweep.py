@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.config import TrainConfig
+from brainseg.config.overrides import by_setting
 from brainseg.files import write_json
 from brainseg.records.folders import find
 from brainseg.records.plan import Facts, Fate
@@ -19,17 +20,17 @@ LOST = "its worker was lost; the same command goes on with it"
 
 
 def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
-    """The settings in which the jobs of a sweep differ. Of a setting given twice, as `from=RUN epochs=9` does, the last counts."""
+    """The settings in which the jobs of a sweep differ."""
     values: dict[str, set[str]] = {}
     for job in jobs:
-        for key, value in dict(override.lstrip("+").partition("=")[::2] for override in job).items():
+        for key, value in by_setting(job).items():
             values.setdefault(key, set()).add(value)
     return tuple(key for key, seen in values.items() if len(seen) > 1)
 
 
 def label(job: Sequence[str], swept: Sequence[str]) -> str:
     """What sets a job apart from the others of its sweep, as typed."""
-    given = dict(override.lstrip("+").partition("=")[::2] for override in job)
+    given = by_setting(job)
     return " ".join(f"{key}={given[key]}" for key in given if key in swept)
 
 

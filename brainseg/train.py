@@ -22,13 +22,14 @@ from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
 from brainseg.errors import DeviceMissingError
 from brainseg.errors import check as require
-from brainseg.records import checkpoint, report
+from brainseg.records import checkpoint, figures
+from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
 from brainseg.records.identity import identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts
 from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, RunFolder, describe, folder_name
+from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.records.saving import extends, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
@@ -93,7 +94,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
             for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion):
                 results.add([evaluated], {evaluated.score.patient: role})  # under a leaky split it may be a training patient too
                 signals.poll()
-        report.curves(state.history, folder.path / "pictures" / "curves.png")
+        figures.curves(state.history, folder.path / "pictures" / "curves.png")
         metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky})
         folder.tidy(config.checkpoint.keep)
     print(conclude(folder.path, metrics, results.explained(), mirror))

@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import epoch, growth, inference, page, process, steps
 from benchmarks.measure import Section
 from brainseg.config import PhantomConfig
+from brainseg.config.overrides import by_setting
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom import ensure_cohort
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--worker"]:
         steps.work(arguments[1], json.loads(arguments[2]))
         return 0
-    typed = dict(argument.partition("=")[::2] for argument in arguments)
+    typed = by_setting(arguments)
     if unknown := typed.keys() - DEFAULTS.keys():
         print(__doc__ if unknown & {"-h", "--help"} else f"error: {sorted(unknown)[0]}: no such setting; known: {', '.join(DEFAULTS)}")
         return 0 if unknown & {"-h", "--help"} else 2

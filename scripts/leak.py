@@ -34,6 +34,7 @@ from hydra import initialize_config_dir
 
 from brainseg import train
 from brainseg.config import TrainConfig
+from brainseg.config.overrides import by_setting, setting_of, value_of, without
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import Split
 from brainseg.data.store import Store
@@ -42,7 +43,7 @@ from brainseg.data.volume import Volume, describe, patient_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.files import write_json, writing
 from brainseg.records import checkpoint
-from brainseg.records.report import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.statistics import bootstrap
 from brainseg.request import CONFIGS, compose_job
@@ -74,13 +75,13 @@ def main(overrides: list[str]) -> int:
 def run(overrides: list[str]) -> pd.DataFrame:
     """Train three times, write leak.csv and leak.png to `output`; returns the rows of leak.csv."""
     for override in overrides:
-        key = override.split("=", 1)[0].lstrip("+~")
-        check(not key.startswith(OURS), key, override.split("=", 1)[-1], "is set here, alike for all three", "leave it out")
-    experiment = [] if any(one.startswith("tracking.experiment=") for one in overrides) else ["tracking.experiment=brainseg-leak"]
+        key = setting_of(override)
+        check(not key.startswith(OURS), key, value_of(override), "is set here, alike for all three", "leave it out")
+    experiment = [] if "tracking.experiment" in by_setting(overrides) else ["tracking.experiment=brainseg-leak"]
     asked = compose([*overrides, *experiment])
     check(asked.data.context == 0, "data.context", asked.data.context, "slices dealt apart have no neighbours", "set data.context=0")
     folder = Path(asked.output or "runs/leak")
-    recipe = [one for one in [*overrides, *experiment] if not one.startswith("output=")]
+    recipe = without([*overrides, *experiment], ("output",))
 
     honest = trained([*recipe, *HONEST], folder / "patient")
     stored = checkpoint.load(honest.best)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brainseg.data.store import Store
 from brainseg.errors import DataError
-from brainseg.records import failures, failures_figure, report
+from brainseg.records import failures, failures_figure, figures
 from brainseg.records.failures import ALL, FALSE_ALARMS, INSTITUTION, POSITION, SEQUENCES, THIRDS, VOLUME
 from brainseg.records.statistics import bootstrap
 
@@ -170,7 +170,7 @@ def test_what_is_no_clinical_table_is_refused_by_name(tmp_path, content, said):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    saved, save = [], report.save
+    saved, save = [], figures.save
     monkeypatch.setattr(failures_figure, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
     return saved
 

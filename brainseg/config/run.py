@@ -69,7 +69,7 @@ class TrackingConfig:
 class TrainConfig:
     output: str | None = setting(None, "run folder; under -m the root of the jobs' folders; null: runs/")
     epochs: int = setting(30, "passes over the training slices")
-    max_minutes: float | None = setting(None, "time instead of epochs: turned into a number of steps at the start")
+    max_minutes: float | None = setting(None, "overrules epochs: so many steps as fit, by a few timed at the start")
     half_resolution: float = setting(0.0, "share of the run, its first part, on images of half the size (progressive resizing)")
     validate_every: int = setting(1, "validate after every so many epochs, and after the last")
     batch_size: int = setting(8, "slices of a forward pass")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from brainseg.records.comparison import Comparison
+from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure
 from brainseg.records.labels import varied
-from brainseg.records.report import BLUE, GREY, ORANGE, new_figure
 
 LIGHT = "#b9c7d3"
 SHOWN = 24  # configurations in a figure; the table and the CSV have all

@@ -8,7 +8,8 @@ from brainseg.data.volume import patient_of
 from brainseg.files import writing
 from brainseg.records import failures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
-from brainseg.records.report import BLUE, GREY, ORANGE, counted, new_figure, save
+from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.records.tables import counted
 from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from brainseg.config import TrainConfig
+from brainseg.config.overrides import without
 from brainseg.errors import RequestError, check
 from brainseg.records.run import NOT_REPEATED, Job, RunFolder
 
@@ -91,4 +92,4 @@ def nearest(path: Path) -> str:
 def stored_overrides(run: str, setting: str) -> list[str]:
     """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
     stored = RunFolder(locate(run, setting)).facts["overrides"]
-    return [override for override in stored if override.split("=", 1)[0] not in NOT_REPEATED]
+    return without(stored, NOT_REPEATED)

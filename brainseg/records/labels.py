@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from brainseg.config.overrides import setting_of
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.identity import without_identity
-from brainseg.records.sweep_record import setting_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ import numpy as np
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.volume import main_channel
 from brainseg.files import write_json
-from brainseg.records import report, viewer
+from brainseg.records import overlays, tables, viewer
 from brainseg.records.predictions import Prediction, write_predictions
 from brainseg.records.statistics import bootstrap
 from brainseg.training.evaluation import Evaluated
@@ -61,7 +61,7 @@ class Results:
             dice = np.array([score.dice for score in self.of(role)])
             if len(dice):
                 interval = "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice)) if len(dice) > 1 else "no interval"
-                lines.append(f"{prefix}/dice of {report.counted(len(dice), 'patient')}: {interval}")
+                lines.append(f"{prefix}/dice of {tables.counted(len(dice), 'patient')}: {interval}")
         unit = "mm" if self.dataset.in_mm else "pixels"
         lines.append(f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
                      "empty_slice_false_positives")
@@ -72,7 +72,7 @@ class Results:
     def of(self, role: str) -> list[PatientScore]:
         return [score for score, its_role in self.rows if its_role == role]
 
-    def write(self, folder: Path, further: dict[str, Any], overlays: bool = True) -> dict[str, float]:
+    def write(self, folder: Path, further: dict[str, Any], pictures: bool = True) -> dict[str, float]:
         """Write patients.csv, slices.csv, summary.json ({"metrics", **further}), pictures/overlays.png and what else was asked for.
 
         Returns the metrics.
@@ -80,27 +80,27 @@ class Results:
         metrics = self.metrics()
         order = list(PREFIX)
         self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
-        report.patients_csv(self.rows, folder / "patients.csv")
-        report.slices_csv({score.patient: self._slices[score.patient] for score, _ in self.rows}, folder / "slices.csv")
+        tables.patients_csv(self.rows, folder / "patients.csv")
+        tables.slices_csv({score.patient: self._slices[score.patient] for score, _ in self.rows}, folder / "slices.csv")
         if self._predictions:
             write_predictions(folder / "predictions.h5", self._predictions)
         write_json(folder / "summary.json", {**further, "metrics": metrics})
-        if overlays:
-            report.overlays(self._cases(), folder / "pictures" / "overlays.png")
+        if pictures:
+            overlays.draw(self._cases(), folder / "pictures" / "overlays.png")
         return metrics
 
-    def _cases(self) -> list[report.Case]:
+    def _cases(self) -> list[overlays.Case]:
         """Best, median and worst patient of the most telling role that is there."""
         role = next(role for role in ("test", "unknown", "validation", "train") if self.of(role))
         scores = self.of(role)
         store = self.dataset.store
         cases = []
-        for label, index in report.pick_cases(scores):
+        for label, index in overlays.pick_cases(scores):
             start, stop = store.rows_of(scores[index].patient)
             truth = store.masks(start, stop)[:, 0]
             kept = self._mask(scores[index].patient, truth.shape)
             channel = main_channel(store.channels)
-            cases.append(report.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, kept, channel, label,
+            cases.append(overlays.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, kept, channel, label,
                                      store.classes))
         return cases
 

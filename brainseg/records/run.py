@@ -19,25 +19,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from brainseg.config import TrainConfig, restore
+from brainseg.config.overrides import without
 from brainseg.data.split import Split
 from brainseg.errors import InUseError, RequestError, check
 from brainseg.files import remove_partial, rename, write_json, write_text
 from brainseg.records.code import code_version
-from brainseg.records.identity import EXTENDED, differing, identity, without_identity
-from brainseg.records.mlflow_store import tracking_uri
+from brainseg.records.identity import EXTENDED, differing, without_identity
 from brainseg.signals import Stopped
-
-if TYPE_CHECKING:  # torch takes a second to import, and brainseg.prepare passes here without needing it
-    from torch import nn
-
-    from brainseg.data.store import Store
-    from brainseg.device import Device
 
 log = logging.getLogger("brainseg")
 
@@ -191,8 +185,7 @@ class RunFolder:
     def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
         """A run that is given more is from now on the longer one: a later resume must not ask for less."""
         self._write_config(config)
-        overrides = [one for one in facts["overrides"] if one.split("=", 1)[0] not in NOT_REPEATED]
-        write_json(self.path / "run.json", {**self.facts, "overrides": overrides})
+        write_json(self.path / "run.json", {**self.facts, "overrides": without(facts["overrides"], NOT_REPEATED)})
 
     def _write_config(self, config: TrainConfig) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
@@ -236,45 +229,6 @@ class RunFolder:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Rewrite metrics.jsonl from the history that the checkpoint holds, so that the two cannot disagree."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
-
-
-def describe(
-    config: TrainConfig, job: Job, store: "Store", split: Split, device: "Device", digest: str, model: "nn.Module"
-) -> dict[str, Any]:
-    """The facts of run.json, as far as they are known before the folder is."""
-    tracking = None  # resolved now: a sync from another folder must find the same store
-    if config.tracking.name != "none":
-        resolved = {"uri": tracking_uri(config.tracking.uri), "artifacts": str(Path(config.tracking.artifacts).resolve())}
-        tracking = dataclasses.asdict(config.tracking) | resolved
-    return {
-        "identity": digest,
-        "recipe": identity(config, store.fingerprint, split, code=""),
-        "name": folder_name(config, digest),
-        "host": socket.gethostname(),
-        "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
-                 "patients": len(set(store.patients)), "slices": int(store.shape[0])},
-        "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
-                  "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
-        "label": " ".join(_short(one) for one in job.overrides if one.split("=", 1)[0].lstrip("+") in job.swept),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "overrides": list(job.overrides),
-        "sweep": job.sweep,
-        "job": job.number,
-        "start": job.start,
-        "tracking": tracking,
-    }
-
-
-def _short(override: str) -> str:
-    """model.depth=3 as depth=3: how a run of a sweep is named in MLflow, by what was swept alone."""
-    key, _, value = override.partition("=")
-    return f"{key.rsplit('.', 1)[-1].lstrip('+')}={value}"
-
-
-def folder_name(config: TrainConfig, digest: str) -> str:
-    """What the run folder of this identity is called, siblings aside."""
-    return f"{config.model.name}-{digest[:10]}"
 
 
 def is_alive(pid: int) -> bool:

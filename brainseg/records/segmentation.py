@@ -24,7 +24,7 @@ import numpy as np
 from brainseg.data.studies.study import Study
 from brainseg.errors import check
 from brainseg.files import remove_partial, write_json, writing
-from brainseg.records import report
+from brainseg.records import tables
 from brainseg.records.results import summarise_by_role
 from brainseg.training.metrics import PatientScore
 
@@ -128,7 +128,7 @@ def conclude(output: Path, found: Sequence[Prediction], facts: Mapping[str, Any]
     rows = [(one.score, one.role) for one in found if one.score is not None]
     metrics = summarise_by_role(rows)
     if rows:
-        report.patients_csv(rows, output / "patients.csv")
+        tables.patients_csv(rows, output / "patients.csv")
     else:
         (output / "patients.csv").unlink(missing_ok=True)  # of an earlier request
     write_json(output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": True, **facts, "metrics": metrics})
@@ -145,7 +145,7 @@ def _volumes_csv(found: Sequence[Prediction], path: Path) -> None:
         writer.writerow(["patient", "slices", "tumour_voxels", "tumour_ml", *names])
         for one in found:
             counts = [sum(one.voxels.values()), *(one.voxels[label] for label in of_each)]
-            cells = [report.cell(value) for count in counts for value in (count, one.millilitres(count))]
+            cells = [tables.cell(value) for count in counts for value in (count, one.millilitres(count))]
             writer.writerow([one.name, one.shape[0], *cells])
 
 

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brainseg.records.report import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
 from brainseg.records.study import Study
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from brainseg.config.overrides import setting_of
 from brainseg.errors import check
 from brainseg.files import write_json
 
@@ -74,11 +75,6 @@ def _question(job: dict[str, Any]) -> str:
 def _path(root: Path, name: str) -> Path:
     check(Path(name).name == name, "sweep", name, "is no sweep's id", "it is printed at the end of a sweep")
     return root / "sweeps" / f"{name}.json"
-
-
-def setting_of(override: str) -> str:
-    """The dotted name in an override, as model.depth in +model.depth=4."""
-    return override.split("=", 1)[0].lstrip("+~")
 
 
 def _is_aside(override: str) -> bool:

@@ -11,7 +11,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from brainseg.config import TrackingConfig
 from brainseg.data.split import Split
-from brainseg.records import report
+from brainseg.records import tables
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
@@ -133,7 +133,8 @@ def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
 def conclude(folder: Path, metrics: dict[str, float], explained: str, mirror: Mirror | None) -> str:
     """The last lines of a run: its table, how to read it, and where everything is."""
     leaky = ", leaky=true: validation patients were trained on" if RunFolder(folder).facts["split"]["leaky"] else ""
-    lines = [report.table(metrics, f"Scores of the best epoch, over whole patients{leaky}"), explained, "", f"run folder:    {folder}"]
+    scores = tables.metrics_table(metrics, f"Scores of the best epoch, over whole patients{leaky}")
+    lines = [scores, explained, "", f"run folder:    {folder}"]
     lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
     lines += [mirror.describe()] if mirror is not None else [f"MLflow:        off; later: python -m brainseg.sync {folder}"]
     return "\n".join(lines)

@@ -216,10 +216,10 @@ def settings(output: Path, data: Path, **changes: Any) -> TrainConfig:
 def train(config: TrainConfig) -> None:
     """`train.run` as under Hydra's logging. The pictures, half of such a run's time, are drawn small."""
     from brainseg import train as module
-    from brainseg.records import report
+    from brainseg.records import figures
 
-    assert callable(report.save)
-    report.save = _save_small
+    assert callable(figures.save)
+    figures.save = _save_small
     logging.getLogger("brainseg").setLevel(logging.INFO)
     module.run(config)
 

@@ -18,7 +18,7 @@ import pytest
 from harness import Child, Ended, Result, command, sizes, survives
 
 from brainseg import train
-from brainseg.records import report
+from brainseg.records import figures
 from brainseg.records.run import RunFolder
 from brainseg.training import engine
 
@@ -152,13 +152,13 @@ def test_a_signal_while_patients_are_tested_does_not_wait_for_the_last(whole: Wh
 
 def signalled_while_drawing(*arguments: str) -> None:
     """The command, which gets a signal when all that is left to do are its pictures."""
-    curves = report.curves
+    curves = figures.curves
 
     def curves_signalled(*args: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         curves(*args)
 
-    report.curves = curves_signalled
+    figures.curves = curves_signalled
     command(*arguments)
 
 

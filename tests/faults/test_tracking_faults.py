@@ -279,7 +279,7 @@ class BreakAt:
 
         loss = train.build.loss
         if self.calls is None:
-            train.report.curves = lambda *_: 1 / 0  # type: ignore[assignment]
+            train.figures.curves = lambda *_: 1 / 0  # type: ignore[assignment]
         else:
             train.build.loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
 

@@ -1,7 +1,5 @@
-"""Pictures, tables and patients.csv: what is drawn, from the pixels back, and what is written, from the file back."""
+"""Training curves and overlays: what is drawn, from the pixels back."""
 
-import csv
-import math
 import sys
 
 import numpy as np
@@ -11,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.errors import DataError
-from brainseg.records import report
-from brainseg.records.report import Case, curves, overlays, patients_csv, pick_cases, slices_shown, table
-from brainseg.training.metrics import is_missed, missed, score_patient
+from brainseg.records import figures
+from brainseg.records.figures import class_colour, curves
+from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, draw, paint, pick_cases, slices_shown
+from brainseg.training.metrics import score_patient
 
 
 def score(name="a", dice_pixels=5, truth_pixels=10, **options):
@@ -36,10 +35,10 @@ ROWS = [
 
 
 @pytest.fixture
-def figures(monkeypatch):
+def drawn(monkeypatch):
     """The figures that are saved, to look into."""
-    saved, save = [], report.save
-    monkeypatch.setattr(report, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    saved, save = [], figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
     return saved
 
 
@@ -47,9 +46,9 @@ def texts(axes):
     return [text.get_text().strip() for text in axes.texts]
 
 
-def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, figures):
+def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, drawn):
     curves(ROWS, tmp_path / "curves.png")
-    losses, dice = figures[0].axes
+    losses, dice = drawn[0].axes
     assert sorted(texts(losses)) == ["training 0.400", "validation 0.600"]
     assert sorted(texts(dice)) == ["mean 0.700", "median 0.700"]
     assert dice.get_title("right") == "best mean 0.700, epoch 2"
@@ -58,9 +57,9 @@ def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, figures):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, figures):
+def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, drawn):
     curves(ROWS, tmp_path / "curves.png")
-    heights = sorted(text.get_position()[1] for text in figures[0].axes[1].texts)
+    heights = sorted(text.get_position()[1] for text in drawn[0].axes[1].texts)
     assert heights[1] - heights[0] >= 0.059
 
 
@@ -77,7 +76,7 @@ def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path):
     with pytest.raises(DataError):
         curves([], tmp_path / "a.png")
     with pytest.raises(DataError):
-        overlays([], tmp_path / "a.png")
+        draw([], tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -90,56 +89,56 @@ def case(slices=6, name="TCGA_$a$_b", images=None, **options):
 
 
 def test_overlay_colours_say_truth_prediction_and_both():
-    picture = report.paint(case(), 2, 180.0)
+    picture = paint(case(), 2, 180.0)
     assert tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
-    assert tuple(picture[8, 8]) == report.TRUTH and tuple(picture[8, 19]) == report.PREDICTION and tuple(picture[8, 12]) == report.OVERLAP
-    np.testing.assert_allclose(picture[12, 9], 0.65 * 0.5 + 0.35 * np.array(report.TRUTH), err_msg="tinted, the image shows through")
+    assert tuple(picture[8, 8]) == TRUTH and tuple(picture[8, 19]) == PREDICTION and tuple(picture[8, 12]) == OVERLAP
+    np.testing.assert_allclose(picture[12, 9], 0.65 * 0.5 + 0.35 * np.array(TRUTH), err_msg="tinted, the image shows through")
 
 
 def test_of_several_classes_the_prediction_is_tinted_and_the_truth_outlined_in_the_colour_of_each():
     one = case(classes=("background", "oedema", "core"))  # truth is oedema, prediction core
-    picture = report.paint(one, 2, 180.0)
-    assert tuple(picture[8, 8]) == report.class_colour(1) and tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
+    picture = paint(one, 2, 180.0)
+    assert tuple(picture[8, 8]) == class_colour(1) and tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
     assert tuple(picture[12, 10]) == (0.5, 0.5, 0.5), "inside the truth's outline, not predicted"
-    np.testing.assert_allclose(picture[8, 19], 0.65 * 0.5 + 0.35 * np.array(report.class_colour(2)))
+    np.testing.assert_allclose(picture[8, 19], 0.65 * 0.5 + 0.35 * np.array(class_colour(2)))
 
 
-def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, figures):
-    overlays([case(label="best"), case(name="b")], tmp_path / "overlays.png")
-    figure = figures[0]
+def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, drawn):
+    draw([case(label="best"), case(name="b")], tmp_path / "overlays.png")
+    figure = drawn[0]
     assert len(figure.axes) == 8
     assert [figure.axes[index].get_title("left") for index in (0, 4)] == ["best: TCGA_$a$_b   Dice 0.500", "b   Dice 0.500"]
     assert [texts(axes) for axes in figure.axes[:4]] == [[f"slice {number} of 6"] for number in (1, 2, 3, 4)]  # around the third
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both", "truth only (missed)", "prediction only (false alarm)"]
 
 
-def test_overlays_crop_to_the_head(tmp_path, figures):
+def test_overlays_crop_to_the_head(tmp_path, drawn):
     images = np.zeros((6, 3, 32, 32), np.uint8)
     images[:, :, 6:22, 8:20] = 200
-    overlays([case(images=images)], tmp_path / "overlays.png")
-    height, width, _ = figures[0].axes[0].images[0].get_array().shape
+    draw([case(images=images)], tmp_path / "overlays.png")
+    height, width, _ = drawn[0].axes[0].images[0].get_array().shape
     assert 16 <= height <= 18 and 16 <= width <= 18
 
 
-def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, figures):
+def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, drawn):
     images = np.zeros((6, 3, 32, 32), np.uint8)
     images[:, :, 6:22, 8:20] = 200
     odd = case(images=images)
     odd.prediction[2, 31, 31] = 1
-    overlays([odd], tmp_path / "overlays.png")
-    picture = figures[0].axes[2].images[0].get_array()
-    assert tuple(picture[-1, -1]) == pytest.approx(report.PREDICTION)
+    draw([odd], tmp_path / "overlays.png")
+    picture = drawn[0].axes[2].images[0].get_array()
+    assert tuple(picture[-1, -1]) == pytest.approx(PREDICTION)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, np.random.default_rng(0).normal(size=(6, 3, 32, 32))], ids=["zeros", "negative", "noise"])
 def test_overlays_of_odd_images_are_drawn(tmp_path, value):
-    overlays([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
+    draw([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
     assert (tmp_path / "overlays.png").stat().st_size > 1000
 
 
-def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, figures):
-    overlays([case(slices=3)], tmp_path / "overlays.png")
-    assert [len(axes.images) for axes in figures[0].axes] == [1, 1, 1, 0]
+def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, drawn):
+    draw([case(slices=3)], tmp_path / "overlays.png")
+    assert [len(axes.images) for axes in drawn[0].axes] == [1, 1, 1, 0]
 
 
 @settings(max_examples=200, deadline=None)
@@ -164,7 +163,7 @@ def test_the_largest_slice_of_a_large_tumour_is_shown(largest):
 
 def test_pictures_leave_pyplot_alone_and_are_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
-        overlays([case()], tmp_path / f"{name}_overlays.png")
+        draw([case()], tmp_path / f"{name}_overlays.png")
         curves(ROWS, tmp_path / f"{name}_curves.png")
     for kind in ("overlays", "curves"):
         assert (tmp_path / f"a_{kind}.png").read_bytes() == (tmp_path / f"b_{kind}.png").read_bytes()
@@ -183,51 +182,3 @@ def test_few_patients_are_not_shown_twice():
     assert pick_cases([score("a")]) == [("best", 0)]
     assert pick_cases([score("a", 3), score("b", 9)]) == [("best", 1), ("worst", 0)]
     assert pick_cases([score("b", 0, 0), score("a", 0, 0)]) == [("best", 1), ("worst", 0)]
-
-
-def test_table_puts_val_and_test_side_by_side():
-    text = table({"val/dice": 0.81234, "test/dice": 0.7, "val/hd95": 12.3456, "val/patients_missed": 2.0, "train/loss": 1e-5}, "run 1")
-    lines = [line.split() for line in text.splitlines()]
-    assert lines[0] == ["run", "1"] and lines[2:] == [
-        ["val", "test"],
-        ["dice", "0.8123", "0.7000"],
-        ["hd95", "12.35"],
-        ["patients_missed", "2"],
-        ["train/loss", "1.000e-05"],
-    ]
-    assert text.splitlines()[3].rindex("0.7000") + 6 == text.splitlines()[2].rindex("test") + 4, "columns are aligned to the right"
-
-
-def test_table_of_an_evaluation_has_a_column_for_each_role():
-    lines = table({"unknown/dice": 0.5, "train/dice": 0.9, "train/hd95": 1.5}, "x").splitlines()
-    assert [line.split() for line in lines[2:]] == [["train", "unknown"], ["dice", "0.9000", "0.5000"], ["hd95", "1.5000"]]
-
-
-def test_table_of_anything_is_a_table():
-    assert table({}, "nothing").startswith("nothing\n")
-    assert "inf" in table({"val/hd95": math.inf}, "x")
-
-
-def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    truth = np.zeros((1, 8, 8), np.uint8)
-    truth[0, :4], truth[0, 6, 6] = 1, 2
-    classes = ("background", "oedema", "core")
-    scores = [score_patient(name, prediction, truth, classes=classes) for name, prediction in (("a", truth), ("b", truth % 2))]
-    patients_csv([(one, "test") for one in scores], tmp_path / "patients.csv")
-    table = pandas.read_csv(tmp_path / "patients.csv")
-    assert table["dice/oedema"].tolist() == [1, 1] and table["dice/core"].tolist() == [1, 0] and table.dice.tolist() == [1, 0.5]
-    assert table["tumour_pixels/core"].tolist() == [1, 1] and table["predicted_pixels/core"].tolist() == [1, 0]
-    assert missed(table).tolist() == [is_missed(one) for one in scores] == [False, True]
-
-
-def test_patients_csv_reads_back(tmp_path):
-    scores = [score("TCGA_CS_1, a", 5), score("b", 0), score("c", 5, with_hd95=False, loss=0.25)]
-    patients_csv(list(zip(scores, ("train", "test", "unknown"), strict=True)), tmp_path / "out" / "patients.csv")
-    with open(tmp_path / "out" / "patients.csv", newline="") as file:
-        header, *rows = csv.reader(file)
-    assert header[:9] == ["patient", "role", "slices", "tumour_pixels", "dice", "iou", "precision", "recall", "hd95"]
-    assert rows[0][:9] == ["TCGA_CS_1, a", "train", "2", "10", "0.666667", "0.500000", "1.000000", "0.500000", "1.000000"]
-    assert [line[8] for line in rows] == ["1.000000", "", ""], "undefined and not measured are empty"
-    assert [line[header.index("loss")] for line in rows] == ["", "", "0.250000"]
-    assert {len(line) for line in rows} == {len(header)}

@@ -1,0 +1,53 @@
+"""What `run.json` says of a run from its start on: who it is, its data and split, its device, and what it was started with."""
+
+import dataclasses
+import socket
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from brainseg.config import TrainConfig
+from brainseg.config.overrides import setting_of, value_of
+from brainseg.data.split import Split
+from brainseg.data.store import Store
+from brainseg.device import Device
+from brainseg.records.identity import identity
+from brainseg.records.mlflow_store import tracking_uri
+from brainseg.records.run import Job
+
+
+def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: Device, digest: str, model: nn.Module) -> dict[str, Any]:
+    """The facts of run.json, as far as they are known before the folder is."""
+    tracking = None  # resolved now: a sync from another folder must find the same store
+    if config.tracking.name != "none":
+        resolved = {"uri": tracking_uri(config.tracking.uri), "artifacts": str(Path(config.tracking.artifacts).resolve())}
+        tracking = dataclasses.asdict(config.tracking) | resolved
+    return {
+        "identity": digest,
+        "recipe": identity(config, store.fingerprint, split, code=""),
+        "name": folder_name(config, digest),
+        "host": socket.gethostname(),
+        "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
+                 "patients": len(set(store.patients)), "slices": int(store.shape[0])},
+        "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
+                  "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
+        "label": " ".join(_short(one) for one in job.overrides if setting_of(one) in job.swept),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "overrides": list(job.overrides),
+        "sweep": job.sweep,
+        "job": job.number,
+        "start": job.start,
+        "tracking": tracking,
+    }
+
+
+def _short(override: str) -> str:
+    """model.depth=3 as depth=3: how a run of a sweep is named in MLflow, by what was swept alone."""
+    return f"{setting_of(override).rsplit('.', 1)[-1]}={value_of(override)}"
+
+
+def folder_name(config: TrainConfig, digest: str) -> str:
+    """What the run folder of this identity is called, siblings aside."""
+    return f"{config.model.name}-{digest[:10]}"
