@@ -326,6 +326,10 @@ def test_a_page_without_truth_or_patients_opens(browser: Any, tmp_path: Path) ->
     viewer.write(tmp_path / "page.html", [lone], ["unet"])
     page = Page(browser, tmp_path / "page.html")
     assert page.place == ("a", 1) and page.has(YELLOW) == 0 and page.pixels.any() and page.faults() == []
+    rows = browser.find_elements("css selector", "#masks tr")
+    assert [row.text.split()[0] for row in rows if row.is_displayed()] == ["unet"], "no row for a truth that is not there"
+    page.press("t", "h", "h")
+    assert page.faults() == []
     viewer.write(tmp_path / "none.html", [], ["unet"])
     browser.get((tmp_path / "none.html").as_uri())
     assert [entry["message"] for entry in browser.get_log("browser")] == []

@@ -14,6 +14,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 const index = parsed("index");
 const sources = ["truth", ...index.runs];
+const untold = index.patients.every((one) => one.voxels[0] === null); // scans that nobody has outlined: no truth to switch on
 const orders = [
   ...index.runs.map((run, at) => [`Dice${index.runs.length > 1 ? ` of ${run}` : ""}, worst first`, (one) => one.dice[at] ?? 2]),
   ["name", (one) => one.name],
@@ -117,6 +118,7 @@ function listMasks() {
     cells[0].append(label);
     cells[1].append(source < 10 ? make("kbd", source ? String(source) : "T") : "");
     row.append(...cells);
+    row.hidden = source === 0 && untold;
     return row;
   }));
 }
