@@ -227,6 +227,8 @@ def _explained(error: Exception, command: str) -> str:
     if "Ambiguous value for argument" in text[0]:
         name, _, value = text[0].split("'")[1].partition("=")
         return f"{name}={value}: several values; a list is written in brackets, as '{name}=[{value}]', and a sweep over them begins with -m"
+    if text[0].startswith("mismatched input '='"):
+        return "a value that holds = is written in quotes, as 'NAME=\"a=b\"'"
     if text[0].startswith("Error parsing override") and "=" not in (given := text[0].split("'")[1]):
         return f"{given}: no setting and its value; write it as NAME={given}"
     if text[0].startswith("Error merging override"):

@@ -57,6 +57,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("data=lgg.h5", ["a file is data.path=lgg.h5"]),
         ("lr=0.01", ["lr: no such setting; did you mean optimizer.lr?"]),
         ("model.depth=3,4", ["model.depth=3,4: several values", "'model.depth=[3,4]'", "-m"]),
+        ("data.path=a=b.h5", ["in quotes, as 'NAME=\"a=b\"'"]),
         ("runs/unet-0123", ["runs/unet-0123: no setting and its value", "NAME=runs/unet-0123"]),
         ("from=runs/none", ["from=runs/none: holds no run"]),
         ("optimizer.momentum=0.9", ["optimizer.momentum", "optimizer.options.momentum"]),
