@@ -24,8 +24,8 @@ setup: .venv/.installed  ## Make .venv with the pinned packages
 train: setup  ## Make the phantom cohort, train on it, print where the results are (ARGS='epochs=5')
 	$(BIN)/python -m brainseg.train $(ARGS)
 
-test: setup  ## Run the test suite (ARGS='-k split')
-	$(BIN)/python -m pytest $(ARGS)
+test: setup  ## Run the test suite, two files at a time (ARGS='-k split')
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
