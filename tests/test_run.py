@@ -11,6 +11,7 @@ from brainseg.config import TrackingConfig, TrainConfig, UNetConfig
 from brainseg.data.split import Split
 from brainseg.errors import RequestError
 from brainseg.records import identity as identity_module
+from brainseg.records.description import label
 from brainseg.records.folders import claim, stored_overrides
 from brainseg.records.identity import differing, identity
 from brainseg.records.run import Job, RunFolder
@@ -138,3 +139,11 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
     assert claim(make(resume="runs/r"), Job(), "unet-z").path == Path("runs/r")
     with pytest.raises(RequestError, match="holds no run"):
         stored_overrides("runs/none", "from")
+
+
+@pytest.mark.parametrize(("overrides", "swept", "shown"), [
+    (["experiment=fast", "split.fold=0"], (), "experiment=fast unet-01"), (["+experiment=fast"], (), "experiment=fast unet-01"),
+    (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"), (["seed=1"], (), ""), ([], (), ""),
+])
+def test_mlflow_names_a_run_by_its_experiment_or_by_what_was_swept(overrides: list[str], swept: tuple[str, ...], shown: str) -> None:
+    assert label(Job(tuple(overrides), swept=swept), "unet-01") == shown

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import setting_of, value_of
+from brainseg.config.overrides import by_setting, setting_of, value_of
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
@@ -33,7 +33,7 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
         "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
                   "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
-        "label": " ".join(_short(one) for one in job.overrides if setting_of(one) in job.swept),
+        "label": label(job, folder_name(config, digest)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
         "sweep": job.sweep,
@@ -43,8 +43,16 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
     }
 
 
+def label(job: Job, name: str) -> str:
+    """What MLflow calls the run: of a sweep by what was swept, as depth=3; a single one with its experiment. "": by `name` alone."""
+    experiment = by_setting(job.overrides).get("experiment")
+    if job.swept or experiment is None:
+        return " ".join(_short(one) for one in job.overrides if setting_of(one) in job.swept)
+    return f"experiment={experiment} {name}"
+
+
 def _short(override: str) -> str:
-    """model.depth=3 as depth=3: how a run of a sweep is named in MLflow, by what was swept alone."""
+    """model.depth=3 as depth=3."""
     return f"{setting_of(override).rsplit('.', 1)[-1]}={value_of(override)}"
 
 
