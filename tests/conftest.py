@@ -109,3 +109,13 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with nothing in it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The figures that are saved, to look into."""
+    from brainseg.records import figures
+
+    saved, save = [], figures.save
+    monkeypatch.setattr(figures, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brainseg.data.store import Store
 from brainseg.errors import DataError
-from brainseg.records import failures, failures_figure, figures
+from brainseg.records import failures, failures_figure
 from brainseg.records.failures import ALL, FALSE_ALARMS, INSTITUTION, POSITION, SEQUENCES, THIRDS, VOLUME
 from brainseg.records.statistics import bootstrap
 
@@ -166,13 +166,6 @@ def test_what_is_no_clinical_table_is_refused_by_name(tmp_path, content, said):
     with pytest.raises(DataError, match=said) as raised:
         failures.read_clinical(tmp_path / "data.csv")
     assert "data.csv" in str(raised.value) and "\n" not in str(raised.value)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    saved, save = [], figures.save
-    monkeypatch.setattr(failures_figure, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
-    return saved
 
 
 def texts(axes):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.errors import DataError
-from brainseg.records import figures
 from brainseg.records.figures import class_colour, curves
 from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, draw, paint, pick_cases, slices_shown
 from brainseg.training.metrics import score_patient
@@ -32,14 +31,6 @@ ROWS = [
     row(2, train_loss=0.5, val_loss=0.6, val_dice=0.7, val_dice_median=0.75),
     row(3, train_loss=0.4, val_loss=0.6, val_dice=0.7, val_dice_median=0.7),
 ]
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures that are saved, to look into."""
-    saved, save = [], figures.save
-    monkeypatch.setattr(figures, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
-    return saved
 
 
 def texts(axes):

@@ -23,17 +23,18 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
     if config.tracking.name != "none":
         resolved = {"uri": tracking_uri(config.tracking.uri), "artifacts": str(Path(config.tracking.artifacts).resolve())}
         tracking = dataclasses.asdict(config.tracking) | resolved
+    name = folder_name(config, digest)
     return {
         "identity": digest,
         "recipe": identity(config, store.fingerprint, split, code=""),
-        "name": folder_name(config, digest),
+        "name": name,
         "host": socket.gethostname(),
         "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
                  "patients": len(set(store.patients)), "slices": int(store.shape[0])},
         "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
                   "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
-        "label": label(job, folder_name(config, digest)),
+        "label": label(job, name),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
         "sweep": job.sweep,

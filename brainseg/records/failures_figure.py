@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.data.volume import patient_of
 from brainseg.files import writing
-from brainseg.records import failures
+from brainseg.records import failures, figures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
-from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.records.figures import BLUE, GREY, ORANGE
 from brainseg.records.tables import counted
 from brainseg.training.metrics import missed
 
@@ -53,7 +53,7 @@ def figure(
     columns = [] if clinical is None else _dealt(table[table.factor.isin(clinical.columns)])
     main = table[~table.factor.isin([ALL, *(clinical.columns if clinical is not None else ())])]
     heights = [max(4.6, LINE * _lines(main) + 0.9)] + [LINE * max(map(_lines, columns)) + 0.8 for _ in columns[:1]]
-    drawn = new_figure(13, sum(heights) + 0.4)
+    drawn = figures.new_figure(13, sum(heights) + 0.4)
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
     drawn.suptitle(f"{counted(overall.patients, 'patient')}: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed", x=0.01,
@@ -69,7 +69,7 @@ def figure(
             axes.set_title("" if number else "By clinical column, in its own codes", loc="left", fontweight="bold")
         else:
             axes.remove()
-    save(drawn, path)
+    figures.save(drawn, path)
 
 
 def _colours(table: "pd.DataFrame") -> dict[str, str]:

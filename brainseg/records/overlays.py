@@ -35,9 +35,7 @@ def draw(cases: Sequence[Case], path: str | Path) -> None:
     figure = figures.new_figure(2.6 * SLICES_SHOWN, 2.95 * len(cases) + 0.4)
     grid = figure.subplots(len(cases), SLICES_SHOWN, squeeze=False)
     for row, case in zip(grid, cases, strict=True):
-        shown = slices_shown(case.truth > 0, case.prediction > 0)
-        high = float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0  # shown as white: fat and fluid, not one bright pixel
-        window = head_window(case.images[shown, case.channel] > 0.15 * high, (case.truth[shown] > 0) | (case.prediction[shown] > 0))
+        shown, high, window = framed(case)
         for column, axes in enumerate(row):
             axes.axis("off")
             if column < len(shown):
@@ -56,6 +54,14 @@ def draw(cases: Sequence[Case], path: str | Path) -> None:
     heading = "tint: prediction, outline: truth" if several else None
     figure.legend(handles=handles, title=heading, loc="outside upper right", ncols=3, frameon=False)
     figures.save(figure, path)
+
+
+def framed(case: Case) -> tuple[list[int], float, tuple[slice, slice]]:
+    """What of a case is drawn: the slices shown, the intensity that is white, and the rows and columns around head and masks."""
+    shown = slices_shown(case.truth > 0, case.prediction > 0)
+    high = float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0  # fat and fluid are white, not one bright pixel
+    window = head_window(case.images[shown, case.channel] > 0.15 * high, (case.truth[shown] > 0) | (case.prediction[shown] > 0))
+    return shown, high, window
 
 
 def paint(case: Case, index: int, high: float) -> np.ndarray:

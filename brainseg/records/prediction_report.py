@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from brainseg.files import writing
 from brainseg.records.figures import class_colour
-from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, head_window, paint, slices_shown
+from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, framed, paint
 
 SIDE, THUMBNAIL, CAPTION = 300, 200, 34  # pixels
 COLUMNS, MOST = 6, 240  # of the contact sheet
@@ -20,10 +20,7 @@ WHITE, INK, GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list[Path]:
     """overlay.png and thumbnail.png of one study; without a truth (`scored`) the prediction stands in `case` for it, too."""
-    shown = slices_shown(case.truth > 0, case.prediction > 0)
-    high = float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0  # as overlays.draw
-    bright = case.images[shown, case.channel] > 0.15 * high
-    window = head_window(bright, (case.truth[shown] > 0) | (case.prediction[shown] > 0))
+    shown, high, window = framed(case)
     tiles = [_tile(case, index, high, window, SIDE) for index in shown]
     strip = Image.new("RGB", (len(tiles) * SIDE, SIDE + CAPTION), WHITE)
     for column, (index, tile) in enumerate(zip(shown, tiles, strict=True)):
