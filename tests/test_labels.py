@@ -37,6 +37,11 @@ def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
     assert list(labelled([*fast, reference, plain]).values()) == ["defaults", "experiment=reference max_minutes=30", "experiment=fast"]
 
 
+def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path: Path) -> None:
+    runs = [typed_run(tmp_path / name, f"experiment={name}") for name in ("fast", "best")]
+    assert sorted(labelled(runs).values()) == ["experiment=best", "experiment=fast"]
+
+
 def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -> None:
     many = ("optimizer=sgd", "optimizer.lr=0.05", "scheduler=one_cycle", "augment=strong", "loss=dice", "model.width=24")
     runs = [typed_run(tmp_path / "long", *many), typed_run(tmp_path / "fast", "experiment=fast")]

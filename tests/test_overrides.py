@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainseg.config.overrides import by_setting, setting_of, value_of, without
+from brainseg.config.overrides import by_setting, setting_of, short, value_of, without
 
 
 @pytest.mark.parametrize(("override", "setting", "value"), [
@@ -23,3 +23,14 @@ def test_the_last_of_a_setting_counts_and_those_left_out_are_gone(typed: list[tu
     overrides = [f"{sign}{name}={value}" for sign, name, value in typed]
     assert by_setting(overrides) == {name: value for _, name, value in typed}
     assert by_setting(without(overrides, ("from", "seed"))) == {name: value for _, name, value in typed if name not in ("from", "seed")}
+
+
+@pytest.mark.parametrize(("name", "among", "shown"), [
+    ("model.depth", ["model.depth", "seed"], "depth"),
+    ("loss.name", ["loss.name", "model.depth"], "loss"),
+    ("optimizer.weight", ["optimizer.weight", "loss.weight"], "optimizer.weight"),
+    ("loss.name", ["loss.name", "loss"], "loss.name"),
+    ("seed", ["seed"], "seed"),
+])
+def test_a_setting_is_shortened_as_long_as_no_other_is_called_the_same(name: str, among: list[str], shown: str) -> None:
+    assert short(name, among) == shown

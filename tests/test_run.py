@@ -144,6 +144,7 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
 @pytest.mark.parametrize(("overrides", "swept", "shown"), [
     (["experiment=fast", "split.fold=0"], (), "experiment=fast unet-01"), (["+experiment=fast"], (), "experiment=fast unet-01"),
     (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"), (["seed=1"], (), ""), ([], (), ""),
+    (["model.depth=3", "model.depth=4"], ("model.depth",), "depth=4"),
 ])
 def test_mlflow_names_a_run_by_its_experiment_or_by_what_was_swept(overrides: list[str], swept: tuple[str, ...], shown: str) -> None:
     assert label(Job(tuple(overrides), swept=swept), "unet-01") == shown

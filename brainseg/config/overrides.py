@@ -1,6 +1,6 @@
 """Overrides as typed: model.depth=4, +loss.options.lambda=1, ~augment. Their values are left as text; Hydra parses them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 def setting_of(override: str) -> str:
@@ -21,3 +21,11 @@ def by_setting(overrides: Iterable[str]) -> dict[str, str]:
 def without(overrides: Iterable[str], names: Iterable[str]) -> list[str]:
     """The overrides of other settings than these."""
     return [one for one in overrides if setting_of(one) not in names]
+
+
+def short(name: str, among: Collection[str]) -> str:
+    """model.depth as depth, model.name as model; the whole name where two of `among` would be the same."""
+    def last(one: str) -> str:
+        return one.removesuffix(".name").rsplit(".", 1)[-1]
+
+    return name if sum(last(one) == last(name) for one in among) > 1 else last(name)

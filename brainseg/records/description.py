@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import by_setting, setting_of, value_of
+from brainseg.config.overrides import by_setting, short
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
@@ -46,15 +46,11 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
 
 def label(job: Job, name: str) -> str:
     """What MLflow calls the run: of a sweep by what was swept, as depth=3; a single one with its experiment. "": by `name` alone."""
-    experiment = by_setting(job.overrides).get("experiment")
+    given = by_setting(job.overrides)
+    experiment = given.get("experiment")
     if job.swept or experiment is None:
-        return " ".join(_short(one) for one in job.overrides if setting_of(one) in job.swept)
+        return " ".join(f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept)
     return f"experiment={experiment} {name}"
-
-
-def _short(override: str) -> str:
-    """model.depth=3 as depth=3."""
-    return f"{setting_of(override).rsplit('.', 1)[-1]}={value_of(override)}"
 
 
 def folder_name(config: TrainConfig, digest: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from brainseg.config.overrides import setting_of
+from brainseg.config.overrides import setting_of, short
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.identity import without_identity
 
@@ -16,16 +16,20 @@ LONGEST = 60  # characters: a longer name pushes the figures off the screen
 def labelled(runs: Sequence[Run]) -> dict[str, str]:
     """A name for each configuration: the settings in which they differ, as depth=3 width=16; the run's name where nothing does.
 
-    Where those are too many, as between two experiments: what was typed for one and not for all; failing that, the run's folder.
+    Where those are too many: what was typed for one and not for all; failing that, the run's folder. Where only experiments were
+    typed: these, as experiment=fast.
     """
     first = {run.configuration: run for run in reversed(runs)}
     settings = {key: run.settings for key, run in first.items()}
     differ = varied(list(settings.values()))
     if not differ:
         return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first.items()}
-    short = {name: _short(name, differ) for name in differ}
-    by_settings = {key: " ".join(f"{short[name]}={one[name]}" for name in differ if name in one) for key, one in settings.items()}
-    for names in (by_settings, _typed(first), {key: run.path.name for key, run in first.items()}):
+    shown = {name: short(name, differ) for name in differ}
+    by_settings = {key: " ".join(f"{shown[name]}={one[name]}" for name in differ if name in one) for key, one in settings.items()}
+    typed = _typed(first)
+    only_experiments = all(words.startswith("experiment=") and " " not in words for words in typed.values())
+    preferred = (typed, by_settings) if only_experiments else (by_settings, typed)
+    for names in (*preferred, {key: run.path.name for key, run in first.items()}):
         if len(set(names.values())) == len(names) and max(map(len, names.values())) <= LONGEST:
             return names
     return by_settings
@@ -43,14 +47,6 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFra
 
     names = varied(list(settings.values()))
     return pd.DataFrame({"setting": names} | {label: [str(one.get(name, "")) for name in names] for label, one in settings.items()})
-
-
-def _short(name: str, among: Sequence[str]) -> str:
-    """model.depth as depth, model.name as model; the whole name where two would be the same."""
-    def last(one: str) -> str:
-        return one.removesuffix(".name").rsplit(".", 1)[-1]
-
-    return name if sum(last(one) == last(name) for one in among) > 1 else last(name)
 
 
 def _typed(first: Mapping[str, Run]) -> dict[str, str]:
