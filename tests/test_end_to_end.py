@@ -162,6 +162,13 @@ def test_a_finished_run_is_extended_to_the_same_bits(folder: Path, trained: Path
     assert history(folder / "short") == history(next(folder.glob("long/*/run.json")).parent)
 
 
+def test_a_run_says_until_when_its_images_are_of_half_the_size(folder: Path, trained: Path) -> None:
+    shown = call(folder, "train", *SMALL, "half_resolution=0.6", "epochs=5", "output=half", "tracking=none")
+    steps = json.loads((folder / "half" / "metrics.jsonl").read_text().splitlines()[2])["step"]
+    assert f"half size:    the first {steps} steps, into epoch 2;" in shown
+    assert "half size:" not in (trained / "log.txt").read_text()
+
+
 def test_a_finished_run_is_repeated_from_its_folder(folder: Path, trained: Path) -> None:
     call(folder, "train", "from=first", "output=again", "tracking=none")
     assert history(folder / "again") == history(trained)

@@ -36,11 +36,11 @@ class Stop(Exception):
 
 
 def make_task(path: Path, **changes) -> Task:
-    options = {"batch_size": 4, "epochs": 2, "augment": AUGMENT, "scheduler": CosineConfig(warmup=0.2)} | changes
+    options = {"batch_size": 4, "epochs": 2, "augment": AUGMENT, "scheduler": CosineConfig(warmup=0.2),
+               "optimizer": OptimizerConfig("adamw", lr=1e-2)} | changes
     config = TrainConfig(
         model=UNetConfig(depth=2, width=4, dropout=0.2),
         loss=LossConfig("bce_dice"),
-        optimizer=OptimizerConfig("adamw", lr=1e-2),
         device=DeviceConfig("cpu", "float32"),
         **options,
     )
@@ -152,8 +152,7 @@ def test_every_metric_of_the_contract_is_there(uninterrupted: dict[str, State]) 
 
 
 def test_patience_stops_early(phantom_file: Path) -> None:
-    task = make_task(phantom_file, epochs=50, patience=1)
-    task = task._replace(config=task.config.__class__(**{**vars(task.config), "optimizer": OptimizerConfig("sgd", lr=0.0)}))
+    task = make_task(phantom_file, epochs=50, patience=1, optimizer=OptimizerConfig("sgd", lr=0.0))
     state = new_state(task)
     fit(state, task, Hooks())
     assert (state.epoch, state.best_epoch) == (2, 0)
@@ -198,6 +197,15 @@ def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(pha
     assert sizes == [16] * round(0.6 * total) + [32] * (total - round(0.6 * total))
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, True], "every second epoch, and the last"
     assert all(row["metrics"]["speed/epoch_seconds"] > 0 for row in state.history)
+
+
+def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) -> None:
+    still = OptimizerConfig("sgd", lr=0.0)  # nothing is learnt, so no dice rises
+    task = make_task(phantom_file, half_resolution=0.5, epochs=8, patience=2, scheduler=PlateauConfig(patience=9), optimizer=still)
+    state = new_state(task)
+    fit(state, task, Hooks())
+    assert len(state.history) == 6, "four epochs at half size, two at full size"
+    assert state.plateau is not None and state.plateau.bad_epochs == 1, "the first at full size is the first that counts"
 
 
 def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file: Path) -> None:

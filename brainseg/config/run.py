@@ -77,7 +77,7 @@ class TrainConfig:
     seed: int = setting(0, "initial weights, order, dropout, augmentation")
     clip_norm: float | None = setting(None, "largest norm of the gradient")
     ema_decay: float | None = setting(None, "decay of averaged weights, as 0.999: they are then validated and kept")
-    patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice")
+    patience: int | None = setting(None, "stop after so many epochs without a rise of val/dice; those at half resolution do not count")
     test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
     predictions: str = setting("masks", "kept of each patient scored at the end, in predictions.h5: none, masks, probabilities")
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")

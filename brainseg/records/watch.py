@@ -67,6 +67,9 @@ class Watch:
         if state.total_steps < task.steps_per_epoch:
             share = state.total_steps / task.steps_per_epoch
             log.warning("note:         that is %.1f of an epoch: not every slice is seen once, and there is one validation", share)
+        if state.half_steps:
+            log.info("half size:    the first %d steps, into epoch %d; val/dice, always of full size, says little before", state.half_steps,
+                     (state.half_steps - 1) // task.steps_per_epoch)
         if state.step:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
         self.follow(self.folder, state)

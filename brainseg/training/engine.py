@@ -128,15 +128,19 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
 
 
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
-    """Write the epoch into the history and begin the next; returns whether val/dice is the best so far."""
+    """Write the epoch into the history and begin the next; returns whether val/dice is the best so far.
+
+    Patience and plateau begin to count at full size: at half size val/dice, which is of full slices, stays low whatever is learnt.
+    """
     improved = metrics.get("val/dice", -1.0) > state.best
     if improved:
         state.best, state.best_epoch = metrics["val/dice"], state.epoch
-    if "val/dice" in metrics:
-        state.bad_epochs = state.epoch - state.best_epoch
+    state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
+    if "val/dice" in metrics and state.step > state.half_steps:
+        last_at_half = sum(row["step"] <= state.half_steps for row in state.history) - 1
+        state.bad_epochs = state.epoch - max(state.best_epoch, last_at_half)
         if state.plateau is not None:
             state.plateau.update(metrics["val/dice"])
-    state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
     state.epoch += 1
     state.loss_sum, state.slices_seen, state.seconds, state.skipped = 0.0, 0, 0.0, 0
     return improved
