@@ -58,11 +58,21 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
               "lower model.depth")
         check(not config.options, "model.options", config.options, "unet takes none", "set model.depth, model.width and the like")
         return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
-    found = extension("brainseg.models", config.name) or _monai("monai.networks.nets", config.name, nn.Module)
+    found = _network(config.name)
     check(found is not None, "model.name", config.name, "no such network",
           _known(config.name, ["unet", *registered("brainseg.models")], "or a class of monai.networks.nets"))
     given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
     return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
+
+
+def of_one_size(config: ModelConfig) -> bool:
+    """Whether the network is built for one size of image (it is told `img_size`, as UNETR) and takes no other."""
+    found = None if isinstance(config, UNetConfig) else _network(config.name)
+    return found is not None and "img_size" in inspect.signature(found).parameters
+
+
+def _network(name: str) -> Callable[..., nn.Module] | None:
+    return extension("brainseg.models", name) or _monai("monai.networks.nets", name, nn.Module)
 
 
 def loss(config: LossConfig, outputs: int = 1) -> nn.Module:

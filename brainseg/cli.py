@@ -111,7 +111,7 @@ def _request(
         _checked(check_request, config)
         try:
             return run(config) or 0
-        except (DataError, OSError) as error:  # may be a report of many lines
+        except (DataError, OSError, FloatingPointError) as error:  # may be a report of many lines; the last is a network's NaN
             print(f"error: {error}", file=sys.stderr)
             return 1
     check(not multirun or bool(overrides), "-m", "", "varies nothing", "give a list, as -m model.width=16,32; a single run has no -m")

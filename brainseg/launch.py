@@ -26,7 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg.errors import RequestError
+from brainseg.errors import RequestError, check
 from brainseg.job import Launch, Run, here, in_own_process
 from brainseg.launchers import name_of
 from brainseg.records.run import Outcome, is_alive
@@ -97,6 +97,7 @@ def shares(multirun: DictConfig) -> tuple[int | None, int]:
         import torch
         from joblib import cpu_count, effective_n_jobs
 
+        check(settings.n_jobs != 0, "hydra.launcher.n_jobs", 0, "no job at a time", "-1 is one for each core")
         return max(1, cpu_count() // effective_n_jobs(settings.n_jobs)), torch.cuda.device_count()
     return settings.get("cpus_per_task"), 0
 

@@ -50,10 +50,15 @@ def compose_job(command: str, overrides: list[str]) -> Any:
         if missing:
             raise RequestError(f"{' and '.join(missing)} must be given, as {' '.join(f'{name}=...' for name in missing)}")
         job: Any = OmegaConf.to_object(composed)
+        schema.check_chosen(job)
     for name, value in schema.flatten(asdict(job)).items():
         texts = value if isinstance(value, list) else [value]
         fine = all(text.isprintable() for text in texts if isinstance(text, str))
         check(fine, name, ascii(value), "holds characters that cannot be printed", "remove them")
+    given = {setting_of(override) for override in overrides}
+    overruled = command == "train" and "epochs" in given and "max_minutes" not in given and job.max_minutes is not None
+    check(not overruled, "epochs", getattr(job, "epochs", None), f"max_minutes={getattr(job, 'max_minutes', None)} overrules it",
+          "add max_minutes=null to count epochs, or leave epochs out")
     return job
 
 

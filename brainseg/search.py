@@ -166,7 +166,7 @@ class Follower:
         if "folder" not in self.trial.user_attrs:
             name_run(self.trial, folder)
         for row in state.history[self.reported :]:  # of a resumed run also the epochs before
-            if "val/dice" in row["metrics"]:
+            if "val/dice" in row["metrics"] and row["step"] > state.half_steps:  # before, it says nothing of what the network will be
                 self.trial.report(row["metrics"]["val/dice"], row["epoch"])
         self.reported = len(state.history)
         if state.history and state.step < state.total_steps and self.trial.should_prune():

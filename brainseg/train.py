@@ -27,10 +27,10 @@ from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
 from brainseg.records.identity import identity
 from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.plan import Facts
+from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import extends, load_into
+from brainseg.records.saving import load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
@@ -56,6 +56,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
     train, validation, test = (dataset(store, config, part) for part in (split.train, split.validation, split.test))
+    testing = len(test) > 0 and (config.test == "yes" or (config.test == "auto" and not job.choosing))
 
     # The same settings, data, split and code find the same folder again: resume or skip.
     digest = identity(config, store.fingerprint, split)
@@ -66,8 +67,9 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         device = choose(config.device, folder.threads or job.threads, job.gpu)  # its bits depend on the number of threads
     anew = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
-        log.info("%s: finished before, nothing to do; a larger epochs=... with resume=%s extends it", folder.path, folder.path)
-        return Outcome("skipped", str(folder.path), "finished before")
+        budget = "epochs" if config.max_minutes is None else "max_minutes"
+        log.info("%s: finished before, nothing to do; a larger %s=... with resume=%s extends it", folder.path, budget, folder.path)
+        return Outcome("skipped", str(folder.path), finished_before(folder, testing))
 
     # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
     criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
@@ -87,11 +89,10 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
 
         # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.
         state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
-        testing = config.test == "yes" or (config.test == "auto" and not job.choosing)
         results = Results(train, config.predictions)
-        parts = {"validation": validation} | ({"test": test} if testing and len(test) else {})
+        parts = {"validation": validation} | ({"test": test} if testing else {})
         for role, part in parts.items():
-            for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion):
+            for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion_on_cpu):
                 results.add([evaluated], {evaluated.score.patient: role})  # under a leaky split it may be a training patient too
                 signals.poll()
         figures.curves(state.history, folder.path / "pictures" / "curves.png")
@@ -135,6 +136,9 @@ def check(config: TrainConfig) -> Facts:
     found = outline(config.data)
     split = draw(config.split, found.patients)
     outputs = build.outputs(found.classes)
+    two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
+    require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",
+            "set it to 0, or choose another network")
     with torch.device("meta"):  # shapes only: no memory, no time
         model = build.model(config.model, in_channels(config.data, found), outputs, found.size)
         if config.half_resolution:  # may be below the least that the depth needs

@@ -65,6 +65,11 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("loss.options=${epochs}", ["int", "Dict"]),
         ("split=half", ["split=half", "holdout"]),
         ("split=all", ["split=all", "evaluate"]),
+        ("split.name=kfold", ["split.name=kfold", "those of another choice", "choose it as split=kfold"]),
+        ("scheduler.name=one_cycle", ["scheduler.name=one_cycle", "choose it as scheduler=one_cycle"]),
+        ("scheduler.name=none", ["scheduler.name=none", "choose it as scheduler=none"]),
+        ("inference.min_volume=20", ["inference.min_volume=20", "says nothing under inference.components=all", "give both"]),
+        ("inference.components=min_volume", ["inference.min_volume=0", "give both"]),
         ("split.train=0.9", ["shares must add up to 1"]),
         ("split=file", ["split.path", "must be given"]),
         ("data=hdf5", ["data.path", "data.path=FILE"]),
@@ -265,3 +270,20 @@ def test_slips_of_a_newcomer_are_answered_in_one_line(command: list[str], said: 
     done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
     assert done.returncode == (1 if "-S" in command else 2) and not list(tmp_path.iterdir())
+
+
+def test_epochs_that_minutes_would_overrule_are_refused(capsys) -> None:
+    """experiment=fast counts in minutes: its user's epochs=3 would have trained for half an hour."""
+    for argv in (["experiment=fast", "epochs=3"], ["-m", "experiment=fast", "epochs=3", "seed=0,1"]):
+        assert call(*argv) == (2, [])
+        assert "epochs=3: max_minutes=30.0 overrules it; add max_minutes=null" in capsys.readouterr().err
+    for further in (["max_minutes=null"], ["max_minutes=2"]):
+        assert len(call("experiment=fast", "epochs=3", *further)[1]) == 1, "both were typed"
+
+
+def test_a_network_that_gives_no_number_is_an_error_of_one_line(capsys) -> None:
+    def run(config):
+        raise FloatingPointError("the model's output is NaN")
+
+    assert call("checkpoint=x.pt", command="evaluate", run=run, check=lambda config: None)[0] == 1
+    assert capsys.readouterr().err == "error: the model's output is NaN\n"

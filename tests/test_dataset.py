@@ -1,5 +1,6 @@
 """Slices: the same numbers from memory or from the file, one by one or in a batch."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -115,3 +116,12 @@ def test_a_share_of_tumour_slices(data: MRIDataset, share: float) -> None:
     for kind in (tumour, ~tumour):  # as evenly as it goes: no slice is drawn twice more than another
         counts = np.bincount(order, minlength=80)[kind]
         assert counts.max() - counts.min() <= 1
+
+
+def test_what_is_held_on_a_gpu_must_fit_there_too(data: MRIDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data.fits() and data.fits("cpu")
+    for free, fits in ((2 * data.bytes_needed() + 2, True), (2 * data.bytes_needed(), False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
+        assert data.fits("cuda") is fits
+    monkeypatch.setattr(os, "sysconf_names", {name: number for name, number in os.sysconf_names.items() if "AVPHYS" not in name})
+    assert data.fits(), "where the system does not say what is free, as on a Mac"

@@ -186,6 +186,7 @@ def test_a_finished_run_is_repeated_from_its_folder(folder: Path, trained: Path)
         (["data.phantom.patients=4"], "at least 7 are needed"),
         (["optimizer.options.nothing=1"], "takes no such option"),
         (["loss.name=none"], "loss.name=none: no such loss"),
+        (["model=monai", "model.name=UNETR", "half_resolution=0.5"], "half_resolution=0.5: model.name=UNETR takes images of one size"),
         (["tracking.uri=file:///x"], "tracking.uri"),
     ],
 )

@@ -18,6 +18,7 @@ from brainseg.signals import Signals
 from brainseg.train import new_state
 from brainseg.training.engine import fit, train_epoch
 from brainseg.training.faults import NonFiniteError
+from brainseg.training.pace import steps_for_minutes
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -78,6 +79,16 @@ def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
     assert all(torch.isfinite(value).all() for value in after.values())
 
 
+def test_a_step_left_out_under_float16_is_not_the_end_of_the_next(phantom_file: Path) -> None:
+    """Torch refuses a second unscale_ before the scaler has been told of the first; as on a GPU, where float16 needs the scaler."""
+    task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
+    state = new_state(task)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    fit(state, broken_at(state, task, 2), Hooks())
+    assert state.step == 6 and state.history[0]["metrics"]["train/skipped_steps"] == 1
+    assert state.scaler.get_scale() == 2.0, "as after an overflow"
+
+
 def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
     task = make_task(phantom_file)
 
@@ -86,6 +97,8 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
 
     with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
         fit(new_state(task), task._replace(criterion=full), Hooks())
+    with pytest.raises(MemoryError, match="lower batch_size=4"):
+        steps_for_minutes(new_state(task), task._replace(criterion=full), 1.0, Hooks())
 
 
 def broken_at(state: State, task: Task, step: int) -> Task:

@@ -355,3 +355,8 @@ while not Path("go").exists():
     time.sleep(0.001)
 train.main()
 """
+
+
+def test_no_job_at_a_time_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"hydra\.launcher\.n_jobs=0: no job at a time"):
+        launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))

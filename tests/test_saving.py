@@ -95,9 +95,28 @@ def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) 
         state.total_steps = 7  # as timed
         fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
     longer = changed(task, max_minutes=2.0)
-    state = new_state(longer)
+    state, whole = new_state(longer), new_state(longer)
     load_into(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
+    whole.total_steps = 14
+    fit(state, longer, Hooks())
+    fit(whole, longer, Hooks())
+    assert 7 % task.steps_per_epoch, "the first budget ended within an epoch, which then goes on, with its slices and no others"
+    assert [row["step"] for row in state.history] == [row["step"] for row in whole.history] == [6, 12, 14]
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(state.model.state_dict()[name], value), name
+
+
+def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Path) -> None:
+    """Of 100 steps in a minute 80 were quick ones, in 60 % of it: another minute is 20 / 0.4 further ones, not 100."""
+    task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, half_resolution=0.6)
+    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+        state = new_state(task)
+        state.total_steps, state.half_steps, state.step, state.epoch = 100, 80, 90, 90 // task.steps_per_epoch
+        save(folder, state, task, SPLIT, improved=True)
+    state = new_state(task)
+    load_into(state, folder, changed(task, max_minutes=2.0))
+    assert (state.step, state.half_steps, state.total_steps, state.epoch) == (90, 80, 150, 15)
 
 
 def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:

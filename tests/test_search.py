@@ -38,11 +38,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         folder = RunFolder(Path("runs") / f"unet-{len(seen.jobs):03d}")
         folder.path.mkdir(parents=True)
         (folder.path / "run.json").write_text(json.dumps({"uid": f"uid{len(seen.jobs)}"}))
-        state = SimpleNamespace(history=[], step=0, total_steps=4, epoch=0, best=0.0)
+        state = SimpleNamespace(history=[], step=0, half_steps=0, total_steps=4, epoch=0, best=0.0)
         follow(folder, state)
         for epoch in range(4):
             state.best = max(state.best, value := seen.dice(config))
-            state.history.append({"epoch": epoch, "metrics": {"val/dice": value}})
+            state.history.append({"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}})
             state.step = state.epoch = epoch + 1
             follow(folder, state)
         (folder.path / "summary.json").write_text(json.dumps({"best": {"val/dice": state.best}}))
@@ -159,11 +159,25 @@ def test_a_resumed_trial_tells_its_earlier_epochs(fake: SimpleNamespace, monkeyp
     folder = RunFolder("runs/unet")
     folder.path.mkdir()
     (folder.path / "run.json").write_text('{"uid": "u"}')
-    rows = [{"epoch": epoch, "metrics": {"val/dice": epoch / 10}} for epoch in range(3)]
+    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": epoch / 10}} for epoch in range(3)]
     follow = search.Follower(trial)
-    follow(folder, SimpleNamespace(history=rows[:2], step=2, total_steps=4, best=0.1, epoch=2))
-    follow(folder, SimpleNamespace(history=rows, step=3, total_steps=4, best=0.2, epoch=3))
+    follow(folder, SimpleNamespace(history=rows[:2], step=2, half_steps=0, total_steps=4, best=0.1, epoch=2))
+    follow(folder, SimpleNamespace(history=rows, step=3, half_steps=0, total_steps=4, best=0.2, epoch=3))
     assert study.trials()[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2}
+
+
+def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(fake: SimpleNamespace, monkeypatch) -> None:
+    """At half size val/dice is low whatever is learnt, and how many such epochs there are differs from trial to trial."""
+    study = Study(Path("runs/search/s.db"), {})
+    trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2]}}))
+    folder = RunFolder("runs/unet")
+    folder.path.mkdir()
+    (folder.path / "run.json").write_text('{"uid": "u"}')
+    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": epoch / 10}} for epoch in range(4)]
+    follow = search.Follower(trial)
+    for done in range(1, 5):
+        follow(folder, SimpleNamespace(history=rows[:done], step=done, half_steps=2, total_steps=9, best=0.1, epoch=done))
+    assert study.trials()[0].intermediate_values == {2: 0.2, 3: 0.3}
 
 
 def test_two_processes_never_run_the_same_settings_at_once() -> None:

@@ -1,5 +1,6 @@
 """Sweeps: what they vary, what a dry run foresees, skip and rerun and run anew, memory from job to job, the table at the end."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -318,3 +320,21 @@ train.main()
     arguments = [sys.executable, "-c", script, "model.depth=2", "model.width=2", "device=cpu", f"data.path={phantom_file}"]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "loaded:"), done.stderr
+
+
+def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) -> None:
+    def asked(**settings) -> bool:
+        return plan.extends(folder, dataclasses.replace(stored, resume="r", **settings))
+
+    stored = TrainConfig(max_minutes=30, patience=10)
+    folder = SimpleNamespace(config=stored)
+    assert asked(max_minutes=60) and asked(patience=20) and asked(patience=None) and asked(max_minutes=None, epochs=200)
+    assert not asked() and not asked(epochs=200) and not asked(max_minutes=20) and not asked(patience=5)
+    assert not plan.extends(folder, dataclasses.replace(stored, max_minutes=60)), "not named by resume"
+
+
+def test_a_run_that_a_choosing_sweep_left_untested_is_said_to_be_that(start) -> None:
+    start("model.width=2,4")
+    shown = start("model.width=2", "seed=0,1")
+    assert "2 jobs: 1 finished, 1 skipped" in shown and "finished before, untested: python -m brainseg.evaluate" in shown
+    assert "untested" not in start("model.width=2,4"), "a sweep that chooses tests nobody"

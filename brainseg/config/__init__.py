@@ -26,7 +26,7 @@ from brainseg.config.data import DataConfig, FileSplitConfig, HoldoutConfig, KFo
 from brainseg.config.model import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, UNetConfig
 from brainseg.config.run import NOT_IDENTITY, CheckpointConfig, DeviceConfig, InferenceConfig, TrackingConfig, TrainConfig
 from brainseg.config.scheduler import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
-from brainseg.config.schema import CHOICES, TYPES, flatten, register, restore
+from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register, restore
 
 __all__ = [
     "CHOICES",
@@ -64,6 +64,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "UNetConfig",
+    "check_chosen",
     "flatten",
     "register",
     "restore",

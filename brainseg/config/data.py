@@ -33,7 +33,7 @@ class DataConfig:
     context: int = setting(0, "neighbouring slices on each side, as further channels")
     limit_patients: int | None = setting(None, "use only the first patients by name")
     tumour_share: float | None = setting(None, "share of tumour slices in an epoch; null: every slice once")
-    resident: str = setting("auto", "training holds its slices in memory: auto, yes, no (the same batches either way)")
+    resident: str = setting("auto", "slices are held in memory: auto, yes, no (the same batches either way); evaluate: under yes alone")
     phantom: PhantomConfig = setting(PhantomConfig, "the synthetic cohort")
 
     def __post_init__(self) -> None:

@@ -43,6 +43,19 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=node)
 
 
+def check_chosen(config: Any) -> None:
+    """Refuse a choice made by its name alone, as scheduler.name=step: its other settings are still those of another choice.
+
+    Raises RequestError.
+    """
+    for group, nodes in CHOICES.items():
+        node = getattr(config, group, None)
+        if node is not None:
+            fits = type(node) is nodes.get(node.name, nodes["any"])
+            rule = f"the settings of {group} are those of another choice"
+            check(fits, f"{group}.name", node.name, rule, f"choose it as {group}={node.name}")
+
+
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as {dotted name: value}; lists stay values, an empty dict vanishes."""
     if not isinstance(settings, dict):

@@ -150,9 +150,13 @@ class MRIDataset(Dataset[Sample]):
         slices = sum(int(np.diff(self.store.first_slice)[v]) for v in self.volumes)
         return slices * (self._low.shape[1] + 1) * self.size[0] * self.size[1]
 
-    def fits(self) -> bool:
-        """Whether the slices take at most half of the memory that is free now (a GPU's is larger than the public set)."""
-        return self.bytes_needed() < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    def fits(self, device: torch.device | str = "cpu") -> bool:
+        """Whether the slices take at most half of the memory that is free now, the machine's and on a GPU also the GPU's."""
+        known = "SC_AVPHYS_PAGES" in os.sysconf_names  # not on a Mac, whose whole memory then counts as free
+        free = os.sysconf("SC_AVPHYS_PAGES" if known else "SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if torch.device(device).type == "cuda":
+            free = min(free, torch.cuda.mem_get_info(device)[0])
+        return self.bytes_needed() < free / 2
 
     def hold(self, device: torch.device | str = "cpu", memory: Batch | None = None) -> "MRIDataset":
         """Read these slices' whole volumes into memory on `device`, as stored (uint8); batches are the same to the bit.

@@ -26,11 +26,11 @@ def hold(parts: Sequence[MRIDataset], device: torch.device, resident: str = "aut
 
     What that run held and this one does not need is let go first, so that a sweep over data settings never holds two.
     """
-    wanted = {_key(part, device): part for part in parts} if resident != "no" else {}
-    for key in _kept.keys() - wanted.keys():
+    wanted = [(_key(part, device), part) for part in parts] if resident != "no" else []
+    for key in _kept.keys() - {key for key, _ in wanted}:
         del _kept[key]
-    for key, part in wanted.items():
-        if key in _kept or resident == "yes" or part.fits():
+    for key, part in wanted:
+        if key in _kept or resident == "yes" or part.fits(device):
             memory = part.hold(device, _kept.get(key)).memory
             assert memory is not None
             _kept[key] = memory

@@ -38,15 +38,34 @@ def foresee(config: TrainConfig, facts: Facts, job: Job) -> Fate:
     state = folder.state if folder else "new"
     if folder is None or state == "new":
         return Fate("run")
-    done, epochs = _epochs_done(folder), max(config.epochs, 1)
+    done = _epochs_done(folder)
     if state == "finished":
-        longer = config.resume not in (None, "never") and config.epochs > folder.config.epochs
-        return Fate(f"extend from epoch {done}", 1 - done / epochs) if longer else Fate("skip: finished before", 0)
+        return Fate(f"extend from epoch {done}", _left(config, done)) if extends(folder, config) else Fate("skip: finished before", 0)
     if state == "running":
         return Fate(f"skip: in use by pid {folder.status['pid']} on {folder.status['host']}", 0)
     if state == "failed" and job.sweep:
         return Fate("failed before: run anew")
-    return Fate(f"resume at epoch {done}", max(0.0, 1 - done / epochs)) if folder.last.is_file() else Fate("run")
+    return Fate(f"resume at epoch {done}", _left(config, done)) if folder.last.is_file() else Fate("run")
+
+
+def extends(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether a finished run, named by `resume`, is asked for more epochs, minutes or patience than it was given."""
+    stored = folder.config
+    longer = config.max_minutes > (stored.max_minutes or 0) if config.max_minutes is not None else config.epochs > stored.epochs
+    patient = stored.patience is not None and (config.patience is None or config.patience > stored.patience)
+    return (longer or patient) and config.resume not in (None, "never")
+
+
+def finished_before(folder: RunFolder, testing: bool) -> str:
+    """Why a finished run is left alone; with what it lacks, where the sweep that made it was choosing and this request would test."""
+    summary = folder.path / "summary.json"
+    tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
+    return "finished before" if tested or not testing else "finished before, untested: python -m brainseg.evaluate scores its test patients"
+
+
+def _left(config: TrainConfig, done: int) -> float:
+    """The share of the epochs that is left; of a run counted in minutes 1: how many they make is not known here."""
+    return max(0.0, 1 - done / config.epochs) if config.max_minutes is None else 1.0
 
 
 def under_other_code(configs: list[TrainConfig], facts: list[Facts], job: Job) -> int:

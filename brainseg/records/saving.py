@@ -83,20 +83,22 @@ def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_ep
     if before == now:
         return
     check(before is not None, name, now, f"the run was given epochs={stored.epochs}", "extend it by epochs")
-    total = now * steps_per_epoch if name == "epochs" else round(state.total_steps * now / before)
+    total = now * steps_per_epoch if name == "epochs" else _steps_for(state, config.half_resolution, before, now)
     check(total >= state.step, name, now, f"the run has done {state.step} steps already, that would be {total}", "ask for more")
     if config.scheduler.name in PLANNED:
         rule = f"scheduler={config.scheduler.name} was drawn over {name}={before}: the further steps belong to another curve"
         check(config.force, name, now, rule, "start anew, or force=true to go on all the same; none, step and plateau can be extended")
         log.warning("%s; going on all the same", rule)
     state.total_steps = total
+    if state.step < min(total, state.epoch * steps_per_epoch):  # the last epoch was cut short by the old budget: it goes on
+        state.epoch -= 1
+        state.history.pop()
 
 
-def extends(folder: RunFolder, config: TrainConfig) -> bool:
-    """Whether a finished run, named by `resume`, is asked for more epochs or minutes than it was given."""
-    stored = folder.config
-    longer = config.max_minutes > (stored.max_minutes or 0) if config.max_minutes is not None else config.epochs > stored.epochs
-    return longer and config.resume not in (None, "never")
+def _steps_for(state: State, half_resolution: float, before: float, now: float) -> int:
+    """The steps of a run of `now` minutes that was given `before`: those added are all at full size."""
+    share = half_resolution if state.half_steps else 0.0
+    return state.total_steps + round((state.total_steps - state.half_steps) / (1 - share) * (now - before) / before)
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:

@@ -75,12 +75,12 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         state.unseen.append(Given(state.step - first, chosen, step_loss, norm))
         if not look_at_once or look(state, task):
             state.scaler.step(state.optimizer)
-            state.scaler.update()
             if state.average is not None:
                 state.average.update_parameters(state.model)
         else:
             for buffer, before in zip(state.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
+        state.scaler.update()  # also of a step left out: the next one's unscale_ is refused before it
 
         state.step += 1
         if state.step == end:
@@ -121,7 +121,8 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
     """The contract's `val/...` over the validation patients, and the seconds of the epoch with them."""
     started = time.perf_counter()
     scores = []
-    for evaluated in evaluate(state.validated, task.validation, task.config.inference, task.device, task.config.batch_size, task.criterion):
+    config = task.config
+    for evaluated in evaluate(state.validated, task.validation, config.inference, task.device, config.batch_size, task.criterion_on_cpu):
         scores.append(evaluated.score)
         hooks.between(state)
     return summarise(scores, "val") | {"speed/epoch_seconds": state.seconds + time.perf_counter() - started}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from brainseg.training.engine import train_epoch
 from brainseg.training.evaluation import evaluate
+from brainseg.training.faults import naming_memory
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -26,7 +27,8 @@ def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks) 
     From a few timed ones on a `scratch` state (thrown away). The numbers are stored with the run, so that its schedule, and a
     resume, are exact. At least one step is at full size.
     """
-    pace = measure_pace(scratch, task, hooks)
+    with naming_memory(task):
+        pace = measure_pace(scratch, task, hooks)
     budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
     validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
     share = task.config.half_resolution
@@ -41,7 +43,8 @@ def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
     step = _seconds_a_step(scratch, task, forward, hooks, half=False)
     one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
     started = time.perf_counter()
-    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size, task.criterion):
+    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size,
+                      task.criterion_on_cpu):
         pass
     return Pace(step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one))
 

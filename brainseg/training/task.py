@@ -1,5 +1,6 @@
 """What a run's parts share: what stays the same while training, and what the caller does besides."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,11 @@ class Task(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulate))
+
+    @property
+    def criterion_on_cpu(self) -> nn.Module:
+        """For whole patients, whose logits are gathered there: a loss may hold weights of its own."""
+        return self.criterion if self.device.torch.type == "cpu" else copy.deepcopy(self.criterion).cpu()
 
 
 class Hooks(NamedTuple):
