@@ -73,6 +73,8 @@ def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:
     """Write the comparison's folder and its MLflow run; returns what is to be printed."""
     pictures, tables = write(comparison, folder, config.clinical)
     page = view(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
+    if page is None:
+        (folder / "viewer.html").unlink(missing_ok=True)  # of an earlier comparison
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
     comparison_report.write_page(folder / "report.html", comparison, pictures, tables, f"Made by {command}", page.name if page else None)
     lines = [comparison_report.text(comparison), "", f"report:        {folder / 'report.html'}"]
@@ -117,6 +119,8 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
     if store is not None and (cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)):
         shown["worst"] = folder / "pictures" / "worst.png"
         overlays.draw(cases, shown["worst"])
+    for name in {*FIGURES, "failures", "worst"} - set(shown):
+        (folder / "pictures" / f"{name}.png").unlink(missing_ok=True)  # of an earlier comparison
     titled = {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
     if 1 < len(comparison.configurations) <= COLUMNS:
         settings = {one.label: one.runs[0].settings for one in comparison.configurations}
@@ -203,6 +207,8 @@ def check(config: CompareConfig) -> None:
     for setting, name in [*(("runs", run) for run in config.runs or ()), *([("baseline", config.baseline)] if config.baseline else [])]:
         if not Path(name).is_dir():
             locate(name, setting)
+    taken = config.output is not None and Path(config.output, "run.json").is_file()
+    require(not taken, "output", config.output, "holds a run, whose own scores these would replace", "give another folder")
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from brainseg import cli
 from brainseg.config import EvaluateConfig
+from brainseg.data import resident
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
 from brainseg.data.store import Store
@@ -25,7 +26,7 @@ from brainseg.errors import check as require
 from brainseg.records import failures, failures_figure, tables
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
-from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
+from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_threshold
 
@@ -34,14 +35,18 @@ log = logging.getLogger("brainseg")
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
-    device = choose(config.device)
-    members = [load(name, config.data, config.model) for name in config.checkpoint]
+    device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than all patients do
+    members = load_members(config.checkpoint, config.data, config.model)
     inference = inference_of(members, config.inference)
     store = open_store(config.data)
     check_threshold(inference, store.classes)
     patients = _chosen(config, members, outline(config.data).patients)
     leaky = _check_ensemble(config, members, patients)
+    among = max(chosen_among(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
+    if config.data.resident == "yes":
+        resident.hold(datasets, device.torch, "yes")
+        resident.release()  # from here on by the data sets alone
     (model, dataset), *others = [(device.place(member.model(dataset)), dataset) for member, dataset in zip(members, datasets, strict=True)]
 
     roles = {volume: role_of(patient, members) for volume, patient in zip(store.volumes, store.patients, strict=True)}
@@ -54,12 +59,14 @@ def run(config: EvaluateConfig) -> int:
         "inference": dataclasses.asdict(inference),
         "device": device.got,
         "data": {"path": str(store.path), "fingerprint": store.fingerprint},
-        "chosen_among": max(chosen_among(name) for name in config.checkpoint),
+        "chosen_among": among,
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(folder_of(config), facts, config.overlays)
     if config.viewer:
         _view(config, results, metrics, facts)
+    else:
+        (folder_of(config) / "viewer.html").unlink(missing_ok=True)  # of other scores
     _analyse_failures(config, store)
     print(_said(config, results, metrics, facts))
     return 0
@@ -101,13 +108,11 @@ def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], f
 
 def _analyse_failures(config: EvaluateConfig, store: Store) -> None:
     """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
-    import pandas as pd
-
     folder = folder_of(config)
-    patients = pd.read_csv(folder / "patients.csv")
+    patients = tables.read_scores(folder / "patients.csv")
     role = next(role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any())
     clinical = failures.read_clinical(config.clinical) if config.clinical else None
-    failures_figure.write(folder, patients[patients.role == role], pd.read_csv(folder / "slices.csv"), store, clinical)
+    failures_figure.write(folder, patients[patients.role == role], tables.read_scores(folder / "slices.csv"), store, clinical)
 
 
 def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str]) -> list[str]:
@@ -154,6 +159,9 @@ def check(config: EvaluateConfig) -> None:
     outline(config.data)
     for name in config.checkpoint:
         check_name(name)
+    output = folder_of(config)
+    taken = (output / "run.json").is_file()
+    require(not taken, "output", output, "holds a run, whose own scores these would replace", "give another folder")
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 

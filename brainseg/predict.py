@@ -21,7 +21,7 @@ from brainseg.config import PredictConfig
 from brainseg.data.memory import MemoryStore
 from brainseg.data.studies.finding import check_input, find
 from brainseg.data.studies.study import Study
-from brainseg.data.volume import main_channel
+from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
 from brainseg.records import prediction_report, prediction_viewer, predictions, segmentation, tables
@@ -29,7 +29,7 @@ from brainseg.records.code import code_version
 from brainseg.records.overlays import Case
 from brainseg.records.segmentation import Prediction
 from brainseg.segmenter import Segmenter
-from brainseg.trained import Trained, check_name, inference_of, load, role_of, saw, short_name
+from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
 
 log = logging.getLogger("brainseg")
 
@@ -37,8 +37,8 @@ log = logging.getLogger("brainseg")
 def run(config: PredictConfig) -> int:
     """Segment every study that is not done, write, and print; returns 1 if one could not be read, else 0."""
     start, output = time.perf_counter(), Path(config.output)
-    device = choose(config.device)
-    members = [load(name, config.data_config, config.model) for name in config.checkpoint]
+    device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than a study does
+    members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
     studies = find(config.input, config.sequences, segmenter.channels)
     segmentation.check_output(output, [Path(path) for path in config.paths])
@@ -147,7 +147,7 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
 
 def _leaky(found: Sequence[Prediction], members: Sequence[Trained]) -> bool:
     """Whether scores are of patients that some members of the ensemble saw, and others did not."""
-    seen = [one.name for one in found if one.score is not None and saw(one.score.patient, members)]
+    seen = [one.name for one in found if one.score is not None and saw(patient_of(one.score.patient), members)]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
     return bool(seen) or (leaky_split and any(one.score is not None for one in found))
 

@@ -91,7 +91,11 @@ class Trained:
         return MRIDataset(store, patients=patients, volume=self.data.volume, context=self.data.context)
 
     def model(self, dataset: MRIDataset) -> nn.Module:
-        """The network with its weights. Raises RequestError if they are those of another network."""
+        """The network with its weights. Raises RequestError if they are those of another network, or the data have other sequences."""
+        sequences, trained_on = dataset.sequences, list(self.stored.get("channels", dataset.sequences))
+        fit = self.data.volume is not None or sequences == trained_on
+        check(fit, "checkpoint", self.name, f"was trained on {', '.join(map(str, trained_on))}; the data have {', '.join(sequences)}",
+              "prepare the data with its sequences, in its order")
         there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
         same = own == there or build.outputs(own) == build.outputs(there) == 1  # one class may have two names
         rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
@@ -118,6 +122,20 @@ def load(name: str, data: DataConfig, model: ModelConfig) -> Trained:
     return Trained(name, checkpoint.load_weights(path_of(name)), data, model)
 
 
+def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> list[Trained]:
+    """Read the checkpoints of an ensemble, or the one. `data` and `model` are for weights that carry no config.
+
+    Where all carry one, a request for another `data.volume` or `data.context` is refused: it would do nothing. Raises RequestError.
+    """
+    members = [load(name, data, model) for name in names]
+    configs = {member.name: member.config for member in members if member.config is not None}
+    for name, own in configs.items() if len(configs) == len(members) else ():
+        for setting in ("volume", "context"):
+            asked, its, default = (getattr(one, setting) for one in (data, own.data, DataConfig()))
+            check(asked in (its, default), f"data.{setting}", asked, f"{name} was trained with {its}", "leave it out")
+    return members
+
+
 def load_checkpoint(name: str) -> Trained:
     """A checkpoint of a run, by path, run folder, runs:/ID or models:/NAME@ALIAS: what `brainseg.segment` takes.
 
@@ -131,6 +149,9 @@ def inference_of(members: Sequence[Trained], asked: InferenceOverride) -> Infere
     """The members' inference settings, with what the request says otherwise. Raises RequestError if they then differ."""
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
     ways = [dataclasses.replace(member.inference, **given) for member in members]
+    counts = asked.min_volume is None or all(way.components == "min_volume" for way in ways)
+    check(counts, "inference.min_volume", asked.min_volume, f"says nothing under inference.components={ways[0].components}",
+          "add inference.components=min_volume")
     same = all(way == ways[0] for way in ways)
     check(same, "inference", "null", "the checkpoints were selected under different settings", "set inference.* for all of them")
     return ways[0]

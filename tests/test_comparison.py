@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_runs import scored_run
 
+from brainseg.compare import check as check_request
 from brainseg.compare import publish
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.errors import RequestError
@@ -224,3 +225,23 @@ def test_the_page_opens_in_a_browser_with_its_pictures(tmp_path: Path) -> None:
     shown = subprocess.run(["chromium", *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120).stdout
     count = len(list((tmp_path / "out" / "pictures").glob("*.png")))
     assert f"<title>drawn {count}</title>" in shown
+
+
+def test_runs_that_repeat_one_another_are_refused_by_name(tmp_path: Path) -> None:
+    """Their patients would count twice."""
+    runs = [scored_run(tmp_path / name, dice(0)) for name in "ab"]
+    with pytest.raises(RequestError, match=r"a,.*b: the same configuration, seed and fold; name one of them"):
+        compare(runs)
+
+
+def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of_another(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16)]
+    config = CompareConfig(runs=[str(run.path) for run in runs], output=str(runs[0].path))
+    with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
+        check_request(config)
+    config = CompareConfig(tracking=CompareTrackingConfig(name="none"))
+    publish(compare(runs), tmp_path / "out", config)
+    assert (tmp_path / "out" / "pictures" / "differences.png").is_file()
+    (tmp_path / "out" / "viewer.html").write_text("of another comparison")
+    publish(compare(runs[:1]), tmp_path / "out", config)
+    assert not (tmp_path / "out" / "pictures" / "differences.png").exists() and not (tmp_path / "out" / "viewer.html").exists()

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from brainseg import evaluate, train
+from brainseg import evaluate, predict, train
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -20,8 +21,10 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
+from brainseg.data.dataset import MRIDataset
 from brainseg.errors import RequestError
 from brainseg.records.predictions import read_predictions
+from brainseg.trained import load_checkpoint
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 
@@ -85,3 +88,51 @@ def test_members_of_different_inference_settings_are_refused(members: dict[str, 
 def test_no_name_is_no_checkpoint(checkpoint: Any) -> None:
     with pytest.raises(RequestError, match="must be a name"):
         EvaluateConfig(checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(("asked", "rule"), [
+    ({"volume": "FLAIR"}, "data.volume=FLAIR: .*a was trained with None; leave it out"),
+    ({"context": 2}, "data.context=2: .*a was trained with 0; leave it out"),
+])
+def test_what_the_checkpoint_says_itself_cannot_be_asked_otherwise(
+    asked: dict[str, Any], rule: str, members: dict[str, str], phantom_file: Path, tmp_path: Path
+) -> None:
+    """It would be left aside without a word: whoever asks for FLAIR alone would read the score of all three."""
+    data = DataConfig(path=str(phantom_file), **asked)
+    config = EvaluateConfig(checkpoint=members["a"], output=str(tmp_path / "out"), data=data)
+    with pytest.raises(RequestError, match=rule):
+        evaluate.run(config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_held_in_memory_give_the_same_scores_and_are_held_once(
+    members: dict[str, str], phantom_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[int, bool]] = []
+    hold = MRIDataset.hold
+
+    def noted(data: MRIDataset, device: Any, memory: Any) -> MRIDataset:
+        held.append((data.context, memory is None))
+        return hold(data, device, memory)
+
+    monkeypatch.setattr(MRIDataset, "hold", noted)
+    pair = [members["a"], members["b"]]
+    scores = [evaluated_as(pair, phantom_file, tmp_path / resident, resident) for resident in ("auto", "yes")]
+    assert held == [(0, True), (1, False)], "under yes alone; the second takes over what the first has read"
+    pd.testing.assert_frame_equal(*scores)
+
+
+def evaluated_as(pair: list[str], data: Path, output: Path, resident: str) -> pd.DataFrame:
+    config = EvaluateConfig(checkpoint=pair, output=str(output), data=DataConfig(path=str(data), resident=resident), device=FLOAT32,
+                            overlays=False, viewer=0)
+    assert evaluate.run(config) == 0
+    return pd.read_csv(output / "patients.csv")
+
+
+def test_predict_files_a_patient_that_a_member_saw_as_leaky(members: dict[str, str]) -> None:
+    """Splits name patients, scores name their scans, which end in a date."""
+    both = [load_checkpoint(members[name]) for name in ("a", "other fold")]
+    shared = next(name for name in both[0].split.test if both[1].split.role(name) == "train")
+    scored = SimpleNamespace(name="x", score=SimpleNamespace(patient=f"{shared}_20000101"))
+    assert predict._leaky([scored], both)
+    assert not predict._leaky([scored], both[:1])

@@ -15,6 +15,7 @@ from brainseg.config import (
     DeviceConfig,
     EvaluateConfig,
     HoldoutConfig,
+    InferenceOverride,
     LossConfig,
     OptimizerConfig,
     PhantomConfig,
@@ -30,6 +31,7 @@ from brainseg.errors import RequestError
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.statistics import bootstrap
+from brainseg.trained import load_checkpoint
 from brainseg.training import evaluation
 
 FLOAT32 = DeviceConfig("cpu", "float32")
@@ -120,7 +122,7 @@ def test_without_an_output_two_runs_do_not_meet(run: RunFolder, tmp_path: Path, 
 def test_other_data_than_the_runs_own_are_said_to_be_that(run: RunFolder, tmp_path: Path) -> None:
     config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), device=FLOAT32)
     with pytest.raises(RequestError, match=f"was trained on data.path={run.config.data.path}; for other patients, split=all"):
-        evaluate._chosen(config, [evaluate.load(str(run.path), config.data, config.model)], ["OTHER_A_1", "OTHER_A_2"])
+        evaluate._chosen(config, [load_checkpoint(str(run.path))], ["OTHER_A_1", "OTHER_A_2"])
 
 
 def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:
@@ -187,3 +189,32 @@ def test_an_honest_run_is_not_called_leaky(run: RunFolder) -> None:
     assert "LEAKY" not in (run.path / "log.txt").read_text()
     assert json.loads((run.path / "summary.json").read_text())["leaky"] is False
     assert set(pd.read_csv(run.path / "patients.csv").role) == {"validation", "test"}
+
+
+def test_other_sequences_than_the_networks_own_are_refused(run: RunFolder, phantom_file: Path) -> None:
+    """As many channels fit the weights: a Dice would be printed of a network that is shown T1 for FLAIR."""
+    data, known = MRIDataset(phantom_file), load_checkpoint(str(run.path))
+    assert known.model(data) is not None
+    other = dataclasses.replace(known, stored={**known.stored, "channels": ["FLAIR", "T1", "T1c"]})
+    with pytest.raises(RequestError, match="was trained on FLAIR, T1, T1c; the data have pre-contrast, FLAIR, post-contrast"):
+        other.model(data)
+
+
+def test_an_evaluation_does_not_take_the_place_of_a_runs_own_scores(run: RunFolder) -> None:
+    with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
+        evaluate.check(EvaluateConfig(checkpoint=str(run.path), output=str(run.path), data=run.config.data, device=FLOAT32))
+
+
+def test_what_an_evaluation_does_not_write_is_not_left_from_the_one_before(run: RunFolder, tmp_path: Path) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), data=run.config.data, device=FLOAT32)
+    further = [tmp_path / name for name in ("viewer.html", "predictions.h5", "pictures/overlays.png")]
+    assert evaluate.run(config) == 0 and all(path.is_file() for path in further)
+    assert evaluate.run(dataclasses.replace(config, viewer=0, predictions="none", overlays=False)) == 0
+    assert not any(path.exists() for path in further)
+
+
+def test_a_volume_that_a_component_needs_is_said_with_the_rule_that_asks_for_it(run: RunFolder, tmp_path: Path) -> None:
+    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), data=run.config.data, device=FLOAT32,
+                            inference=InferenceOverride(min_volume=20))
+    with pytest.raises(RequestError, match=r"inference\.min_volume=20: says nothing under inference\.components=all; add"):
+        evaluate.run(config)

@@ -1,5 +1,6 @@
 """predict on slices and stacks: the scores of evaluate, masks in the source's format, nothing done twice, faults in one line."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -28,9 +29,10 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.data import phantom
+from brainseg.data.studies.finding import find
 from brainseg.data.tiff import read_mask
 from brainseg.records.predictions import read_predictions
-from brainseg.records.segmentation import NOTICE
+from brainseg.records.segmentation import NOTICE, digest_of
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 COHORT = PhantomConfig(patients=10, slices=8, size=32)
@@ -224,3 +226,19 @@ def test_the_viewer_shows_what_was_segmented_now_and_before(tmp_path: Path) -> N
     assert [one["voxels"] for one in patients] == [[None, volumes.tumour_voxels[one["name"]]] for one in patients], "nobody knows the truth"
     call(*request, f"input={source}", f"output={tmp_path / 'other'}", "viewer=0")
     assert not (tmp_path / "other" / "viewer.html").exists()
+
+
+def test_the_same_files_taken_for_other_sequences_are_another_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flair, post = np.zeros((2, 3, 12, 10), np.uint8)
+    flair[1, 2:6, 2:6], post[2, 5:9, 3:9] = 200, 200
+    for name, pages in (("p_one", flair), ("p_two", post)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pages, photometric="minisblack")
+    weights = threshold_weights(tmp_path / "w.pt", channel=2)
+    for order, expected in (("null,{0}/p_two.tif,{0}/p_one.tif", flair), ("null,{0}/p_one.tif,{0}/p_two.tif", post)):
+        call(f"checkpoint={weights}", f"input=[{order.format(tmp_path)}]", f"output={tmp_path / 'out'}", *THRESHOLD)
+        assert "1 made, 0 done before" in capsys.readouterr().out
+        (mask,) = (tmp_path / "out").glob("*/*_mask.tif")
+        assert np.array_equal(tifffile.imread(mask) > 0, expected > 0)
+    study = find([None, f"{tmp_path}/p_one.tif", f"{tmp_path}/p_two.tif"], {}, ["pre-contrast", "FLAIR", "post-contrast"])[0]
+    other = dataclasses.replace(study, stacks={"pre-contrast": study.stacks["FLAIR"], "post-contrast": study.stacks["post-contrast"]})
+    assert list(other.files) == list(study.files) and digest_of({}, other) != digest_of({}, study)

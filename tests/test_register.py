@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brainseg import cli, evaluate, register
-from brainseg.records.mlflow_lookup import checkpoint_of
+from brainseg.records.mlflow_lookup import checkpoint_of, folder_behind
 from brainseg.records.mlflow_store import connect, limited
 
 Call = Callable[..., str]
@@ -40,6 +40,7 @@ def test_a_registered_run_is_found_by_name_alias_and_version(project: Path, call
     assert "version 1 of lgg" in said and "alias:         best" in said and "checkpoint=models:/lgg@best" in said
     for name in ("models:/lgg@best", "models:/lgg/1"):
         assert checkpoint_of(name).read_bytes() == (project / "run" / "checkpoints" / "best.pt").read_bytes()
+        assert folder_behind(name) == project / "run"
     data = next((project / "data").glob("*.h5"))
     said = call(evaluate, "checkpoint=models:/lgg@best", f"data.path={data}", "device=cpu", "output=scores")
     assert "1 patient by their role in training: 1 test" in said

@@ -11,7 +11,7 @@ from test_end_to_end import SMALL, call
 from brainseg.compare import summarise
 from brainseg.config import TrackingConfig
 from brainseg.errors import RequestError
-from brainseg.records.gathering import gather
+from brainseg.records.gathering import chosen_among, gather
 from brainseg.records.sweep_record import jobs_of, last, sweep_id, write_record
 
 NAMES = {"TCGA_A_1_1": 0.5, "TCGA_A_2_1": 0.7, "TCGA_B_3_1": 0.6}
@@ -82,3 +82,20 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-1-{record.stem}"])
     assert layout["searchFilter"] == f"tags.sweep = '{record.stem}' and tags.kind = 'run'"
     assert f"viewStateShareKey=brainseg-1-{record.stem}" in said
+
+
+def test_the_last_that_finished_counts_and_data_are_not_mixed(tmp_path: Path) -> None:
+    for name, state in (("first", "finished"), ("second", "finished"), ("third", "failed")):
+        scored_run(tmp_path / name, NAMES, state=state, sweep="width-2")
+    scored_run(tmp_path / "other", NAMES, sweep="width-2", data={"path": "b.h5", "fingerprint": "e" * 64})
+    for sweep in ("width-2", None):
+        assert [run.path.name for run in gather(None, sweep, None, tmp_path, None)] == ["second", "other"]
+
+
+def test_a_checkpoint_is_one_of_those_its_sweep_tried_from_wherever_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (8, 16, 32):
+        scored_run(tmp_path / f"w{width}", NAMES, width=width, sweep="width-2")
+    (tmp_path / "w8" / "checkpoints").mkdir()
+    assert chosen_among(str(tmp_path / "w8")) == chosen_among(str(tmp_path / "w8" / "checkpoints" / "best.pt")) == 3
+    monkeypatch.chdir(tmp_path / "w8")
+    assert chosen_among(".") == chosen_among("checkpoints/best.pt") == 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_pictures import score
 
-from brainseg.records.tables import metrics_table, patients_csv
+from brainseg.records.tables import metrics_table, patients_csv, read_scores, slices_csv
 from brainseg.training.metrics import is_missed, missed, score_patient
 
 
@@ -58,3 +58,13 @@ def test_patients_csv_reads_back(tmp_path):
     assert [line[8] for line in rows] == ["1.000000", "", ""], "undefined and not measured are empty"
     assert [line[header.index("loss")] for line in rows] == ["", "", "0.250000"]
     assert {len(line) for line in rows} == {len(header)}
+
+
+def test_patients_keep_names_that_look_like_numbers_or_like_nothing(tmp_path):
+    names = ["007", "NA", "1e3", "null", "12"]
+    rows = [(score(name, dice_pixels=0), "test") for name in names]
+    patients_csv(rows, tmp_path / "patients.csv")
+    slices_csv({name: np.ones((2, 3), int) for name in names}, tmp_path / "slices.csv")
+    read = read_scores(tmp_path / "patients.csv")
+    assert read.patient.tolist() == names and read.dice.tolist() == [0] * 5 and read.hd95.isna().all()
+    assert read_scores(tmp_path / "slices.csv").patient.tolist() == [name for name in names for _ in range(2)]

@@ -74,7 +74,7 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
 
     `baseline` is one of the runs, and its patients are those compared; None: the best of those with the most patients. `strict`
     refuses configurations with other patients than the rest, and runs without scores (RequestError naming them); else they are left
-    out, and said. Raises RequestError also when no run is finished, or when the runs are on different data.
+    out, and said. Raises RequestError also when no run is finished, when the runs are on different data, or repeat one another.
     """
     labels = labelled(runs)
     scored = [run for run in runs if run.state == "finished"]
@@ -82,10 +82,7 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     check(not (strict and left_out), "runs", ", ".join(name for name, _ in left_out), "; ".join(why for _, why in left_out),
           "finish them with resume=RUN, or leave them out")
     check(bool(scored), "runs", f"{len(runs)} found", "none of them is finished", "; ".join(f"{name}: {why}" for name, why in left_out[:3]))
-    data = {run.facts["data"]["fingerprint"]: run for run in reversed(scored)}
-    each = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
-    check(len(data) == 1, "runs", ",".join(str(run.path) for run in scored[:5]), f"they are on different data: {each}",
-          "name runs=[A,B] of one data set")
+    _check_comparable(scored)
 
     role = "test" if all((run.patients.role == "test").any() for run in scored) else "validation"
     grouped: dict[str, list[Run]] = {}
@@ -105,6 +102,18 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     against = wanted or ranked[0]
     table = _table(ranked, against)
     return Comparison(role, ranked, against, left_out + others, _chances(scored), _warnings(scored), table, picked=wanted is None)
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    """All on the same data, and none asking what another asks, or its patients would count twice. Raises RequestError."""
+    data = {run.facts["data"]["fingerprint"]: run for run in reversed(runs)}
+    each = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
+    check(len(data) == 1, "runs", ",".join(str(run.path) for run in runs[:5]), f"they are on different data: {each}",
+          "name runs=[A,B] of one data set")
+    first: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        other = first.setdefault(run.repeat, run)
+        check(other is run, "runs", f"{other.path},{run.path}", "the same configuration, seed and fold", "name one of them")
 
 
 def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":

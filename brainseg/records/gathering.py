@@ -13,6 +13,7 @@ from brainseg.records.folders import locate
 from brainseg.records.identity import differing, without_identity
 from brainseg.records.run import RunFolder
 from brainseg.records.sweep_record import jobs_of
+from brainseg.records.tables import read_scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,19 +54,20 @@ class Run:
         """Equal for runs that are repeats of each other: what differs from the defaults, seed and fold aside."""
         return json.dumps(sorted(without_identity(differing(self.config), REPEATED).items()))
 
+    @property
+    def repeat(self) -> tuple[Any, ...]:
+        """Equal for runs that are the same question asked again: as after a change of the code, or with rerun=true."""
+        return self.facts["data"]["fingerprint"], self.configuration, self.config.seed, self.settings.get("split.fold")
+
     @cached_property
     def patients(self) -> "pd.DataFrame":
         """patients.csv, one row a patient scored; `role` is validation or test."""
-        import pandas as pd
-
-        return pd.read_csv(self.path / "patients.csv")
+        return read_scores(self.path / "patients.csv")
 
     def slices_of(self, role: str) -> "pd.DataFrame | None":
         """slices.csv of the patients of a role; None for a run that was made before there was one."""
-        import pandas as pd
-
         path = self.path / "slices.csv"
-        found = pd.read_csv(path) if path.is_file() else None
+        found = read_scores(path) if path.is_file() else None
         return found if found is None else found[found.patient.isin(self.patients.patient[self.patients.role == role])]
 
     @cached_property
@@ -83,14 +85,12 @@ def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None
     """The runs asked for, in the order given or begun, each once. Raises RequestError where there is none.
 
     `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id; `experiment` an MLflow
-    experiment. Without any, all runs below `root`.
+    experiment. Without any, all runs below `root`. But for `runs`, of those that repeat one another one is taken.
     """
     if runs:
         paths = [path for run in runs for path in (_below(Path(run)) or [locate(run, "runs")])]
     elif sweep is not None:
-        made = sorted(map(Run, jobs_of(sweep, Path(root))), key=lambda run: run.facts["created"])
-        latest = {(run.configuration, run.config.seed, run.settings.get("split.fold")): run.path for run in made}
-        paths = list(latest.values())  # a job repeated, or run again under other code, counts once
+        paths = jobs_of(sweep, Path(root))
     elif experiment is not None:
         from brainseg.records.mlflow_lookup import folders_of
 
@@ -98,14 +98,33 @@ def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None
     else:
         paths = _below(Path(root))
         check(bool(paths), "root", root, "no run is below it", "name runs=[A,B], sweep=ID or tracking.experiment=NAME")
-    return [Run(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    found = [Run(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    return found if runs else _each_once(found)
 
 
 def chosen_among(checkpoint: str) -> int:
-    """How many configurations the sweep of a checkpoint's run tried, 1 without one: its test score is that of the one chosen."""
-    folder = Path(checkpoint) if (Path(checkpoint) / "run.json").is_file() else Path(checkpoint).parent.parent
+    """How many configurations the sweep of a checkpoint's run tried, 1 without one: its test score is that of the one chosen.
+
+    1 also for a checkpoint in MLflow whose run folder is not on this machine.
+    """
+    if checkpoint.startswith(("runs:/", "models:/")):
+        from brainseg.records.mlflow_lookup import folder_behind
+
+        path = folder_behind(checkpoint)
+    else:
+        path = Path(checkpoint).resolve()
+    folder = path if (path / "run.json").is_file() else path.parent.parent
     sweep = RunFolder(folder).facts["sweep"] if (folder / "run.json").is_file() else None
     return len({Run(path).configuration for path in jobs_of(sweep, folder.parent)}) if sweep else 1
+
+
+def _each_once(runs: Sequence[Run]) -> list[Run]:
+    """Of runs that repeat one another the last that finished, else the last."""
+    kept: dict[tuple[Any, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: run.facts["created"]):
+        if run.state == "finished" or run.repeat not in kept or kept[run.repeat].state != "finished":
+            kept[run.repeat] = run
+    return list(kept.values())
 
 
 def _below(path: Path) -> list[Path]:

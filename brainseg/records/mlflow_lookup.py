@@ -52,6 +52,20 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     return Path(folder)
 
 
+def folder_behind(name: str, uri: str | None = None) -> Path:
+    """The run folder, here or elsewhere, that `runs:/ID` or a `models:/` name of `checkpoint_of` came from. Raises RequestError."""
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(uri)
+    with limited(SECONDS):
+        try:
+            client = connect(uri, make=False)
+            run_id = name.removeprefix("runs:/").strip("/") if name.startswith("runs:/") else _source_of_model(client, name)
+            return Path(client.get_run(str(run_id)).data.tags.get("folder", ""))
+        except (MlflowException, OSError) as error:
+            raise RequestError(f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
+
+
 def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
     """The run folders of an MLflow experiment that are on this machine, the oldest first; warns of those that are not.
 
@@ -94,6 +108,16 @@ def _of_run(client: "MlflowClient", name: str) -> str:
     if model is None:
         raise RequestError(f"checkpoint={name}: the run is {run.info.status} and has no model; a run logs it when it finishes")
     return model.artifact_location
+
+
+def _source_of_model(client: "MlflowClient", name: str) -> str | None:
+    """The id of the run that a model is of."""
+    wanted = name.removeprefix("models:/").strip("/")
+    if "@" in wanted:
+        return client.get_model_version_by_alias(*wanted.rsplit("@", 1)).run_id
+    if "/" in wanted:
+        return client.get_model_version(*wanted.rsplit("/", 1)).run_id
+    return client.get_logged_model(wanted).source_run_id
 
 
 def _of_model(client: "MlflowClient", name: str) -> str:

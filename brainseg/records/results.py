@@ -84,9 +84,13 @@ class Results:
         tables.slices_csv({score.patient: self._slices[score.patient] for score, _ in self.rows}, folder / "slices.csv")
         if self._predictions:
             write_predictions(folder / "predictions.h5", self._predictions)
+        else:
+            (folder / "predictions.h5").unlink(missing_ok=True)  # of scores that these replace
         write_json(folder / "summary.json", {**further, "metrics": metrics})
         if pictures:
             overlays.draw(self._cases(), folder / "pictures" / "overlays.png")
+        else:
+            (folder / "pictures" / "overlays.png").unlink(missing_ok=True)
         return metrics
 
     def _cases(self) -> list[overlays.Case]:

@@ -57,8 +57,11 @@ class Prediction:
 
 
 def digest_of(settings: Mapping[str, Any], study: Study) -> str:
-    """SHA-256 of everything that the files of a study depend on: checkpoint and settings, and the source's bytes. Raises OSError."""
-    digest = hashlib.sha256(json.dumps([study.name, dict(settings)], sort_keys=True).encode())
+    """SHA-256 of everything that the files of a study depend on: checkpoint and settings, the source's bytes, and which sequence each is.
+
+    Raises OSError.
+    """
+    digest = hashlib.sha256(json.dumps([study.name, dict(settings), list(study.given)], sort_keys=True).encode())
     for path in study.files:
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()

@@ -1,14 +1,18 @@
-"""The text table of a run's metrics, and its patients.csv and slices.csv."""
+"""The text table of a run's metrics, and its patients.csv and slices.csv, written and read."""
 
 import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from brainseg.files import writing
 from brainseg.training.metrics import PatientScore
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("patient", "role", "slices", "tumour_pixels", "dice", "iou", "precision", "recall", "hd95")  # the contract's, first
 
@@ -64,6 +68,13 @@ def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
         writer.writerow(["patient", "slice", "truth_pixels", "predicted_pixels", "overlap"])
         for patient, rows in counts.items():
             writer.writerows([patient, index, *row] for index, row in enumerate(rows.tolist()))
+
+
+def read_scores(path: str | Path) -> "pd.DataFrame":
+    """patients.csv or slices.csv as a table, an empty cell as NaN. A patient called 007 or NA is called so, not 7 or NaN."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype={"patient": str}, keep_default_na=False, na_values=[""])
 
 
 def cell(value: str | float | None) -> str:

@@ -30,6 +30,10 @@ class KaggleStudy:
         return [*self.folder.slices.values(), *self.folder.masks.values()]
 
     @property
+    def given(self) -> Sequence[str]:
+        return self.channels
+
+    @property
     def notes(self) -> Sequence[str]:
         with_mask = len(self.folder.masks)
         part = f"masks of {with_mask} of {len(self.folder.slices)} slices: not scored"

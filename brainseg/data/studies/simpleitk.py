@@ -32,6 +32,10 @@ class ImageStudy:
     def files(self) -> Sequence[Path]:
         return [path for series in self.sequences.values() for path in series.files]
 
+    @property
+    def given(self) -> Sequence[str]:
+        return list(self.sequences)
+
     def read(self) -> Scan:
         import SimpleITK as sitk
 

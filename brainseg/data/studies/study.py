@@ -35,6 +35,10 @@ class Study(Protocol):
     def files(self) -> Sequence[Path]:
         """All that a prediction and its score depend on."""
 
+    @property
+    def given(self) -> Sequence[str]:
+        """The sequences that the files hold, in the files' order: the same files may be taken for others."""
+
     def read(self) -> Scan:
         """Images uint8 (S, C, H, W), masks (S, H, W) or None, spacing in mm or None. Raises DataError, OSError."""
 

@@ -31,6 +31,10 @@ class TiffStudy:
     def files(self) -> Sequence[Path]:
         return list(self.stacks.values())
 
+    @property
+    def given(self) -> Sequence[str]:
+        return list(self.stacks)
+
     def read(self) -> Scan:
         pixels = {name: read_stack(path) for name, path in self.stacks.items()}
         if "" in pixels:
