@@ -5,6 +5,7 @@ entry points of installed packages (groups `brainseg.models`, `brainseg.losses`,
 paths: a config cannot make the runner import anything.
 """
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,23 @@ def of_one_size(config: ModelConfig) -> bool:
     """Whether the network is built for one size of image (it is told `img_size`, as UNETR) and takes no other."""
     found = None if isinstance(config, UNetConfig) else _network(config.name)
     return found is not None and "img_size" in inspect.signature(found).parameters
+
+
+def size_fault(network: nn.Module, in_channels: int, size: tuple[int, int]) -> str:
+    """Why the network cannot take images of this size, as torch says it; "" if it can, or if only a real image would tell.
+
+    It sees shapes alone, which takes neither memory nor time. MONAI's networks want sides that their poolings divide; ours pads.
+    """
+    if isinstance(network, UNet):
+        return ""
+    shapes = copy.deepcopy(network).to("meta").eval()
+    try:
+        with torch.no_grad():
+            shapes(torch.empty(1, in_channels, *size, device="meta"))
+    except RuntimeError as error:  # of another size, or an operation that needs numbers
+        reason = str(error).splitlines()[0]
+        return reason if "size" in reason.lower() else ""
+    return ""
 
 
 def _network(name: str) -> Callable[..., nn.Module] | None:

@@ -32,7 +32,7 @@ from brainseg.records.folders import stored_overrides
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome
 from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.request import CONFIGS, compose_checked, compose_job, compose_multirun, expand, is_hydras
+from brainseg.request import CONFIGS, check_budget, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
@@ -60,7 +60,7 @@ def main(
                 code = _show_to_the_end(command, [a for a in argv if a not in arguments.overrides], overrides)
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-                    code = _request(command, overrides, arguments.multirun, run, check_request, finish)
+                    code = _request(command, overrides, arguments, run, check_request, finish)
     except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
     except Interrupted as stop:
@@ -102,9 +102,10 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
 
 
 def _request(
-    command: str, overrides: list[str], multirun: bool, run: Callable, check_request: Callable, finish: Callable[..., str] | None
+    command: str, overrides: list[str], arguments: Any, run: Callable, check_request: Callable, finish: Callable[..., str] | None
 ) -> int:
     """Check every job of the request, then run them; returns the exit code."""
+    multirun = arguments.multirun
     if command != "train":
         check(not multirun, "-m", command, "only brainseg.train takes a sweep")
         config = compose_job(command, overrides)
@@ -122,6 +123,7 @@ def _request(
     settings = compose_multirun(command, overrides) if multirun else None
     facts = []
     for config in configs:
+        check_budget(arguments.overrides, config)
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
         elsewhere = settings is not None and launch.is_elsewhere(settings)

@@ -28,7 +28,7 @@ from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
 from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
 from brainseg.training.evaluation import evaluate
-from brainseg.training.inference import check_threshold
+from brainseg.training.inference import check_components, check_threshold
 
 log = logging.getLogger("brainseg")
 
@@ -40,6 +40,7 @@ def run(config: EvaluateConfig) -> int:
     inference = inference_of(members, config.inference)
     store = open_store(config.data)
     check_threshold(inference, store.classes)
+    check_components(inference)
     patients = _chosen(config, members, outline(config.data).patients)
     leaky = _check_ensemble(config, members, patients)
     among = max(chosen_among(name) for name in config.checkpoint)

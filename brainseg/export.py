@@ -22,7 +22,7 @@ from brainseg.errors import DataError
 from brainseg.errors import check as require
 from brainseg.files import write_bytes
 from brainseg.models import exported
-from brainseg.trained import USUAL, Trained, check_name, load
+from brainseg.trained import USUAL, Trained, check_name, load_members
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
 ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger
@@ -36,7 +36,7 @@ NORMALISATION = (
 
 def run(config: ExportConfig) -> int:
     """Trace, compare, write and print; returns the exit code 0. Raises DataError when the file would not be the network."""
-    trained = load(config.checkpoint, DataConfig(volume=config.data.volume, context=config.data.context), config.model)
+    (trained,) = load_members([config.checkpoint], DataConfig(volume=config.data.volume, context=config.data.context), config.model)
     network = trained.network()
     parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     fits = config.format != "onnx" or parameters < ONNX_LIMIT

@@ -7,7 +7,7 @@ and `hydra.job.env_set` reaches the programs that a job starts. So only a few of
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
 from brainseg import launchers
+from brainseg.config import TrainConfig
 from brainseg.config.overrides import setting_of, value_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.signals import Signals
@@ -55,11 +56,15 @@ def compose_job(command: str, overrides: list[str]) -> Any:
         texts = value if isinstance(value, list) else [value]
         fine = all(text.isprintable() for text in texts if isinstance(text, str))
         check(fine, name, ascii(value), "holds characters that cannot be printed", "remove them")
-    given = {setting_of(override) for override in overrides}
-    overruled = command == "train" and "epochs" in given and "max_minutes" not in given and job.max_minutes is not None
-    check(not overruled, "epochs", getattr(job, "epochs", None), f"max_minutes={getattr(job, 'max_minutes', None)} overrules it",
-          "add max_minutes=null to count epochs, or leave epochs out")
     return job
+
+
+def check_budget(typed: Iterable[str], config: TrainConfig) -> None:
+    """Refuse epochs that the minutes of an experiment, or of the run that `from` or `resume` names, would overrule. Raises RequestError."""
+    given = {setting_of(override) for override in typed}
+    overruled = "epochs" in given and "max_minutes" not in given and config.max_minutes is not None
+    check(not overruled, "epochs", config.epochs, f"max_minutes={config.max_minutes} overrules it",
+          "add max_minutes=null to count epochs, or leave epochs out")
 
 
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:

@@ -24,7 +24,7 @@ from brainseg.records import study_report
 from brainseg.records.identity import differing, without_identity
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.study import Study, name_run, named_errors
-from brainseg.request import compose_job, nearest
+from brainseg.request import check_budget, compose_job, nearest
 from brainseg.signals import Stopped
 from brainseg.training.state import State
 
@@ -87,6 +87,8 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     first = {name: space.ends(one)[0] for name, one in varied.items()}
     ends = [first] + [first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]]
     jobs = [compose_job("train", [*fixed, *space.overrides(settings)]) for settings in ends]
+    for job in jobs:
+        check_budget(overrides, job)
     require(jobs[0].test != "yes", "test", "yes", "a search must not see test patients", "leave test=auto and evaluate the chosen run")
     require(not jobs[0].rerun, "rerun", "true", "a trial that was stopped could not go on in its folder", "name another study=NAME")
     study = config.study or (Path(chosen).stem if chosen else "typed")

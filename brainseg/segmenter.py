@@ -6,16 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
+from brainseg import build
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.memory import MemoryStore
 from brainseg.data.reader import Scan
 from brainseg.data.studies.study import check_sequences, compose
 from brainseg.device import Device, choose
-from brainseg.errors import check
+from brainseg.errors import DataError, check
 from brainseg.trained import Trained, inference_of, load_checkpoint
 from brainseg.training.evaluation import Evaluated, evaluate
-from brainseg.training.inference import check_threshold
+from brainseg.training.inference import check_components, check_threshold
 
 
 class Segmentation(NamedTuple):
@@ -38,6 +39,7 @@ class Segmenter:
             known = set(member.channels) <= set(self.channels)
             check(known, "checkpoint", member.name, f"takes {', '.join(member.channels)}; the others {', '.join(self.channels)}")
         check_threshold(inference, self.classes)
+        check_components(inference)
         self._placed: dict[tuple[int, int], list[nn.Module]] = {}
         for member in members:
             member.network()  # weights that do not fit are refused here, not at the first volume
@@ -55,6 +57,9 @@ class Segmenter:
         size = datasets[0].size
         if size not in self._placed:
             made = [member.model(dataset) for member, dataset in zip(self.members, datasets, strict=True)]
+            for member, model in zip(self.members, made, strict=True):
+                if fault := build.size_fault(model, member.in_channels, size):
+                    raise DataError(f"{store.volumes[0]}: {member.name} takes no images of {size[0]}x{size[1]} pixels ({fault})")
             self._placed = {size: [self.device.place(model) for model in made]}
         return list(zip(self._placed[size], datasets, strict=True))
 

@@ -30,13 +30,13 @@ from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import load_into
+from brainseg.records.saving import PLANNED, budget, check_curve, check_extension, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
 from brainseg.training.engine import fit
 from brainseg.training.evaluation import evaluate
-from brainseg.training.inference import check_threshold
+from brainseg.training.inference import check_components, check_threshold
 from brainseg.training.pace import measure_pace, steps_for_minutes
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
@@ -67,8 +67,8 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         device = choose(config.device, folder.threads or job.threads, job.gpu)  # its bits depend on the number of threads
     anew = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
-        budget = "epochs" if config.max_minutes is None else "max_minutes"
-        log.info("%s: finished before, nothing to do; a larger %s=... with resume=%s extends it", folder.path, budget, folder.path)
+        longer = f"{budget(config)[0]}=..." + (" force=true" if config.scheduler.name in PLANNED else "")
+        log.info("%s: finished before, nothing to do; a larger %s with resume=%s extends it", folder.path, longer, folder.path)
         return Outcome("skipped", str(folder.path), finished_before(folder, testing))
 
     # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
@@ -76,6 +76,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     task = Task(config, device, train, validation, criterion)
     state = new_state(task)
     facts = describe(config, job, store, split, device, digest, state.model)
+    check_extension(folder, task)
     with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
         if anew:
             folder.forget()
@@ -139,18 +140,26 @@ def check(config: TrainConfig) -> Facts:
     two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
     require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",
             "set it to 0, or choose another network")
+    channels = in_channels(config.data, found)
     with torch.device("meta"):  # shapes only: no memory, no time
-        model = build.model(config.model, in_channels(config.data, found), outputs, found.size)
-        if config.half_resolution:  # may be below the least that the depth needs
-            build.model(config.model, in_channels(config.data, found), outputs, (found.size[0] // 2, found.size[1] // 2))
+        model = build.model(config.model, channels, outputs, found.size)
+        for divisor in (1, 2) if config.half_resolution else (1,):
+            size = found.size[0] // divisor, found.size[1] // divisor
+            build.model(config.model, channels, outputs, size)  # half of it may be below the least that the depth needs
+            fault = build.size_fault(model, channels, size)
+            require(not fault, "model.name", config.model.name, f"takes no images of {size[0]}x{size[1]} pixels ({fault})",
+                    "choose another network, or prepare images whose sides its poolings divide")
         build.optimizer(config.optimizer, model.parameters())
     build.loss(config.loss, outputs)
     check_threshold(config.inference, found.classes)
+    check_components(config.inference)
     sequences = found.channels if config.data.volume is None else [config.data.volume]
     require(not config.augment.missing or can_miss(sequences), "augment.missing", config.augment.missing,
             f"FLAIR stands in for what is missing, and the sequences are {', '.join(sequences)}", "set it to 0")
     if config.resume not in (None, "auto", "never"):
-        RunFolder(locate(config.resume)).check_settings(config)
+        named = RunFolder(locate(config.resume))
+        named.check_settings(config)
+        check_curve(named.config, config)
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
     free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()

@@ -46,6 +46,7 @@ from brainseg.records import checkpoint
 from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.statistics import bootstrap
+from brainseg.records.tables import read_scores
 from brainseg.request import CONFIGS, compose_job
 from brainseg.signals import Interrupted
 
@@ -173,7 +174,7 @@ def scores(column: str, folder: RunFolder, part: str) -> pd.DataFrame:
     """The patients of one part of a run's split: split, patient, dice, slices, tumour_pixels, trained_on, steps, best_epoch."""
     best = checkpoint.load(folder.best)
     split = Split.from_dict(best["split"])
-    table = pd.read_csv(folder.path / "patients.csv")
+    table = read_scores(folder.path / "patients.csv")
     name = table.patient.map(patient_of)
     table = table[name.isin(getattr(split, part))]  # by name: the reference's parts overlap
     seen = table.patient.str.endswith(VALIDATION) | name.isin(split.train)
@@ -189,7 +190,7 @@ def labelled(column: str, table: pd.DataFrame, best: dict[str, Any]) -> pd.DataF
 def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
     """The honest model's test patients again, but over the slices that the split by slice holds out of them."""
     best = checkpoint.load(honest.best)
-    slices = pd.read_csv(honest.path / "slices.csv").set_index(["patient", "slice"])
+    slices = read_scores(honest.path / "slices.csv").set_index(["patient", "slice"])
     found = []
     with open_store(asked.data) as store:
         for name, rows in dealt(store, set(best["split"]["test"])):

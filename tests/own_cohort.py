@@ -35,14 +35,20 @@ def write_arrays(source: Path, patients: int = 6, **options: int) -> Path:
 
 
 def write_niftis(arrays: Path, target: Path) -> Path:
-    """The same volumes as NIfTI, by nibabel: `<target>/case_<n>/{T1,...,mask}.nii.gz`, axes (x, y, z), `SPACING` in the affine."""
+    """The same volumes as NIfTI, by nibabel: `<target>/case_<n>/{T1,...,mask}.nii.gz`, axes (x, y, z), `SPACING` in the affine.
+
+    Every second patient is stored the other way round: x to the right and y to the front (RAS) instead of left and back (LPS).
+    """
     import nibabel
 
     for path in sorted(arrays.glob("*/*.npy")):
         out = target / path.parent.name / f"{path.stem}.nii.gz"
         out.parent.mkdir(parents=True, exist_ok=True)
         values = np.load(path).astype(np.int16).transpose(2, 1, 0)
-        nibabel.save(nibabel.Nifti1Image(values, np.diag([*SPACING[::-1], 1.0])), out)
+        x, y, z = SPACING[::-1]
+        turned = int(path.parent.name.rsplit("_", 1)[-1]) % 2 == 1
+        values, affine = (values[::-1, ::-1], [x, y, z, 1.0]) if turned else (values, [-x, -y, z, 1.0])
+        nibabel.save(nibabel.Nifti1Image(values, np.diag(affine)), out)
     return target
 
 

@@ -68,8 +68,6 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("split.name=kfold", ["split.name=kfold", "those of another choice", "choose it as split=kfold"]),
         ("scheduler.name=one_cycle", ["scheduler.name=one_cycle", "choose it as scheduler=one_cycle"]),
         ("scheduler.name=none", ["scheduler.name=none", "choose it as scheduler=none"]),
-        ("inference.min_volume=20", ["inference.min_volume=20", "says nothing under inference.components=all", "give both"]),
-        ("inference.components=min_volume", ["inference.min_volume=0", "give both"]),
         ("split.train=0.9", ["shares must add up to 1"]),
         ("split=file", ["split.path", "must be given"]),
         ("data=hdf5", ["data.path", "data.path=FILE"]),
@@ -277,6 +275,7 @@ def test_epochs_that_minutes_would_overrule_are_refused(capsys) -> None:
     for argv in (["experiment=fast", "epochs=3"], ["-m", "experiment=fast", "epochs=3", "seed=0,1"]):
         assert call(*argv) == (2, [])
         assert "epochs=3: max_minutes=30.0 overrules it; add max_minutes=null" in capsys.readouterr().err
+    assert call("max_minutes=3", "seed=1")[0] == 0
     for further in (["max_minutes=null"], ["max_minutes=2"]):
         assert len(call("experiment=fast", "epochs=3", *further)[1]) == 1, "both were typed"
 

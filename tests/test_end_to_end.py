@@ -162,6 +162,14 @@ def test_a_finished_run_is_extended_to_the_same_bits(folder: Path, trained: Path
     assert history(folder / "short") == history(next(folder.glob("long/*/run.json")).parent)
 
 
+def test_an_extension_that_is_refused_changes_nothing(folder: Path, trained: Path) -> None:
+    """Of a finished run, whose cosine ended at 0; it had become one that failed, and another start of its sweep would have deleted it."""
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    for further, why in (("epochs=9", "another curve"), ("max_minutes=3", "extend it by epochs")):
+        assert why in call(folder, "train", "resume=first", further, code=2)
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
 def test_a_run_says_until_when_its_images_are_of_half_the_size(folder: Path, trained: Path) -> None:
     shown = call(folder, "train", *SMALL, "half_resolution=0.6", "epochs=5", "output=half", "tracking=none")
     steps = json.loads((folder / "half" / "metrics.jsonl").read_text().splitlines()[2])["step"]
@@ -187,6 +195,8 @@ def test_a_finished_run_is_repeated_from_its_folder(folder: Path, trained: Path)
         (["optimizer.options.nothing=1"], "takes no such option"),
         (["loss.name=none"], "loss.name=none: no such loss"),
         (["model=monai", "model.name=UNETR", "half_resolution=0.5"], "half_resolution=0.5: model.name=UNETR takes images of one size"),
+        (["model=attention_unet", "data.phantom.size=100"], "model.name=AttentionUnet: takes no images of 100x100 pixels"),
+        (["model=attention_unet", "data.phantom.size=40", "half_resolution=0.5"], "takes no images of 20x20 pixels"),
         (["tracking.uri=file:///x"], "tracking.uri"),
     ],
 )

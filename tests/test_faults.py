@@ -134,7 +134,7 @@ def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
     def strict(state: State) -> None:
         torch.cuda.set_sync_debug_mode("default" if state.step == 2 * task.steps_per_epoch - 1 else "error")
 
-    state.epoch = 1
+    state.epoch, state.history = 1, [{"step": task.steps_per_epoch}]
     train_epoch(state, task, state.model, Hooks(after_step=strict))
 
 

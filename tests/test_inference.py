@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from brainseg.config import InferenceConfig
-from brainseg.errors import DataError
-from brainseg.training.inference import keep_components, predict_volume, probabilities, to_mask
+from brainseg.errors import DataError, RequestError
+from brainseg.training.inference import check_components, keep_components, predict_volume, probabilities, to_mask
 
 
 class Model(nn.Module):
@@ -197,3 +197,10 @@ def test_components_equal_a_flood_fill(mask, least):
         assert {tuple(p) for p in np.argwhere(kept)} == points
         assert kept.dtype == np.uint8 and np.array_equal(kept[kept > 0], mask[kept > 0]), "classes stay as they were"
     assert keep_components(mask, InferenceConfig()) is mask
+
+
+def test_components_of_a_volume_that_nobody_said_are_refused():
+    check_components(InferenceConfig(components="min_volume", min_volume=1))
+    check_components(InferenceConfig(components="largest"))
+    with pytest.raises(RequestError, match=r"inference\.min_volume=0: under inference\.components=min_volume must be at least 1"):
+        check_components(InferenceConfig(components="min_volume"))

@@ -27,7 +27,7 @@ SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size
 FEW = ["batch_size=8", "device.threads=1"]
 PLACED = {
     r"\bepochs=40\b": "epochs=2",  # extends a run of one epoch
-    r"\bepochs=\d+": "epochs=1",
+    r"\bepochs=(?!2\b)\d+": "epochs=1",
     r"max_minutes=[\d.]+": "max_minutes=0.02",
     r"trials=\d+": "trials=2",
     r"model\.width=16,32": "model.width=2,4",
@@ -90,7 +90,7 @@ def placed(line: str) -> str:
         if not chosen and "model" not in line and "sweep=" not in line and "space=" not in line:
             line += " model.depth=2 model.width=4"
         if not re.search(r"epochs=|max_minutes=|resume=runs|from=runs", line):
-            line += " epochs=1"
+            line += " max_minutes=0.02" if "experiment=fast" in line else " epochs=1"
         if "device" not in line and not chosen:
             line += " " + " ".join(FEW)
     if "submitit_slurm" in line:

@@ -1,6 +1,7 @@
 """From folder to file: nothing is written unless the data are sound, equal data give equal bytes, and the command says what it did."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from tiffs import write_cohort, write_slice, write_volume
 from brainseg import prepare as command
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.source import in_processes
 from brainseg.data.store import Store
-from brainseg.errors import RequestError
+from brainseg.errors import DataError, RequestError
 
 IMAGE = np.full((16, 16, 3), 7, np.uint8)
 MASK = np.zeros((16, 16), np.uint8)
@@ -132,3 +134,13 @@ def test_real_patients(real_source: Path, tmp_path: Path) -> None:
         low, high = np.percentile(images, (10, 99), axis=(0, 2, 3)).astype(np.float32)
         assert np.array_equal(store.low[7], low) and np.array_equal(store.high[7], high)
     assert not prepare(real_source, tmp_path / "lgg.h5").written and summary.written
+
+
+def _die(item: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)  # as the system does to who asks for too much memory
+    return item
+
+
+def test_a_process_that_is_killed_names_what_to_lower() -> None:
+    with pytest.raises(DataError, match="workers=2: a process was lost, perhaps for want of memory; lower workers"):
+        list(in_processes(_die, [1, 2, 3], 2))

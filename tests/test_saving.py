@@ -9,12 +9,13 @@ import torch
 from test_engine import Task, make_task, numbers
 
 from brainseg.config import CosineConfig, SchedulerConfig
+from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
 from brainseg.errors import DataError, RequestError
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, save
 from brainseg.train import new_state
-from brainseg.training.engine import fit
+from brainseg.training.engine import fit, train_epoch
 from brainseg.training.task import Hooks
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -95,28 +96,55 @@ def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) 
         state.total_steps = 7  # as timed
         fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
     longer = changed(task, max_minutes=2.0)
-    state, whole = new_state(longer), new_state(longer)
+    state = new_state(longer)
     load_into(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
-    whole.total_steps = 14
     fit(state, longer, Hooks())
-    fit(whole, longer, Hooks())
-    assert 7 % task.steps_per_epoch, "the first budget ended within an epoch, which then goes on, with its slices and no others"
-    assert [row["step"] for row in state.history] == [row["step"] for row in whole.history] == [6, 12, 14]
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(state.model.state_dict()[name], value), name
+    assert [row["step"] for row in state.history] == [6, 7, 13, 14], "the epoch that the first budget cut short stays short"
+    assert [row["epoch"] for row in state.history] == [0, 1, 2, 3] and state.step == 14
+
+
+def test_the_epoch_behind_one_cut_short_sees_every_slice_once(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
+    seen: list[int] = []
+    gather = MRIDataset.gather
+    monkeypatch.setattr(MRIDataset, "gather", lambda data, rows, device: (seen.extend(rows), gather(data, rows, device))[1])
+    state = new_state(task)
+    state.total_steps = 7
+    fit(state, task, Hooks())
+    state.total_steps = 13
+    seen.clear()
+    train_epoch(state, task, state.model, Hooks())
+    assert sorted(seen) == list(range(len(task.train)))
 
 
 def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Path) -> None:
-    """Of 100 steps in a minute 80 were quick ones, in 60 % of it: another minute is 20 / 0.4 further ones, not 100."""
+    """At the pace of the full-size epochs: 6 steps in 12 s are 30 a minute, though the first 80 steps took less than one."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, half_resolution=0.6)
+    rows = [{"epoch": 0, "step": 80, "time": 0, "metrics": {"speed/epoch_seconds": 36.0}},
+            {"epoch": 1, "step": 86, "time": 0, "metrics": {"speed/epoch_seconds": 12.0}}]  # fmt: skip
     with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
         state = new_state(task)
-        state.total_steps, state.half_steps, state.step, state.epoch = 100, 80, 90, 90 // task.steps_per_epoch
+        state.total_steps, state.half_steps, state.step, state.epoch, state.history = 100, 80, 86, 2, rows
+        save(folder, state, task, SPLIT, improved=True)
+    for minutes, total in ((2.0, 130), (3.0, 160)):
+        state = new_state(task)
+        load_into(state, folder, changed(task, max_minutes=minutes))
+        assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
+    with pytest.raises(RequestError, match=r"max_minutes=0\.2: the run has done 86 steps already, that would be 76; ask for more"):
+        load_into(new_state(task), folder, changed(task, max_minutes=0.2))
+
+
+def test_a_run_counted_in_minutes_may_be_counted_in_epochs(phantom_file: Path, tmp_path: Path) -> None:
+    """Whatever epochs= it had by default while minutes overruled it."""
+    task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, epochs=4)
+    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+        state = new_state(task)
+        state.total_steps = 12
         save(folder, state, task, SPLIT, improved=True)
     state = new_state(task)
-    load_into(state, folder, changed(task, max_minutes=2.0))
-    assert (state.step, state.half_steps, state.total_steps, state.epoch) == (90, 80, 150, 15)
+    load_into(state, folder, changed(task, max_minutes=None))
+    assert state.total_steps == 4 * task.steps_per_epoch == 24
 
 
 def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:

@@ -8,9 +8,14 @@ from scans import scan, truth
 from test_predict import FLOAT32
 
 import brainseg
-from brainseg import train
-from brainseg.config import DataConfig, HoldoutConfig, TrackingConfig, TrainConfig, UNetConfig
+from brainseg import build, train
+from brainseg.config import DataConfig, DeviceConfig, HoldoutConfig, InferenceConfig, ModelConfig, TrackingConfig, TrainConfig, UNetConfig
+from brainseg.data.memory import MemoryStore
+from brainseg.data.reader import Scan
+from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
+from brainseg.segmenter import Segmenter
+from brainseg.trained import Trained
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +52,18 @@ def test_arrays_that_do_not_fit_are_refused(run: str) -> None:
             brainseg.segment(run, images, FLOAT32)
     with pytest.raises(DataError, match="not finite"):
         brainseg.segment(run, volume + np.nan, FLOAT32)
+
+
+def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() -> None:
+    options = ModelConfig("AttentionUnet", {"channels": [4, 8], "strides": [2]})
+    weights = {"model": build.model(options, 3, 1, (32, 32)).state_dict()}
+    segmenter = Segmenter([Trained("w.pt", weights, DataConfig(), options)], InferenceConfig(), choose(DeviceConfig("cpu", "float32")))
+    channels = ["pre-contrast", "FLAIR", "post-contrast"]
+    for size, fits in ((32, True), (33, False), (32, True)):
+        images = np.random.default_rng(0).integers(0, 255, (2, 3, size, size)).astype(np.uint8)
+        store = MemoryStore("s", Scan(images, None), channels, ["background", "tumour"])
+        if fits:
+            assert segmenter(store).prediction.shape == (2, size, size)
+        else:
+            with pytest.raises(DataError, match=r"s: w\.pt takes no images of 33x33 pixels \(.*(?i:size)"):
+                segmenter(store)

@@ -116,9 +116,5 @@ class TrainConfig:
         check_choice("test", self.test, ("auto", "yes", "no"))
         check_choice("predictions", self.predictions, PREDICTIONS)
         check_choice("on_nonfinite", self.on_nonfinite, ("error", "skip"))
-        components, least = self.inference.components, self.inference.min_volume
-        both = (components == "min_volume") == (least > 0)
-        check(both, "inference.min_volume", least, f"says nothing under inference.components={components}",
-              "give both, as inference.components=min_volume inference.min_volume=100")
         no_training = self.split.name == "all"
         check(not no_training, "split", "all", "leaves no patient to train on", "split=all is for brainseg.evaluate")

@@ -32,7 +32,7 @@ NAME = re.compile(r"\w[\w .-]*")  # of a channel or class: it becomes part of a 
 
 
 class Scan(NamedTuple):
-    """One volume of S slices, from bottom to top, with C channels."""
+    """One volume of S axial slices, from bottom to top and face up, with C channels: so `predict` shows them to the network."""
 
     images: Any  # (S, C, H, W) array of real numbers; whole numbers from 0 to 255 are kept, others stretched to them (`to_uint8`)
     masks: Any  # (S, H, W) array of class indices

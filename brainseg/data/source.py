@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
@@ -155,7 +156,10 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], work
     # Fork takes 10 ms where spawn takes the imports again; the workers touch neither threads nor HDF5.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
-        yield from pool.map(function, items)
+        try:
+            yield from pool.map(function, items)
+        except (BrokenProcessPool, MemoryError) as error:  # the system kills who asks for too much
+            raise DataError(f"workers={workers}: a process was lost, perhaps for want of memory; lower workers") from error
 
 
 def _begin_worker() -> None:

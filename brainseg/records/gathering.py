@@ -110,11 +110,14 @@ def chosen_among(checkpoint: str) -> int:
     if checkpoint.startswith(("runs:/", "models:/")):
         from brainseg.records.mlflow_lookup import folder_behind
 
-        path = folder_behind(checkpoint)
+        found = folder_behind(checkpoint)
+        if found is None:
+            return 1
+        path = found
     else:
         path = Path(checkpoint).resolve()
     folder = path if (path / "run.json").is_file() else path.parent.parent
-    sweep = RunFolder(folder).facts["sweep"] if (folder / "run.json").is_file() else None
+    sweep = RunFolder(folder).facts.get("sweep") if (folder / "run.json").is_file() else None
     return len({Run(path).configuration for path in jobs_of(sweep, folder.parent)}) if sweep else 1
 
 

@@ -52,8 +52,11 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     return Path(folder)
 
 
-def folder_behind(name: str, uri: str | None = None) -> Path:
-    """The run folder, here or elsewhere, that `runs:/ID` or a `models:/` name of `checkpoint_of` came from. Raises RequestError."""
+def folder_behind(name: str, uri: str | None = None) -> Path | None:
+    """The run folder, here or elsewhere, that `runs:/ID` or a `models:/` name of `checkpoint_of` came from; None if MLflow does not know.
+
+    Raises RequestError where there is no such name.
+    """
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
@@ -61,7 +64,8 @@ def folder_behind(name: str, uri: str | None = None) -> Path:
         try:
             client = connect(uri, make=False)
             run_id = name.removeprefix("runs:/").strip("/") if name.startswith("runs:/") else _source_of_model(client, name)
-            return Path(client.get_run(str(run_id)).data.tags.get("folder", ""))
+            folder = client.get_run(run_id).data.tags.get("folder") if run_id else None
+            return Path(folder) if folder else None
         except (MlflowException, OSError) as error:
             raise RequestError(f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
 

@@ -8,6 +8,7 @@ from brainseg.config import TrainConfig
 from brainseg.records.code import code_version
 from brainseg.records.folders import find
 from brainseg.records.run import Job, RunFolder
+from brainseg.records.saving import budget
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,17 @@ def foresee(config: TrainConfig, facts: Facts, job: Job) -> Fate:
 def extends(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a finished run, named by `resume`, is asked for more epochs, minutes or patience than it was given."""
     stored = folder.config
-    longer = config.max_minutes > (stored.max_minutes or 0) if config.max_minutes is not None else config.epochs > stored.epochs
-    patient = stored.patience is not None and (config.patience is None or config.patience > stored.patience)
-    return (longer or patient) and config.resume not in (None, "never")
+    (before, given), (now, asked) = budget(stored), budget(config)
+    longer = asked > given if before == now else True
+    return config.resume not in (None, "never") and (longer or _more_patient(folder, stored, config))
+
+
+def _more_patient(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
+    """Whether the run was stopped by its patience, and is given more."""
+    if stored.patience is None or (config.patience is not None and config.patience <= stored.patience):
+        return False
+    best = json.loads((folder.path / "summary.json").read_text())["best"]["epoch"]
+    return _epochs_done(folder) - 1 - best >= stored.patience
 
 
 def finished_before(folder: RunFolder, testing: bool) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -76,29 +77,60 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
     return True
 
 
+def check_extension(folder: RunFolder, task: Task) -> None:
+    """Refuse further epochs or minutes that the run cannot be given, before anything in its folder changes. Raises RequestError."""
+    content = _newest(folder) if folder.exists and budget(folder.config) != budget(task.config) else None
+    if content is not None:
+        _total(content, restore(content["config"]), task.config, task.steps_per_epoch)
+
+
+def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
+    """Refuse to extend a run whose learning rate was drawn over its length, unless `force` says so. Raises RequestError."""
+    name, now = budget(config)
+    given = "{}={}".format(*budget(stored))
+    check(name == "epochs" or stored.max_minutes is not None, name, now, f"the run was given {given}", "extend it by epochs")
+    fine = budget(stored) == budget(config) or config.scheduler.name not in PLANNED or config.force
+    check(fine, name, now, f"scheduler={config.scheduler.name} was drawn over {given}: the further steps belong to another curve",
+          "start anew, or force=true to go on all the same; none, step and plateau can be extended")
+
+
+def budget(config: TrainConfig) -> tuple[str, float]:
+    """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
+    return ("epochs", config.epochs) if config.max_minutes is None else ("max_minutes", config.max_minutes)
+
+
 def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> None:
     """Give a run the further epochs or minutes that are asked for."""
-    name = "epochs" if config.max_minutes is None else "max_minutes"
-    before, now = getattr(stored, name), getattr(config, name)
-    if before == now:
+    if budget(stored) == budget(config):
         return
-    check(before is not None, name, now, f"the run was given epochs={stored.epochs}", "extend it by epochs")
-    total = now * steps_per_epoch if name == "epochs" else _steps_for(state, config.half_resolution, before, now)
-    check(total >= state.step, name, now, f"the run has done {state.step} steps already, that would be {total}", "ask for more")
+    numbers = {name: getattr(state, name) for name in (*state.NUMBERS, "history")}
+    state.total_steps = _total(numbers, stored, config, steps_per_epoch)
     if config.scheduler.name in PLANNED:
-        rule = f"scheduler={config.scheduler.name} was drawn over {name}={before}: the further steps belong to another curve"
-        check(config.force, name, now, rule, "start anew, or force=true to go on all the same; none, step and plateau can be extended")
-        log.warning("%s; going on all the same", rule)
-    state.total_steps = total
-    if state.step < min(total, state.epoch * steps_per_epoch):  # the last epoch was cut short by the old budget: it goes on
-        state.epoch -= 1
-        state.history.pop()
+        log.warning("scheduler=%s was drawn over %s=%s; going on all the same, on another curve", config.scheduler.name, *budget(stored))
 
 
-def _steps_for(state: State, half_resolution: float, before: float, now: float) -> int:
-    """The steps of a run of `now` minutes that was given `before`: those added are all at full size."""
-    share = half_resolution if state.half_steps else 0.0
-    return state.total_steps + round((state.total_steps - state.half_steps) / (1 - share) * (now - before) / before)
+def _total(counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> int:
+    """The steps of the extended run. `counts` are the numbers and the history of a state. Raises RequestError."""
+    check_curve(stored, config)
+    name, now = budget(config)
+    if name == "epochs":
+        total = round(now) * steps_per_epoch
+    else:
+        before = budget(stored)[1]
+        total = counts["total_steps"] + round((now - before) * _steps_a_minute(counts, before))
+    done = max(counts["step"], counts["half_steps"] + 1)  # the last step, at least, is at full size
+    check(total >= done, name, now, f"the run has done {counts['step']} steps already, that would be {total}", "ask for more")
+    return total
+
+
+def _steps_a_minute(counts: Mapping[str, Any], minutes: float) -> float:
+    """At full size, as all further steps are: by the epochs that had no half-size step, validations included, else as it was planned."""
+    steps, seconds, began = 0, 0.0, 0
+    for row in counts["history"] if counts["half_steps"] else ():
+        if began >= counts["half_steps"]:
+            steps, seconds = steps + row["step"] - began, seconds + row["metrics"]["speed/epoch_seconds"]
+        began = row["step"]
+    return steps / seconds * 60 if seconds else counts["total_steps"] / minutes
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:

@@ -146,6 +146,8 @@ class Tracker:
         log_dataset(self.client, run, self.record["data"])
         for name in FIRST_FILES:
             self.client.log_artifact(run_id, str(self.folder / name))
+        if "error" in run.data.tags:  # what stopped it before; if it ends so again, that is said again
+            self.client.delete_tag(run_id, "error")
         if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
             keys = {point.key for point in self._points()}
             self.sent = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from brainseg.config import TrackingConfig
+from brainseg.config import StepConfig, TrackingConfig
 from brainseg.data.split import Split
 from brainseg.records import tables
 from brainseg.records.run import RunFolder
@@ -67,6 +67,13 @@ class Watch:
         if state.total_steps < task.steps_per_epoch:
             share = state.total_steps / task.steps_per_epoch
             log.warning("note:         that is %.1f of an epoch: not every slice is seen once, and there is one validation", share)
+        schedule = task.config.scheduler
+        if isinstance(schedule, StepConfig) and all(epoch * task.steps_per_epoch >= state.total_steps for epoch in schedule.epochs):
+            log.warning("note:         scheduler=step drops the rate at epochs %s: the run ends before that", schedule.epochs)
+        inference = task.config.inference
+        if inference.min_volume and inference.components != "min_volume":
+            log.warning("note:         inference.min_volume=%d says nothing under inference.components=%s", inference.min_volume,
+                        inference.components)
         if state.half_steps:
             log.info("half size:    the first %d steps, into epoch %d; val/dice, always of full size, says little before", state.half_steps,
                      (state.half_steps - 1) // task.steps_per_epoch)

@@ -46,7 +46,7 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
     """
     config, device = task.config, task.device
     order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
-    first = state.epoch * task.steps_per_epoch
+    first = state.epoch_began  # an epoch that a budget of minutes cut short stays short when the run is extended
     end = min(first + task.steps_per_epoch, state.total_steps)
     look_at_once = not device.queues or config.on_nonfinite == "skip"
     state.model.train()

@@ -70,6 +70,13 @@ def check_threshold(config: InferenceConfig, classes: Sequence[str]) -> None:
           "leave it out")
 
 
+def check_components(config: InferenceConfig) -> None:
+    """Raise RequestError for components=min_volume without a volume: all of them would be kept."""
+    decides = config.components != "min_volume" or config.min_volume > 0
+    check(decides, "inference.min_volume", config.min_volume, "under inference.components=min_volume must be at least 1",
+          "as inference.min_volume=100")
+
+
 def to_mask(probability: Tensor, config: InferenceConfig) -> np.ndarray:
     """Class index uint8 (S, H, W) of a probability (S, K, H, W): p >= threshold for one output, the largest for several."""
     if probability.shape[1] == 1:

@@ -62,6 +62,11 @@ class State:
         return cls(model, optimizer, device.scaler(), total_steps, round(config.half_resolution * total_steps), average, plateau)
 
     @property
+    def epoch_began(self) -> int:
+        """The step at which the epoch under way began."""
+        return self.history[-1]["step"] if self.history else 0
+
+    @property
     def validated(self) -> nn.Module:
         """The weights that are validated, kept and tested: the average if there is one."""
         return self.average.module if self.average is not None else self.model
