@@ -79,13 +79,13 @@ def size_fault(network: nn.Module, in_channels: int, size: tuple[int, int]) -> s
     """
     if isinstance(network, UNet):
         return ""
-    shapes = copy.deepcopy(network).to("meta").eval()
     try:
+        shapes = copy.deepcopy(network).to("meta").eval()
         with torch.no_grad():
             shapes(torch.empty(1, in_channels, *size, device="meta"))
-    except RuntimeError as error:  # of another size, or an operation that needs numbers
-        reason = str(error).splitlines()[0]
-        return reason if "size" in reason.lower() else ""
+    except Exception as error:  # of another size; or an operation that needs numbers, a network that cannot be copied, whatever it raises
+        reason = (str(error).splitlines() or [""])[0]
+        return reason if any(word in reason.lower() for word in ("size", "divisible", "spatial")) else ""
     return ""
 
 

@@ -123,7 +123,7 @@ def _request(
     settings = compose_multirun(command, overrides) if multirun else None
     facts = []
     for config in configs:
-        check_budget(arguments.overrides, config)
+        check_budget([*arguments.overrides, *swept], config)
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
         elsewhere = settings is not None and launch.is_elsewhere(settings)

@@ -42,8 +42,8 @@ def run(config: PredictConfig) -> int:
     segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
     studies = find(config.input, config.sequences, segmenter.channels)
     segmentation.check_output(output, [Path(path) for path in config.paths])
-    segmentation.check_free(output, studies)
     settings = _settings(config, segmenter)
+    segmentation.check_free(output, studies, settings)
     facts = {"checkpoint": config.checkpoint, "uid": [member.stored.get("uid") for member in members], "device": device.got,
              "inference": settings["inference"], "input": config.input}  # fmt: skip
     segmentation.begin(output, facts)
@@ -104,7 +104,7 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
-    source = segmentation.names_of(study)
+    source = segmentation.files_of(study)
     prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score, source)
     if config.overlays:
         channel = main_channel(store.channels)

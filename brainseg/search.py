@@ -84,11 +84,14 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     if chosen is not None:  # what is typed wins: it narrows the space, or takes a setting out of it
         varied = {name: one for name, one in space.load(chosen).items() if name not in given} | varied
     require(bool(varied), "space", chosen, "every setting of it is fixed on the command line", "leave one out")
+    for name in varied:
+        shared = name.split(".")[0] == "split" or name in ("data.path", "data.limit_patients") or name.startswith("data.phantom")
+        require(not shared, name, ",".join(map(str, space.ends(varied[name]))), "scores of other patients could not be compared", "fix it")
     first = {name: space.ends(one)[0] for name, one in varied.items()}
     ends = [first] + [first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]]
     jobs = [compose_job("train", [*fixed, *space.overrides(settings)]) for settings in ends]
     for job in jobs:
-        check_budget(overrides, job)
+        check_budget([*overrides, *varied], job)
     require(jobs[0].test != "yes", "test", "yes", "a search must not see test patients", "leave test=auto and evaluate the chosen run")
     require(not jobs[0].rerun, "rerun", "true", "a trial that was stopped could not go on in its folder", "name another study=NAME")
     study = config.study or (Path(chosen).stem if chosen else "typed")
@@ -139,7 +142,8 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
     try:
         study.wait_for_twin(trial)
-        outcome = train.run(compose_job("train", list(job.overrides)), job, Follower(trial))
+        config = compose_job("train", list(job.overrides))
+        outcome = train.run(config, job, Follower(trial, by_time=config.max_minutes is not None))
         name_run(trial, RunFolder(outcome.folder))
         print(f"trial {trial.number}: val/dice {study.finish(trial):.4f}", flush=True)
     except Pruned as pruned:
@@ -160,8 +164,9 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
 class Follower:
     """Tells the study a trial's epochs as they come, and ends the run where the study's pruner says so."""
 
-    def __init__(self, trial: "Trial") -> None:
-        self.trial, self.reported = trial, 0
+    def __init__(self, trial: "Trial", by_time: bool = False) -> None:
+        """`by_time`: trials of equal minutes are compared at equal tenths of their steps; how many epochs these are differs."""
+        self.trial, self.by_time, self.reported, self.last = trial, by_time, 0, -1
 
     def __call__(self, folder: RunFolder, state: State) -> None:
         """Raises Pruned, but never after the last epoch: there is nothing left to save."""
@@ -169,7 +174,10 @@ class Follower:
             name_run(self.trial, folder)
         for row in state.history[self.reported :]:  # of a resumed run also the epochs before
             if "val/dice" in row["metrics"] and row["step"] > state.half_steps:  # before, it says nothing of what the network will be
-                self.trial.report(row["metrics"]["val/dice"], row["epoch"])
+                at = 10 * row["step"] // state.total_steps if self.by_time else row["epoch"]
+                if at > self.last:
+                    self.trial.report(row["metrics"]["val/dice"], at)
+                self.last = at
         self.reported = len(state.history)
         if state.history and state.step < state.total_steps and self.trial.should_prune():
             raise Pruned(f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the median of those that finished")

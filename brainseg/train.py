@@ -25,12 +25,12 @@ from brainseg.errors import check as require
 from brainseg.records import checkpoint, figures
 from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
-from brainseg.records.identity import identity
+from brainseg.records.identity import budget, identity
 from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import PLANNED, budget, check_curve, check_extension, load_into
+from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
@@ -76,7 +76,8 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     task = Task(config, device, train, validation, criterion)
     state = new_state(task)
     facts = describe(config, job, store, split, device, digest, state.model)
-    check_extension(folder, task)
+    if not anew:
+        check_extension(folder, task)
     with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
         if anew:
             folder.forget()

@@ -16,6 +16,8 @@ import time
 import urllib.error
 import urllib.request
 
+from mlflow.exceptions import MlflowException
+
 from brainseg.errors import RequestError, check
 from brainseg.records.mlflow_store import LOCAL_UI, NO_TELEMETRY, chart_link, connect, limited, page, tracking_uri, ui_command
 from brainseg.records.mlflow_view import experiment_tags
@@ -32,7 +34,7 @@ def main() -> int:
         port = free_port(parser.parse_args().port)
         uri = tracking_uri(None)
         link = newest_chart(uri).replace(LOCAL_UI, f"http://127.0.0.1:{port}")
-    except (RequestError, OSError) as error:
+    except (RequestError, OSError, MlflowException) as error:  # the last: no answer, or a store of another version of MLflow
         print(error, file=sys.stderr)
         return 2
     command = ui_command(uri, port)

@@ -195,3 +195,11 @@ def test_the_figure_of_little_is_drawn(tmp_path, drawn, patients):
     assert drawn[0].axes[0].get_legend() is None or patients.dice.min() < 0.05
     failures_figure.figure(patients, tmp_path / "b.png", clinical=CLINICAL[["Patient", "grade"]])
     assert len(drawn[1].axes) in (2, 3)
+
+
+def test_a_clinical_table_may_have_the_names_of_scans(tmp_path):
+    """As patients.csv has them; the factors would all read "missing"."""
+    CLINICAL.assign(Patient=[f"{name}_20000101" for name in CLINICAL.Patient]).to_csv(tmp_path / "dated.csv", index=False)
+    dated = failures.read_clinical(tmp_path / "dated.csv")
+    assert dated.Patient.tolist() == CLINICAL.Patient.tolist()
+    pd.testing.assert_frame_equal(failures.groups(PATIENTS, clinical=dated), failures.groups(PATIENTS, clinical=CLINICAL))

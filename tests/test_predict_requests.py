@@ -62,6 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=[same.nii,flair.nii,grey.tif]"], "all must be of one format"),
     (["input=text.nii"], "cannot be read (text.nii is not recognized as a NIFTI file)"),
     (["input=w.pt"], "w.pt: cannot be read"),
+    (["input=pre_contrast.nii"], "input=pre_contrast.nii: would be taken for FLAIR, and is named after pre-contrast; give FLAIR"),
     (["input=broken"], "holds no slices, NIfTI files or DICOM series that can be read"),
     (["input=thesis"], "holds no slices, NIfTI files or DICOM series that can be read"),
     (["input=odd"], "a mask without a slice"),
@@ -222,5 +223,26 @@ def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capf
     before = (folder / "two" / "one" / "one_mask.nii.gz").read_bytes()
     capfd.readouterr()
     call("checkpoint=w.pt", *THRESHOLD, "input=[one/y1.nii,one/y2.nii,null]", "output=two", code=2)
-    assert "output=two: one in it was made from other files: x1.nii, x2.nii; name another folder" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert f"output=two: one in it was made from other files: {folder}/one/x1.nii, {folder}/one/x2.nii; name another folder" in said
     assert (folder / "two" / "one" / "one_mask.nii.gz").read_bytes() == before
+
+
+def test_two_patients_whose_files_have_one_name_are_kept_apart(folder: Path, capfd) -> None:
+    request = ("checkpoint=w.pt", *THRESHOLD, "output=out")
+    for patient, brightness in (("P1", 1), ("P2", 2)):
+        write_nifti(folder / patient / "flair.nii.gz", scan() * brightness)
+    call(*request, "input=P1/flair.nii.gz")
+    before = (folder / "out" / "flair" / "flair_mask.nii.gz").read_bytes()
+    call(*request, "input=P2/flair.nii.gz", code=2)
+    assert f"flair in it was made from other files: {folder}/P1/flair.nii.gz; name another folder" in capfd.readouterr().err
+    assert (folder / "out" / "flair" / "flair_mask.nii.gz").read_bytes() == before
+    (folder / "P1").rename(folder / "moved")
+    call(*request, "input=moved/flair.nii.gz")
+    assert "0 made, 1 done before" in capfd.readouterr().out, "the same bytes in another place are the same patient"
+
+
+def test_a_series_alone_in_a_folder_is_not_taken_for_what_it_is_not_named_after(folder: Path, capfd) -> None:
+    write_dicom(folder / "post", scan(), "T1 post-contrast")
+    call("checkpoint=w.pt", *THRESHOLD, "input=post", "output=out", code=2)
+    assert "would be taken for FLAIR, and is named after post-contrast" in capfd.readouterr().err

@@ -13,7 +13,7 @@ from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
 from brainseg.errors import DataError, RequestError
 from brainseg.records.run import RunFolder
-from brainseg.records.saving import load_into, save
+from brainseg.records.saving import check_extension, load_into, save
 from brainseg.train import new_state
 from brainseg.training.engine import fit, train_epoch
 from brainseg.training.task import Hooks
@@ -133,6 +133,11 @@ def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Pa
         assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
     with pytest.raises(RequestError, match=r"max_minutes=0\.2: the run has done 86 steps already, that would be 76; ask for more"):
         load_into(new_state(task), folder, changed(task, max_minutes=0.2))
+    rows[1]["step"] = state.step = 85  # an epoch cut short says little of the pace: as planned, 20 steps in 0.4 minutes
+    state.history, state.total_steps = rows, 100
+    save(folder, state, task, SPLIT)
+    load_into(state, folder, changed(task, max_minutes=2.0))
+    assert state.total_steps == 150
 
 
 def test_a_run_counted_in_minutes_may_be_counted_in_epochs(phantom_file: Path, tmp_path: Path) -> None:
@@ -145,6 +150,19 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(phantom_file: Path, t
     state = new_state(task)
     load_into(state, folder, changed(task, max_minutes=None))
     assert state.total_steps == 4 * task.steps_per_epoch == 24
+
+
+def test_an_extension_stopped_before_its_first_checkpoint_goes_on(saved: tuple[RunFolder, Task]) -> None:
+    """It was allowed by force, which no run stores; the folder says 3 epochs by then, its checkpoints still 2."""
+    folder, task = saved
+    longer = changed(task, epochs=3, scheduler=CosineConfig())
+    with pytest.raises(RequestError, match="another curve"):
+        check_extension(folder, longer)
+    folder._write_config(longer.config)
+    check_extension(folder, longer)
+    state = new_state(longer)
+    load_into(state, folder, longer)
+    assert state.total_steps == 3 * task.steps_per_epoch
 
 
 def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:

@@ -180,6 +180,29 @@ def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(fake: SimpleNamespac
     assert study.trials()[0].intermediate_values == {2: 0.2, 3: 0.3}
 
 
+def test_trials_of_equal_minutes_are_compared_at_equal_tenths_of_their_steps(fake: SimpleNamespace) -> None:
+    """A narrow network does more epochs in the same minutes: at the same epoch it is far earlier on its curve."""
+    study = Study(Path("runs/search/s.db"), {})
+    folder = RunFolder("runs/unet")
+    folder.path.mkdir()
+    (folder.path / "run.json").write_text('{"uid": "u"}')
+    for epochs in (5, 20):
+        trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}}))
+        rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": (epoch + 1) / epochs}} for epoch in range(epochs)]
+        follow = search.Follower(trial, by_time=True)
+        for done in range(1, epochs):
+            follow(folder, SimpleNamespace(history=rows[:done], step=done, half_steps=0, total_steps=epochs, best=0.1, epoch=done))
+    quick, slow = (one.intermediate_values for one in study.trials())
+    assert quick == {2: 0.2, 4: 0.4, 6: 0.6, 8: 0.8}
+    assert slow.keys() == set(range(10)) and all(abs(slow[at] - value) <= 0.05 for at, value in quick.items())
+
+
+@pytest.mark.parametrize("varied", ["split.fold=range(5)", "split.seed=0,1", "data.path=a.h5,b.h5", "data.limit_patients=5,9"])
+def test_trials_scored_on_other_patients_cannot_be_compared(varied: str, fake: SimpleNamespace, monkeypatch, capsys) -> None:
+    assert call(monkeypatch, "split=kfold", varied, "trials=3") == 2
+    assert "scores of other patients could not be compared; fix it" in capsys.readouterr().err
+
+
 def test_two_processes_never_run_the_same_settings_at_once() -> None:
     config, dimensions = SearchConfig(), space.distributions({"model.depth": {"choices": [2]}})
     one, two = (Study(Path("runs/search/s.db"), {}) for _ in range(2))

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scans import scan, truth
 from test_predict import FLOAT32
+from torch import nn
 
 import brainseg
 from brainseg import build, train
@@ -67,3 +69,29 @@ def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() 
         else:
             with pytest.raises(DataError, match=r"s: w\.pt takes no images of 33x33 pixels \(.*(?i:size)"):
                 segmenter(store)
+
+
+class Divided(nn.Module):
+    """As MONAI's SegResNetDS, which says it in another way; and it cannot be copied."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-1] % 8:
+            raise ValueError("spatial dimensions must be divisible by 8")
+        return image
+
+
+class Counted(Divided):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * float(image.mean())
+
+
+class Single(Divided):
+    def __deepcopy__(self, memo: dict) -> "Single":
+        raise RuntimeError("only leaf tensors can be copied")
+
+
+def test_only_a_fault_of_the_size_is_one() -> None:
+    assert build.size_fault(Divided(), 1, (16, 20)) == "spatial dimensions must be divisible by 8"
+    assert build.size_fault(Divided(), 1, (16, 16)) == ""
+    assert build.size_fault(Counted(), 1, (16, 20)) == "", "numbers are not known where there are shapes alone"
+    assert build.size_fault(Single(), 1, (16, 20)) == ""

@@ -23,7 +23,7 @@ class SearchConfig:
     sampler_seed: int = setting(0, "seed of the proposals; apart from seed, which is that of the runs")
     prune: str = setting("median", "median: end a trial whose val/dice stays below the median of the others at its epoch; none")
     prune_after: int = setting(5, "trials that must have finished before one is pruned")
-    prune_warmup: int = setting(3, "epochs of each trial before it may be pruned: the first say little")
+    prune_warmup: int = setting(3, "epochs of each trial, under max_minutes tenths of it, before it may be pruned: the first say little")
 
     def __post_init__(self) -> None:
         named = self.study is None or (self.study.isascii() and self.study.replace("-", "").replace("_", "").isalnum())

@@ -89,7 +89,7 @@ def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -
 
 
 def read_clinical(path: str | Path) -> "pd.DataFrame":
-    """The public set's data.csv: a column Patient (name without date), each further column a factor. Raises DataError."""
+    """The public set's data.csv: a column Patient (name, a date at its end is left out), each further column a factor. Raises DataError."""
     import pandas as pd
 
     try:
@@ -98,6 +98,7 @@ def read_clinical(path: str | Path) -> "pd.DataFrame":
         raise DataError(f"{path}: not a table ({' '.join(str(error).split())[:200]}); give the public set's data.csv") from error
     if "Patient" not in table:
         raise DataError(f"{path}: no column Patient; give the public set's data.csv")
+    table["Patient"] = table.Patient.map(patient_of, na_action="ignore")
     if twice := table.Patient[table.Patient.duplicated()].tolist():
         raise DataError(f"{path}: patients {', '.join(map(str, twice[:5]))} are there twice; leave one row of each")
     return table

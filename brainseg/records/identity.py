@@ -37,6 +37,11 @@ def differing(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def budget(config: TrainConfig) -> tuple[str, float]:
+    """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
+    return ("epochs", config.epochs) if config.max_minutes is None else ("max_minutes", config.max_minutes)
+
+
 def without_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings less those that change no number of a run, and less `further` ones."""
     aside = (*NOT_IDENTITY, *further)

@@ -7,8 +7,8 @@ from pathlib import Path
 from brainseg.config import TrainConfig
 from brainseg.records.code import code_version
 from brainseg.records.folders import find
+from brainseg.records.identity import budget
 from brainseg.records.run import Job, RunFolder
-from brainseg.records.saving import budget
 
 
 @dataclass(frozen=True)

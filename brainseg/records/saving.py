@@ -12,6 +12,7 @@ from brainseg.config import TrainConfig, restore
 from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
+from brainseg.records.identity import budget
 from brainseg.records.run import RunFolder
 from brainseg.training.faults import look
 from brainseg.training.state import State
@@ -67,7 +68,8 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
         state.load_state_dict(content)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:  # what torch raises for a state of another kind
         raise DataError(f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})") from error
-    _extend(state, stored, config, task.steps_per_epoch)
+    granted = budget(folder.config) == budget(config)  # by an extension that was stopped before its first checkpoint
+    _extend(state, stored, config, task.steps_per_epoch, granted)
     threads = content["threads"]
     if task.device.torch.type == "cpu" and threads != task.device.threads:
         rule = f"the run was made with {threads}, and with another number the bits differ"
@@ -81,6 +83,7 @@ def check_extension(folder: RunFolder, task: Task) -> None:
     """Refuse further epochs or minutes that the run cannot be given, before anything in its folder changes. Raises RequestError."""
     content = _newest(folder) if folder.exists and budget(folder.config) != budget(task.config) else None
     if content is not None:
+        check_curve(folder.config, task.config)
         _total(content, restore(content["config"]), task.config, task.steps_per_epoch)
 
 
@@ -94,16 +97,13 @@ def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
           "start anew, or force=true to go on all the same; none, step and plateau can be extended")
 
 
-def budget(config: TrainConfig) -> tuple[str, float]:
-    """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
-    return ("epochs", config.epochs) if config.max_minutes is None else ("max_minutes", config.max_minutes)
-
-
-def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> None:
+def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, granted: bool) -> None:
     """Give a run the further epochs or minutes that are asked for."""
     if budget(stored) == budget(config):
         return
     numbers = {name: getattr(state, name) for name in (*state.NUMBERS, "history")}
+    if not granted:
+        check_curve(stored, config)
     state.total_steps = _total(numbers, stored, config, steps_per_epoch)
     if config.scheduler.name in PLANNED:
         log.warning("scheduler=%s was drawn over %s=%s; going on all the same, on another curve", config.scheduler.name, *budget(stored))
@@ -111,26 +111,27 @@ def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_ep
 
 def _total(counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> int:
     """The steps of the extended run. `counts` are the numbers and the history of a state. Raises RequestError."""
-    check_curve(stored, config)
     name, now = budget(config)
     if name == "epochs":
         total = round(now) * steps_per_epoch
     else:
         before = budget(stored)[1]
-        total = counts["total_steps"] + round((now - before) * _steps_a_minute(counts, before))
+        total = counts["total_steps"] + round((now - before) * _steps_a_minute(counts, config, before, steps_per_epoch))
     done = max(counts["step"], counts["half_steps"] + 1)  # the last step, at least, is at full size
     check(total >= done, name, now, f"the run has done {counts['step']} steps already, that would be {total}", "ask for more")
     return total
 
 
-def _steps_a_minute(counts: Mapping[str, Any], minutes: float) -> float:
-    """At full size, as all further steps are: by the epochs that had no half-size step, validations included, else as it was planned."""
+def _steps_a_minute(counts: Mapping[str, Any], config: TrainConfig, minutes: float, steps_per_epoch: int) -> float:
+    """At full size, as all further steps are: by the whole epochs at that size, validations included; without one, as was planned."""
+    if not counts["half_steps"]:
+        return counts["total_steps"] / minutes
     steps, seconds, began = 0, 0.0, 0
-    for row in counts["history"] if counts["half_steps"] else ():
-        if began >= counts["half_steps"]:
-            steps, seconds = steps + row["step"] - began, seconds + row["metrics"]["speed/epoch_seconds"]
+    for row in counts["history"]:
+        if began >= counts["half_steps"] and row["step"] - began == steps_per_epoch:
+            steps, seconds = steps + steps_per_epoch, seconds + row["metrics"]["speed/epoch_seconds"]
         began = row["step"]
-    return steps / seconds * 60 if seconds else counts["total_steps"] / minutes
+    return steps / seconds * 60 if steps else (counts["total_steps"] - counts["half_steps"]) / ((1 - config.half_resolution) * minutes)
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:

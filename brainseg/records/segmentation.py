@@ -46,7 +46,7 @@ class Prediction:
     role: str
     notes: list[str]
     score: PatientScore | None  # where masks were there
-    source: list[str] = field(default_factory=list)  # names of the files that it was made from
+    source: list[str] = field(default_factory=list)  # the files that it was made from
 
     def millilitres(self, voxels: int) -> float:
         """NaN where the spacing is unknown."""
@@ -78,23 +78,24 @@ def done(folder: Path, digest: str) -> Prediction | None:
     return found if whole else None
 
 
-def check_free(output: Path, studies: Sequence[Study]) -> None:
+def check_free(output: Path, studies: Sequence[Study], settings: Mapping[str, Any]) -> None:
     """Refuse a study whose folder holds the mask of other files: of two patients of one name only the last would be left.
 
-    Raises RequestError.
+    The same bytes in another place, and the same files with a slice or mask more, are the same patient. Raises RequestError, OSError.
     """
     for study in studies:
         try:
-            held = list(map(str, json.loads((output / study.name / "prediction.json").read_text())["source"]))
+            content = json.loads((output / study.name / "prediction.json").read_text())
+            held, digest = list(map(str, content["source"])), content["digest"]
         except (OSError, ValueError, KeyError, TypeError):  # none there, damaged, or of another version
             continue
-        same = not held or not set(held).isdisjoint(names_of(study))  # a slice or mask more is the same patient
+        same = not held or not set(held).isdisjoint(files_of(study)) or digest == digest_of(settings, study)
         check(same, "output", output, f"{study.name} in it was made from other files: {', '.join(held[:3])}", "name another folder")
 
 
-def names_of(study: Study) -> list[str]:
-    """The names of the files that a study is made from."""
-    return sorted(path.name for path in study.files)
+def files_of(study: Study) -> list[str]:
+    """The files that a study is made from."""
+    return sorted(str(path.resolve()) for path in study.files)
 
 
 def others_in(output: Path, studies: Sequence[Study]) -> list[str]:

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brainseg.config.overrides import without
 from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
 from brainseg.records.study import Study
 
@@ -35,7 +36,7 @@ def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str
     picture = study.folder / "search.png"
     draw(ended, shares, picture)
     best = best_first[0]
-    command = ["python", "-m", "brainseg.train", *fixed, *varied[best.number]]
+    command = ["python", "-m", "brainseg.train", *without(fixed, ("output",)), *varied[best.number]]  # which is the root of all trials
     data = [one for one in (*fixed, *varied[best.number]) if one.startswith("data.")]
     test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}", *data]
     lines += [f"picture:     {picture}", f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best.user_attrs['folder']}",

@@ -49,7 +49,7 @@ function listPatients() {
     const [one, other] = [key(index.patients[a]), key(index.patients[b])];
     return one < other ? -1 : one > other ? 1 : a - b;
   });
-  const shown = Math.min(state.order, Math.max(index.runs.length - 1, 0)); // Dice of the run that they are sorted by
+  const shown = state.order < index.runs.length ? state.order : 0; // Dice of the run that they are sorted by, else of the first
   by("sort").value = state.order;
   by("patients").replaceChildren(...sorted.map((at) => {
     const one = index.patients[at];

@@ -54,6 +54,7 @@ def _folder(path: Path, sequences: Mapping[str, str], channels: Sequence[str]) -
 def _file(path: Path, sequences: Mapping[str, str], channels: Sequence[str]) -> Study:
     """A file alone: all channels of a TIFF in colour, else the one sequence that says most."""
     check(not sequences, "sequences", ",".join(sequences), "needs a folder to look in", "as input=FOLDER")
+    simpleitk.check_alone(path.name, path, channels)
     return _files({channels[main_channel(channels)]: path}, channels)
 
 

@@ -1,5 +1,6 @@
 """Studies of NIfTI and DICOM sequences: turned to axial slices with the face up, as the public set's, and the mask turned back."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,7 @@ def find(name: str, series: Sequence[Series], sequences: Mapping[str, str], chan
         chosen = {channel: _named(wanted, series, f"sequences.{channel}", listed) for channel, wanted in sequences.items()}
         return _study(name, chosen, channels)
     if len(series) == 1:
+        check_alone(" ".join(series[0].names), name, channels)
         return _study(name, {channels[main_channel(channels)]: series[0]}, channels)
     by_name = {channel: [one for one in series if plain(channel) in plain(" ".join(one.names))] for channel in channels}
     clear = {channel: found[0] for channel, found in by_name.items() if len(found) == 1}
@@ -89,6 +91,15 @@ def find(name: str, series: Sequence[Series], sequences: Mapping[str, str], chan
     check(sure, "input", name, f"{len(series)} series, and it is not clear which is {', '.join(channels)}: {listed}",
           f"say so of each, as {' '.join(f'sequences.{channel}=NAME' for channel in channels)}; one left out counts as missing")
     return _study(name, clear, channels)
+
+
+def check_alone(bears: str, shown: object, channels: Sequence[str]) -> None:
+    """Refuse a file or series alone that is named after another sequence than the one it would be taken for. Raises RequestError."""
+    words = f" {' '.join(re.findall('[a-z0-9]+', bears.lower()))} "
+    named = [one for one in channels if f" {' '.join(re.findall('[a-z0-9]+', one.lower()))} " in words]
+    main = channels[main_channel(channels)]
+    check(not named or main in named, "input", shown, f"would be taken for {main}, and is named after {' and '.join(named)}",
+          f"give {main}, alone or with the others, as [{','.join(channels)}]; null stands for a missing one")
 
 
 def of_paths(name: str, paths: Mapping[str, Path], channels: Sequence[str]) -> ImageStudy:
