@@ -42,6 +42,12 @@ def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path
     assert sorted(labelled(runs).values()) == ["experiment=best", "experiment=fast"]
 
 
+def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
+    """defaults and augment=standard would not say that both are experiment=fast."""
+    runs = [typed_run(tmp_path / "a", "experiment=fast"), typed_run(tmp_path / "b", "experiment=fast", "augment=standard")]
+    assert sorted(labelled(runs).values()) == ["experiment=fast", "experiment=fast augment=standard"]
+
+
 def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -> None:
     many = ("optimizer=sgd", "optimizer.lr=0.05", "scheduler=one_cycle", "augment=strong", "loss=dice", "model.width=24")
     runs = [typed_run(tmp_path / "long", *many), typed_run(tmp_path / "fast", "experiment=fast")]

@@ -50,10 +50,12 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFra
 
 
 def _typed(first: Mapping[str, Run]) -> dict[str, str]:
-    """The words of each configuration's command that make its numbers, less those that all have."""
+    """The words of each configuration's command that make its numbers, less those that all have; their experiment is always said."""
     def counts(word: str) -> bool:
         return bool(without_identity({setting_of(word): ""}, REPEATED))
 
+    def shared(word: str) -> bool:
+        return setting_of(word) != "experiment" and all(word in own for own in words.values())
+
     words = {key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()}
-    shared = set.intersection(*map(set, words.values()))
-    return {key: " ".join(word for word in own if word not in shared) or "defaults" for key, own in words.items()}
+    return {key: " ".join(word for word in own if not shared(word)) or "defaults" for key, own in words.items()}
