@@ -1,7 +1,9 @@
 """The one writer: a file is there complete under its name, or not at all (power cut, full disk and kill -9 included)."""
 
+import glob
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +20,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept last because writers such as matplotlib choose the format by it; .nii.gz is one.
-    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    temporary = path.with_name(f".{path.name.removesuffix(suffix)}.{os.getpid()}.partial{suffix}")
+    temporary = path.with_name(_partial(path, str(os.getpid())))
     try:
         yield temporary
         _fsync(temporary)
@@ -56,10 +56,23 @@ def remove_partial(folder: str | Path) -> None:
         path.unlink()
 
 
+def remove_stale(path: str | Path, seconds: float = 3600) -> None:
+    """Remove what killed processes left half written of this file, untouched for so long: a younger one may be another's work."""
+    for left in Path(path).parent.glob(_partial(Path(glob.escape(str(path))), "*")):
+        if time.time() - left.stat().st_mtime > seconds:
+            left.unlink()
+
+
 def rename(source: str | Path, target: str | Path) -> None:
     """Rename within a folder, replacing `target`, durably."""
     os.replace(source, target)
     _fsync(Path(target).parent)
+
+
+def _partial(path: Path, who: str) -> str:
+    """The suffix is kept last because writers such as matplotlib choose the format by it; .nii.gz is one."""
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    return f".{path.name.removesuffix(suffix)}.{who}.partial{suffix}"
 
 
 def _fsync(path: Path) -> None:

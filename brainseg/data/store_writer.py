@@ -12,7 +12,7 @@ import numpy as np
 
 from brainseg.data.store import FORMAT, SCHEMA
 from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint
-from brainseg.files import writing
+from brainseg.files import remove_stale, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
 SMALL, SMALL_ROW = 16_384, 1024  # bytes that suffice for all but the pixels: of a file, and of each slice
@@ -29,6 +29,7 @@ def write_store(
 
     `volumes` are sorted by name; `pixels` gives images (S, C, H, W) and masks (S, 1, H, W), uint8, of each in turn.
     """
+    remove_stale(path)  # a killed process leaves as much as the file takes, hidden
     small = SMALL + SMALL_ROW * sum(volume.shape[0] for volume in volumes)
     with writing(path) as temporary:
         _check_room(path, volumes)
