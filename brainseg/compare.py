@@ -26,7 +26,7 @@ from brainseg.files import writing
 from brainseg.records import comparison_report, failures, failures_figure, figures, overlays, viewer
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
-from brainseg.records.folders import locate
+from brainseg.records.folders import check_no_run, locate
 from brainseg.records.gathering import Run, gather
 from brainseg.records.labels import differing_settings
 from brainseg.records.predictions import read_predictions
@@ -207,8 +207,8 @@ def check(config: CompareConfig) -> None:
     for setting, name in [*(("runs", run) for run in config.runs or ()), *([("baseline", config.baseline)] if config.baseline else [])]:
         if not Path(name).is_dir():
             locate(name, setting)
-    taken = config.output is not None and Path(config.output, "run.json").is_file()
-    require(not taken, "output", config.output, "holds a run, whose own scores these would replace", "give another folder")
+    if config.output is not None:
+        check_no_run(Path(config.output))
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 

@@ -24,6 +24,7 @@ from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.errors import check as require
 from brainseg.records import failures, failures_figure, tables
+from brainseg.records.folders import check_no_run
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
 from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
@@ -160,9 +161,7 @@ def check(config: EvaluateConfig) -> None:
     outline(config.data)
     for name in config.checkpoint:
         check_name(name)
-    output = folder_of(config)
-    taken = (output / "run.json").is_file()
-    require(not taken, "output", output, "holds a run, whose own scores these would replace", "give another folder")
+    check_no_run(folder_of(config))
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
 
 

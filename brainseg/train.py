@@ -142,11 +142,10 @@ def check(config: TrainConfig) -> Facts:
     require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",
             "set it to 0, or choose another network")
     channels = in_channels(config.data, found)
+    sizes = [(found.size[0] // divisor, found.size[1] // divisor) for divisor in ((1, 2) if config.half_resolution else (1,))]
     with torch.device("meta"):  # shapes only: no memory, no time
-        model = build.model(config.model, channels, outputs, found.size)
-        for divisor in (1, 2) if config.half_resolution else (1,):
-            size = found.size[0] // divisor, found.size[1] // divisor
-            build.model(config.model, channels, outputs, size)  # half of it may be below the least that the depth needs
+        model, *_ = [build.model(config.model, channels, outputs, size) for size in sizes]  # half may be below what the depth needs
+        for size in sizes:
             fault = build.size_fault(model, channels, size)
             require(not fault, "model.name", config.model.name, f"takes no images of {size[0]}x{size[1]} pixels ({fault})",
                     "choose another network, or prepare images whose sides its poolings divide")

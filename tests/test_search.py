@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,45 +154,46 @@ def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
     assert [trial.number for trial in first.ended()] == [2] and first.count() == 2
 
 
+def followed(study: Study, dice: list[float], half_steps: int = 0, total_steps: int = 4, by_time: bool = False) -> Callable[[int], None]:
+    """A trial whose epochs, of a step each, give these Dice; what is returned tells the study of the first so many."""
+    trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}}))
+    folder = RunFolder("runs/unet")
+    folder.path.mkdir(exist_ok=True)
+    (folder.path / "run.json").write_text('{"uid": "u"}')
+    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}} for epoch, value in enumerate(dice)]
+    follow = search.Follower(trial, by_time)
+
+    def tell(done: int) -> None:
+        counts = {"step": done, "epoch": done, "half_steps": half_steps, "total_steps": total_steps}
+        follow(folder, SimpleNamespace(history=rows[:done], best=0.1, **counts))
+
+    return tell
+
+
 def test_a_resumed_trial_tells_its_earlier_epochs(fake: SimpleNamespace, monkeypatch) -> None:
     study = Study(Path("runs/search/s.db"), {})
-    trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2]}}))
-    folder = RunFolder("runs/unet")
-    folder.path.mkdir()
-    (folder.path / "run.json").write_text('{"uid": "u"}')
-    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": epoch / 10}} for epoch in range(3)]
-    follow = search.Follower(trial)
-    follow(folder, SimpleNamespace(history=rows[:2], step=2, half_steps=0, total_steps=4, best=0.1, epoch=2))
-    follow(folder, SimpleNamespace(history=rows, step=3, half_steps=0, total_steps=4, best=0.2, epoch=3))
+    tell = followed(study, [0.0, 0.1, 0.2])
+    tell(2)
+    tell(3)
     assert study.trials()[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2}
 
 
 def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(fake: SimpleNamespace, monkeypatch) -> None:
     """At half size val/dice is low whatever is learnt, and how many such epochs there are differs from trial to trial."""
     study = Study(Path("runs/search/s.db"), {})
-    trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2]}}))
-    folder = RunFolder("runs/unet")
-    folder.path.mkdir()
-    (folder.path / "run.json").write_text('{"uid": "u"}')
-    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": epoch / 10}} for epoch in range(4)]
-    follow = search.Follower(trial)
+    tell = followed(study, [0.0, 0.1, 0.2, 0.3], half_steps=2, total_steps=9)
     for done in range(1, 5):
-        follow(folder, SimpleNamespace(history=rows[:done], step=done, half_steps=2, total_steps=9, best=0.1, epoch=done))
+        tell(done)
     assert study.trials()[0].intermediate_values == {2: 0.2, 3: 0.3}
 
 
 def test_trials_of_equal_minutes_are_compared_at_equal_tenths_of_their_steps(fake: SimpleNamespace) -> None:
     """A narrow network does more epochs in the same minutes: at the same epoch it is far earlier on its curve."""
     study = Study(Path("runs/search/s.db"), {})
-    folder = RunFolder("runs/unet")
-    folder.path.mkdir()
-    (folder.path / "run.json").write_text('{"uid": "u"}')
     for epochs in (5, 20):
-        trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}}))
-        rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": (epoch + 1) / epochs}} for epoch in range(epochs)]
-        follow = search.Follower(trial, by_time=True)
+        tell = followed(study, [(epoch + 1) / epochs for epoch in range(epochs)], total_steps=epochs, by_time=True)
         for done in range(1, epochs):
-            follow(folder, SimpleNamespace(history=rows[:done], step=done, half_steps=0, total_steps=epochs, best=0.1, epoch=done))
+            tell(done)
     quick, slow = (one.intermediate_values for one in study.trials())
     assert quick == {2: 0.2, 4: 0.4, 6: 0.6, 8: 0.8}
     assert slow.keys() == set(range(10)) and all(abs(slow[at] - value) <= 0.05 for at, value in quick.items())

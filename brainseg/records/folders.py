@@ -81,6 +81,12 @@ def locate(run: str, setting: str = "resume") -> Path:
     raise RequestError(f"{setting}={run}: holds no run (no run.json); {nearest(path) or 'give a folder under runs/ or an MLflow run id'}")
 
 
+def check_no_run(output: Path) -> None:
+    """Refuse to write scores into the folder of a run. Raises RequestError."""
+    taken = (output / "run.json").is_file()
+    check(not taken, "output", output, "holds a run, whose own scores these would replace", "give another folder")
+
+
 def nearest(path: Path) -> str:
     """Which run or file a path that is not there may have meant, as "did you mean ...?"; "" if none is like it."""
     there = path.parent if path.parent.is_dir() else Path("runs")

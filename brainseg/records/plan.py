@@ -53,7 +53,7 @@ def extends(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a finished run, named by `resume`, is asked for more epochs, minutes or patience than it was given."""
     stored = folder.config
     (before, given), (now, asked) = budget(stored), budget(config)
-    longer = asked > given if before == now else True
+    longer = before != now or asked > given
     return config.resume not in (None, "never") and (longer or _more_patient(folder, stored, config))
 
 
