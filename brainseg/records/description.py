@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,11 @@ from brainseg.config.overrides import by_setting, short
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
-from brainseg.records.identity import identity
+from brainseg.records.identity import identity, without_identity
 from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.run import Job
+from brainseg.records.run import NOT_REPEATED, Job
+
+LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
 
 
 def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: Device, digest: str, model: nn.Module) -> dict[str, Any]:
@@ -45,12 +48,16 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
 
 
 def label(job: Job, name: str) -> str:
-    """What MLflow calls the run: of a sweep by what was swept, as depth=3; a single one with its experiment. "": by `name` alone."""
+    """What MLflow calls the run: a job of a sweep by what was swept, as depth=3; a single run by what was typed, its experiment first.
+
+    Of that, what makes its numbers, as far as LONGEST allows, and `name`; "": by `name` alone.
+    """
     given = by_setting(job.overrides)
-    experiment = given.get("experiment")
-    if job.swept or experiment is None:
+    if job.swept:
         return " ".join(f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept)
-    return f"experiment={experiment} {name}"
+    typed = without_identity(given, NOT_REPEATED)
+    words = [f"{short(one, typed)}={typed[one]}" for one in sorted(typed, key=lambda one: one != "experiment")]
+    return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""
 
 
 def folder_name(config: TrainConfig, digest: str) -> str:
