@@ -57,9 +57,12 @@ def remove_partial(folder: str | Path) -> None:
 
 
 def remove_stale(path: str | Path, seconds: float = 3600) -> None:
-    """Remove what killed processes left half written of this file, untouched for so long: a younger one may be another's work."""
-    for left in Path(path).parent.glob(_partial(Path(glob.escape(str(path))), "*")):
-        if time.time() - left.stat().st_mtime > seconds:
+    """Remove what killed processes left half written of this file, untouched for so long: a younger one may be another's work.
+
+    With it goes what lies beside it under a longer name, as SQLite's journal; 0 seconds: the caller holds a lock.
+    """
+    for left in Path(path).parent.glob(_partial(Path(glob.escape(str(path))), "*") + "*"):
+        if time.time() - left.stat().st_mtime >= seconds:
             left.unlink()
 
 

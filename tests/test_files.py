@@ -54,10 +54,12 @@ def test_rename_replaces(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_of_a_file_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    names = [".a[1].77.partial.h5", ".a[1].78.partial.h5", ".b.77.partial.h5", "a[1].h5"]
-    for name, age in zip(names, (7200, 60, 7200, 7200), strict=True):
+    names = [".a[1].77.partial.h5-journal", ".a[1].77.partial.h5", ".a[1].78.partial.h5", ".b.77.partial.h5", "a[1].h5"]
+    for name, age in zip(names, (7200, 7200, 60, 7200, 7200), strict=True):
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     remove_stale(tmp_path / "a[1].h5")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:]), "the young one may be another's work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:]), "the young one may be another's work"
+    remove_stale(tmp_path / "a[1].h5", seconds=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[3:])
     remove_stale(tmp_path / "none" / "a.h5")

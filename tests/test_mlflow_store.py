@@ -11,12 +11,13 @@ import pytest
 from tracked_runs import client, write_run
 
 from brainseg.errors import RequestError
-from brainseg.records.mlflow_store import chart_link, connect, limited, tracking_uri, ui_command
+from brainseg.records.mlflow_store import chart_link, connect, limited, load, tracking_uri, ui_command
 from brainseg.records.tracking import replicate
 
 
 def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database " * 100)
+    load()  # the import is not what is timed
     started = time.monotonic()
     with limited(1), pytest.raises(OSError, match=r"mlflow\.db"):
         connect(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -145,7 +145,8 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
     (["split.fold=0", "experiment=fast"], (), "experiment=fast fold=0 unet-01"), (["+experiment=fast"], (), "experiment=fast unet-01"),
     (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"),
     (["model.depth=3", "model.depth=4"], ("model.depth",), "depth=4"),
-    (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2 unet-01"), (["data.path=a.h5", "from=runs/a", "output=b"], (), ""), ([], (), ""),
+    (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2 unet-01"),
+    (["data.path=a.h5", "resume=runs/a", "output=b"], (), ""), ([], (), ""),
     (["data.path=/a/b.h5", "model=unet", f"model.options.list=[{'1,' * 40}]", "epochs=3"], (), "model=unet ... unet-01"),
 ])
 def test_mlflow_names_a_run_by_what_was_typed_or_by_what_was_swept(overrides: list[str], swept: tuple[str, ...], shown: str) -> None:

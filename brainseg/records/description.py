@@ -15,7 +15,7 @@ from brainseg.data.store import Store
 from brainseg.device import Device
 from brainseg.records.identity import identity, without_identity
 from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.run import NOT_REPEATED, Job
+from brainseg.records.run import Job
 
 LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
 
@@ -55,7 +55,7 @@ def label(job: Job, name: str) -> str:
     given = by_setting(job.overrides)
     if job.swept:
         return " ".join(f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept)
-    typed = without_identity(given, NOT_REPEATED)
+    typed = without_identity(given)
     words = [f"{short(one, typed)}={typed[one]}" for one in sorted(typed, key=lambda one: one != "experiment")]
     return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from brainseg.errors import check
-from brainseg.files import writing
+from brainseg.files import remove_stale, writing
 from brainseg.records import mlflow_view
 
 if TYPE_CHECKING:
@@ -158,8 +158,7 @@ def _create(database: Path) -> None:
     with FileLock(f"{database}.lock", timeout=60):
         if database.exists():
             return
-        for left in database.parent.glob(f".{database.stem}.*.partial*"):  # by one that was killed
-            left.unlink()
+        remove_stale(database, seconds=0)
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         with writing(database) as temporary, _unsynchronised():
