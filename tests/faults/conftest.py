@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from traps import Trap
 
+pytest.register_assert_rewrite("mirrored_runs")  # a helper's assertions show their values, too
+
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[Trap]:
