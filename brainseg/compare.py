@@ -4,6 +4,7 @@
     python -m brainseg.compare sweep=last                       the jobs of the last sweep; or sweep=ID
     python -m brainseg.compare tracking.experiment=NAME         all runs of an MLflow experiment
     python -m brainseg.compare sweep=ID baseline=runs/a         against that run's configuration
+    python -m brainseg.compare sweep=ID 'baseline="width=16"'   against the one that the table calls so
 
 Runs that differ in seed and fold alone are one configuration. It writes report.html and viewer.html (they open offline),
 comparison.csv, patients.csv, failures.csv and pictures/ to `output`, and one MLflow run that links to the runs compared.
@@ -28,7 +29,7 @@ from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import check_no_run, locate
 from brainseg.records.gathering import Run, gather
-from brainseg.records.labels import differing_settings
+from brainseg.records.labels import differing_settings, labelled
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
 from brainseg.records.sweep_record import last
@@ -46,10 +47,21 @@ def run(config: CompareConfig) -> int:
         config = replace(config, sweep=last(Path(config.root)))
     runs = gather(config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri)
     first = runs[0] if config.runs and len(runs) > 1 else None
-    baseline = Run(locate(config.baseline, "baseline").resolve()) if config.baseline else first
+    baseline = _baseline(config.baseline, runs) if config.baseline else first
     comparison = compare(runs, baseline, strict=bool(config.runs))
     print(publish(comparison, _folder(config), config))
     return 0
+
+
+def _baseline(name: str, runs: Sequence[Run]) -> Run:
+    """The run of this folder or MLflow id, or the first of the configuration that the table calls so. Raises RequestError."""
+    names = labelled(runs)
+    for run in runs:
+        if names[run.configuration] == name:
+            return run
+    listed = "; ".join(sorted(set(names.values()))[:5])
+    require("=" not in name or Path(name).exists(), "baseline", name, "no configuration is called so", f"they are: {listed}")
+    return Run(locate(name, "baseline").resolve())
 
 
 def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
@@ -204,9 +216,9 @@ def check(config: CompareConfig) -> None:
     asked = [name for name, value in (("runs", config.runs), ("sweep", config.sweep), ("tracking.experiment", config.tracking.experiment))
              if value]
     require(len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them")
-    for setting, name in [*(("runs", run) for run in config.runs or ()), *([("baseline", config.baseline)] if config.baseline else [])]:
+    for name in config.runs or ():
         if not Path(name).is_dir():
-            locate(name, setting)
+            locate(name, "runs")
     if config.output is not None:
         check_no_run(Path(config.output))
     require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")

@@ -3,12 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 from scored_runs import scored_run
 from test_configs import compose
 
-from brainseg.compare import publish
+from brainseg import compare as command
 from brainseg.config import CompareConfig, CompareTrackingConfig
+from brainseg.errors import RequestError
 from brainseg.records.comparison import compare
 from brainseg.records.gathering import Run
 from brainseg.records.labels import LONGEST, labelled
@@ -57,9 +59,18 @@ def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -
     assert len(set(labelled(twins).values())) == 2
 
 
+def test_a_baseline_goes_by_the_name_that_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(typed_run(tmp_path / str(depth), f"model.depth={depth}").path) for depth in (3, 4, 5)]
+    asked = CompareConfig(runs=runs, output=str(tmp_path / "out"), viewer=0, tracking=CompareTrackingConfig(name="none"))
+    assert command.run(dataclasses.replace(asked, baseline="depth=5")) == 0
+    assert "comparisons with depth=5" in capsys.readouterr().out
+    with pytest.raises(RequestError, match=r"baseline=depth=6: no configuration is called so; they are: depth=3; depth=4; depth=5"):
+        command.run(dataclasses.replace(asked, baseline="depth=6"))
+
+
 def test_the_report_lists_the_settings_in_which_experiments_differ(tmp_path: Path) -> None:
     runs = [typed_run(tmp_path / "a", "experiment=fast"), typed_run(tmp_path / "b", "experiment=reference", "max_minutes=30")]
-    printed = publish(compare(runs), tmp_path / "out", CompareConfig(tracking=CompareTrackingConfig(name="none")))
+    printed = command.publish(compare(runs), tmp_path / "out", CompareConfig(tracking=CompareTrackingConfig(name="none")))
     assert max(map(len, printed.splitlines())) < 200
     page = (tmp_path / "out" / "report.html").read_text()
     table = page[page.index("Settings in which they differ") :]

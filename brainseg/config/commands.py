@@ -143,7 +143,7 @@ class CompareTrackingConfig:
 class CompareConfig:
     runs: list[str] | None = setting(None, "run folders, folders of them, or MLflow ids; the first is the baseline")
     sweep: str | None = setting(None, "a sweep's id as it was printed, or last")
-    baseline: str | None = setting(None, "compare with the configuration of this run; null: the first of runs, else the best")
+    baseline: str | None = setting(None, "run, or name in the table, to compare with; null: the first of runs, else the best")
     root: str = setting("runs", "where runs and sweeps are looked for")
     clinical: str | None = setting(None, "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis")
     output: str | None = setting(None, "folder to write to; null: that of the sweep, else comparisons/NAME")

@@ -3,6 +3,7 @@
 import base64
 import html
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,8 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(f"{comparison.patients} patients cannot give a corrected p below {least:.2g}, whatever the difference, and their "
                      "intervals are too narrow: take more.")
     if pairs and comparison.picked:
-        found.append("The baseline is the best, picked by these same scores: its lead is flattered. baseline=RUN compares with another.")
+        named = shlex.quote(f'baseline="{comparison.configurations[-1].label}"')
+        found.append(f"The baseline is the best, picked by these same scores: its lead is flattered. {named} compares with another.")
     return found
 
 
