@@ -1,7 +1,10 @@
 """The loop: stopping anywhere equals never stopping, to the bit; the same run twice is the same run."""
 
 import io
+import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +26,7 @@ from brainseg.config import (
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
 from brainseg.train import new_state
+from brainseg.training import engine
 from brainseg.training.engine import fit
 from brainseg.training.pace import Pace, measure_pace, steps_for_minutes
 from brainseg.training.state import State
@@ -181,6 +185,21 @@ def test_a_pace_has_both_sizes(phantom_file: Path) -> None:
     pace = measure_pace(state, task, Hooks())
     assert pace.step > 0 and pace.half_step > 0
     assert set(sizes) == {(16, 16), (32, 32)}
+
+
+def test_what_disturbs_a_step_does_not_change_the_pace(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the timed steps, nine at most, takes a second longer: the mean would be above 0.11 s."""
+    task = make_task(phantom_file, batch_size=2)
+    assert task.steps_per_epoch >= 5
+    augmented, step = engine.augmented, count()
+
+    def disturbed(*arguments: Any) -> Any:
+        time.sleep(1.0 * (next(step) == 3))
+        return augmented(*arguments)
+
+    monkeypatch.setattr(engine, "augmented", disturbed)
+    assert 0 < measure_pace(new_state(task), task, Hooks()).step < 0.1
+    assert next(step) > 4, "the disturbed step was timed"
 
 
 def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(phantom_file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import NamedTuple
 
 from torch import Tensor
@@ -49,13 +50,19 @@ def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
     return Pace(step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one))
 
 
-def _seconds_a_step(scratch: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks, half: bool, timed: int = 5) -> float:
-    scratch.step, scratch.seconds, scratch.half_steps = 0, 0.0, (2 + timed) * half
-    scratch.total_steps = 2  # the first steps also compile, allocate and fill caches
-    train_epoch(scratch, task, forward, hooks)
-    warm_steps, warm_seconds = scratch.step, scratch.seconds
-    scratch.total_steps += timed
-    train_epoch(scratch, task, forward, hooks)
-    if scratch.step > warm_steps:
-        return (scratch.seconds - warm_seconds) / (scratch.step - warm_steps)
-    return warm_seconds / warm_steps  # an epoch of one or two steps
+def _seconds_a_step(scratch: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks, half: bool, rounds: int = 9) -> float:
+    """The median of some rounds: on a desktop something else runs for a moment, and a mean of few would give the run too few steps.
+
+    A round is a step; several on a device that works off a queue, whose host waits once a round. Fewer where the epoch ends before.
+    """
+    length = 5 if task.device.queues else 1
+    scratch.step, scratch.seconds, scratch.half_steps = 0, 0.0, (2 + rounds * length) * half
+    paces = []
+    for steps in (2, *[length] * rounds):  # the first two also compile, allocate and fill caches
+        done, seconds = scratch.step, scratch.seconds
+        scratch.total_steps = done + steps
+        train_epoch(scratch, task, forward, hooks)
+        if scratch.step == done:
+            break
+        paces.append((scratch.seconds - seconds) / (scratch.step - done))
+    return median(paces[1:] or paces)

@@ -184,7 +184,7 @@ def signalled_while_timing(*arguments: str) -> None:
 
 
 def test_a_signal_while_steps_are_timed_waits_for_one_step(whole: Whole, tmp_path: Path) -> None:
-    """On real data the seven of them take a quarter of a minute."""
+    """On real data the eleven of them take a quarter of a minute."""
     ended = Child(signalled_while_timing, *whole.arguments, "max_minutes=1", cwd=tmp_path).end()
     assert (ended.code, RunFolder(tmp_path / "run").state) == (143, "killed"), ended.said
     assert ended.said.count("one step") == 1, ended.said
