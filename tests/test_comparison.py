@@ -18,7 +18,7 @@ from brainseg.compare import publish
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.errors import RequestError
 from brainseg.records.comparison import Comparison, compare
-from brainseg.records.comparison_figures import FIGURES, pareto
+from brainseg.records.comparison_figures import FIGURES, effect, pareto
 from brainseg.records.comparison_report import headline, notes, text
 from brainseg.records.gathering import gather
 from brainseg.records.labels import varied
@@ -76,6 +76,18 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
     assert table.loc["width=16"].p_holm == pytest.approx(2 * table.loc["width=16"].p), "two comparisons, this the smaller p"
     assert (table.loc["width=16"].wins, table.loc["width=16"].losses) == (12, 0)
     assert np.isnan(table.loc["width=8"].p), "the baseline"
+
+
+def test_the_effect_of_a_setting_is_seen_where_nothing_else_differs(tmp_path: Path) -> None:
+    """Width is taken back, then the minutes: 16 is worth 0.1, though the mean of both runs at width 16 is no higher than 8's."""
+    given = {(16, 30.0): 0.8, (8, 30.0): 0.7, (16, 10.0): 0.6}
+    runs = [scored_run(tmp_path / f"{width}{minutes}", dict.fromkeys(NAMES, value), width=width, max_minutes=minutes)
+            for (width, minutes), value in given.items()]
+    settings = ["max_minutes", "model.width"]
+    every, alike = zip(*effect(compare(runs), "model.width", settings).values(), strict=True)
+    assert [sorted(dice) for dice in every] == [pytest.approx([0.7]), pytest.approx([0.6, 0.8])]
+    assert list(alike) == [pytest.approx([0.7]), pytest.approx([0.8])]
+    assert all(alike == [] for _, alike in effect(compare(runs[1:]), "model.width", settings).values()), "nothing to compare"
 
 
 def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path) -> None:

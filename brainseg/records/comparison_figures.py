@@ -51,7 +51,10 @@ def differences(comparison: Comparison) -> Any:
         axes.text(1.02, height, text, verticalalignment="center", fontsize=9, transform=axes.get_yaxis_transform())
     axes.axvline(0, color="black", linewidth=1)
     _rows(axes, [row.configuration for row in others])
-    _title(axes, f"Difference in Dice to {comparison.baseline.label}, patient by patient; p by Wilcoxon and Holm")
+    axes.locator_params(axis="x", nbins=5)  # long names leave the axis little room
+    _title(axes, "")
+    title = f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm"
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11, parse_math=False)
     return figure
 
 
@@ -78,27 +81,43 @@ def curves(comparison: Comparison) -> Any:
 
 
 def main_effects(comparison: Comparison) -> Any:
-    """For each setting with several values: every configuration's mean Dice, and the mean and spread over those that share a value."""
+    """For each setting with several values: every configuration's mean Dice, and the mean and spread over those that share a value.
+
+    The mean is over configurations whose other settings were run with each of the values: else, as where one setting at a time was
+    taken back, a value would pay for what else was changed beside it.
+    """
     settings = varied([one.runs[0].settings for one in comparison.configurations])
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
         return None
     figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)  # wide enough for the title above one panel
     for axes, name in zip(figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True):
-        groups: dict[str, list[float]] = {}
-        for one in sorted(comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))):
-            groups.setdefault(str(one.runs[0].settings.get(name)), []).append(one.dice.mean())
-        for place, values in enumerate(groups.values()):
-            axes.scatter([place + 0.12] * len(values), values, s=22, color=GREY, alpha=0.6, linewidths=0)
-            spread = np.std(values, ddof=1) if len(values) > 1 else 0
-            axes.errorbar([place], [np.mean(values)], yerr=[spread], color=BLUE, marker="o", capsize=4)
-        axes.plot(range(len(groups)), [np.mean(values) for values in groups.values()], color=BLUE, linewidth=1)
+        groups = effect(comparison, name, settings)
+        for place, (every, alike) in enumerate(groups.values()):
+            axes.scatter([place + 0.12] * len(every), every, s=22, color=GREY, alpha=0.6, linewidths=0)
+            if alike:
+                spread = np.std(alike, ddof=1) if len(alike) > 1 else 0
+                axes.errorbar([place], [np.mean(alike)], yerr=[spread], color=BLUE, marker="o", capsize=4)
+        if all(alike for _, alike in groups.values()):
+            axes.plot(range(len(groups)), [np.mean(alike) for _, alike in groups.values()], color=BLUE, linewidth=1)
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(name.removesuffix(".name"), loc="left", fontsize=10)
-    title = "Mean Dice by setting\nblue: mean and standard deviation over configurations" + (" (grey)" if len(settings) > 1 else "")
+    title = "Mean Dice by setting; grey: each configuration\nblue: mean and standard deviation over those whose\n"
+    title += "other settings were run with each of the values"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
     return figure
+
+
+def effect(comparison: Comparison, name: str, settings: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """By value of `name`: the mean Dice of every configuration, and of those whose other `settings` were run with each of its values."""
+    groups: dict[str, dict[tuple[str, ...], float]] = {}
+    for one in sorted(comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))):
+        own = one.runs[0].settings
+        others = tuple(str(own.get(other)) for other in settings if other != name)
+        groups.setdefault(str(own.get(name)), {})[others] = float(one.dice.mean())
+    common = set.intersection(*(set(group) for group in groups.values()))
+    return {value: (list(group.values()), [dice for others, dice in group.items() if others in common]) for value, group in groups.items()}
 
 
 def cost(comparison: Comparison) -> Any:
@@ -116,6 +135,9 @@ def cost(comparison: Comparison) -> Any:
                           xytext=(4, -10), textcoords="offset points")
         if table[column].max() > 3 * table[column].min():
             axes.set_xscale("log")
+        else:
+            axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+            axes.locator_params(axis="x", nbins=3)
         axes.margins(x=0.25, y=0.15)
         axes.set_xlabel({"parameters": "parameters", "seconds": "seconds of a run"}[column])
         _title(axes, f"Dice against {column}")
