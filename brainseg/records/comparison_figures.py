@@ -52,9 +52,7 @@ def differences(comparison: Comparison) -> Any:
     axes.axvline(0, color="black", linewidth=1)
     _rows(axes, [row.configuration for row in others])
     axes.locator_params(axis="x", nbins=5)  # long names leave the axis little room
-    _title(axes, "")
-    title = f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm"
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11, parse_math=False)
+    _page_title(figure, f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm")
     return figure
 
 
@@ -105,7 +103,7 @@ def main_effects(comparison: Comparison) -> Any:
         axes.set_title(name.removesuffix(".name"), loc="left", fontsize=10)
     title = "Mean Dice by setting; grey: each configuration\nblue: mean and standard deviation over those whose\n"
     title += "other settings were run with each of the values"
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=11)
+    _page_title(figure, title)
     return figure
 
 
@@ -204,6 +202,11 @@ def _rows(axes: Any, labels: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
+
+
+def _page_title(figure: Any, text: str) -> None:
+    """From the page's left edge on, for what is longer than the axes are wide."""
+    figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=11, parse_math=False)
 
 
 def _title(axes: Any, text: str) -> None:

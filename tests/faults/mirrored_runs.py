@@ -26,8 +26,7 @@ def mirrored(run: Path, uri: str, status: str, times: bool = True) -> Any:
 
     with limited(10):
         mlflow = connect(uri)
-        uid = json.loads((run / "run.json").read_text())["uid"]
-        (found,) = mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id], f"tags.`brainseg.uid` = '{uid}'")
+        (found,) = mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id], f"tags.`brainseg.uid` = '{uid_of(run)}'")
         record = mlflow.get_run(found.info.run_id)
         points = [point for key in record.data.metrics for point in mlflow.get_metric_history(found.info.run_id, key)]
         artifacts = {item.path for item in mlflow.list_artifacts(found.info.run_id)}
