@@ -170,18 +170,18 @@ def test_two_slices_with_one_number_and_no_other_fault(tmp_path: Path) -> None:
     assert len(scan(tmp_path, workers=1).faults) == 2  # the slice and the mask
 
 
-def test_gap_is_a_warning_and_foreign_files_are_ignored_by_name(tmp_path: Path) -> None:
+def test_gap_is_a_warning_and_files_that_are_no_images_are_ignored_by_name(tmp_path: Path) -> None:
     write_volume(tmp_path, "a", slices=5)
     for suffix in ("", "_mask"):
         (tmp_path / "a" / f"a_3{suffix}.tif").unlink()
     (tmp_path / "data.csv").write_bytes(b"\xff\x00 damaged")
     (tmp_path / "README").touch()
-    (tmp_path / "a" / "b_1.tif").touch()
-    (tmp_path / "a" / "._a_1.tif").touch()
-    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "overview.png").touch()
+    (tmp_path / "a" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
     cohort = scan(tmp_path, workers=1)
     assert cohort.faults == [] and cohort.warnings == ["a: slices are numbered up to 5, without 3"]
-    assert cohort.ignored == ["README", "__MACOSX/ (holds no __MACOSX_<number>.tif)", "a/._a_1.tif", "a/b_1.tif"]
+    assert cohort.ignored == ["README", "overview.png", "empty/ (holds no image)", "a/notes.txt"]
 
 
 def test_names_that_cannot_be_printed_are_a_fault(tmp_path: Path) -> None:
@@ -190,10 +190,7 @@ def test_names_that_cannot_be_printed_are_a_fault(tmp_path: Path) -> None:
     assert "'a\\nb'" in fault and "\n" not in fault
 
 
-def test_no_patient_names_the_folder_that_was_meant(tmp_path: Path) -> None:
-    write_cohort(tmp_path / "kaggle_3m")
-    (fault,) = scan(tmp_path, workers=1).faults
-    assert "no patient" in fault and f"did you mean {tmp_path / 'kaggle_3m'}?" in fault
+def test_a_source_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     (fault,) = scan(tmp_path / "nowhere", workers=1).faults
     assert "cannot be listed" in fault
 

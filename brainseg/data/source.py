@@ -82,7 +82,7 @@ def scan(source: str | Path, workers: int | None = None, show: Show | None = Non
 
 def verify(folder: Folder) -> Folder:
     """Read every slice and mask of a volume once: adds its faults, sizes and, if there is no fault, its description."""
-    volume = describe(folder.path.name, _read(folder))
+    volume = describe(folder.path.name, _read(folder)) if folder.slices else None
     folder.volume = None if folder.faults else volume
     return folder
 
