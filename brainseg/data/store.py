@@ -27,6 +27,8 @@ from brainseg.data.volume import digest, fingerprint
 from brainseg.errors import DataError
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
+OPEN = "is open for writing in another program, or was not closed"
+FOREIGN = "not a file that brainseg.prepare made"
 REMEDY = "make it again with python -m brainseg.prepare"
 TYPES = {  # of every part; text is bytes of a fixed length
     "images": "u1", "masks": "u1", "slice_number": "i4", "tumour_pixels": "i4", "first_slice": "i8", "low": "f4", "high": "f4",
@@ -43,13 +45,32 @@ def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
     return part
 
 
+def is_open_elsewhere(path: str | Path) -> bool:
+    """Return True if the file says that a program has it open for writing, or was stopped before it closed the file.
+
+    HDF5 keeps that in the lowest bit of the byte behind the signature, the version and two sizes, from version 3 on.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return len(start) == 12 and start[:8] == b"\x89HDF\r\n\x1a\n" and start[8] >= 3 and bool(start[11] & 1)
+
+
 def is_store(path: str | Path) -> bool:
     """Whether the file was made by `write_store`, of whatever schema version."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
+            return _has_format(file)
     except DAMAGED:
         return False
+
+
+def _has_format(file: h5py.File) -> bool:
+    """Return True if the file says that it is one of ours. Another program's attribute of that name may be an array."""
+    value = file.attrs.get("format")
+    return isinstance(value, bytes) and value == FORMAT
 
 
 class Store:
@@ -71,11 +92,13 @@ class Store:
             self.close()
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{self.path}: damaged, or not a file of brainseg.prepare ({_reason(error)}); {REMEDY}") from error
+            if self.path.is_file() and is_open_elsewhere(self.path):
+                raise DataError(f"{self.path}: {OPEN}; close that program, or {REMEDY}") from error
+            raise DataError(f"{self.path}: damaged, or {FOREIGN} ({_reason(error)}); {REMEDY}") from error
 
     def _read_header(self, file: h5py.File) -> None:
-        if file.attrs.get("format") != FORMAT:
-            raise DataError(f"{self.path}: not a file of brainseg.prepare; {REMEDY}")
+        if not _has_format(file):
+            raise DataError(f"{self.path}: {FOREIGN}; {REMEDY}")
         if (schema := file.attrs["schema"]) != SCHEMA:
             raise DataError(f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}")
         self._check_parts(file)

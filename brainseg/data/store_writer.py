@@ -12,7 +12,7 @@ import numpy as np
 
 from brainseg.data.store import FORMAT, SCHEMA
 from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint
-from brainseg.files import remove_stale, writing
+from brainseg.files import remove_stale, target, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
 SMALL, SMALL_ROW = 16_384, 1024  # bytes that suffice for all but the pixels: of a file, and of each slice
@@ -80,7 +80,7 @@ def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence
 
 def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
     """Refuse at once what the disk has no room for: images as they are, and 2 % for all else."""
-    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(Path(path).absolute().parent).free
+    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(target(path).absolute().parent).free
     if needed > free:
         full = os.strerror(errno.ENOSPC)
         raise OSError(errno.ENOSPC, f"{full}: needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free", str(path))
