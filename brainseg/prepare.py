@@ -13,10 +13,12 @@ from pathlib import Path
 from brainseg import cli
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import Summary, prepare
+from brainseg.data.fault_report import enumerate_names, summarise
 from brainseg.data.reader import scanner
-from brainseg.data.store import is_store
+from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 from brainseg.errors import DataError
 from brainseg.errors import check as require
+from brainseg.files import target
 from brainseg.signals import Interrupted
 
 SHOWN = 20  # names of ignored files
@@ -29,9 +31,11 @@ def check(config: PrepareConfig) -> None:
     require(source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders")
     scanner(config.reader)
     require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
+    if output.is_file():
+        require(not is_open_elsewhere(output), "output", output, OPEN, "close that program, or remove the file")
     ours = not output.exists() or is_store(output)
-    require(ours, "output", output, "is there already and no file of brainseg.prepare", "name another, or remove it")
-    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    require(ours, "output", output, f"is there already and {FOREIGN}", "name another, or remove it")
+    folder = next(folder for folder in target(output).absolute().parents if folder.exists())
     require(folder.is_dir() and os.access(folder, os.W_OK), "output", output, f"{folder} cannot be written to", "choose another folder")
 
 
@@ -39,7 +43,8 @@ def run(config: PrepareConfig) -> int:
     """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
     start = time.perf_counter()
     try:
-        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True, reader=config.reader)
+        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True, reader=config.reader,
+                          on_duplicate=config.on_duplicate)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -59,9 +64,10 @@ def describe(summary: Summary, output: Path) -> list[str]:
     with_tumour = sum(int((volume.tumour_pixels > 0).sum()) for volume in volumes)
     _, _, height, width = volumes[0].shape
     size = output.stat().st_size
-    lines = [f"fault: {fault}" for fault in summary.faults]
-    lines += [f"left out: {patient}" for patient in summary.left_out]
-    lines += [f"warning: {warning}" for warning in summary.warnings]
+    lines = [f"fault: {fault}" for fault in summarise(summary.faults)]
+    left_out = len(summary.left_out)
+    lines += [f"left out {left_out} patient{'s' * (left_out > 1)}: {', '.join(summary.left_out)}"] if left_out else []
+    lines += [f"warning: {warning}" for warning in summarise(summary.warnings)]
     lines += [f"ignored: {name}" for name in summary.ignored[:SHOWN]]
     lines += [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
     for index, channel in enumerate(summary.channels):
@@ -69,7 +75,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
             f"no {channel} (FLAIR stands in for it)": [volume.name for volume in volumes if volume.copies[index]],
             f"constant {channel} (gives zeros)": [volume.name for volume in volumes if volume.constant[index]],
         }.items():
-            lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {', '.join(found)}"] if found else []
+            lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {enumerate_names(found)}"] if found else []
     for index, name in enumerate(summary.classes) if len(summary.classes) > 2 else ():
         pixels = [int(volume.class_pixels[index]) for volume in volumes]
         lines += [f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"] if index else []

@@ -42,10 +42,12 @@ class PrepareConfig:
     output: str = setting(MISSING, "HDF5 file to write")
     reader: str = setting("kaggle_3m", "layout of the source: kaggle_3m, or a name registered under brainseg.readers")
     on_fault: str = setting("error", "error, or skip_patient to leave patients with faults out, by name")
+    on_duplicate: str = setting("error", "the same scan under two patients' names: error, or keep_together to make them one patient")
     workers: int | None = setting(None, "processes; null: all cores")
 
     def __post_init__(self) -> None:
         check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
+        check_choice("on_duplicate", self.on_duplicate, ("error", "keep_together"))
         check_range("workers", self.workers, 1)
 
 

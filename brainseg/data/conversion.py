@@ -7,6 +7,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from brainseg.data.duplicates import mark_duplicates
+from brainseg.data.fault_report import summarise
+from brainseg.data.plausibility import doubts
 from brainseg.data.reader import scanner
 from brainseg.data.source import Cohort
 from brainseg.data.store import Store
@@ -18,10 +21,11 @@ Item = TypeVar("Item")
 
 
 class FaultyCohort(DataError):
-    """The source cannot be used; the message is the whole report, one fault a line, as is `faults`."""
+    """The source cannot be used. The message is the report with some faults of each kind, `faults` is the whole list."""
 
     def __init__(self, source: str | Path, faults: list[str]) -> None:
-        super().__init__("\n  ".join([f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}; nothing was written", *faults]))
+        counted = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
+        super().__init__("\n  ".join([f"{source}: {counted}; nothing was written", *summarise(faults)]))
         self.faults = faults
 
 
@@ -47,10 +51,12 @@ def prepare(
     workers: int | None = None,
     progress: bool = False,
     reader: str = "kaggle_3m",
+    on_duplicate: str = "error",
 ) -> Summary:
     """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
 
-    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
+    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out. The same scan
+    under the names of two patients is a fault of the later one, unless `on_duplicate="keep_together"` makes them one patient.
     Raises RequestError for an unknown reader or a folder without a volume, FaultyCohort with all faults, DataError if the source
     changes meanwhile, OSError if the disk is full.
     """
@@ -61,7 +67,10 @@ def prepare(
     found = scanner(reader)(source, workers, show)
     if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
         raise RequestError(f"source={source}: {found.faults[0]}")
+    # A scan whose twin is left out is no duplicate, so faulty patients go first.
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
+    mark_duplicates(cohort.folders, together=on_duplicate == "keep_together")
+    cohort = cohort.without(cohort.faulty_patients) if on_fault == "skip_patient" else cohort
     if cohort.faults:
         raise FaultyCohort(source, found.faults)
     if not cohort.volumes:
@@ -71,8 +80,9 @@ def prepare(
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
         write_store(output, cohort.volumes, show(map(cohort.load, cohort.folders), len(cohort.folders), "write"),
                     cohort.channels, cohort.classes)
-    left_out = found.faulty_patients if cohort is not found else []
-    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, found.warnings, found.ignored, left_out,
+    left_out = found.faulty_patients if on_fault == "skip_patient" else []
+    warnings = [*found.warnings, *doubts(cohort.volumes, cohort.classes)]
+    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, warnings, found.ignored, left_out,
                    found.faults)
 
 
@@ -82,7 +92,8 @@ def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
         return False
     try:
         with Store(output) as store:
-            if store.fingerprint != cohort.fingerprint:  # names and spacing are in it
+            patients = [volume.patient for volume in cohort.volumes]
+            if store.fingerprint != cohort.fingerprint or store.patients != patients:  # volumes' names and spacing are in it
                 return False
             store.verify()
     except DataError:  # damaged or of another version: it is written again

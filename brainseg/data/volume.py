@@ -28,10 +28,13 @@ class Volume:
     class_pixels: np.ndarray  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
     digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
     spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
+    covered_slices: int = 0  # slices on which classes above 0 cover more than half of the head
+    slice_hashes: frozenset[bytes] = frozenset()  # of each slice of the main channel that is not constant
+    patient: str = ""  # the volume's name without its date; another name if that patient has the same scan
 
-    @property
-    def patient(self) -> str:
-        return patient_of(self.name)
+    def __post_init__(self) -> None:
+        if not self.patient:
+            object.__setattr__(self, "patient", patient_of(self.name))
 
     @property
     def constant(self) -> np.ndarray:
@@ -60,10 +63,15 @@ def describe(
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
     histogram, copies = np.zeros((len(channels), 256), np.int64), np.full(len(channels), flair is not None)
     numbers, tumour_pixels, size = [], [], (0, 0)
+    main, slice_hashes, of_slices = main_channel(channels), set(), []
     class_pixels = np.zeros(256, np.int64)
     for number, image, mask in slices:
         _add(content, number, image, mask)
-        histogram += [np.bincount(channel.ravel(), minlength=256) for channel in image]
+        counts = np.array([np.bincount(channel.ravel(), minlength=256) for channel in image])
+        histogram += counts
+        of_slices.append(counts[main])
+        if np.count_nonzero(counts[main]) > 1:
+            slice_hashes.add(hash_slice(image[main]))
         copies &= [index != flair and np.array_equal(channel, image[flair]) for index, channel in enumerate(image)]
         numbers.append(number)
         tumour_pixels.append(np.count_nonzero(mask))
@@ -72,18 +80,36 @@ def describe(
         else:  # ten times as fast
             class_pixels[1] += tumour_pixels[-1]
         size = image.shape[1:]
+    low, high = (np.array([percentile(counts, share) for counts in histogram], np.float32) for share in (0.10, 0.99))
     return Volume(
         name=name,
         slice_number=np.array(numbers, np.int32),
         shape=(len(numbers), len(channels), *size),
-        low=np.array([percentile(counts, 0.10) for counts in histogram], np.float32),
-        high=np.array([percentile(counts, 0.99) for counts in histogram], np.float32),
+        low=low,
+        high=high,
         copies=copies,
         tumour_pixels=np.array(tumour_pixels, np.int32),
         class_pixels=class_pixels,
         digest=content.hexdigest(),
         spacing=tuple(map(float, spacing)),
+        covered_slices=_count_covered(np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]),
+        slice_hashes=frozenset(slice_hashes),
     )
+
+
+def _count_covered(histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float) -> int:
+    """Return on how many slices the tumour covers more than half of the head, from the histograms (S, 256) of the slices.
+
+    The head is what is brighter than the background: above the 10th percentile by a tenth of the range up to the 99th.
+    """
+    head = histograms[:, int(low + 0.1 * (high - low)) + 1 :].sum(axis=1)
+    return int(np.count_nonzero((tumour_pixels > 0) & (2 * tumour_pixels > head)))
+
+
+def hash_slice(pixels: np.ndarray) -> bytes:
+    """Return 16 bytes that identify a slice (H, W) uint8. Its left-right mirror image has the same hash."""
+    content = min(pixels.tobytes(), pixels[:, ::-1].tobytes())
+    return hashlib.blake2b(f"{pixels.shape}".encode() + content, digest_size=16).digest()
 
 
 def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN) -> str:
