@@ -152,9 +152,9 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
 def test_real_patients(real_source: Path, tmp_path: Path) -> None:
     summary = prepare(real_source, tmp_path / "lgg.h5")
     with Store(tmp_path / "lgg.h5") as store:
-        assert store.shape == (2332, 3, 256, 256) and len(set(store.patients)) == 61 and (store.tumour_pixels > 0).sum() == 799
-        assert store.copies.sum(axis=0).tolist() == [3, 0, 6]  # missing sequences: pre-contrast, post-contrast
-        assert (tmp_path / "lgg.h5").stat().st_size / 2332 <= 220_000
+        assert store.shape == (3274, 3, 256, 256) and len(set(store.patients)) == 88 and (store.tumour_pixels > 0).sum() == 1141
+        assert store.copies.sum(axis=0).tolist() == [4, 0, 7]  # missing sequences: pre-contrast, post-contrast
+        assert (tmp_path / "lgg.h5").stat().st_size / 3274 <= 220_000
         images = store.images(int(store.first_slice[7]), int(store.first_slice[8]))
         low, high = np.percentile(images, (10, 99), axis=(0, 2, 3)).astype(np.float32)
         assert np.array_equal(store.low[7], low) and np.array_equal(store.high[7], high)

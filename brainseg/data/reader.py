@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import LARGEST_NUMBER, Folder
 from brainseg.data.source import Cohort, Show, compare_sizes, in_processes
 from brainseg.data.source import scan as scan_kaggle_3m
@@ -165,28 +166,6 @@ def _check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) 
     wrong = [f"{value:g}" for value in values.tolist() if value not in range(len(classes))]
     rule = f"must be class indices, 0 to {len(classes) - 1} ({', '.join(classes)})"
     _require(not wrong, f"mask values {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}: {rule}")
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """uint8 as it is; any other real type, channel by channel of (S, C, H, W), from its 0.5th to 99.5th percentile onto 0 to 255.
-
-    Whole numbers from 0 to 255 are kept, however many bits hold them. The network's input is cut at the 10th and 99th, so that
-    what is lost is rounding, by 1/510 of that range: MRI has no unit, and its noise is coarser. A channel that is all but constant
-    is stretched from its smallest to its largest value.
-    """
-    if images.dtype == np.uint8:
-        return np.ascontiguousarray(images)
-    stretched = np.zeros(images.shape, np.uint8)
-    for channel in range(images.shape[1]):
-        if images.dtype.kind in "bui" and images[:, channel].min() >= 0 and images[:, channel].max() <= 255:
-            stretched[:, channel] = images[:, channel]
-            continue
-        values = images[:, channel].astype(np.float64)
-        low, high = np.percentile(values, (0.5, 99.5))
-        low, high = (low, high) if low < high else (values.min(), values.max())
-        if low < high:
-            stretched[:, channel] = np.rint(255 * ((values - low) / (high - low)).clip(0, 1))
-    return stretched
 
 
 def _require(condition: bool, rule: str) -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
@@ -102,8 +103,12 @@ def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
     return images, masks
 
 
-def _read(folder: Folder) -> Iterator[Slice]:
-    """The sound slices of a volume by number; what is wrong with the others goes to its faults."""
+def _read(folder: Folder) -> list[Slice]:
+    """Return the sound slices of a volume by number, and add what is wrong with the others to its faults.
+
+    Slices of 16 bits are stretched to eight together, because their scale is that of the volume.
+    """
+    slices: list[Slice] = []
     for number, path in folder.slices.items():
         image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
         mask = _attempt(read_mask, folder.masks.get(number), folder)
@@ -112,10 +117,21 @@ def _read(folder: Folder) -> Iterator[Slice]:
         if image is None or mask is None:
             continue
         if mask.shape != image.shape[1:]:
-            shown = f"{folder.path.name}/{folder.masks[number].name}"
-            folder.faults.append(f"{shown}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
+            name = f"{folder.path.name}/{folder.masks[number].name}"
+            size = _size(image.shape[1:])
+            folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {size}")
             continue
-        yield number, image, mask
+        slices.append((number, image, mask))
+    if all(image.dtype == np.uint8 for _, image, _ in slices):
+        return slices
+    types = sorted({str(image.dtype) for _, image, _ in slices})
+    if len(types) > 1:
+        fault = f"slices of types {' and '.join(types)}; all slices of a volume must have one type"
+        folder.faults.append(f"{folder.path.name}: {fault}")
+    if len(types) > 1 or len({image.shape for _, image, _ in slices}) > 1:
+        return []  # slices of several sizes are named by `compare_sizes`
+    stretched = to_uint8(np.stack([image for _, image, _ in slices]))
+    return [(number, image, mask) for image, (number, _, mask) in zip(stretched, slices, strict=True)]
 
 
 def _attempt(read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder) -> np.ndarray | None:
