@@ -20,6 +20,7 @@ class Folder:
     warnings: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # (height, width) of each readable slice
+    offsets: dict[Path, int] = field(default_factory=dict)  # of the pixels in a file that holds them uncompressed
     volume: Volume | None = None  # there when verified and without a fault
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
+from brainseg.data.stored_pixels import locate, read_located
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
 from brainseg.errors import DataError
@@ -89,18 +90,24 @@ def verify(folder: Folder) -> Folder:
 
 
 def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
-    """Images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume. Raises DataError if it has changed since."""
+    """Return images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume.
+
+    Raises DataError if the volume has changed since it was verified.
+    """
     volume = folder.volume
     assert volume is not None, "only a verified volume without faults can be loaded"
-    again = Folder(folder.path, folder.slices, folder.masks)
     images = np.zeros(volume.shape, np.uint8)
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
-    for row, (_, image, mask) in enumerate(_read(again)):
-        if image.shape == images.shape[1:]:
+    again = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
+    for read in (partial(read_located, folder, volume.shape), partial(_read, again)):
+        slices = read()
+        if len(slices) != len(images) or any(image.shape != images.shape[1:] for _, image, _ in slices):
+            continue
+        for row, (_, image, mask) in enumerate(slices):
             images[row], masks[row, 0] = image, mask
-    if again.faults or digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) != volume.digest:
-        raise DataError(f"{folder.path}: changed while it was being read; start again")
-    return images, masks
+        if digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) == volume.digest:
+            return images, masks
+    raise DataError(f"{folder.path}: changed while it was being read; start again")
 
 
 def _read(folder: Folder) -> list[Slice]:
@@ -116,6 +123,8 @@ def _read(folder: Folder) -> list[Slice]:
             folder.sizes[number] = image.shape[1:]
         if image is None or mask is None:
             continue
+        locate(folder, path, image.transpose(1, 2, 0))
+        locate(folder, folder.masks[number], 255 * mask, mask)
         if mask.shape != image.shape[1:]:
             name = f"{folder.path.name}/{folder.masks[number].name}"
             size = _size(image.shape[1:])

@@ -67,7 +67,7 @@ def describe(
     class_pixels = np.zeros(256, np.int64)
     for number, image, mask in slices:
         _add(content, number, image, mask)
-        counts = np.array([np.bincount(channel.ravel(), minlength=256) for channel in image])
+        counts = np.array([_histogram(channel) for channel in image])
         histogram += counts
         of_slices.append(counts[main])
         if np.count_nonzero(counts[main]) > 1:
@@ -95,6 +95,17 @@ def describe(
         covered_slices=_count_covered(np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]),
         slice_hashes=frozenset(slice_hashes),
     )
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """Return how often each value 0 to 255 occurs in uint8 pixels: `np.bincount(pixels.ravel(), minlength=256)`.
+
+    Two neighbours are counted as one number of 16 bits, which takes half the time where the pixels outnumber those numbers.
+    """
+    if pixels.size % 2 or pixels.size < 2**15:
+        return np.bincount(pixels.ravel(), minlength=256)
+    pairs = np.bincount(np.ascontiguousarray(pixels).ravel().view(np.uint16), minlength=2**16).reshape(256, 256)
+    return pairs.sum(axis=0) + pairs.sum(axis=1)
 
 
 def _count_covered(histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float) -> int:
