@@ -13,6 +13,8 @@ from brainseg.errors import DataError
 LARGEST_VOLUME = 2**28
 # Millimetres; from microscopy of a specimen to the thickest slice of a localizer.
 SMALLEST_SIDE, LARGEST_SIDE = 0.005, 100.0
+# Degrees from perpendicular; a gantry is tilted by at most 30.
+LARGEST_SHEAR = 45.0
 
 
 class ImageVolume(Protocol):
@@ -62,3 +64,47 @@ def check_finite(voxels: np.ndarray, place: object) -> None:
 def is_plausible(sides: np.ndarray) -> bool:
     """Return True if a voxel of these sides in mm can be one of a scan."""
     return bool(((sides >= SMALLEST_SIDE) & (sides <= LARGEST_SIDE)).all())
+
+
+def volume_index(volume: int | None, count: int, place: object) -> int:
+    """Return the index from 0 of the volume to read, of `count` in a file.
+
+    `volume` is the number that the request gives, from 1, or None. Raises DataError naming `place`.
+    """
+    if count == 1 and volume not in (None, 1):
+        raise DataError(f"{place}: holds one volume, and no volume {volume}; leave volume out")
+    if count > 1 and volume is None:
+        raise DataError(
+            f"{place}: holds {count} volumes (a series over time, or several contrasts); "
+            f"choose one with volume=N, from 1 to {count}"
+        )
+    if volume is not None and not 1 <= volume <= count:
+        raise DataError(f"{place}: holds no volume {volume}; choose one from 1 to {count}")
+    return (volume or 1) - 1
+
+
+def spans_volume(affine: np.ndarray) -> bool:
+    """Return True if the columns of a finite affine enclose a volume."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not sides.all():
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sides)) > 0.1)
+
+
+def check_shear(affine: np.ndarray, place: object) -> str:
+    """Return a note if the axes are not perpendicular, "" if they are.
+
+    Raises DataError naming `place` for axes too far from perpendicular.
+    """
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    off = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines.T @ cosines - np.eye(3)).max()))))
+    if off > LARGEST_SHEAR:
+        raise DataError(
+            f"{place}: its axes are {off:.0f} degrees from perpendicular; at most {LARGEST_SHEAR:g} are read; "
+            "resample it to a straight grid"
+        )
+    if off < 0.5:
+        return ""
+    return (
+        f"axes are {off:.1f} degrees from perpendicular: slices are read as stored, not resampled"
+    )

@@ -17,7 +17,14 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
-from brainseg.data.imageio.base import check_finite, check_volume, is_plausible
+from brainseg.data.imageio.base import (
+    check_finite,
+    check_shear,
+    check_volume,
+    is_plausible,
+    spans_volume,
+    volume_index,
+)
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.streams import check_length, read_at, read_start
 from brainseg.errors import DataError
@@ -55,8 +62,13 @@ class NiftiVolume:
     @cached_property
     def names(self) -> Sequence[str]:
         """Return the file's name, the header's description and, for an image of labels, "label"."""
-        description = bytes(self.stored["descrip"]).rstrip(b"\0 ").decode("latin-1").strip()
-        label = "label" if int(self.stored["intent_code"]) == LABELS else ""
+        try:
+            stored = self.stored
+        except DataError:
+            # A damaged file still has a name to be refused by, once its grid is needed.
+            return (self.path.name,)
+        description = bytes(stored["descrip"]).split(b"\0")[0].decode("latin-1").strip()
+        label = "label" if int(stored["intent_code"]) == LABELS else ""
         texts = (self.path.name, description, label)
         return tuple(text for text in texts if text and text.isprintable())
 
@@ -84,21 +96,10 @@ class NiftiVolume:
         i, j, k = (*whole, 1, 1)[:3]
         shape = (i, j, k)
         check_volume(shape, self.path)
-        volumes = self._volumes(whole)
-        if volumes == 1 and self.volume not in (None, 1):
-            raise DataError(
-                f"{self.path}: holds one volume, not volume {self.volume}; leave volume out"
-            )
-        if volumes > 1 and self.volume is None:
-            raise DataError(
-                f"{self.path}: holds {volumes} volumes (a series over time, or several contrasts); "
-                f"choose one with volume=N, from 1 to {volumes}"
-            )
-        if self.volume is not None and not 1 <= self.volume <= volumes:
-            raise DataError(f"{self.path}: has no volume {self.volume}; it holds 1 to {volumes}")
         self._check_type()
-        start, item = self._start, self.header.get_data_dtype().itemsize
-        check_length(self.voxel_path, start + math.prod(whole) * item)
+        volume_index(self.volume, self._volumes(whole), self.path)
+        size = math.prod(whole) * self.header.get_data_dtype().itemsize
+        check_length(self.voxel_path, self._start + size)
         return shape
 
     @cached_property
@@ -111,10 +112,11 @@ class NiftiVolume:
                 f"{self.path}: its qform holds no rotation; set its sform or qform anew"
             ) from error
         name = _form(self.header)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        if not spans_volume(affine):
             raise DataError(
                 f"{self.path}: its {name} maps voxels to no volume; set it anew, or set {name}_code to 0"
             )
+        check_shear(affine, self.path)
         scale = MILLIMETRES.get(int(stored["xyzt_units"]) & 7, 1.0)
         known = name == "sform" or bool((np.isfinite(self._sides) & (self._sides != 0)).all())
         sides = np.linalg.norm(affine[:3, :3], axis=0) * scale
@@ -141,7 +143,7 @@ class NiftiVolume:
             notes.append("sform and qform differ: the sform counts, as in nibabel")
         if self.volume is not None:
             notes.append(f"volume {self.volume} of the file")
-        return tuple(notes)
+        return tuple(filter(None, (*notes, check_shear(grid.affine, self.path))))
 
     def read(self) -> np.ndarray:
         """Return finite real numbers (i, j, k), scaled as the header says. Raises DataError."""
@@ -268,6 +270,14 @@ def has_suffix(path: Path) -> bool:
     """Return True if a file is named like NIfTI, packed or not, in whatever case."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
     return name.endswith((".nii", *PAIR))
+
+
+def has_header_beside(path: Path) -> bool:
+    """Return True if an .img file has a NIfTI header beside it."""
+    try:
+        return header_class_of(read_start(_partner(path), 540)) is not None
+    except DataError:
+        return False
 
 
 def _suffix(path: Path) -> str:

@@ -17,6 +17,10 @@ GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
 @contextmanager
 def unpacked(path: Path) -> Iterator[BufferedIOBase]:
     """Yield the file as a stream of unpacked bytes. Raises DataError naming the file."""
+    # To open a pipe would wait for its other end.
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise DataError(f"{path}: is {kind}; give a file")
     try:
         with open(path, "rb") as file:
             start = file.read(3)
