@@ -43,6 +43,11 @@ UNREADABLE = (
 BY_SUFFIX = {
     ".mnc": ("MINC", "convert it to NIfTI with mnc2nii or nibabel"),
     ".mat": ("MATLAB", "save one sequence as NIfTI, with niftiwrite or nibabel"),
+    ".npz": (
+        "NumPy arrays without a position",
+        "give one to brainseg.segment, or save it as NIfTI",
+    ),
+    ".pt": ("weights of a network", "give them as checkpoint, and a scan as input"),
     ".par": ("Philips PAR/REC", "convert it to NIfTI with dcm2niix or nibabel"),
     ".rec": ("Philips PAR/REC", "convert it to NIfTI with dcm2niix or nibabel"),
     ".head": ("AFNI", "convert it to NIfTI with 3dAFNItoNIFTI"),
@@ -52,6 +57,8 @@ BY_SUFFIX = {
     ".v": ("ECAT", "convert it to NIfTI with nibabel"),
     ".vtk": ("VTK", "save it as NIfTI or MetaImage"),
 }
+# MINC 2 and MATLAB 7.3 are HDF5 files; weights and NumPy's archives are zip archives.
+CONTAINERS = ("HDF5", "a zip archive")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # 348, the header's length, in both orders of bytes
 
@@ -60,13 +67,10 @@ def unreadable(path: Path, start: bytes) -> tuple[str, str]:
     """Return the name of a file's format, which no reader knows, and the remedy; "" if it has none."""
     for offset, mark, name, remedy in UNREADABLE:
         if start[offset : offset + len(mark)] == mark:
-            # MINC 2 and MATLAB 7.3 are HDF5 files.
-            return (
-                BY_SUFFIX.get(path.suffix.lower(), (name, remedy))
-                if name == "HDF5"
-                else (name, remedy)
-            )
-    if start[:4] in ANALYZE:
+            if name in CONTAINERS:
+                return BY_SUFFIX.get(path.suffix.lower(), (name, remedy))
+            return name, remedy
+    if start[:4] in ANALYZE and len(start) >= 348:
         return (
             "Analyze 7.5, which does not say left from right",
             "convert it to NIfTI with nibabel, and check the sides",

@@ -42,6 +42,8 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     kind, remedy = formats.unreadable(path, start)
     if kind:
         raise DataError(f"{path}: this format is not read ({kind}); {remedy}")
+    if start[:4] in formats.ANALYZE:
+        raise DataError(f"{path}: truncated within its header; copy or download it again")
     if nifti.has_suffix(path):
         raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")
     if name.endswith(NRRD):
