@@ -80,13 +80,16 @@ class NiftiVolume:
     @cached_property
     def header(self) -> Header:
         """Return the header with nibabel's corrections of single fields. Raises DataError."""
+        self._check_type()
         header = self.stored.copy()
         sides = header["pixdim"][1:4]
         sides[~np.isfinite(sides)] = 1
         try:
             header.check_fix(_silent)
         except HeaderDataError as error:
-            raise DataError(f"{self.path}: its header is damaged: {_fault(header)}") from error
+            start = float(header["vox_offset"])
+            rule = f"its first voxel lies at byte {start:g}, within the header"
+            raise DataError(f"{self.path}: {rule}; copy or download it again") from error
         return header
 
     @cached_property
@@ -96,7 +99,6 @@ class NiftiVolume:
         i, j, k = (*whole, 1, 1)[:3]
         shape = (i, j, k)
         check_volume(shape, self.path)
-        self._check_type()
         volume_index(self.volume, self._volumes(whole), self.path)
         size = math.prod(whole) * self.header.get_data_dtype().itemsize
         check_length(self.voxel_path, self._start + size)
@@ -195,20 +197,21 @@ class NiftiVolume:
         return math.prod(further)
 
     def _check_type(self) -> None:
-        """Raise DataError unless the voxels are real numbers of a type that numpy has."""
-        code = int(self.header["datatype"])
-        label = nibabel.nifti1.data_type_codes.niistring.get(code, f"unknown type {code}")
-        kind = self.header.get_data_dtype()
+        """Raise DataError unless the voxels are real numbers of a type that NumPy has."""
+        code, known = int(self.stored["datatype"]), nibabel.nifti1.data_type_codes
+        if code not in known.value_set():
+            rule = f"its header is damaged: datatype {code} is none of NIfTI's"
+            raise DataError(f"{self.path}: {rule}; copy or download it again")
+        kind = self.stored.get_data_dtype()
         if kind.names:
-            raise DataError(
-                f"{self.path}: voxels are colours (RGB); save the grey values of one sequence"
-            )
-        if kind.kind == "c":
-            raise DataError(f"{self.path}: voxels are complex numbers; save their magnitude")
-        if kind.kind not in "iuf":
-            raise DataError(
-                f"{self.path}: voxels are of type {label}; save them as int16 or float32"
-            )
+            rule = "voxels are colours (RGB); save the grey values of one sequence"
+        elif kind.kind == "c":
+            rule = "voxels are complex numbers; save their magnitude"
+        elif kind.kind not in "iuf" or kind.itemsize not in (1, 2, 4, 8):
+            rule = f"voxels are of type {known.label[code]}; save them as int16 or float32"
+        else:
+            return
+        raise DataError(f"{self.path}: {rule}")
 
     def _scaling(self) -> tuple[float, float]:
         try:
@@ -256,14 +259,6 @@ def _form(header: Header) -> str:
     if int(header["sform_code"]) > 0:
         return "sform"
     return "qform" if int(header["qform_code"]) > 0 else ""
-
-
-def _fault(header: Header) -> str:
-    """Return in words what makes a header unusable."""
-    code = int(header["datatype"])
-    if code not in nibabel.nifti1.data_type_codes.value_set():
-        return f"datatype {code} is none of NIfTI's"
-    return f"the first voxel lies at byte {float(header['vox_offset']):g}, within the header"
 
 
 def has_suffix(path: Path) -> bool:

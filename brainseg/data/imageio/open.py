@@ -4,7 +4,7 @@ from pathlib import Path
 
 from brainseg.data.imageio import dicom, formats, mgh, nifti, simpleitk
 from brainseg.data.imageio.base import ImageVolume
-from brainseg.data.imageio.streams import read_start
+from brainseg.data.imageio.streams import check_length, read_start
 from brainseg.errors import DataError
 
 METAIMAGE, NRRD, MGH = (".mha", ".mhd"), (".nrrd", ".nhdr"), (".mgh", ".mgz", ".mgh.gz")
@@ -45,6 +45,8 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     if start[:4] in formats.ANALYZE:
         raise DataError(f"{path}: truncated within its header; copy or download it again")
     if nifti.has_suffix(path):
+        # Of a damaged packed file the first bytes may be anything.
+        check_length(path, 348)
         raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")
     if name.endswith(NRRD):
         raise DataError(f"{path}: not an NRRD file, whatever its name says; {READ}")
