@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from brainseg import cli
 from brainseg.config import PredictConfig
+from brainseg.data.imageio.find import check_input, find
+from brainseg.data.imageio.study import Study
 from brainseg.data.memory import MemoryStore
-from brainseg.data.studies.finding import check_input, find
-from brainseg.data.studies.study import Study
 from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
@@ -40,21 +40,22 @@ def run(config: PredictConfig) -> int:
     device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than a study does
     members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
-    studies = find(config.input, config.sequences, segmenter.channels)
+    studies = find(config.input, config.sequences, segmenter.channels, config.volume)
     segmentation.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
     segmentation.check_free(output, studies, settings)
     facts = {"checkpoint": config.checkpoint, "uid": [member.stored.get("uid") for member in members], "device": device.got,
-             "inference": settings["inference"], "input": config.input}  # fmt: skip
+             "inference": settings["inference"], "input": config.input,
+             "trained_on": _training_data(members),
+             "sequences": {study.name: dict(study.assignment) for study in studies}}  # fmt: skip
     segmentation.begin(output, facts)
 
     found: list[Prediction] = []
     failed: dict[str, str] = {}
     made = 0
     print(segmentation.NOTICE)
-    if isinstance(config.input, list) and len(config.input) > 1:
-        given = zip(segmenter.channels, config.input, strict=True)
-        print("sequences:     " + ", ".join(f"{name}: {path or 'missing'}" for name, path in given))
+    for line in [*_training_data(members), *_assigned(studies, segmenter.channels)]:
+        print(line)
     for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):  # None: not into a log file
         try:
             digest = segmentation.digest_of(settings, study)
@@ -105,7 +106,8 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
     source = segmentation.files_of(study)
-    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score, source)
+    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score, source,
+                            study.voxel_millilitres)  # fmt: skip
     if config.overlays:
         channel = main_channel(store.channels)
         truth = one.truth if scored else one.prediction
@@ -130,6 +132,27 @@ def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
     return notes
 
 
+def _training_data(members: Sequence[Trained]) -> list[str]:
+    """Return a line for each data file that a member's checkpoint says it was trained on."""
+    lines = []
+    for member in members:
+        path = member.config.data.path if member.config else None
+        fingerprint = str(member.stored.get("data_fingerprint", ""))
+        if path or fingerprint:
+            details = f" (fingerprint {fingerprint[:12]})" if fingerprint else ""
+            lines.append(f"trained on:    {Path(path).name if path else 'a phantom'}{details}")
+    return list(dict.fromkeys(lines))
+
+
+def _assigned(studies: Sequence[Study], channels: Sequence[str]) -> list[str]:
+    """Return a line that says where each sequence comes from, for each way that the studies say so."""
+    lines = []
+    for study in studies:
+        places = {channel: study.assignment.get(channel, "missing") for channel in channels}
+        lines.append("sequences:     " + ", ".join(f"{channel}: {place}" for channel, place in places.items()))
+    return list(dict.fromkeys(lines))
+
+
 def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
     """All but the study itself that the files depend on."""
     return {
@@ -140,6 +163,7 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
         "device": segmenter.device.got,
         "batch_size": config.batch_size,
         "probabilities": config.probabilities,
+        "volume": config.volume,
         "overlays": config.overlays,
         "code": code_version().sha256,
     }

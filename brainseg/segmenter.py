@@ -1,6 +1,6 @@
 """A checkpoint, or several, on volumes that nobody prepared: the core of `brainseg.predict` and of `brainseg.segment`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +9,9 @@ from torch import nn
 from brainseg import build
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
 from brainseg.data.dataset import MRIDataset
+from brainseg.data.imageio.in_memory import Images, study_in_memory
+from brainseg.data.imageio.study import ImageStudy
 from brainseg.data.memory import MemoryStore
-from brainseg.data.reader import Scan
-from brainseg.data.studies.study import check_sequences, compose
 from brainseg.device import Device, choose
 from brainseg.errors import DataError, check
 from brainseg.trained import Trained, inference_of, load_checkpoint
@@ -20,8 +20,15 @@ from brainseg.training.inference import check_components, check_threshold
 
 
 class Segmentation(NamedTuple):
-    mask: np.ndarray  # uint8 (S, H, W), class index
-    probability: np.ndarray  # float32 (S, K, H, W); K = 1: of tumour, else of each class
+    """A mask and a probability along the axes of what was segmented.
+
+    Of arrays, TIFF and folders of slices: axial slices. Of images with a position in the patient, such as
+    NIfTI: the image's own axes (i, j, k), so that both have the image's affine.
+    """
+
+    mask: np.ndarray  # uint8 (S, H, W) or (i, j, k), class index
+    # float32 (S, K, H, W) or (i, j, k, K); K = 1: of tumour, else of each class
+    probability: np.ndarray
 
 
 class Segmenter:
@@ -66,7 +73,7 @@ class Segmenter:
 
 def segment(
     checkpoint: str | Trained | Sequence[str | Trained],
-    images: np.ndarray | Mapping[str, np.ndarray],
+    images: Images,
     device: DeviceConfig | None = None,
     inference: InferenceConfig | None = None,
     batch_size: int = 8,
@@ -74,26 +81,29 @@ def segment(
     """Segment one volume.
 
     Args:
-        checkpoint: a path, a run folder, runs:/ID or models:/NAME@ALIAS, or what `load_checkpoint` gives; several are an ensemble.
-        images: axial slices from bottom to top, face up: (S, C, H, W) with the checkpoint's channels, or (S, H, W) by the name of
-            the sequence; FLAIR stands in for a missing one. uint8, or any real type, which is stretched as `prepare` does it.
-        device: None: the best that is there.
+        checkpoint: a path, a run folder, runs:/ID or models:/NAME@ALIAS, or what `load_checkpoint`
+            returns; several are an ensemble.
+        images: what `predict` takes as input, a path or a list of them; or a nibabel image; or axial
+            slices from bottom to top, face up, as an array or tensor (S, C, H, W) with the checkpoint's
+            channels. A list or a mapping by name holds one path, nibabel image or array (S, H, W) for
+            each sequence, a list in the checkpoint's order with None for a missing one. FLAIR stands in
+            for a missing sequence. Arrays of uint8 are taken as they are, other real types are scaled as
+            `prepare` does it.
+        device: None: the best that there is.
         inference: None: as the checkpoint was selected.
 
-    Raises RequestError for sequences or networks that do not fit, DataError for values that are not finite.
+    Raises RequestError for images, sequences or networks that do not fit, and DataError for values that
+    are not finite, or for a file that changes while it is read.
     """
     names = [checkpoint] if isinstance(checkpoint, str | Trained) else list(checkpoint)
     members = [load_checkpoint(name) if isinstance(name, str) else name for name in names]
-    segmenter = Segmenter(members, inference or inference_of(members, InferenceOverride()), choose(device or DeviceConfig()), batch_size)
-    channels = segmenter.channels
-    if not isinstance(images, Mapping):
-        fits = images.ndim == 4 and images.shape[1] == len(channels)
-        check(fits, "images", images.shape, f"must be (slices, {len(channels)} channels, height, width): {', '.join(channels)}")
-        images = {name: images[:, index] for index, name in enumerate(channels)}
-    check_sequences(list(images), channels)
-    shapes = {np.shape(sequence) for sequence in images.values()}
-    alike = len(shapes) == 1 and len(next(iter(shapes))) == 3
-    check(alike, "images", ", ".join(map(str, shapes)), "must be (slices, height, width), all of one shape")
-    store = MemoryStore("volume", Scan(compose(images, channels), None), channels, segmenter.classes)
-    one = segmenter(store)
-    return Segmentation(one.prediction, one.probability)
+    inference = inference or inference_of(members, InferenceOverride())
+    segmenter = Segmenter(members, inference, choose(device or DeviceConfig()), batch_size)
+    study = study_in_memory(images, segmenter.channels)
+    scan = study.read()
+    evaluated = segmenter(MemoryStore(study.name, scan, study.channels, segmenter.classes))
+    mask, probability = evaluated.prediction, evaluated.probability
+    if not isinstance(study, ImageStudy):
+        return Segmentation(mask, probability)
+    outputs = [study.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])]
+    return Segmentation(study.grid.from_axial(mask), np.stack(outputs, axis=-1))

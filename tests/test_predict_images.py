@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scans import BLOCK, SHAPE, SPACING, THRESHOLD, mask_in_place, scan, threshold_weights, truth, write_dicom, write_nifti
 from test_predict import call
 
-from brainseg.data.studies.finding import find
+from brainseg.data.imageio.find import find
 from brainseg.data.volume import CHANNELS
 from brainseg.errors import DataError, RequestError
 
@@ -58,7 +58,7 @@ def test_a_dicom_folder_with_a_series_a_sequence(weights: Path, tmp_path: Path, 
     for name, volume in (("pre-contrast", plain), ("FLAIR", scan()), ("post-contrast", plain)):
         write_dicom(tmp_path / "patient" / name, volume, "T1 or T2")
     call(f"checkpoint={weights}", f"input={tmp_path / 'patient'}", f"output={tmp_path / 'out'}", *THRESHOLD)
-    assert "DICOM: the mask is a NIfTI file on the same grid" in capsys.readouterr().out
+    assert "note: the mask is a NIfTI file on the same grid" in capsys.readouterr().out
     path = tmp_path / "out" / "patient" / "patient_mask.nii.gz"
     assert np.array_equal(mask_in_place(path), truth())
     assert np.allclose(nibabel.load(path).affine, [[-1, 0, 0, 30], [0, -1.5, 0, 40], [0, 0, 4, -20], [0, 0, 0, 1]])
@@ -136,8 +136,8 @@ def test_a_file_that_changes_after_it_was_judged_is_a_data_error(tmp_path: Path)
     (study,) = find(str(path), {}, CHANNELS)
     assert study.notes == []
     write_nifti(path, scan()[:10])
-    with pytest.raises(DataError, match="its header said"):
+    with pytest.raises(DataError, match="changed since its header was read"):
         study.read()
     path.write_bytes(b"")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="not a NIfTI file"):
         study.read()

@@ -99,9 +99,10 @@ class SeenConfig:
 @dataclass
 class PredictConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
-    input: Any = setting(MISSING, "folder of slices, TIFF stack, NIfTI, DICOM folder; a list: one a sequence, in the checkpoint's order")
+    input: Any = setting(MISSING, "slices, TIFF stack, image file, or folder of them; a list: one a sequence, in the checkpoint's order")
     output: str = setting("predictions", "folder to write to")
-    sequences: dict[str, Any] = setting({}, "in a folder: which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
+    sequences: dict[str, Any] = setting({}, "which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
+    volume: int | None = setting(None, "of files that hold several volumes the one with this number, from 1")
     probabilities: bool = setting(False, "write the probabilities, too")
     overlays: bool = setting(True, "draw each study, and a contact sheet of all")
     viewer: int = setting(20, "studies in viewer.html, the most telling ones; 0: no such page")
@@ -119,7 +120,11 @@ class PredictConfig:
         check(named, "input", self.input, "must be a path, or a list of paths", "as input=[pre.nii.gz,flair.nii.gz,post.nii.gz]")
         check(isinstance(self.sequences, dict), "sequences", self.sequences, "must name sequences", "as sequences.FLAIR=flair.nii.gz")
         for name, path in self.sequences.items():
-            check(isinstance(path, str) and bool(path), f"sequences.{name}", path, "must be the name of a file, subfolder or series")
+            # A folder named by a number is text, whatever YAML takes it for.
+            text = isinstance(path, str | int | float) and str(path)
+            check(bool(text), f"sequences.{name}", path, "must be the name of a file, subfolder or series")
+            self.sequences[name] = str(path)
+        check(self.volume is None or self.volume >= 1, "volume", self.volume, "must be at least 1", "volumes are counted from 1")
 
     @property
     def paths(self) -> list[str]:

@@ -98,8 +98,6 @@ def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
         with np.errstate(over="ignore"), TiffFile(BytesIO(content)) as file:
             page = file.pages.first
             fault = fault_of(page, size, types) or _fault_of_pages(file)
-            if not fault and page.compression == COMPRESSION.JPEG:
-                fault = _fault_of_jpeg(page, content)
             pixels = np.empty(0) if fault else _visible(page, page.asarray(maxworkers=1))
     except DataError:
         raise
@@ -111,15 +109,17 @@ def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
     return pixels
 
 
-def fault_of(page: TiffPage, size: int, types: Sequence[str] = ("uint8",)) -> str:
+def fault_of(page: TiffPage, size: int, types: Sequence[str]) -> str:
     """Return what keeps a page from being decoded whole, "" if nothing. `size`: bytes of the file."""
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
     if not (0 < height <= LARGEST and 0 < width <= LARGEST):
         return f"its header says {height}x{width} pixels; a side must lie between 1 and {LARGEST}"
+    if page.nbytes > LARGEST_FILE:
+        return f"its header says {page.nbytes:,} bytes of pixels; at most {LARGEST_FILE:,} are read"
     if page.dtype is None or str(page.dtype) not in types:
         return f"pixels are {page.dtype} of {page.bitspersample} bits; must be {' or '.join(types)}"
     is_plain = page.axes in ("YX", "YXS", "SYX") and page.planarconfig in (1, 2)
-    if page.photometric not in COLOURS or not 0 < samples <= 4 or not is_plain:
+    if page.photometric not in COLOURS or samples <= 0 or not is_plain:
         colours = getattr(page.photometric, "name", page.photometric)
         return f"stored as {colours} with {samples} samples; must be one grey or RGB image"
     if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
@@ -130,7 +130,8 @@ def fault_of(page: TiffPage, size: int, types: Sequence[str] = ("uint8",)) -> st
     orientation = page.tags.valueof(274, 1)
     if orientation != 1:
         return f"its orientation tag is {orientation}; save it upright (convert -auto-orient)"
-    return _fault_of_segments(page, size)
+    fault = _fault_of_segments(page, size)
+    return fault if fault or page.compression != COMPRESSION.JPEG else _fault_of_jpeg(page)
 
 
 def _fault_of_segments(page: TiffPage, size: int) -> str:
@@ -174,12 +175,14 @@ def _fault_of_pages(file: TiffFile) -> str:
     return ""
 
 
-def _fault_of_jpeg(page: TiffPage, content: bytes) -> str:
+def _fault_of_jpeg(page: TiffPage) -> str:
     """Return a fault if a JPEG stream is larger than its strip or tile: it decides what is allocated."""
     rows, columns = page.chunks[:2] if page.planarconfig != 2 else page.chunks[1:3]
+    file = page.parent.filehandle
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.seek(start)
         try:
-            with Image.open(BytesIO(content[start : start + length]), formats=["JPEG"]) as stream:
+            with Image.open(BytesIO(file.read(length)), formats=["JPEG"]) as stream:
                 width, height = stream.size
         except Image.DecompressionBombError:
             return "a JPEG stream of far more pixels than its strip"

@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from brainseg.data.studies.study import Study
+from brainseg.data.imageio.study import Study
 from brainseg.errors import check
 from brainseg.files import remove_partial, write_json, writing
 from brainseg.records import tables
 from brainseg.records.results import summarise_by_role
 from brainseg.training.metrics import PatientScore
 
-NOTICE = "For research only, not for diagnosis: the model has seen one public cohort, already pre-processed."
+NOTICE = "For research only, not for clinical use."
 MAKER = "brainseg.predict"
 MASKS = "predictions.h5"
 
@@ -47,10 +47,11 @@ class Prediction:
     notes: list[str]
     score: PatientScore | None  # where masks were there
     source: list[str] = field(default_factory=list)  # the files that it was made from
+    voxel_millilitres: float | None = None  # None where the spacing is unknown
 
     def millilitres(self, voxels: int) -> float:
-        """NaN where the spacing is unknown."""
-        return math.nan if self.spacing is None else voxels * math.prod(self.spacing) / 1000
+        """Return the volume of so many voxels, NaN where the spacing is unknown."""
+        return math.nan if self.voxel_millilitres is None else voxels * self.voxel_millilitres
 
     def write(self, folder: Path) -> None:
         write_json(folder / "prediction.json", _finite(dataclasses.asdict(self)))
@@ -61,7 +62,7 @@ def digest_of(settings: Mapping[str, Any], study: Study) -> str:
 
     Raises OSError.
     """
-    digest = hashlib.sha256(json.dumps([study.name, dict(settings), list(study.given)], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([study.name, dict(settings), list(study.assignment)], sort_keys=True).encode())
     for path in study.files:
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()

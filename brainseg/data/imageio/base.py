@@ -1,4 +1,4 @@
-"""What the readers of single images share: an `ImageVolume` is one sequence, judged by its header and not yet read."""
+"""What the readers of single images share: the protocol `ImageVolume`, and checks of sizes and values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from brainseg.data.imageio.grid import Grid
+from brainseg.errors import DataError
+
+# Such as 1024 slices of 512 x 512; 2 GB while the values are scaled to eight bits.
+LARGEST_VOLUME = 2**28
+# Millimetres; from microscopy of a specimen to the thickest slice of a localizer.
+SMALLEST_SIDE, LARGEST_SIDE = 0.005, 100.0
+# Degrees from perpendicular; a gantry is tilted by at most 30.
+LARGEST_SHEAR = 45.0
 
 
 class ImageVolume(Protocol):
@@ -18,7 +26,7 @@ class ImageVolume(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Return the names by which a request may select this volume: file, folder, series description, UID."""
+        """Return the names by which a request may select this volume: file, folder, description, UID."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -29,4 +37,74 @@ class ImageVolume(Protocol):
         """Return the grid as the header gives it. Raises DataError naming the file."""
 
     def read(self) -> np.ndarray:
-        """Return finite real numbers (i, j, k), rescaled as the header says. Raises DataError naming the file."""
+        """Return finite real numbers (i, j, k), rescaled as the header says. Raises DataError."""
+
+
+def check_volume(shape: Sequence[int], place: object) -> None:
+    """Raise DataError for a size that the header gives, before a voxel is read."""
+    voxels = 1
+    for side in shape:
+        voxels *= max(0, int(side))
+    if not 0 < voxels <= LARGEST_VOLUME:
+        size = " x ".join(map(str, shape))
+        raise DataError(
+            f"{place}: its header asks for {size} voxels; at most {LARGEST_VOLUME:,} are read"
+        )
+
+
+def check_finite(voxels: np.ndarray, place: object) -> None:
+    """Raise DataError naming the number of NaN and infinite values, if there are any."""
+    if voxels.dtype.kind == "f" and (count := voxels.size - int(np.isfinite(voxels).sum())):
+        raise DataError(
+            f"{place}: {count:,} of {voxels.size:,} values are NaN or infinite; "
+            "replace them, for example with numpy.nan_to_num"
+        )
+
+
+def is_plausible(sides: np.ndarray) -> bool:
+    """Return True if a voxel of these sides in mm can be one of a scan."""
+    return bool(((sides >= SMALLEST_SIDE) & (sides <= LARGEST_SIDE)).all())
+
+
+def volume_index(volume: int | None, count: int, place: object) -> int:
+    """Return the index from 0 of the volume to read, of `count` in a file.
+
+    `volume` is the number that the request gives, from 1, or None. Raises DataError naming `place`.
+    """
+    if count == 1 and volume not in (None, 1):
+        raise DataError(f"{place}: holds one volume, and no volume {volume}; leave volume out")
+    if count > 1 and volume is None:
+        raise DataError(
+            f"{place}: holds {count} volumes (a series over time, or several contrasts); "
+            f"choose one with volume=N, from 1 to {count}"
+        )
+    if volume is not None and not 1 <= volume <= count:
+        raise DataError(f"{place}: holds no volume {volume}; choose one from 1 to {count}")
+    return (volume or 1) - 1
+
+
+def spans_volume(affine: np.ndarray) -> bool:
+    """Return True if the columns of a finite affine enclose a volume."""
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not sides.all():
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / sides)) > 0.1)
+
+
+def check_shear(affine: np.ndarray, place: object) -> str:
+    """Return a note if the axes are not perpendicular, "" if they are.
+
+    Raises DataError naming `place` for axes too far from perpendicular.
+    """
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    off = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines.T @ cosines - np.eye(3)).max()))))
+    if off > LARGEST_SHEAR:
+        raise DataError(
+            f"{place}: its axes are {off:.0f} degrees from perpendicular; at most {LARGEST_SHEAR:g} are read; "
+            "resample it to a straight grid"
+        )
+    if off < 0.5:
+        return ""
+    return (
+        f"axes are {off:.1f} degrees from perpendicular: slices are read as stored, not resampled"
+    )

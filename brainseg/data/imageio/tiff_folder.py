@@ -1,15 +1,15 @@
 """A patient's folder of slices as in the public set; its masks, where they are there, are for scores."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from brainseg.data.imageio.tiff_stack import write_mask, write_probability
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_files, find_folders
 from brainseg.data.reader import Scan
-from brainseg.data.studies.tiff import write_mask, write_probability
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS
 from brainseg.errors import DataError, check
@@ -31,8 +31,12 @@ class KaggleStudy:
         return [*self.folder.slices.values(), *self.folder.masks.values()]
 
     @property
-    def given(self) -> Sequence[str]:
-        return self.channels
+    def assignment(self) -> Mapping[str, str]:
+        return dict.fromkeys(self.channels, "in every slice")
+
+    @property
+    def voxel_millilitres(self) -> float | None:
+        return None
 
     @property
     def notes(self) -> Sequence[str]:
@@ -58,7 +62,7 @@ class KaggleStudy:
         return written
 
 
-def find(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
+def find_patients(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
     """The patients below `path`, or the one whose folder it is; none if it has another layout. Raises RequestError for faults."""
     path = path.absolute()
     alone = Folder(path)

@@ -1,0 +1,168 @@
+"""Which image is which sequence: by the request, or by names that contradict nothing."""
+
+import re
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.volume import main_channel
+from brainseg.errors import check
+
+# What a word in a file's name or a series' description says about its content.
+WORDS = {
+    "label": r"seg|.*mask|masks|.*seg|segmentations?|labels?|labelmap|roi|rois|gt|groundtruth|truth",
+    "ct": r"ct|cta|cbct",
+    "pet": r"pet|fdg|suv",
+    "diffusion": r"adc|dwi|dti|trace",
+    "susceptibility": r"swi|swan",
+    "functional": r"bold|fmri|asl|rcbv|perfusion",
+    "angiography": r"mra|tof",
+    "proton density": r"pdw?",
+    "localizer": r"localizer|scout|survey",
+    "flair": r".*flair.*|t2f|darkfluid|tirm",
+    "t1": r"(?:3d)?t1(?!\d).*|mp2?rage|mpr",
+    "t2": r"(?:3d)?t2(?!\d|f$).*",
+    "contrast": r"ce|gad|gado.*|gd|km|post|postcontrast|postgad|plusc"
+    r"|(?:3d)?(?:t1|flair)w?(?:ce|c|gd|gad|post|km)w?|cet1w?",
+    "pre": r"pre|precontrast",
+}
+# The words that may stand beside a sequence's own.
+WITH = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
+
+
+def assign(
+    name: str,
+    volumes: Sequence[ImageVolume],
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+) -> dict[str, ImageVolume]:
+    """Return the image for each sequence: what `sequences` names, else what bears a channel's name.
+
+    An image alone is taken for the main channel. Raises RequestError if it is not clear which image is
+    which, or if a name contradicts what the image would be taken for.
+    """
+    if sequences:
+        return {
+            channel: _named(text, volumes, f"sequences.{channel}")
+            for channel, text in sequences.items()
+        }
+    main = channels[main_channel(channels)]
+    chosen = {main: volumes[0]} if len(volumes) == 1 else _by_name(name, volumes, channels)
+    for channel, volume in chosen.items():
+        check_names(volume.names, channel, channels, name)
+    return chosen
+
+
+def check_names(names: Sequence[str], channel: str, channels: Sequence[str], shown: object) -> None:
+    """Refuse an image whose names contradict the sequence that it would be taken for.
+
+    `shown` is the request's value of `input`. Raises RequestError.
+    """
+    words = contradictions(names, channel, channels)
+    rule = f"would be taken for {channel}, and is named after {' and '.join(words)}"
+    remedy = f"if it is {channel}, say so with {typed(f'sequences.{channel}', names[0])}"
+    check(not words, "input", shown, rule, remedy)
+
+
+def contradictions(names: Sequence[str], channel: str, channels: Sequence[str]) -> list[str]:
+    """Return the words in an image's names that contradict its being the sequence `channel`."""
+    if any(plain(_stem(name)) == plain(channel) for name in names):
+        return []
+    text = " ".join(map(_stem, names))
+    named = [other for other in channels if f" {_spaced(other)} " in f" {_spaced(text)} "]
+    if named and channel not in named:
+        return named
+    present, allowed = _kinds(text), set(_kinds(channel))
+    if not allowed:
+        # Nothing is known about a channel such as "A" but that it is a scan.
+        allowed = set(WORDS) - {"label", "ct", "localizer"}
+    if "pre" in allowed:
+        allowed.add("t1")
+    if not allowed.isdisjoint(present):
+        allowed = allowed.union(*(WITH.get(kind, set()) for kind in allowed))
+    return [word for kind, word in present.items() if kind not in allowed]
+
+
+def plain(text: str) -> str:
+    """Return letters and digits alone, in lower case: how names of channels and files are compared."""
+    return "".join(character for character in folded(text) if character.isalnum())
+
+
+def folded(text: str) -> str:
+    """Return a text as names are compared: whatever the case, or the way accents are encoded."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def typed(setting: str, value: str) -> str:
+    """Return a setting as a user has to type it in a shell."""
+    return shlex.quote(f"{setting}={value}")
+
+
+def _by_name(
+    name: str, volumes: Sequence[ImageVolume], channels: Sequence[str]
+) -> dict[str, ImageVolume]:
+    """Return the images that bear the channels' names, if every image bears just one of them."""
+    matches = {
+        channel: [volume for volume in volumes if plain(channel) in plain(" ".join(volume.names))]
+        for channel in channels
+    }
+    clear = {channel: found[0] for channel, found in matches.items() if len(found) == 1}
+    sure = len(clear) == len(volumes) and len({id(volume) for volume in clear.values()}) == len(
+        volumes
+    )
+    settings = " ".join(f"sequences.{channel}=NAME" for channel in channels)
+    rule = f"{len(volumes)} series, and it is not clear which is {', '.join(channels)}: {listed(volumes)}"
+    check(
+        sure, "input", name, rule, f"say so of each, as {settings}; one left out counts as missing"
+    )
+    return clear
+
+
+def listed(volumes: Sequence[ImageVolume]) -> str:
+    """Return the names of images for a message, of more than twelve the first."""
+    names = [" | ".join(volume.names) for volume in volumes[:12]]
+    return "; ".join([*names, "..."] if len(volumes) > 12 else names)
+
+
+def _named(text: str, volumes: Sequence[ImageVolume], setting: str) -> ImageVolume:
+    """Return the one image that is called so, or has this in one of its names."""
+    wanted = folded(text).removeprefix("./").rstrip("/")
+    exact = [
+        volume
+        for volume in volumes
+        if any(wanted in (folded(name), folded(name).rpartition("/")[2]) for name in volume.names)
+    ]
+    # A number within a UID or another number means nothing.
+    part = [] if wanted.isdigit() else [
+        volume for volume in volumes if any(wanted in folded(name) for name in volume.names)
+    ]  # fmt: skip
+    matches = exact or part
+    rule = f"fits {len(matches)} of the series; must fit one"
+    check(len(matches) == 1, setting, text, rule, f"there are: {listed(volumes)}")
+    return matches[0]
+
+
+def _kinds(text: str) -> dict[str, str]:
+    """Return what the words of a text say about an image: kind, and the word that says so."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    text = re.sub(
+        r"space-[a-z0-9]+|(?:^|(?<=[\W_]))(?:in|to|reg2?)[\W_]?t[12]\w*", " ", text.lower()
+    )
+    text = re.sub(r"dark[\W_]?fluid", "darkfluid", text).replace("+c", " plusc ").replace("+", " ")
+    kinds: dict[str, str] = {}
+    for word in re.findall(r"[a-z0-9]+", text):
+        for kind, pattern in WORDS.items():
+            if re.fullmatch(pattern, word):
+                kinds.setdefault(kind, word.upper() if len(word) < 4 else word)
+    return kinds
+
+
+def _stem(name: str) -> str:
+    """Return a file's name without what it ends with; other names as they are."""
+    endings = r"\.(?:nii|hdr|img|mha|mhd|nrrd|nhdr|mgh|mgz|ome|tiff?|dcm)(?:\.(?:gz|bz2|tiff?))?$"
+    return re.sub(endings, "", name, flags=re.IGNORECASE)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(re.findall("[a-z0-9]+", text.lower()))

@@ -1,0 +1,206 @@
+"""What `input=` means: a cohort or a patient of TIFF slices, a TIFF stack, images, a folder of them.
+
+input=kaggle_3m                                       every patient of it
+input=scan.tif                                        a stack of slices, the sequences as its channels
+input=flair.nii.gz                                    one sequence: FLAIR, or the one that is needed
+input=[pre.nii.gz,flair.nii.gz,post.nii.gz]           in the checkpoint's order; null: missing
+input=folder sequences.FLAIR=t2_flair.nii.gz          a file, a subfolder, or a part of a description
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from brainseg.data.imageio import dicom, formats, tiff_folder, tiff_stack
+from brainseg.data.imageio.assignment import assign, check_names, plain, typed
+from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.imageio.open import SUFFIXES, open_image
+from brainseg.data.imageio.streams import read_start
+from brainseg.data.imageio.study import Study, study_of
+from brainseg.data.store import is_store
+from brainseg.data.volume import main_channel
+from brainseg.errors import DataError, RequestError, check
+
+Source = str | Sequence[str | None]
+
+
+def find(
+    source: Source, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None = None
+) -> list[Study]:
+    """Return the studies that a request means, judged by names and headers; voxels are read later.
+
+    `channels` are the sequences that the checkpoint needs, and `volume` is the number of the volume of
+    files that hold several. Raises RequestError for whatever is wrong with them.
+    """
+    try:
+        if not isinstance(source, str):
+            return [_list(source, sequences, channels, volume)]
+        if Path(source).is_dir():
+            return _folder(Path(source), sequences, channels, volume)
+        return [_file(Path(source), sequences, channels, volume)]
+    except DataError as error:
+        # Names and headers are judged before anything is created, so that the request is wrong.
+        raise RequestError(_line(source, str(error))) from error
+
+
+def check_input(source: Source) -> None:
+    """Refuse a path that does not exist, or a file of prepared slices. Raises RequestError."""
+    for path in [source] if isinstance(source, str) else source:
+        if path is None:
+            continue
+        check(os.path.lexists(path), "input", path, "no such file or folder")
+        check(Path(path).exists(), "input", path, "is a link to a file that does not exist")
+        if path.endswith((".h5", ".hdf5")):
+            remedy = f"brainseg.evaluate scores its patients, with data.path={path}"
+            rule = "a file of prepared slices, not a scan"
+            check(not is_store(path), "input", path, rule, remedy)
+            rule = "not a scan, and not a file that prepare made"
+            check(
+                False, "input", path, rule, "save each sequence as NIfTI, for example with nibabel"
+            )
+
+
+def study_name(path: Path) -> str:
+    """Return the name of a study: its folder's, or its file's without .nii.gz and the like."""
+    path = path.absolute()
+    name = path.name
+    if path.is_file():
+        for suffix in (".gz", ".bz2", Path(name).suffix):
+            shorter = (
+                name[: -len(suffix)] if suffix and name.lower().endswith(suffix.lower()) else ""
+            )
+            name = shorter or name
+        name = name.removesuffix(".nii").removesuffix(".NII").removesuffix(".ome") or path.name
+    fits = name.isprintable() and name not in ("", ".", "..")
+    check(fits, "input", ascii(name), "is no name for a folder of results", "rename it")
+    return name
+
+
+def _folder(
+    path: Path, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None
+) -> list[Study]:
+    if not sequences and (studies := tiff_folder.find_patients(path, channels)):
+        return list(studies)
+    name = study_name(path)
+    images, left_aside = images_in(path, volume)
+    rule = "holds no slices, NIfTI files or DICOM series that can be read"
+    reason = f" ({left_aside[0]})" if left_aside else ""
+    check(bool(images), "input", path, rule + reason)
+    study = study_of(name, assign(str(path), images, sequences, channels), channels)
+    study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
+    return [study]
+
+
+def _file(
+    path: Path, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None
+) -> Study:
+    """Return the study of a file alone: a stack with all channels, or one sequence."""
+    main = channels[main_channel(channels)]
+    if not is_tiff(path):
+        image = open_image(path, volume)
+        return study_of(study_name(path), assign(str(path), [image], sequences, channels), channels)
+    check(
+        volume is None,
+        "volume",
+        volume,
+        "a TIFF stack has no volumes to choose from",
+        "leave it out",
+    )
+    if sequences:
+        fits = list(sequences.values()) == [path.name]
+        remedy = typed(f"sequences.{main}", path.name)
+        rule = "must name the one file of input"
+        check(fits, "sequences", ", ".join(sequences.values()), rule, f"as {remedy}")
+        return tiff_stack.find_stack(study_name(path), {next(iter(sequences)): path}, channels)
+    study = tiff_stack.find_stack(study_name(path), {main: path}, channels)
+    if main in study.stacks:
+        check_names([path.name], main, channels, path)
+    return study
+
+
+def _list(
+    source: Sequence[str | None],
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    volume: int | None,
+) -> Study:
+    """Return the study of one file or folder for each sequence, all of one kind."""
+    shown, order = _shown(source), ", ".join(channels)
+    rule = f"{len(source)} files; the checkpoint needs {len(channels)} sequences, in this order: {order}"
+    check(len(source) == len(channels), "input", shown, rule, "null stands for a missing one")
+    rule = "the order of input says which is which"
+    check(not sequences, "sequences", ",".join(sequences), rule, "leave one of them out")
+    pairs = zip(channels, source, strict=True)
+    paths = {channel: Path(path) for channel, path in pairs if path is not None}
+    check(bool(paths), "input", shown, "holds no file")
+    for channel, path in paths.items():
+        named = [other for other in channels if plain(other) in plain(path.name)]
+        rule = f"is given as {channel}, and named after {' and '.join(named)}"
+        remedy = (
+            f"the order is {order}; null stands for a missing one; rename the file if it is right"
+        )
+        check(not named or channel in named, "input", path, rule, remedy)
+    first = next(iter(paths.values()))
+    name = study_name(first) if len(paths) == 1 else _shared_name(list(paths.values()))
+    stacks = [path for path in paths.values() if not path.is_dir() and is_tiff(path)]
+    if stacks:
+        rule = "TIFF and other formats; all must be of one format"
+        check(len(stacks) == len(paths), "input", ",".join(map(str, paths.values())), rule)
+        return tiff_stack.find_stack(name, paths, channels)
+    images = {channel: image_at(path, volume) for channel, path in paths.items()}
+    return study_of(name, images, channels)
+
+
+def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume], list[str]]:
+    """Return the image files in a folder and the DICOM series in it or below; and what is left aside."""
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.name.lower().endswith(SUFFIXES) and file.is_file() and not file.name.startswith(".")
+    )
+    series, left_aside = dicom.find_series(folder)
+    return [*(open_image(file, volume) for file in files), *series], left_aside
+
+
+def is_tiff(path: Path) -> bool:
+    """Return True if a file is a TIFF, by its name or its first bytes. Raises DataError."""
+    named = path.name.lower().endswith(tiff_stack.SUFFIXES)
+    return named or read_start(path, 4) in formats.TIFF
+
+
+def image_at(path: Path, volume: int | None = None) -> ImageVolume:
+    """Return the image in a file, or the only one in a folder. Raises RequestError, DataError."""
+    if not path.is_dir():
+        return open_image(path, volume)
+    images, _ = images_in(path, volume)
+    rule = f"holds {len(images)} series; must be one where a folder stands for a sequence"
+    check(len(images) == 1, "input", path, rule)
+    return images[0]
+
+
+def _shared_name(paths: Sequence[Path]) -> str:
+    """Return what several files are called: what their names begin with, such as P1, or their folder."""
+    if len({path.name for path in paths}) == 1:
+        return study_name(paths[0])
+    # Whole words only: of flair_1 and flair_12 it is flair.
+    words = [re.split(r"([_\-. ])", path.name) for path in paths]
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
+    name = "".join(column[0] for column in same).strip("_-. ")
+    return name if name and name.isprintable() else study_name(paths[0].absolute().parent)
+
+
+def _shown(source: Source) -> str:
+    return source if isinstance(source, str) else f"[{','.join(path or 'null' for path in source)}]"
+
+
+def _line(source: Source, message: str) -> str:
+    """Return a message of one line that names no path twice."""
+    paths = [source] if isinstance(source, str) else [path for path in source if path is not None]
+    for path in paths:
+        if message.startswith(f"{Path(path)}: "):
+            return f"input={path}: {message.removeprefix(f'{Path(path)}: ')}"
+        if message.startswith(str(Path(path))):
+            return message
+    return f"input={_shown(source)}: {message}"

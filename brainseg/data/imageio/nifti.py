@@ -1,0 +1,291 @@
+"""NIfTI-1 and NIfTI-2 with nibabel: one sequence in a file, or in a pair of .hdr and .img.
+
+The header is judged before a voxel is read. The position in the patient follows nibabel's rule: the
+sform if its code is above 0, else the qform if its code is above 0, else nibabel's default axes.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
+from nibabel.wrapstruct import WrapStructError
+
+from brainseg.data.imageio.base import (
+    check_finite,
+    check_shear,
+    check_volume,
+    is_plausible,
+    spans_volume,
+    volume_index,
+)
+from brainseg.data.imageio.grid import Grid
+from brainseg.data.imageio.streams import check_length, read_at, read_start
+from brainseg.errors import DataError
+
+Header = nibabel.Nifti1Header  # NIfTI-2 headers are a subclass
+
+MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of one unit, by the header's code
+UNITS = {1: "metres", 3: "micrometres"}
+LABELS = 1002  # intent of an image whose values are the numbers of labels
+PAIR = {".hdr": ".img", ".img": ".hdr"}
+
+_silent = logging.Logger("brainseg.nifti")  # takes what nibabel logs about headers
+_silent.addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class NiftiVolume:
+    """One sequence in one file; of a file of several volumes the one with number `volume`, from 1."""
+
+    path: Path
+    volume: int | None = None
+
+    @cached_property
+    def header_path(self) -> Path:
+        return self.path if _suffix(self.path) != ".img" else _partner(self.path)
+
+    @cached_property
+    def voxel_path(self) -> Path:
+        return self.path if _suffix(self.path) != ".hdr" else _partner(self.path)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return tuple(dict.fromkeys((self.header_path, self.voxel_path)))
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """Return the file's name, the header's description and, for an image of labels, "label"."""
+        try:
+            stored = self.stored
+        except DataError:
+            # A damaged file still has a name to be refused by, once its grid is needed.
+            return (self.path.name,)
+        description = bytes(stored["descrip"]).split(b"\0")[0].decode("latin-1").strip()
+        label = "label" if int(stored["intent_code"]) == LABELS else ""
+        texts = (self.path.name, description, label)
+        return tuple(text for text in texts if text and text.isprintable())
+
+    @cached_property
+    def stored(self) -> Header:
+        """Return the header exactly as it is stored. Raises DataError."""
+        return read_header(self.header_path)
+
+    @cached_property
+    def header(self) -> Header:
+        """Return the header with nibabel's corrections of single fields. Raises DataError."""
+        self._check_type()
+        header = self.stored.copy()
+        sides = header["pixdim"][1:4]
+        sides[~np.isfinite(sides)] = 1
+        try:
+            header.check_fix(_silent)
+        except HeaderDataError as error:
+            start = float(header["vox_offset"])
+            rule = f"its first voxel lies at byte {start:g}, within the header"
+            raise DataError(f"{self.path}: {rule}; copy or download it again") from error
+        return header
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the voxels along (i, j, k) of the volume that is read. Raises DataError."""
+        whole = tuple(int(side) for side in self.header.get_data_shape())
+        i, j, k = (*whole, 1, 1)[:3]
+        shape = (i, j, k)
+        check_volume(shape, self.path)
+        volume_index(self.volume, self._volumes(whole), self.path)
+        size = math.prod(whole) * self.header.get_data_dtype().itemsize
+        check_length(self.voxel_path, self._start + size)
+        return shape
+
+    @cached_property
+    def grid(self) -> Grid:
+        shape, stored = self.shape, self.stored
+        try:
+            affine = np.array(self.header.get_best_affine(), np.float64)
+        except (HeaderDataError, ValueError) as error:
+            raise DataError(
+                f"{self.path}: its qform holds no rotation; set its sform or qform anew"
+            ) from error
+        name = _form(self.header)
+        if not spans_volume(affine):
+            raise DataError(
+                f"{self.path}: its {name} maps voxels to no volume; set it anew, or set {name}_code to 0"
+            )
+        check_shear(affine, self.path)
+        scale = MILLIMETRES.get(int(stored["xyzt_units"]) & 7, 1.0)
+        known = name == "sform" or bool((np.isfinite(self._sides) & (self._sides != 0)).all())
+        sides = np.linalg.norm(affine[:3, :3], axis=0) * scale
+        if not is_plausible(sides):
+            return Grid(shape, affine, spacing_known=False, orientation_known=bool(name))
+        affine[:3] *= scale
+        return Grid(shape, affine, spacing_known=known, orientation_known=bool(name))
+
+    @cached_property
+    def notes(self) -> Sequence[str]:
+        grid, notes = self.grid, []
+        form = _form(self.header)
+        unit = UNITS.get(int(self.stored["xyzt_units"]) & 7)
+        if not form:
+            notes.append("the header does not say how the head lies (sform and qform codes are 0): "
+                         "nibabel's axes are assumed, left and right may be exchanged")  # fmt: skip
+        if not grid.spacing_known:
+            shown = " x ".join(f"{side:g}" for side in self._sides)
+            notes.append(f"the header gives voxels of {shown} {unit or 'mm'}, which cannot be right: "
+                         "no volume in millilitres")  # fmt: skip
+        elif unit:
+            notes.append(f"the header's unit is {unit}: converted to mm")
+        if form == "sform" and int(self.header["qform_code"]) > 0 and self._forms_differ(grid):
+            notes.append("sform and qform differ: the sform counts, as in nibabel")
+        if self.volume is not None:
+            notes.append(f"volume {self.volume} of the file")
+        return tuple(filter(None, (*notes, check_shear(grid.affine, self.path))))
+
+    def read(self) -> np.ndarray:
+        """Return finite real numbers (i, j, k), scaled as the header says. Raises DataError."""
+        shape, header = self.shape, self.header
+        if read_header(self.header_path).binaryblock != self.stored.binaryblock:
+            raise DataError(f"{self.path}: changed since its header was read; start again")
+        kind = header.get_data_dtype()
+        size = math.prod(shape) * kind.itemsize
+        skipped = ((self.volume or 1) - 1) * size
+        content = read_at(self.voxel_path, self._start + skipped, size)
+        voxels = np.frombuffer(content, kind).reshape(shape, order="F")
+        slope, intercept = self._scaling()
+        with np.errstate(all="ignore"):
+            voxels = apply_read_scaling(voxels, slope, intercept)
+        check_finite(voxels, self.path)
+        return voxels
+
+    @property
+    def _sides(self) -> np.ndarray:
+        """Return the voxel's sides as the form in use gives them, in the header's unit."""
+        if _form(self.header) == "sform":
+            return np.linalg.norm(np.asarray(self.header.get_sform())[:3, :3], axis=0)
+        return np.array(self.stored["pixdim"][1:4], np.float64)
+
+    @property
+    def _start(self) -> int:
+        """Return the first voxel's place in the file. Raises DataError."""
+        offset = float(self.header["vox_offset"])
+        if not math.isfinite(offset) or offset < 0:
+            raise DataError(f"{self.path}: its header does not say where the voxels begin")
+        return (
+            int(self.header.get_data_offset())
+            if self.header_path == self.voxel_path
+            else int(offset)
+        )
+
+    def _volumes(self, whole: Sequence[int]) -> int:
+        """Return how many volumes the file holds. Raises DataError for vectors in each voxel."""
+        further = whole[3:]
+        if min(further, default=1) < 1:
+            raise DataError(
+                f"{self.path}: its header gives dimensions of {' x '.join(map(str, whole))}"
+            )
+        if any(side > 1 for side in further[1:]):
+            raise DataError(
+                f"{self.path}: holds {' x '.join(map(str, whole))} values: vectors or more than four "
+                "dimensions; save the one volume to segment in a file of its own"
+            )
+        return math.prod(further)
+
+    def _check_type(self) -> None:
+        """Raise DataError unless the voxels are real numbers of a type that NumPy has."""
+        code, known = int(self.stored["datatype"]), nibabel.nifti1.data_type_codes
+        if code not in known.value_set():
+            rule = f"its header is damaged: datatype {code} is none of NIfTI's"
+            raise DataError(f"{self.path}: {rule}; copy or download it again")
+        kind = self.stored.get_data_dtype()
+        if kind.names:
+            rule = "voxels are colours (RGB); save the grey values of one sequence"
+        elif kind.kind == "c":
+            rule = "voxels are complex numbers; save their magnitude"
+        elif kind.kind not in "iuf" or kind.itemsize not in (1, 2, 4, 8):
+            rule = f"voxels are of type {known.label[code]}; save them as int16 or float32"
+        else:
+            return
+        raise DataError(f"{self.path}: {rule}")
+
+    def _scaling(self) -> tuple[float, float]:
+        try:
+            slope, intercept = self.header.get_slope_inter()
+        except HeaderDataError as error:
+            raise DataError(
+                f"{self.path}: its scl_inter is not a finite number; set it to 0"
+            ) from error
+        return (1.0 if slope is None else slope), (0.0 if intercept is None else intercept)
+
+    def _forms_differ(self, grid: Grid) -> bool:
+        try:
+            qform = np.array(self.header.get_qform(), np.float64)
+        except (HeaderDataError, ValueError):
+            return True
+        sform = np.asarray(self.header.get_sform(), np.float64)
+        return bool(Grid(grid.shape, sform).difference(Grid(grid.shape, qform)))
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a NIfTI-1 or NIfTI-2 file, without any correction. Raises DataError."""
+    start = read_start(path, 540)
+    header_class = header_class_of(start)
+    if header_class is None:
+        raise DataError(f"{path}: not a NIfTI file; its first bytes are no NIfTI header")
+    try:
+        return header_class(start[: header_class.sizeof_hdr], check=False)
+    except WrapStructError as error:
+        raise DataError(
+            f"{path}: truncated within its header; copy or download it again"
+        ) from error
+
+
+def header_class_of(start: bytes) -> type[Header] | None:
+    """Return the class of header that a file with these first bytes has, None if it is no NIfTI."""
+    if start[344:347] in (b"n+1", b"ni1"):
+        return nibabel.Nifti1Header
+    if start[4:7] in (b"n+2", b"ni2"):
+        return nibabel.Nifti2Header
+    return None
+
+
+def _form(header: Header) -> str:
+    """Return which form says where the volume lies: sform, qform or, if neither, ""."""
+    if int(header["sform_code"]) > 0:
+        return "sform"
+    return "qform" if int(header["qform_code"]) > 0 else ""
+
+
+def has_suffix(path: Path) -> bool:
+    """Return True if a file is named like NIfTI, packed or not, in whatever case."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
+    return name.endswith((".nii", *PAIR))
+
+
+def has_header_beside(path: Path) -> bool:
+    """Return True if an .img file has a NIfTI header beside it."""
+    try:
+        return header_class_of(read_start(_partner(path), 540)) is not None
+    except DataError:
+        return False
+
+
+def _suffix(path: Path) -> str:
+    """Return .hdr or .img, also of .hdr.gz, in lower case; "" for a single file."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
+    return name[-4:] if name[-4:] in PAIR else ""
+
+
+def _partner(path: Path) -> Path:
+    """Return the other file of a pair, whatever the case of its suffix. Raises DataError."""
+    stem = path.name[: path.name.lower().rindex(_suffix(path))]
+    wanted = stem + PAIR[_suffix(path)]
+    for other in sorted(path.parent.iterdir()):
+        if other.name.lower().removesuffix(".gz").removesuffix(".bz2") == wanted.lower():
+            return other
+    raise DataError(f"{path}: the other half of the pair, {wanted}, is not beside it")

@@ -1,0 +1,54 @@
+"""`open_image`: the reader of an image file, chosen by the file's first bytes and its name."""
+
+from pathlib import Path
+
+from brainseg.data.imageio import dicom, formats, mgh, nifti, simpleitk
+from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.imageio.streams import check_length, read_start
+from brainseg.errors import DataError
+
+METAIMAGE, NRRD, MGH = (".mha", ".mhd"), (".nrrd", ".nhdr"), (".mgh", ".mgz", ".mgh.gz")
+# What a folder is searched for. Of a pair the header stands for both files.
+SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".hdr.gz", *METAIMAGE, *NRRD, *MGH)
+READ = "read are NIfTI, DICOM, NRRD, MetaImage, MGZ and TIFF"
+
+
+def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
+    """Return the image in a file, its voxels not yet read.
+
+    `volume` chooses one volume, counted from 1, of a file that holds several. Raises DataError naming
+    the file if there is no such file, or if no reader knows its content.
+    """
+    path = Path(path)
+    start, name = read_start(path, 540), path.name.lower()
+    if not start:
+        raise DataError(f"{path}: is empty; copy or download it again")
+    if nifti.header_class_of(start):
+        return nifti.NiftiVolume(path, volume)
+    if start[128:132] == b"DICM":
+        return dicom.open_file(path)
+    if start[:4] == b"NRRD":
+        return simpleitk.ItkVolume(path, simpleitk.NRRD, volume)
+    if name.endswith(METAIMAGE):
+        return simpleitk.ItkVolume(path, simpleitk.METAIMAGE, volume)
+    if name.endswith(MGH):
+        return mgh.MghVolume(path, volume)
+    if name.endswith(".img") and nifti.has_header_beside(path):
+        return nifti.NiftiVolume(path, volume)
+    if start[:4] in formats.TIFF:
+        raise DataError(
+            f"{path}: a TIFF file, which has no position in the patient; save it as NIfTI"
+        )
+    kind, remedy = formats.unreadable(path, start)
+    if kind:
+        raise DataError(f"{path}: this format is not read ({kind}); {remedy}")
+    if start[:4] in formats.ANALYZE:
+        raise DataError(f"{path}: truncated within its header; copy or download it again")
+    if nifti.has_suffix(path):
+        # Of a damaged packed file the first bytes may be anything.
+        check_length(path, 348)
+        raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")
+    if name.endswith(NRRD):
+        raise DataError(f"{path}: not an NRRD file, whatever its name says; {READ}")
+    # Old DICOM files have no mark at byte 128.
+    return dicom.open_file(path)

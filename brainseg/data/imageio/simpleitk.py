@@ -1,0 +1,214 @@
+"""NRRD and MetaImage with SimpleITK: one sequence in a file, or in a text header with a file of voxels.
+
+The text header is read here, too, because SimpleITK assumes 1 mm and the patient's axes where a header
+is silent, and because it allocates whatever size a header asks for.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brainseg.data.imageio.base import (
+    check_finite,
+    check_shear,
+    check_volume,
+    is_plausible,
+    spans_volume,
+    volume_index,
+)
+from brainseg.data.imageio.grid import Grid
+from brainseg.errors import DataError
+
+LONGEST_HEADER = 2**16  # bytes
+MOST_PACKED = 1100  # bytes that deflate can pack into one, at most
+NRRD, METAIMAGE = "NrrdImageIO", "MetaImageIO"
+VOXELS_IN = {NRRD: ("data file", "datafile"), METAIMAGE: ("elementdatafile",)}
+SPACING_IN = {
+    NRRD: ("spacings", "space directions"),
+    METAIMAGE: ("elementspacing", "elementsize"),
+}
+ORIENTATION_IN = {NRRD: ("space",), METAIMAGE: ("transformmatrix", "rotation", "orientation")}
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # SimpleITK's axes are left, posterior, superior
+
+
+@dataclass(frozen=True)
+class ItkVolume:
+    """One sequence; of a file of four dimensions the volume with number `volume`, from 1."""
+
+    path: Path
+    reader: str  # SimpleITK's name for the format
+    volume: int | None = None
+
+    @cached_property
+    def files(self) -> Sequence[Path]:
+        """Return the header and, if there is one, the file of voxels. Raises DataError."""
+        return tuple(dict.fromkeys((self.path, self._voxel_path)))
+
+    @property
+    def names(self) -> Sequence[str]:
+        return (self.path.name,)
+
+    @cached_property
+    def fields(self) -> Mapping[str, str]:
+        """Return the text header's fields by name, in lower case. Raises DataError."""
+        try:
+            with open(self.path, "rb") as file:
+                start = file.read(LONGEST_HEADER)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}") from error
+        lines = re.split(rb"\r?\n\r?\n", start)[0] if self.reader == NRRD else start
+        fields: dict[str, str] = {}
+        for line in lines.decode("latin-1").splitlines():
+            name, _, value = line.partition(":" if self.reader == NRRD else "=")
+            fields.setdefault(name.strip().lower(), value.strip().lstrip("="))
+            if name.strip().lower() == "elementdatafile":
+                break
+        return fields
+
+    @cached_property
+    def header(self) -> Any:
+        """Return a SimpleITK reader that has read the header. Raises DataError."""
+        import SimpleITK as sitk
+
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(self.reader)
+        reader.SetFileName(str(self.path))
+        with asking(self.path):
+            reader.ReadImageInformation()
+        if reader.GetDimension() not in (3, 4):
+            raise DataError(
+                f"{self.path}: has {reader.GetDimension()} dimensions; must have 3 or 4"
+            )
+        if reader.GetNumberOfComponents() != 1:
+            raise DataError(
+                f"{self.path}: holds {reader.GetNumberOfComponents()} values in each voxel (colours or "
+                "vectors); save the grey values of one sequence"
+            )
+        return reader
+
+    @cached_property
+    def grid(self) -> Grid:
+        header = self.header
+        i, j, k, *further = header.GetSize()
+        check_volume((i, j, k), self.path)
+        volume_index(self.volume, math.prod(further), self.path)
+        if self._type.kind not in "iuf":
+            raise DataError(f"{self.path}: voxels are {self._type}; must be real numbers")
+        self._check_length(math.prod(header.GetSize()))
+        dimension = header.GetDimension()
+        direction = np.reshape(header.GetDirection(), (dimension, dimension))[:3, :3]
+        affine = np.eye(4)
+        affine[:3, :3] = direction * header.GetSpacing()[:3]
+        affine[:3, 3] = header.GetOrigin()[:3]
+        affine = TO_RAS @ affine
+        if not spans_volume(affine):
+            raise DataError(
+                f"{self.path}: its header maps voxels to no volume; set its directions anew"
+            )
+        check_shear(affine, self.path)
+        spacing = " ".join(self.fields.get(name, "") for name in SPACING_IN[self.reader])
+        known = bool(spacing.strip()) and "nan" not in spacing.lower()
+        known = known and is_plausible(np.linalg.norm(affine[:3, :3], axis=0))
+        oriented = any(name in self.fields for name in ORIENTATION_IN[self.reader])
+        return Grid((i, j, k), affine, known, oriented)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        notes = [check_shear(self.grid.affine, self.path)]
+        if not self.grid.spacing_known:
+            notes.append("the header gives no usable size of a voxel: no volume in millilitres")
+        if not self.grid.orientation_known:
+            notes.append(
+                "the header does not say how the head lies: axes to the left, back and head are "
+                "assumed, left and right may be exchanged"
+            )
+        if self.volume is not None:
+            notes.append(f"volume {self.volume} of the file")
+        return tuple(filter(None, notes))
+
+    def read(self) -> np.ndarray:
+        """Return finite real numbers (i, j, k). Raises DataError."""
+        import SimpleITK as sitk
+
+        expected, reader = self.grid.shape, self.header
+        if reader.GetDimension() == 4:
+            reader.SetExtractSize([*expected, 0])
+            reader.SetExtractIndex([0, 0, 0, (self.volume or 1) - 1])
+        with asking(self.path):
+            voxels = sitk.GetArrayFromImage(reader.Execute()).transpose()
+        if voxels.shape != expected:
+            raise DataError(f"{self.path}: changed since its header was read; start again")
+        check_finite(voxels, self.path)
+        return voxels
+
+    @cached_property
+    def _type(self) -> np.dtype:
+        """Return the type of a voxel, from an image of one, because SimpleITK has no table of types."""
+        import SimpleITK as sitk
+
+        return sitk.GetArrayFromImage(sitk.Image([1, 1, 1], self.header.GetPixelIDValue())).dtype
+
+    @cached_property
+    def _voxel_path(self) -> Path:
+        """Return the file that holds the voxels. Raises DataError if there are several."""
+        name = next((self.fields[key] for key in VOXELS_IN[self.reader] if key in self.fields), "")
+        if name.lower() in ("", "local"):
+            return self.path
+        if name.upper().startswith("LIST") or "%" in name:
+            raise DataError(
+                f"{self.path}: its voxels lie in several files; save the image as one file"
+            )
+        voxel_path = self.path.parent / name
+        if Path(name).name != name:
+            raise DataError(
+                f"{self.path}: its voxels lie in another folder, {name}; put the file beside it"
+            )
+        if not voxel_path.is_file():
+            raise DataError(f"{self.path}: its file of voxels, {name}, is missing")
+        return voxel_path
+
+    def _check_length(self, voxels: int) -> None:
+        """Raise DataError if the file of voxels is too short for what the header asks for."""
+        encoding = self.fields.get("encoding", "raw").lower()
+        if (
+            encoding in ("ascii", "text", "txt", "hex")
+            or self.fields.get("binarydata", "").lower() == "false"
+        ):
+            return
+        item = self._type.itemsize
+        is_packed = encoding != "raw" or self.fields.get("compresseddata", "").lower() == "true"
+        held = self._voxel_path.stat().st_size * (MOST_PACKED if is_packed else 1)
+        if held < voxels * item:
+            raise DataError(
+                f"{self.path}: truncated: its header asks for {voxels * item:,} bytes, more than "
+                f"{self._voxel_path.name} holds; copy or download it again"
+            )
+
+
+@contextmanager
+def asking(place: object) -> Iterator[None]:
+    """Turn what SimpleITK raises into a DataError of one line, and silence what it writes to stderr."""
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    sys.stderr.flush()
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    except RuntimeError as error:
+        rule = "damaged, truncated or not of this format"
+        raise DataError(f"{place}: cannot be read: {rule}; copy or download it again") from error
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)

@@ -1,0 +1,185 @@
+"""What one mask belongs to: a study, of one image for each sequence.
+
+Axes: S slices from bottom to top, C channels, H W height and width, K outputs of the network. Whatever
+the source's orientation is, `read` returns axial slices with the face up, as in the public data set,
+and `write` puts the mask back on the source's grid.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.imageio.grid import Grid
+from brainseg.data.imageio.nifti import NiftiVolume
+from brainseg.data.imageio.nifti_writer import write_nifti
+from brainseg.data.intensity import to_uint8
+from brainseg.data.reader import Scan, check_images
+from brainseg.errors import DataError, check
+
+
+class Study(Protocol):
+    """One scan, judged by its headers and not yet read."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the folder of results."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Return the names of the channels that `read` returns."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what a user should know, one line each."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Return every file that a prediction and its score depend on."""
+
+    @property
+    def assignment(self) -> Mapping[str, str]:
+        """Return where each sequence comes from, in words, in the order of the files."""
+
+    @property
+    def voxel_millilitres(self) -> float | None:
+        """Return the volume of a voxel, None if unknown. Raises DataError."""
+
+    def read(self) -> Scan:
+        """Return images uint8 (S, C, H, W), masks (S, H, W) or None, spacing in mm or None.
+
+        Raises DataError, OSError.
+        """
+
+    def write(
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+    ) -> list[Path]:
+        """Write class indices uint8 (S, H, W) and a probability float32 (S, K, H, W) if there is one.
+
+        `several`: there is more than one foreground class. Returns the files. Raises OSError.
+        """
+
+
+@dataclass
+class ImageStudy:
+    """Sequences on one grid, by name; the mask is a NIfTI file on that grid."""
+
+    name: str
+    channels: Sequence[str]
+    volumes: Mapping[str, ImageVolume]
+    notes: Sequence[str]
+
+    @property
+    def files(self) -> Sequence[Path]:
+        return [path for volume in self.volumes.values() for path in volume.files]
+
+    @property
+    def assignment(self) -> Mapping[str, str]:
+        return {channel: described(volume) for channel, volume in self.volumes.items()}
+
+    @property
+    def grid(self) -> Grid:
+        return next(iter(self.volumes.values())).grid
+
+    @property
+    def voxel_millilitres(self) -> float | None:
+        # The header of a single slice rarely holds its thickness.
+        known = self.grid.spacing_known and min(self.grid.shape) > 1
+        return self.grid.voxel_millilitres if known else None
+
+    def read(self) -> Scan:
+        axial = {}
+        for channel, volume in self.volumes.items():
+            voxels = volume.read()
+            if voxels.shape != self.grid.shape:
+                raise DataError(
+                    f"{volume.files[0]}: its header gave {self.grid.shape} voxels; start again"
+                )
+            axial[channel] = self.grid.to_axial(voxels)
+        known = self.voxel_millilitres is not None
+        return Scan(compose(axial, self.channels), None, self.grid.axial_spacing if known else None)
+
+    def write(
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+    ) -> list[Path]:
+        written = [self._write(folder / f"{self.name}_mask.nii.gz", mask)]
+        for output in range(probability.shape[1] if probability is not None else 0):
+            assert probability is not None
+            suffix = f"_{output}" if several else ""
+            path = folder / f"{self.name}_probability{suffix}.nii.gz"
+            written.append(self._write(path, probability[:, output]))
+        return written
+
+    def _write(self, path: Path, slices: np.ndarray) -> Path:
+        first = next(iter(self.volumes.values()))
+        header = first.stored if isinstance(first, NiftiVolume) else None
+        return write_nifti(path, self.grid.from_axial(slices), self.grid, header)
+
+
+def study_of(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[str]) -> ImageStudy:
+    """Return the study of one image for each sequence. Raises RequestError, DataError."""
+    check_sequences(list(volumes), channels)
+    ordered = {channel: volumes[channel] for channel in channels if channel in volumes}
+    for (channel, first), (other, second) in itertools.combinations(ordered.items(), 2):
+        same = not {path.resolve() for path in first.files}.isdisjoint(
+            path.resolve() for path in second.files
+        )
+        rule = f"{channel} and {other} are the same file"
+        check(not same, "input", described(first), rule, "leave a missing sequence out")
+    (first_channel, first), *others = ordered.items()
+    for channel, volume in others:
+        difference = first.grid.difference(volume.grid)
+        rule = f"{channel} and {first_channel} lie on different grids ({difference})"
+        remedy = "resample them to one grid, as registration does"
+        check(not difference, "input", described(volume), rule, remedy)
+    notes = [
+        f"{channel}: {note}" if others else note
+        for channel, volume in ordered.items()
+        for note in volume.notes
+    ]
+    if first.grid.plane != "axial":
+        notes.append(f"{first.grid.plane} slices: the network has seen axial ones")
+    if not isinstance(first, NiftiVolume):
+        notes.append("the mask is a NIfTI file on the same grid")
+    return ImageStudy(name, channels, ordered, notes)
+
+
+def compose(sequences: Mapping[str, np.ndarray], channels: Sequence[str]) -> np.ndarray:
+    """Return images uint8 (S, C, H, W) from one array (S, H, W) for each sequence.
+
+    FLAIR stands in for a missing sequence, as in the public data set. Each sequence is scaled to eight
+    bits by itself, as `prepare` does it. Raises DataError for values that are not finite.
+    """
+    scaled = {}
+    for name, images in sequences.items():
+        check_images(images[:, None], [name])
+        scaled[name] = to_uint8(images[:, None])
+    return np.concatenate([scaled.get(name, scaled.get("FLAIR")) for name in channels], axis=1)
+
+
+def check_sequences(names: Sequence[str], channels: Sequence[str]) -> None:
+    """Raise RequestError for an unknown sequence, or for a missing one that nothing can stand in for."""
+    known = ", ".join(channels)
+    for name in names:
+        rule = "the checkpoint knows no such sequence"
+        check(name in channels, "sequences", name, rule, f"known: {known}")
+    stands_in = "FLAIR" in names or set(channels) <= set(names)
+    rule = f"the checkpoint needs {known}, and only FLAIR can stand in for another"
+    check(
+        stands_in, "input", ", ".join(names), rule, "give FLAIR at least, as sequences.FLAIR=FILE"
+    )
+
+
+def described(volume: ImageVolume) -> str:
+    """Return a volume's file, or its folder with its description and the number of files."""
+    if not volume.files:
+        return "an image in memory"
+    if len(volume.files) == 1 or isinstance(volume, NiftiVolume):
+        return str(volume.files[0])
+    names = [name for name in volume.names if not name.replace(".", "").isdigit()]
+    details = [*names[:2], f"{len(volume.files)} files"]
+    return f"{volume.files[0].parent} ({', '.join(details)})"
