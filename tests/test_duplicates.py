@@ -1,8 +1,10 @@
 """The same scan under two names is found whatever it is called, and no split trains on it and tests on it."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -12,10 +14,13 @@ from hypothesis.extra import numpy as arrays
 from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.config import KFoldConfig
+from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.reader import Scan, scan
 from brainseg.data.split import draw
 from brainseg.data.store import Store
-from brainseg.data.volume import hash_slice
+from brainseg.data.volume import fingerprint, hash_slice
+from brainseg.errors import DataError
 
 FIRST, COPY = "TCGA_AA_0000_20010101", "TCGA_ZZ_9999_20200101"
 
@@ -86,14 +91,42 @@ def test_kept_together_they_are_one_patient_in_every_split(tmp_path: Path) -> No
     assert not prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together").written
 
 
-def test_a_file_of_other_patients_is_not_up_to_date(tmp_path: Path) -> None:
-    """The names of patients are not in the fingerprint, which is that of the images."""
+def test_the_patients_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     source = write_cohort(tmp_path / "kaggle_3m")
-    prepare(source, tmp_path / "lgg.h5", workers=1)
     copy(source, FIRST, COPY)
-    assert prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together").written
+    summary = prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
     with Store(tmp_path / "lgg.h5") as store:
-        assert store.patients[-1] == "TCGA_AA_0000"
+        assert store.patients[-1] == "TCGA_AA_0000" and store.fingerprint == summary.fingerprint
+        store.verify()
+    digests = [volume.digest for volume in summary.volumes]
+    assert summary.fingerprint != fingerprint(digests), "with the names of four patients"
+    with h5py.File(tmp_path / "lgg.h5", "r+") as file:
+        names = file["patients"][()]
+        names[-1] = names[1]
+        file["patients"][...] = names
+    with Store(tmp_path / "lgg.h5") as store, pytest.raises(DataError, match="the content does not have its fingerprint"):
+        store.verify()
+
+
+class Arrays:
+    """A reader of two volumes in memory: the second is the first, mirrored and with another mask."""
+
+    channels, classes = ("T1",), ("background", "tumour")
+
+    def volumes(self, source: Path) -> list[str]:
+        return ["a", "b", "c"]
+
+    def read(self, source: Path, volume: str) -> Scan:
+        images = np.random.default_rng(ord(volume) if volume == "c" else 0).integers(0, 4000, (6, 1, 8, 8))
+        masks = np.arange(6)[:, None, None] == np.full((8, 8), 2 if volume == "b" else 3)
+        return Scan(images[..., ::-1] if volume == "b" else images, masks)
+
+
+def test_every_reader_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "scanner", lambda name: partial(scan, Arrays()))
+    with pytest.raises(FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored") as refused:
+        prepare(tmp_path, tmp_path / "own.h5", workers=1, reader="arrays")
+    assert len(refused.value.faults) == 1
 
 
 def test_skip_patient_leaves_out_the_later_name_alone(tmp_path: Path) -> None:

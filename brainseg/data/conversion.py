@@ -92,8 +92,7 @@ def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
         return False
     try:
         with Store(output) as store:
-            patients = [volume.patient for volume in cohort.volumes]
-            if store.fingerprint != cohort.fingerprint or store.patients != patients:  # volumes' names and spacing are in it
+            if store.fingerprint != cohort.fingerprint:  # names, patients and spacing are in it
                 return False
             store.verify()
     except DataError:  # damaged or of another version: it is written again

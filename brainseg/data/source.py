@@ -20,7 +20,7 @@ from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.stored_pixels import locate, read_located
 from brainseg.data.tiff import read_mask, read_slice
-from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
+from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint, renamed_patients
 from brainseg.errors import DataError
 
 Item = TypeVar("Item")
@@ -59,7 +59,9 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint((volume.digest for volume in self.volumes), self.channels, self.classes)
+        volumes = self.volumes
+        renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
+        return fingerprint((volume.digest for volume in volumes), self.channels, self.classes, renamed)
 
     @property
     def faulty_patients(self) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainseg.data.volume import digest, fingerprint
+from brainseg.data.volume import digest, fingerprint, renamed_patients
 from brainseg.errors import DataError
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
@@ -186,7 +186,8 @@ class Store:
         for name, spacing, start, stop in bounds:
             slices = zip(self.slice_number[start:stop], self.images(start, stop), self.masks(start, stop)[:, 0], strict=True)
             digests.append(digest(name, slices, spacing))
-        if fingerprint(digests, self.channels, self.classes) != self.fingerprint:
+        renamed = renamed_patients(self.volumes, self.patients)
+        if fingerprint(digests, self.channels, self.classes, renamed) != self.fingerprint:
             raise DataError(f"{self.path}: the content does not have its fingerprint; {REMEDY}")
 
     def _file(self) -> h5py.File:

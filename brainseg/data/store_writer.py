@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from brainseg.data.store import FORMAT, SCHEMA
-from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint
+from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed_patients
 from brainseg.files import remove_stale, target, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
@@ -54,7 +54,8 @@ def write_store(
 def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     """Write all but the pixels and make room for those; returns `first_slice`."""
     file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
-    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes))
+    renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
+    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes, renamed))
     _, count, height, width = volumes[0].shape
     first_slice = np.cumsum([0, *(volume.shape[0] for volume in volumes)], dtype=np.int64)
     small = {

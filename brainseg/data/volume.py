@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,8 +150,24 @@ def percentile(histogram: np.ndarray, share: float) -> float:
     return float(lower + (upper - lower) * (position - below))
 
 
-def fingerprint(digests: Iterable[str], channels: Sequence[str] = CHANNELS, classes: Sequence[str] = CLASSES) -> str:
-    """SHA-256 of volumes sorted by name: of the content alone, not of paths or dates; names other than the public set's count."""
+def fingerprint(
+    digests: Iterable[str],
+    channels: Sequence[str] = CHANNELS,
+    classes: Sequence[str] = CLASSES,
+    patients: Mapping[str, str] | None = None,
+) -> str:
+    """Return the SHA-256 of volumes sorted by name: of the content alone, not of paths or dates.
+
+    Names of channels and classes other than the public set's count. `patients` are volumes whose patient does not follow from
+    the volume's name, from `renamed_patients`: they count too, because splits depend on them.
+    """
     names = [list(channels), list(classes)]
     named = "" if names == [list(CHANNELS), list(CLASSES)] else json.dumps(names)
+    named += json.dumps(patients, sort_keys=True) if patients else ""
     return hashlib.sha256(("".join(digests) + named).encode()).hexdigest()
+
+
+def renamed_patients(volumes: Iterable[str], patients: Iterable[str]) -> dict[str, str]:
+    """Return the patient of each volume whose patient is not the volume's name without its date."""
+    pairs = zip(volumes, patients, strict=True)
+    return {volume: patient for volume, patient in pairs if patient != patient_of(volume)}
