@@ -1,8 +1,9 @@
 """What the header of a page of a TIFF stack has to say before its pixels are decoded."""
 
 import math
+import struct
 
-from tifffile import COMPRESSION, PHOTOMETRIC, TiffPage
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from brainseg.data.tiff import LARGEST, LOSSLESS
 
@@ -43,3 +44,17 @@ def _length_fault(page: TiffPage, size: int) -> str:
     if max(start + length for start, length in zip(starts, lengths, strict=True)) > size:
         return rule
     return ""
+
+
+def has_lost_pages(file: TiffFile) -> bool:
+    """Return True if the last page that could be read points to a further one.
+
+    tifffile leaves out whatever lies behind the end of a truncated file.
+    """
+    kind, handle = file.tiff, file.filehandle
+    start = file.pages[-1].offset
+    handle.seek(start)
+    (tags,) = struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))
+    handle.seek(start + kind.tagnosize + tags * kind.tagsize)
+    (following,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
+    return bool(following)
