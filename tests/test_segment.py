@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
-from scans import scan, truth
+from scans import scan, threshold_weights, truth, write_nifti
 from test_predict import FLOAT32
 from torch import nn
 
 import brainseg
-from brainseg import build, train
+from brainseg import build, train, trained
 from brainseg.config import DataConfig, DeviceConfig, HoldoutConfig, InferenceConfig, ModelConfig, TrackingConfig, TrainConfig, UNetConfig
 from brainseg.data.memory import MemoryStore
 from brainseg.data.reader import Scan
@@ -39,6 +41,73 @@ def test_one_volume_from_arrays(run: str) -> None:
     assert np.array_equal(by_name.probability, one.probability), "FLAIR stands in for the two others, which here are equal to it"
     both = brainseg.segment([run, checkpoint], volume, FLOAT32)
     assert np.allclose(both.probability, one.probability, atol=1e-6)
+
+
+@pytest.fixture
+def threshold(tmp_path: Path) -> Trained:
+    """A network that marks FLAIR above half of its range."""
+    path = threshold_weights(tmp_path / "w.pt")
+    return trained.load(str(path), DataConfig(), UNetConfig(depth=1, width=1, norm="none"))
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR", "PIR"])
+def test_a_mask_of_an_image_has_the_images_own_axes(axes: str, threshold: Trained, tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "flair.nii.gz", scan(), axes)
+    image = nibabel.load(path)
+    expected = np.asarray(image.dataobj) == 300
+    in_memory = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    for images in (str(path), path, image, in_memory, [None, path, None], [None, image, None], {"FLAIR": image}, {"FLAIR": path}, [path]):
+        found = brainseg.segment(threshold, images, FLOAT32)
+        assert np.array_equal(found.mask == 1, expected)
+        assert found.probability.shape == (*image.shape, 1) and np.array_equal(found.probability[..., 0] >= 0.5, expected)
+
+
+def test_arrays_lists_and_tensors_are_the_same_slices(threshold: Trained, tmp_path: Path) -> None:
+    slices = scan().transpose(2, 1, 0).copy()
+    stack = np.stack([slices] * 3, axis=1)
+    tensor = torch.from_numpy(stack)
+    tifffile.imwrite(tmp_path / "a.tif", slices, photometric="minisblack")
+    for images in (stack, tensor, tensor.float().requires_grad_(), tensor.bfloat16(), [slices] * 3, [None, slices, None],
+                   [torch.from_numpy(slices)] * 3, {"FLAIR": torch.from_numpy(slices)},
+                   tmp_path / "a.tif"):  # fmt: skip
+        found = brainseg.segment(threshold, images, FLOAT32)
+        assert np.array_equal(found.mask == 1, slices == 300) and found.probability.shape == (9, 1, 16, 20)
+
+
+def test_anything_else_is_refused_in_words(threshold: Trained, tmp_path: Path) -> None:
+    slices = scan().transpose(2, 1, 0).copy()
+    path = write_nifti(tmp_path / "T1w.nii.gz", scan())
+    affine_less = nibabel.Nifti1Image(scan(), None)
+    moved = nibabel.load(write_nifti(tmp_path / "moved.nii.gz", scan(), shift=3))
+    series = nibabel.Nifti1Image(np.zeros((4, 5, 6, 2), np.int16), np.eye(4))
+    colours = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.complex64), np.eye(4))
+    nothing = np.zeros((0, 3, 4, 4))
+    for images, rule in (
+        (7, "must be a path, an array, a torch tensor or a nibabel image"),
+        (b"flair.nii", "must be a path"),
+        (None, "must be a path"),
+        (slices, "must be \\(slices, 3 channels, height, width\\)"),
+        (slices.tolist(), "a list of 9"),
+        ([slices, slices], "a list of 2: must hold one for each sequence"),
+        ([slices.tolist()] * 3, "images=list: must be a path"),
+        ([slices, slices, slices[:2]], "all of one shape"),
+        ([slices, path, None], "all must be of one kind"),
+        ([], "a list of 0"),
+        ([None, None, None], "only FLAIR can stand in"),
+        ({}, "only FLAIR can stand in"),
+        ({1: slices}, "no such sequence"),
+        (np.array(["a"]), "must hold real numbers"),
+        (nothing, "holds no pixel"),
+        (np.stack([slices] * 3, axis=1).astype(complex), "must hold real numbers"),
+        (tmp_path / "nowhere.nii", "no such file or folder"),
+        (path, "is named after T1w"),
+        (affine_less, "without a usable affine"),
+        ([nibabel.load(path), moved, None], "lie on different grids"),
+        (series, "must have three dimensions"),
+        (colours, "must hold real numbers"),
+    ):
+        with pytest.raises(RequestError, match=rule):
+            brainseg.segment(threshold, images, FLOAT32)
 
 
 def test_arrays_that_do_not_fit_are_refused(run: str) -> None:

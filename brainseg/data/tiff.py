@@ -165,6 +165,20 @@ def _fault_of_segments(page: TiffPage, size: int) -> str:
     return ""
 
 
+def has_lost_pages(file: TiffFile) -> bool:
+    """Return True if the last page that could be read points to a further one.
+
+    tifffile leaves out whatever lies behind the end of a truncated file.
+    """
+    kind, handle = file.tiff, file.filehandle
+    start = file.pages[-1].offset
+    handle.seek(start)
+    (tags,) = struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))
+    handle.seek(start + kind.tagnosize + tags * kind.tagsize)
+    (following,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
+    return bool(following)
+
+
 def _fault_of_pages(file: TiffFile) -> str:
     """Return a fault if the file contains more images than its first page."""
     pages = file.pages[1:] if len(file.pages) > 1 else []

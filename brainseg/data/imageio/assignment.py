@@ -27,6 +27,13 @@ WORDS = {
     r"|(?:3d)?(?:t1|flair)w?(?:ce|c|gd|gad|post|km)w?|cet1w?",
     "pre": r"pre|precontrast",
 }
+# What is replaced before a text is cut into words. An image in the space of another is not that other.
+REWRITTEN = (
+    (r"space-[a-z0-9]+", " "),
+    (r"(?:^|(?<=[\W_]))(?:in|to|reg2?)[\W_]?t[12]\w*", " "),
+    (r"dark[\W_]?fluid", "darkfluid"),
+    (r"\+c", " plusc "),
+)
 # The words that may stand beside a sequence's own.
 WITH = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
 
@@ -146,15 +153,13 @@ def _named(text: str, volumes: Sequence[ImageVolume], setting: str) -> ImageVolu
 def _kinds(text: str) -> dict[str, str]:
     """Return what the words of a text say about an image: kind, and the word that says so."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    text = re.sub(
-        r"space-[a-z0-9]+|(?:^|(?<=[\W_]))(?:in|to|reg2?)[\W_]?t[12]\w*", " ", text.lower()
-    )
-    text = re.sub(r"dark[\W_]?fluid", "darkfluid", text).replace("+c", " plusc ").replace("+", " ")
+    for pattern, replacement in REWRITTEN:
+        text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
     kinds: dict[str, str] = {}
-    for word in re.findall(r"[a-z0-9]+", text):
+    for word in re.findall(r"[A-Za-z0-9]+", text):
         for kind, pattern in WORDS.items():
-            if re.fullmatch(pattern, word):
-                kinds.setdefault(kind, word.upper() if len(word) < 4 else word)
+            if re.fullmatch(pattern, word.lower()):
+                kinds.setdefault(kind, word)
     return kinds
 
 

@@ -17,7 +17,7 @@ UNREADABLE = (
         "a NumPy array without a position",
         "give it to brainseg.segment, or save it as NIfTI",
     ),
-    (0, b"PK\x03\x04", "a zip archive", "unpack it, and give what is in it"),
+    (0, b"PK", "a zip archive", "unpack it, and give what is in it"),
     (0, b"MATLAB 5.0", "MATLAB", "save one sequence as NIfTI, with niftiwrite or nibabel"),
     (
         0,

@@ -15,7 +15,6 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
-from nibabel.wrapstruct import WrapStructError
 
 from brainseg.data.imageio.base import (
     check_finite,
@@ -26,15 +25,13 @@ from brainseg.data.imageio.base import (
     volume_index,
 )
 from brainseg.data.imageio.grid import Grid
-from brainseg.data.imageio.streams import check_length, read_at, read_start
+from brainseg.data.imageio.nifti_header import Header, pair_suffix, partner, read_header
+from brainseg.data.imageio.streams import check_length, read_at
 from brainseg.errors import DataError
-
-Header = nibabel.Nifti1Header  # NIfTI-2 headers are a subclass
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of one unit, by the header's code
 UNITS = {1: "metres", 3: "micrometres"}
 LABELS = 1002  # intent of an image whose values are the numbers of labels
-PAIR = {".hdr": ".img", ".img": ".hdr"}
 
 _silent = logging.Logger("brainseg.nifti")  # takes what nibabel logs about headers
 _silent.addHandler(logging.NullHandler())
@@ -49,11 +46,11 @@ class NiftiVolume:
 
     @cached_property
     def header_path(self) -> Path:
-        return self.path if _suffix(self.path) != ".img" else _partner(self.path)
+        return self.path if pair_suffix(self.path) != ".img" else partner(self.path)
 
     @cached_property
     def voxel_path(self) -> Path:
-        return self.path if _suffix(self.path) != ".hdr" else _partner(self.path)
+        return self.path if pair_suffix(self.path) != ".hdr" else partner(self.path)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -231,61 +228,8 @@ class NiftiVolume:
         return bool(Grid(grid.shape, sform).difference(Grid(grid.shape, qform)))
 
 
-def read_header(path: Path) -> Header:
-    """Return the header of a NIfTI-1 or NIfTI-2 file, without any correction. Raises DataError."""
-    start = read_start(path, 540)
-    header_class = header_class_of(start)
-    if header_class is None:
-        raise DataError(f"{path}: not a NIfTI file; its first bytes are no NIfTI header")
-    try:
-        return header_class(start[: header_class.sizeof_hdr], check=False)
-    except WrapStructError as error:
-        raise DataError(
-            f"{path}: truncated within its header; copy or download it again"
-        ) from error
-
-
-def header_class_of(start: bytes) -> type[Header] | None:
-    """Return the class of header that a file with these first bytes has, None if it is no NIfTI."""
-    if start[344:347] in (b"n+1", b"ni1"):
-        return nibabel.Nifti1Header
-    if start[4:7] in (b"n+2", b"ni2"):
-        return nibabel.Nifti2Header
-    return None
-
-
 def _form(header: Header) -> str:
     """Return which form says where the volume lies: sform, qform or, if neither, ""."""
     if int(header["sform_code"]) > 0:
         return "sform"
     return "qform" if int(header["qform_code"]) > 0 else ""
-
-
-def has_suffix(path: Path) -> bool:
-    """Return True if a file is named like NIfTI, packed or not, in whatever case."""
-    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
-    return name.endswith((".nii", *PAIR))
-
-
-def has_header_beside(path: Path) -> bool:
-    """Return True if an .img file has a NIfTI header beside it."""
-    try:
-        return header_class_of(read_start(_partner(path), 540)) is not None
-    except DataError:
-        return False
-
-
-def _suffix(path: Path) -> str:
-    """Return .hdr or .img, also of .hdr.gz, in lower case; "" for a single file."""
-    name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
-    return name[-4:] if name[-4:] in PAIR else ""
-
-
-def _partner(path: Path) -> Path:
-    """Return the other file of a pair, whatever the case of its suffix. Raises DataError."""
-    stem = path.name[: path.name.lower().rindex(_suffix(path))]
-    wanted = stem + PAIR[_suffix(path)]
-    for other in sorted(path.parent.iterdir()):
-        if other.name.lower().removesuffix(".gz").removesuffix(".bz2") == wanted.lower():
-            return other
-    raise DataError(f"{path}: the other half of the pair, {wanted}, is not beside it")

@@ -7,7 +7,7 @@ import nibabel
 import numpy as np
 
 from brainseg.data.imageio.grid import Grid
-from brainseg.data.imageio.nifti import Header
+from brainseg.data.imageio.nifti_header import Header
 from brainseg.files import writing
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from brainseg.data.imageio import dicom, formats, mgh, nifti, simpleitk
+from brainseg.data.imageio import dicom, formats, mgh, nifti, nifti_header, simpleitk
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.streams import check_length, read_start
 from brainseg.errors import DataError
@@ -23,7 +23,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     start, name = read_start(path, 540), path.name.lower()
     if not start:
         raise DataError(f"{path}: is empty; copy or download it again")
-    if nifti.header_class_of(start):
+    if nifti_header.header_class_of(start):
         return nifti.NiftiVolume(path, volume)
     if start[128:132] == b"DICM":
         return dicom.open_file(path)
@@ -33,7 +33,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
         return simpleitk.ItkVolume(path, simpleitk.METAIMAGE, volume)
     if name.endswith(MGH):
         return mgh.MghVolume(path, volume)
-    if name.endswith(".img") and nifti.has_header_beside(path):
+    if name.endswith(".img") and nifti_header.has_header_beside(path):
         return nifti.NiftiVolume(path, volume)
     if start[:4] in formats.TIFF:
         raise DataError(
@@ -44,7 +44,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
         raise DataError(f"{path}: this format is not read ({kind}); {remedy}")
     if start[:4] in formats.ANALYZE:
         raise DataError(f"{path}: truncated within its header; copy or download it again")
-    if nifti.has_suffix(path):
+    if nifti_header.has_suffix(path):
         # Of a damaged packed file the first bytes may be anything.
         check_length(path, 348)
         raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")

@@ -50,13 +50,19 @@ class KaggleStudy:
         scored = len(masks) == len(slices)
         truth = _stack([read_mask(path) for path in masks.values()], self.name) if scored else None
         if truth is not None and truth.shape[1:] != images.shape[2:]:
-            raise DataError(f"{self.name}: masks of {_size(truth.shape[1:])} pixels, slices of {_size(images.shape[2:])}")
+            raise DataError(
+                f"{self.name}: masks of {_size(truth.shape[1:])} pixels, slices of {_size(images.shape[2:])}"
+            )
         return Scan(to_uint8(images), truth, None, list(slices))
 
-    def write(self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool) -> list[Path]:
+    def write(
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+    ) -> list[Path]:
         written = []
         for row, path in enumerate(self.folder.slices.values()):
-            written.append(write_mask(folder / f"{path.stem}_mask.tif", mask[row : row + 1], several))
+            written.append(
+                write_mask(folder / f"{path.stem}_mask.tif", mask[row : row + 1], several)
+            )
         if probability is not None:
             written.append(write_probability(folder / f"{self.name}_probability.tif", probability))
         return written
@@ -74,17 +80,30 @@ def find_patients(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
         return []
     faults = [fault for folder in (top, *found) for fault in folder.faults]
     more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    check(not faults, "input", path, f"{faults[0] if faults else ''}{more}", "mend or remove the files")
+    check(
+        not faults,
+        "input",
+        path,
+        f"{faults[0] if faults else ''}{more}",
+        "mend or remove the files",
+    )
     fits = set(channels) <= set(CHANNELS)
-    check(fits, "input", path, f"such slices hold {', '.join(CHANNELS)}; the checkpoint needs {', '.join(channels)}",
-          "give one file a sequence, as input=[A,B]")
+    check(
+        fits,
+        "input",
+        path,
+        f"such slices hold {', '.join(CHANNELS)}; the checkpoint needs {', '.join(channels)}",
+        "give one file a sequence, as input=[A,B]",
+    )
     return [KaggleStudy(folder) for folder in folders]
 
 
 def _stack(slices: list[np.ndarray], name: str) -> np.ndarray:
     sizes = sorted({one.shape[-2:] for one in slices})
     if len(sizes) > 1:
-        raise DataError(f"{name}: slices of {' and '.join(map(_size, sizes))} pixels; must be of one size")
+        raise DataError(
+            f"{name}: slices of {' and '.join(map(_size, sizes))} pixels; must be of one size"
+        )
     if len({one.dtype for one in slices}) > 1:
         raise DataError(f"{name}: slices of 8 and of 16 bits; must be of one type")
     return np.stack(slices)

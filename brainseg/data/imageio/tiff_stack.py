@@ -14,7 +14,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries, imwrite
 from brainseg.data.imageio.base import check_finite, check_volume
 from brainseg.data.imageio.study import check_sequences, compose
 from brainseg.data.reader import Scan
-from brainseg.data.tiff import UNREADABLE, fault_of
+from brainseg.data.tiff import UNREADABLE, fault_of, has_lost_pages
 from brainseg.errors import DataError, check
 from brainseg.files import writing
 
@@ -141,6 +141,8 @@ def _check_pages(file: TiffFile, path: Path, size: int) -> bool:
         if len(kinds) > 1:
             rule = "another size or type than the pages before; all slices must be alike"
             raise DataError(f"{path}, page {number}: {rule}")
+    if has_lost_pages(file):
+        raise DataError(f"{path}: truncated: a page behind the last is missing; copy it again")
     check_volume((len(file.pages), *next(iter(kinds))[:2]), path)
     return next(iter(kinds))[-1] == PHOTOMETRIC.MINISWHITE
 
