@@ -126,8 +126,12 @@ def expand(command: str, overrides: list[str]) -> list[list[str]]:
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-        own = [override for override in overrides if is_hydras(override) and not setting_of(override).startswith("hydra.sweeper.params")]
-        batches = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(swept), None)
+        own = [text for text in overrides if is_hydras(text) and not setting_of(text).startswith("hydra.sweeper.params")]
+        parsed = OverridesParser.create(loader).parse_overrides(swept)
+        for override in parsed:
+            check(not override.is_interval_sweep(), override.get_key_element(), override.get_value_string(),
+                  "an interval has no values to run", "give values or range(...), or take brainseg.search")
+        batches = BasicSweeper.split_arguments(parsed, None)
         return [own + job for batch in batches for job in batch]
 
 
