@@ -17,16 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
+from brainseg.config.schema import group_of
 from brainseg.request import CONFIGS, HERE
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {
-    "--help": "this page; behind overrides, as `scheduler=step --help`, the settings of what they choose",
-    "--cfg job": "the settings as YAML, with the overrides given, and nothing else",
-    "--info defaults": "which files they come from; also searchpath, plugins, config",
-    "--config-dir DIR": "a folder with further choices, as DIR/loss/mine.yaml",
+    "--help": "show this page; add overrides to see the settings of an option, such as `scheduler=step --help`",
+    "--cfg job": "print the settings as YAML, overrides included, and run nothing",
+    "--info defaults": "print which files the settings come from; also searchpath, plugins, config",
+    "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
-MULTIRUN = {"-m": "every combination of the lists given, as `-m seed=0,1 model.depth=3,4`"}
+MULTIRUN = {"-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"}
 
 
 class Setting(NamedTuple):
@@ -51,11 +52,6 @@ def groups(kind: type) -> dict[str, tuple[type, str]]:
     hints = get_type_hints(kind)
     found = {field.name: (group_of(hints[field.name]), field.metadata["help"]) for field in fields(kind)}
     return {name: (group, meaning) for name, (group, meaning) in found.items() if group is not None}
-
-
-def group_of(hint: Any) -> type | None:
-    """The dataclass that a field's type is, or may be."""
-    return next((one for one in (hint, *get_args(hint)) if is_dataclass(one) and isinstance(one, type)), None)
 
 
 def kind_of(hint: Any) -> str:

@@ -29,7 +29,7 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.data import phantom
-from brainseg.data.studies.finding import find
+from brainseg.data.imageio.find import find
 from brainseg.data.tiff import read_mask
 from brainseg.records.predictions import read_predictions
 from brainseg.records.segmentation import NOTICE, digest_of
