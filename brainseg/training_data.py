@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def training_file(checkpoint: Path, stored: Mapping[str, Any], config: TrainConfig) -> Path | None:
     """Return the file of the training data, or None if no file is at any of the places stored for it.
 
-    The places are those stored in the checkpoint and in the `run.json` of its run folder, the same places seen
-    from a run folder that was moved, and `data.path` as it was typed. A file with the fingerprint of the
-    training data wins over one that has only the place.
+    The places are those stored in the checkpoint and in the `run.json` of its run folder, before them the same
+    places seen from a run folder that was moved or copied, and `data.path` as it was typed. A file with the
+    fingerprint of the training data wins over one that has only the place.
     """
     places = [Path(stored["data_path"])] if "data_path" in stored else []
     run = RunFolder(checkpoint.parent.parent)
     if run.exists:
         facts = run.facts
-        places += [relocated(place, run.path, facts) for place in [*places, Path(facts["data"]["path"])]]
+        places += [Path(facts["data"]["path"])]
+        places = [*(relocated(place, run.path, facts) for place in places), *places]
     places += [Path(config.data.path)] if config.data.path is not None else []
     files = [place for place in dict.fromkeys(places) if place.is_file() and is_store(place)]
     same = (file for file in files if _fingerprint(file) == stored.get("fingerprint"))
