@@ -24,16 +24,18 @@ from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
-from brainseg.records import comparison_report, failures, failures_figure, figures, overlays, viewer
+from brainseg.records import comparison_report, failures, failures_figure, figures, mlflow_sweep, overlays, viewer
 from brainseg.records.clinical import read_clinical
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import check_no_run, locate
 from brainseg.records.gathering import Run, gather
 from brainseg.records.labels import differing_settings, labelled
+from brainseg.records.mlflow_refusals import RefusedError
+from brainseg.records.places import relocated
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
-from brainseg.records.sweep_record import last
+from brainseg.records.sweep_record import jobs_of, last
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,11 +70,24 @@ def _baseline(name: str, runs: Sequence[Run]) -> Run:
 def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
     config = CompareConfig(sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, tracking.uri))
+    note = _bring(sweep, root, tracking) if tracking.name != "none" else ""
     try:
         comparison = compare(gather(None, sweep, None, root, None), None, strict=False)
-        return publish(comparison, _folder(config), config)
+        return publish(comparison, _folder(config), config, tracking.experiment) + note
     except (RequestError, DataError, OSError) as error:  # as when no job has finished: the jobs' table has said so
         return f"no comparison: {error}"
+
+
+def _bring(sweep: str, root: Path, tracking: TrackingConfig) -> str:
+    """Bring the sweep's jobs to the store of this request; returns a line about those that are not there, or nothing."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        failure = mlflow_sweep.bring(sweep, jobs_of(sweep, root), tracking)
+    except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
+        failure = " ".join(str(error).split())[:200]
+    return f"\nnot in MLflow: {failure}; the same command again, or python -m brainseg.sync, brings it there" if failure else ""
 
 
 def _folder(config: CompareConfig) -> Path:
@@ -82,8 +97,11 @@ def _folder(config: CompareConfig) -> Path:
     return Path(config.root, "sweeps", config.sweep) if config.sweep else Path("comparisons", config.tracking.experiment or "runs")
 
 
-def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:
-    """Write the comparison's folder and its MLflow run; returns what is to be printed."""
+def publish(comparison: Comparison, folder: Path, config: CompareConfig, experiment: str | None = None) -> str:
+    """Write the comparison's folder and its MLflow run; returns what is to be printed.
+
+    `experiment` is the MLflow experiment of the run; None: that of the runs compared.
+    """
     pictures, tables = write(comparison, folder, config.clinical)
     page = view(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
     if page is None:
@@ -97,7 +115,7 @@ def publish(comparison: Comparison, folder: Path, config: CompareConfig) -> str:
         folds = {run.settings.get("split.fold") for run in comparison.configurations[0].runs}
         pooled = len(comparison.configurations) == 1 and len(folds) > 1
         kind = "sweep_summary" if config.sweep else "cross_validation" if pooled else "comparison"
-        lines.append(log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri))
+        lines.append(log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri, experiment))
     return "\n".join(lines)
 
 
@@ -208,7 +226,7 @@ def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) 
 
 def _store(runs: Sequence[Run]) -> Store | None:
     """The data file that the runs were made on, if it is still there."""
-    path = Path(runs[0].facts["data"]["path"])
+    path = relocated(runs[0].facts["data"]["path"], runs[0].path, runs[0].facts)
     store = Store(path) if path.is_file() else None
     return store if store is not None and store.fingerprint == runs[0].facts["data"]["fingerprint"] else None
 

@@ -1,12 +1,15 @@
 """Score a checkpoint on the patients of a file, by the same code as validation and test while training.
 
-    python -m brainseg.evaluate checkpoint=runs/NAME/checkpoints/best.pt data.path=lgg.h5
+    python -m brainseg.evaluate checkpoint=runs/NAME/checkpoints/best.pt
+    python -m brainseg.evaluate checkpoint=runs/NAME data.path=other.h5 split=all
     python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
-    python -m brainseg.evaluate checkpoint=[runs/a,runs/b] data.path=lgg.h5         their mean, an ensemble
+    python -m brainseg.evaluate checkpoint=[runs/a,runs/b]         their mean, an ensemble
 
-It writes patients.csv, slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`,
-which is evaluations/ and the checkpoint's name unless given. Each patient carries its role in the split that the checkpoint was trained
-under; scores are summarised by role, never pooled.
+The data are those that the checkpoint was trained on, unless a `data.` setting names others. It writes patients.csv,
+slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`, which is
+evaluations/ and the checkpoint's name unless given. Each patient carries its role in the split that the checkpoint was
+trained under, and "unknown" where the data hold another scan under the patient's name. Scores are summarised by role,
+never pooled.
 """
 
 import dataclasses
@@ -16,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg import cli
-from brainseg.config import EvaluateConfig
+from brainseg.config import DataConfig, EvaluateConfig
 from brainseg.data import resident
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
@@ -31,6 +34,7 @@ from brainseg.records.results import PREFIX, Results
 from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold
+from brainseg.training_data import chosen_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,22 +45,26 @@ log = logging.getLogger("brainseg")
 def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
     device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than all patients do
-    members = load_members(config.checkpoint, config.data, config.model)
+    seen = DataConfig(volume=config.data.volume, context=config.data.context or 0)
+    members = load_members(config.checkpoint, seen, config.model)
     inference = inference_of(members, config.inference)
-    store = open_store(config.data)
+    data = chosen_data(config.data, members)
+    everyone = outline(data).patients
+    store = open_store(data)
     check_threshold(inference, store.classes)
     check_components(inference)
-    patients = _chosen(config, members, outline(config.data).patients)
+    _warn_of_other_data(members, everyone, store)
+    patients = _chosen(config, members, everyone, store)
     clinical = read_clinical(config.clinical, patients) if config.clinical else None
-    leaky = _check_ensemble(config, members, patients)
+    leaky = _check_ensemble(config, members, patients, store)
     among = max(chosen_among(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
-    if config.data.resident == "yes":
+    if data.resident == "yes":
         resident.hold(datasets, device.torch, "yes")
         resident.release()  # from here on by the data sets alone
     (model, dataset), *others = [(device.place(member.model(dataset)), dataset) for member, dataset in zip(members, datasets, strict=True)]
 
-    roles = {volume: role_of(patient, members) for volume, patient in zip(store.volumes, store.patients, strict=True)}
+    roles = {volume: role_of(patient, members, store) for volume, patient in zip(store.volumes, store.patients, strict=True)}
     results = Results(dataset, config.predictions)
     criterion = None if others else members[0].criterion()  # a mean of probabilities has no logits
     results.add(evaluate(model, dataset, inference, device, config.batch_size, criterion, others), roles)
@@ -65,7 +73,8 @@ def run(config: EvaluateConfig) -> int:
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
         "device": device.got,
-        "data": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "data": {"path": str(store.path), "fingerprint": store.fingerprint,
+                 "trained_on": [member.stored.get("fingerprint") for member in members]},
         "chosen_among": among,
         "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
     }
@@ -107,7 +116,7 @@ def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], f
     split = config.split.name if config.split is not None else "that of the checkpoint"
     means = [f"{role} {metrics[f'{prefix}/dice']:.3f}" for role, prefix in PREFIX.items() if f"{prefix}/dice" in metrics]
     notes = [f"{_title(results, facts)}. Mean Dice: {', '.join(means)}.",
-             f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {config.data.path or 'the phantom'}."]
+             f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {facts['data']['path']}."]
     run = "prediction" if len(config.checkpoint) == 1 else f"mean of {len(config.checkpoint)} networks"
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
     results.view(folder_of(config) / "viewer.html", config.viewer, run, title, notes)
@@ -121,36 +130,52 @@ def _analyse_failures(config: EvaluateConfig, store: Store, clinical: "pd.DataFr
     failures_figure.write(folder, patients[patients.role == role], tables.read_scores(folder / "slices.csv"), store, clinical)
 
 
-def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str]) -> list[str]:
-    """The patients evaluated: `parts` of the split asked for, or those in these parts of every member's own."""
+def _warn_of_other_data(members: Sequence[Trained], patients: Sequence[str], store: Store) -> None:
+    """Warn if the data are not those that a member was trained on, with the number of patients that are the same."""
+    for member in members:
+        trained_on = member.stored.get("fingerprint")
+        if trained_on not in (None, store.fingerprint):
+            same = sum(member.role(patient, store) != "unknown" for patient in patients)
+            log.warning(
+                "%s was trained on other data than %s (fingerprints %s and %s): %d of its %d patients are scans of the "
+                "training data and keep their role, the others have none",
+                member.name, store.path, str(trained_on)[:10], store.fingerprint[:10], same, len(patients),
+            )  # fmt: skip
+
+
+def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str], store: Store) -> list[str]:
+    """Return the patients evaluated: `parts` of the split asked for, or of every member's own.
+
+    In a member's own split a patient of `store` counts only if its scan is one of the training data.
+    """
     splits = [draw(config.split, patients)] if config.split is not None else [member.split for member in members]
     for member, split in zip(members, splits, strict=False):
         require(split is not None, "split", "null", f"{member.name} carries no split", "say which patients, as split=all")
     of_each = [[name for part in config.parts for name in getattr(split, part)] for split in splits]
     wanted = [name for name in of_each[0] if all(name in of_one for of_one in of_each)]
-    names = [name for name in wanted if name in set(patients)]
+    there = set(patients)
+    if config.split is None:
+        there = {name for name in wanted if name in there and all(m.role(name, store) != "unknown" for m in members)}
+    names = [name for name in wanted if name in there]
     if missing := sorted(set(wanted) - set(names)):
         log.warning("%d of the %d patients of %s are not in these data and not scored: %s", len(missing), len(wanted),
                     " and ".join(config.parts), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""))
     of_all = " of every checkpoint" if len(splits) > 1 else ""
-    require(bool(names), "parts", ",".join(config.parts), f"no patient of {config.data.path or 'the phantom'} is in these parts{of_all}",
-            _remedy(config, members[0]))
+    rule = f"no patient of {store.path} is in these parts{of_all}"
+    require(bool(names), "parts", ",".join(config.parts), rule, _remedy(members[0], store))
     return names
 
 
-def _remedy(config: EvaluateConfig, member: Trained) -> str:
-    """What helps where none of the patients is known: mostly the data are not those that the network was trained on."""
-    own = member.config.data.path if member.config is not None else None
-    if own is not None and config.data.path != own:
-        return f"{member.name} was trained on data.path={own}; for other patients, split=all"
-    if own is None and member.config is not None and config.data.path is not None:
-        return f"{member.name} was trained on the phantom: leave data.path out; for these patients, split=all"
-    return "choose other parts, or split=all"
+def _remedy(member: Trained, store: Store) -> str:
+    """Return what helps where none of the patients is in the parts: mostly the data are not those of the training."""
+    if member.stored.get("fingerprint") in (None, store.fingerprint):
+        return "choose other parts, or split=all"
+    return f"{member.name} was trained on other data: leave data.path out for these; for the patients of this file, split=all"
 
 
-def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str]) -> bool:
+def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str], store: Store) -> bool:
     """Whether members saw patients that others held out; refused unless `leaky=true`: their mean would be a score on nobody new."""
-    seen = {patient: names for patient in patients if (names := saw(patient, members))}
+    seen = {patient: names for patient in patients if (names := saw(patient, members, store))}
     one = next(iter(seen), "")
     by = ", ".join(seen.get(one, []))
     rule = f"{len(seen)} of {len(patients)} patients were trained or selected on by some of them, as {one} by {by}"
@@ -162,7 +187,8 @@ def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients
 def check(config: EvaluateConfig) -> None:
     """All that can be refused before anything is created or read in full. Raises RequestError."""
     choose(config.device)
-    outline(config.data)
+    if config.data.path is not None:
+        outline(DataConfig(path=config.data.path))
     for name in config.checkpoint:
         check_name(name)
     check_no_run(folder_of(config))

@@ -101,7 +101,7 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
     files = study.write(folder, one.prediction, one.probability if config.probabilities else None, len(store.classes) > 2)
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
     voxels = segmentation.voxels_of(one.prediction, store.classes)
-    role, notes = role_of(store.patients[0], segmenter.members), [*study.notes, *_notes(store, segmenter)]
+    role, notes = role_of(store.patients[0], segmenter.members, store, scored), [*study.notes, *_notes(store, segmenter)]
     predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
@@ -171,7 +171,8 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
 
 def _leaky(found: Sequence[Prediction], members: Sequence[Trained]) -> bool:
     """Whether scores are of patients that some members of the ensemble saw, and others did not."""
-    seen = [one.name for one in found if one.score is not None and saw(patient_of(one.score.patient), members)]
+    known = [one for one in found if one.score is not None and one.role != "unknown"]
+    seen = [one.name for one in known if one.score is not None and saw(patient_of(one.score.patient), members)]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
     return bool(seen) or (leaky_split and any(one.score is not None for one in found))
 

@@ -28,7 +28,7 @@ def run(config: RegisterConfig) -> int:
         name = f"models:/{config.name}@{config.alias}"
     print(f"MLflow:        {page(found.uri)}/#/models/{config.name}/versions/{done.version}")
     elsewhere = "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={shlex.quote(found.uri)} "
-    print(f"next:          {elsewhere}python -m brainseg.evaluate checkpoint={name} data.path=FILE")
+    print(f"next:          {elsewhere}python -m brainseg.evaluate checkpoint={name}")
     return 0
 
 

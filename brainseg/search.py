@@ -142,7 +142,6 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     job = Job((*planned.overrides, *varied), planned.database.stem, trial.number, tuple(planned.space), choosing=True)
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
     try:
-        study.wait_for_twin(trial)
         config = compose_job("train", list(job.overrides))
         outcome = train.run(config, job, Follower(trial, by_time=config.max_minutes is not None))
         name_run(trial, RunFolder(outcome.folder))

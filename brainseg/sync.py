@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from brainseg.errors import RequestError, check
+from brainseg.records.mlflow_refusals import remedy_of
 from brainseg.records.tracking import replicate, tracking_uri
 
 
@@ -65,7 +66,8 @@ def sync(folder: Path, uri: str | None) -> bool:
         print(f"{folder}: {replicate(folder, uri)}")
         return True
     except (MlflowException, SQLAlchemyError, OSError, ValueError, KeyError) as error:
-        print(f"{folder}: failed: {' '.join(str(error).split())[:300]}", file=sys.stderr)
+        reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
+        print(f"{folder}: failed: {reason}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
         return False
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from brainseg import build
 from brainseg.config import DataConfig, InferenceConfig, InferenceOverride, ModelConfig, TrainConfig, UNetConfig, restore
 from brainseg.data.dataset import MRIDataset
+from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
 from brainseg.data.tiff import LARGEST
@@ -22,6 +23,7 @@ from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
 from brainseg.records.folders import nearest
+from brainseg.training_data import training_file
 
 USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
@@ -35,6 +37,7 @@ class Trained:
     stored: Mapping[str, Any]
     requested_data: DataConfig
     requested_model: ModelConfig
+    path: Path = Path()  # the file that was read
 
     @cached_property
     def config(self) -> TrainConfig | None:
@@ -44,6 +47,37 @@ class Trained:
     def split(self) -> Split | None:
         """Who was trained on, selected on and held out; None for weights that do not say."""
         return Split.from_dict(self.stored["split"]) if "split" in self.stored else None
+
+    @cached_property
+    def training_file(self) -> Path | None:
+        """The file of the training data, where it lies today; None where it is not there or not known."""
+        return training_file(self.path, self.stored, self.config) if self.config is not None else None
+
+    @cached_property
+    def signatures(self) -> Mapping[str, Any]:
+        """The signatures of the training data's volumes, by patient; of an older checkpoint read from the data file."""
+        if "signatures" in self.stored:
+            return self.stored["signatures"]
+        if self.training_file is None:
+            return {}
+        with Store(self.training_file) as store:
+            return signatures_of(store) if store.fingerprint == self.stored.get("fingerprint") else {}
+
+    def role(self, patient: str, store: Store, has_masks: bool = True) -> str:
+        """Return the role of a patient of `store` in the split: train, validation, test or unknown.
+
+        A name alone gives no role, because other data may use it for another patient. One of the patient's
+        volumes must be a volume of that patient in the training data. `has_masks=False` leaves the masks of
+        `store` aside, which nobody has drawn.
+        """
+        if self.split is None:
+            return "unknown"
+        is_same = store.fingerprint == self.stored.get("fingerprint")
+        trained_on = self.signatures.get(patient, ())
+        if not is_same and isinstance(trained_on, list):
+            scans = [signature(store, index) for index, name in enumerate(store.patients) if name == patient]
+            is_same = any(is_same_scan(str(its), scan, has_masks) for its in trained_on for scan in scans)
+        return self.split.role(patient) if is_same else "unknown"
 
     @property
     def inference(self) -> InferenceConfig:
@@ -119,7 +153,8 @@ class Trained:
 
 def load(name: str, data: DataConfig, model: ModelConfig) -> Trained:
     """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS. Raises RequestError."""
-    return Trained(name, checkpoint.load_weights(path_of(name)), data, model)
+    path = path_of(name)
+    return Trained(name, checkpoint.load_weights(path), data, model, path)
 
 
 def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> list[Trained]:
@@ -179,13 +214,25 @@ def check_name(name: str) -> None:
     check(found, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
 
 
-def role_of(patient: str, members: Sequence[Trained]) -> str:
-    """How close the members came to a patient: train before validation before test before unknown; a leaky ensemble hides nothing."""
-    roles = {member.split.role(patient) if member.split else "unknown" for member in members}
+def role_of(patient: str, members: Sequence[Trained], store: Store, has_masks: bool = True) -> str:
+    """Return how close the members came to a patient of `store`: train before validation before test before unknown.
+
+    For `has_masks` see `Trained.role`.
+    """
+    roles = {member.role(patient, store, has_masks) for member in members}
     return next(role for role in (*PARTS, "unknown") if role in roles)
 
 
-def saw(patient: str, members: Sequence[Trained]) -> list[str]:
-    """The members that trained on a patient or selected on it, when others held it out."""
-    roles = {member.name: member.split.role(patient) if member.split else "unknown" for member in members}
+def saw(patient: str, members: Sequence[Trained], store: Store | None = None) -> list[str]:
+    """Return the members that trained on a patient or selected on it, where others held the patient out.
+
+    Without `store` the patient is known to be one of the training data, and its name gives the role.
+    """
+    roles = {member.name: _role(patient, member, store) for member in members}
     return [name for name, role in roles.items() if role in ("train", "validation")] if len(set(roles.values())) > 1 else []
+
+
+def _role(patient: str, member: Trained, store: Store | None) -> str:
+    if store is not None:
+        return member.role(patient, store)
+    return member.split.role(patient) if member.split else "unknown"

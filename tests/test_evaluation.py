@@ -119,12 +119,6 @@ def test_without_an_output_two_runs_do_not_meet(run: RunFolder, tmp_path: Path, 
     assert evaluate.folder_of(EvaluateConfig(checkpoint="..")) == Path("evaluations", tmp_path.parent.name)
 
 
-def test_other_data_than_the_runs_own_are_said_to_be_that(run: RunFolder, tmp_path: Path) -> None:
-    config = EvaluateConfig(checkpoint=str(run.path), output=str(tmp_path), device=FLOAT32)
-    with pytest.raises(RequestError, match=f"was trained on data.path={run.config.data.path}; for other patients, split=all"):
-        evaluate._chosen(config, [load_checkpoint(str(run.path))], ["OTHER_A_1", "OTHER_A_2"])
-
-
 def test_patients_of_the_split_that_the_data_lack_are_named(run: RunFolder, tmp_path: Path, caplog) -> None:
     """Fewer patients are another score: whoever evaluates on a part of the data is told."""
     data = dataclasses.replace(run.config.data, limit_patients=5)

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,16 +204,12 @@ def test_trials_scored_on_other_patients_cannot_be_compared(varied: str, fake: S
 
 
 def test_two_processes_never_run_the_same_settings_at_once() -> None:
-    config, dimensions = SearchConfig(), space.distributions({"model.depth": {"choices": [2]}})
-    one, two = (Study(Path("runs/search/s.db"), {}) for _ in range(2))
+    """They would share a run folder."""
+    config, dimensions = SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}})
+    one, two, three = (Study(Path("runs/search/s.db"), {}) for _ in range(3))
     first, second = one.begin(config, dimensions), two.begin(config, dimensions)
-    waiting = threading.Thread(target=two.wait_for_twin, args=(second,))
-    waiting.start()
-    time.sleep(0.3)
-    assert waiting.is_alive()
-    one.end(first, "FAIL", "done")
-    waiting.join(10)
-    assert not waiting.is_alive()
+    assert {first.params["model.depth"], second.params["model.depth"]} == {2, 3}
+    assert three.begin(config, dimensions) is None and one.count() == 2
 
 
 def test_another_study_under_the_same_name_is_refused(fake: SimpleNamespace, monkeypatch, capsys) -> None:
@@ -250,7 +244,7 @@ def test_the_end_names_the_best_and_what_mattered(fake: SimpleNamespace, monkeyp
     shares = dict(zip(lines["importance"][::2], (float(share.rstrip(",")) for share in lines["importance"][1::2]), strict=True))
     assert shares["optimizer.lr"] > 0.8 and sum(shares.values()) == pytest.approx(1, abs=0.02)
     assert lines["repeat it"] == ["python", "-m", "brainseg.train", "epochs=4", "data.context=1", *space.overrides(best.params)]
-    assert lines["test it"] == ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}", "data.context=1"]
+    assert lines["test it"] == ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
 
 
 def test_values_that_do_not_differ_have_no_importance(fake: SimpleNamespace, monkeypatch, capsys) -> None:

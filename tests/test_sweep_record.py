@@ -1,7 +1,9 @@
 """A sweep's id, its record from start to start, and the summary that ends it."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -77,11 +79,65 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep_summary'")
     assert summary.data.tags["sweep"] == record.stem
     assert {"report.html", "comparison.csv", "pictures"} <= {item.path for item in client.list_artifacts(summary.info.run_id)}
-    of_sweep = client.search_runs([experiment.experiment_id], f"tags.sweep = '{record.stem}' and tags.kind = 'run'")
-    assert len(of_sweep) == 8, "a job of the sweep each, the failed ones too"
-    layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-1-{record.stem}"])
-    assert layout["searchFilter"] == f"tags.sweep = '{record.stem}' and tags.kind = 'run'"
-    assert f"viewStateShareKey=brainseg-1-{record.stem}" in said
+    assert len(charted(client, experiment, record.stem)) == 8, "a job of the sweep each, the failed ones too"
+    assert f"viewStateShareKey=brainseg-2-{record.stem}" in said
+
+
+def charted(client: Any, experiment: Any, sweep: str) -> list[Any]:
+    """The runs that the chart link of a sweep draws: MLflow applies the filter of the layout."""
+    layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-2-{sweep}"])
+    return client.search_runs([experiment.experiment_id], layout["searchFilter"])
+
+
+def test_the_chart_of_a_sweep_has_the_jobs_that_it_skipped(tmp_path: Path) -> None:
+    """Jobs of another sweep; and all of them in a store that was named after they had run."""
+    from mlflow import MlflowClient
+
+    tiny = [*SMALL, "epochs=1"]
+    call(tmp_path, "train", "-m", *tiny, "model.width=2,3")
+    said = call(tmp_path, "train", "-m", *tiny, "model.width=2,3", "seed=0,1")
+    assert "2 finished, 2 skipped" in said
+    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "runs" / "sweeps").glob("*.json")}
+    assert all(Path(job["folder"]).parent == Path() for record in records.values() for job in record["jobs"])
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("brainseg")
+    assert {name: len(charted(client, experiment, name)) for name in records} == {
+        name: 4 if "seed" in name else 2 for name in records
+    }
+    again = call(tmp_path, "train", "-m", *tiny, "model.width=2,3", "seed=0,1", "tracking.uri=sqlite:///new.db")
+    assert "0 finished, 4 skipped" in again
+    client = MlflowClient(f"sqlite:///{tmp_path / 'new.db'}")
+    (sweep,) = (name for name in records if "seed" in name)
+    of_sweep = charted(client, client.get_experiment_by_name("brainseg"), sweep)
+    assert len(of_sweep) == 4 and all(run.info.status == "FINISHED" and "test/dice" not in run.data.metrics for run in of_sweep)
+
+
+def test_a_sweep_without_its_server_is_in_mlflow_after_the_same_command_again(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+    from tracked_runs import closed_port
+
+    tiny = [*SMALL, "epochs=1", "model.width=2,3"]
+    said = call(tmp_path, "train", "-m", *tiny, f"tracking.uri={closed_port()}")
+    assert "not up to date; later the same command again brings it there" in said
+    call(tmp_path, "train", "-m", *tiny)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("brainseg")
+    (record,) = (tmp_path / "runs" / "sweeps").glob("*.json")
+    assert len(charted(client, experiment, record.stem)) == 2
+    (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep_summary'")
+    assert len(summary.data.tags["runs"].split(",")) == 2
+
+
+def test_a_record_stays_true_where_its_folder_is_copied(tmp_path: Path) -> None:
+    """The jobs of the copy are the copy's, whether the record was written before paths were relative or after."""
+    made = scored_run(tmp_path / "runs" / "a", NAMES).path
+    job = {"overrides": ["model.width=4"], "state": "finished", "reason": ""}
+    write_record(tmp_path / "runs", "width-1", [{**job, "folder": str(made)}])
+    shutil.copytree(tmp_path / "runs", tmp_path / "copy")
+    assert jobs_of("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
+    record = tmp_path / "copy" / "sweeps" / "width-1.json"
+    record.write_text(json.dumps({"id": "width-1", "jobs": [{**job, "folder": str(made)}]}))
+    assert jobs_of("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
 
 
 def test_the_last_that_finished_counts_and_data_are_not_mixed(tmp_path: Path) -> None:

@@ -38,10 +38,11 @@ def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
     run = the_run(store)
     assert run.info.run_id in link and run.info.run_name == "depth=4"
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", START, START + 60_000)
-    params = {"epochs": "3", "model.name": "unet", "model.depth": "4", "model.options": "{}", "optimizer.lr": "0.0001"}
+    params = {"model.name": "unet", "model.depth": "4", "model.options": "{}", "optimizer.lr": "0.0001"}
     assert {key: value for key, value in run.data.params.items() if key != "note"} == params
     assert len(run.data.params["note"]) == mlflow_content.VALUE_LENGTH
-    expected = {"brainseg.uid": "uid-1", "kind": "run", "code.dirty": "true", "device.got": "cpu", "sweep": "s1", "job": "3"}
+    expected = {"epochs": "3", "sweep.s1": "true"}
+    expected |= {"brainseg.uid": "uid-1", "kind": "run", "code.dirty": "true", "device.got": "cpu", "sweep": "s1", "job": "3"}
     expected |= {"split.sha256": "5" * 64, "data.fingerprint": "f" * 64, "overrides": "model.depth=4", "host": "box"}
     assert run.data.tags.items() >= expected.items() and "leaky" not in run.data.tags
     assert points(store, "train/loss") == [(epoch, 1 / epoch, START + 5000 * epoch) for epoch in (1, 2, 3)]
@@ -177,23 +178,34 @@ def test_a_finished_run_that_is_extended_runs_again_and_finishes(store: str, tmp
     replicate(folder)
     replicate(write_run(folder, store, epochs=4, state="running"))
     assert the_run(store).info.status == "RUNNING"
-    replicate(write_run(folder, store, epochs=5, state="finished"))
+    replicate(write_run(folder, store, epochs=5, state="finished", label="epochs=5"))
     run = the_run(store)
-    assert (run.info.status, run.data.params["epochs"], run.data.tags["extended.epochs"]) == ("FINISHED", "3", "5")
+    assert (run.info.status, run.info.run_name, run.data.tags["epochs"]) == ("FINISHED", "epochs=5", "5")
+    assert "epochs" not in run.data.params, "MLflow could not change it"
     assert [step for step, _, _ in points(store, "val/dice")] == [1, 2, 3, 4, 5]
     assert len(run.outputs.model_outputs) == 1, "best.pt has not changed"
 
 
+def test_a_name_that_was_given_in_mlflow_stays(store: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", store, label="epochs=3")
+    replicate(folder)
+    client(store).update_run(the_run(store).info.run_id, name="my favourite")
+    replicate(write_run(folder, store, epochs=5, label="epochs=5"))
+    assert the_run(store).info.run_name == "my favourite"
+
+
 def test_a_model_whose_upload_broke_is_completed_by_the_next(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlflow import MlflowClient
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository as Files
 
-    folder = write_run(tmp_path / "run", store, state="finished")
+    folder, log_artifact = write_run(tmp_path / "run", store, state="finished"), Files.log_artifact
 
-    def broken(*_: Any) -> None:
-        raise OSError("connection lost")
+    def broken(files: Any, path: str, *further: Any) -> None:
+        if Path(path).name == "best.pt":
+            raise OSError("connection lost")
+        log_artifact(files, path, *further)
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="connection lost"):
-        patch.setattr(MlflowClient, "log_model_artifact", broken)
+        patch.setattr(Files, "log_artifact", broken)
         replicate(folder)
     replicate(folder)
     (output,) = the_run(store).outputs.model_outputs

@@ -62,6 +62,42 @@ class InferenceOverride:
 
 
 @dataclass
+class PhantomOverride:
+    """The settings of `PhantomConfig`, where null stands for the checkpoint's own, or for the default."""
+
+    patients: int | None = setting(None, "number of synthetic patients; null: the checkpoint's")
+    slices: int | None = setting(None, "slices of each patient; null: the checkpoint's")
+    size: int | None = setting(None, "height and width of a slice in pixels; null: the checkpoint's")
+    seed: int | None = setting(None, "which cohort is drawn; null: the checkpoint's")
+    folder: str | None = setting(None, "where the cohort is written once and found again; null: the checkpoint's")
+
+
+@dataclass
+class DataOverride:
+    """The settings of `DataConfig`, where null stands for the checkpoint's own."""
+
+    name: str | None = setting(None, "phantom, or hdf5 for a file made by brainseg.prepare; null: the checkpoint's")
+    path: str | None = setting(None, "HDF5 file made by brainseg.prepare; null: the checkpoint's data")
+    volume: str | None = setting(None, "one channel by name (as FLAIR), for weights that do not carry it")
+    context: int | None = setting(None, "neighbouring slices on each side, for weights that do not carry it")
+    limit_patients: int | None = setting(
+        None, "use only the first patients by name; null: as in training, and of other data all"
+    )
+    resident: str = setting("auto", "slices are held in memory: under yes alone (auto, yes, no)")
+    phantom: PhantomOverride = setting(PhantomOverride, "the synthetic cohort")
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_choice("data.name", self.name, ("phantom", "hdf5"))
+        needs_path = self.name == "hdf5" and self.path is None
+        remedy = "set data.path=FILE, made by brainseg.prepare"
+        check(not needs_path, "data.path", "null", "data=hdf5 needs a file", remedy)
+        check_range("data.context", self.context, 0, 16)
+        check_range("data.limit_patients", self.limit_patients, 1)
+        check_choice("data.resident", self.resident, ("auto", "yes", "no"))
+
+
+@dataclass
 class EvaluateConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
     output: str | None = setting(None, "folder to write to; null: evaluations/ and the checkpoint's name")
@@ -72,7 +108,7 @@ class EvaluateConfig:
     overlays: bool = setting(True, "draw the best, median and worst patient")
     viewer: int = setting(20, "patients in viewer.html, the most telling ones; 0: no such page")
     predictions: str = setting("masks", "kept of each patient, in predictions.h5: none, masks, probabilities")
-    data: DataConfig = setting(DataConfig, "the slices")
+    data: DataOverride = setting(DataOverride, "the slices; null: those that the checkpoint was trained on")
     split: SplitConfig | None = setting(None, "null: the split that the checkpoint was trained under")
     model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
     device: DeviceConfig = setting(DeviceConfig, "where and in which precision")

@@ -21,6 +21,7 @@ from brainseg.files import write_bytes
 KINDS: dict[str, type | tuple[type, ...]] = {
     "model": dict, "config": dict, "split": dict, "classes": list, "channels": list, "history": list, "optimizer": dict, "scaler": dict,
     "epoch": int, "step": int, "total_steps": int, "threads": int, "best": (int, float), "uid": str, "fingerprint": str,
+    "data_path": str, "signatures": dict,
 }  # fmt: skip
 
 

@@ -47,9 +47,9 @@ def _counted(patients: float) -> str:
 
 
 def _shown(run: Run) -> str:
-    """A run's folder, and its data if they are not the phantom, as one would type them here."""
+    """Return a run's folder as one would type it here; the checkpoint knows its data."""
     path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    return str(path) + (f" data.path={run.config.data.path}" if run.config.data.path is not None else "")
+    return shlex.quote(f"checkpoint={path}")
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -57,7 +57,7 @@ def notes(comparison: Comparison) -> list[str]:
     found = [*comparison.warnings]
     if comparison.exploratory:
         found.append("Exploratory: these are validation patients, on which each run's best epoch was selected; scores are flattered. "
-                     f"Test the one chosen: python -m brainseg.evaluate checkpoint={_shown(comparison.configurations[0].runs[0])}")
+                     f"Test the one chosen: python -m brainseg.evaluate {_shown(comparison.configurations[0].runs[0])}")
     found += [f"Left out: {name}: {why}." for name, why in comparison.left_out]
     found.append(f"{comparison.chances[0].upper()}{comparison.chances[1:]}.")
     runs = max(len(one.runs) for one in comparison.configurations)

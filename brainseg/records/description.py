@@ -2,7 +2,6 @@
 
 import dataclasses
 import socket
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -22,10 +21,10 @@ LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
 
 def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: Device, digest: str, model: nn.Module) -> dict[str, Any]:
     """The facts of run.json, as far as they are known before the folder is."""
-    tracking = None  # resolved now: a sync from another folder must find the same store
+    tracking = None
     if config.tracking.name != "none":
-        resolved = {"uri": tracking_uri(config.tracking.uri), "artifacts": str(Path(config.tracking.artifacts).resolve())}
-        tracking = dataclasses.asdict(config.tracking) | resolved
+        # The store is resolved now, so that a sync from another folder finds it; artifacts are relative to the store.
+        tracking = dataclasses.asdict(config.tracking) | {"uri": tracking_uri(config.tracking.uri)}
     name = folder_name(config, digest)
     return {
         "identity": digest,

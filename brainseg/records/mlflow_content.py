@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from brainseg.records.identity import EXTENDED
+from brainseg.records.mlflow_names import mlflow_keys
+from brainseg.records.mlflow_runs import place_tags
+from brainseg.records.mlflow_view import sweep_tag
+
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
@@ -14,19 +19,26 @@ VALUE_LENGTH = 5000  # longest param or tag that every server since MLflow 2.10 
 
 
 def params_of(folder: Path) -> dict[str, str]:
-    """The resolved configuration, flat: dotted names, values as YAML writes them."""
-    return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    """Return the resolved configuration, flat: dotted names, values as YAML writes them.
+
+    Without the settings that an extension changes, because MLflow changes no param: these are tags.
+    """
+    settings = {name: value for name, value in _settings(folder).items() if name not in EXTENDED}
+    keys = mlflow_keys(settings)
+    return {keys[name]: value for name, value in settings.items()}
 
 
 def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
     """What was run, on which code, data, split and device; what does not apply (no sweep, not leaky) has no tag."""
-    tags = {"brainseg.uid": record["uid"], "kind": "run", "host": record["host"], "folder": str(folder.absolute())}
+    tags = {"brainseg.uid": record["uid"], "kind": "run", "host": record["host"], **place_tags(folder)}
+    tags |= {name: value for name, value in _settings(folder).items() if name in EXTENDED}
     tags |= {f"code.{key}": record["code"][key] for key in ("version", "commit", "dirty")}
     tags |= {f"device.{key}": record["device"][key] for key in ("asked", "got")}
     tags |= {"split.name": record["split"]["name"], "split.sha256": record["split"]["sha256"]}
     tags |= {"data.fingerprint": record["data"]["fingerprint"], "parameters": record["parameters"]}
     tags |= {"sweep": record["sweep"], "job": record["job"], "overrides": " ".join(record["overrides"])}
     tags |= {"leaky": True} if record["split"]["leaky"] else {}
+    tags |= {sweep_tag(record["sweep"]): True} if record["sweep"] else {}
     return {key: _text(value) for key, value in tags.items() if value is not None and value != ""}
 
 
@@ -38,7 +50,12 @@ def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     points = [(key, value, row) for row in rows for key, value in row["metrics"].items()]
     points += _final(folder, rows) if ended and rows else []
-    return [Metric(key, _finite(value), row["time"], row["epoch"]) for key, value, row in points if value is not None]
+    keys = mlflow_keys({key for key, _, _ in points})
+    return [Metric(keys[key], _finite(value), row["time"], row["epoch"]) for key, value, row in points if value is not None]
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
 
 
 def _final(folder: Path, rows: list[dict[str, Any]]) -> list[tuple[str, float | None, dict[str, Any]]]:

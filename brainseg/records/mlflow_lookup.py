@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brainseg.errors import RequestError, check
+from brainseg.records.mlflow_names import experiment_name
 from brainseg.records.mlflow_store import connect, limited, tracking_uri
+from brainseg.records.places import has_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,16 +46,23 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     uri = tracking_uri(uri)
     with limited(SECONDS):
         try:
-            folder = connect(uri, make=False).get_run(run_id).data.tags.get("folder")
+            tags = connect(uri, make=False).get_run(run_id).data.tags
         except (MlflowException, OSError) as error:
             raise RequestError(f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
-    if folder is None or not (Path(folder) / "run.json").is_file():
-        raise RequestError(f"run={run_id}: its folder {folder} is not here; give the folder itself, or run where it is")
-    return Path(folder)
+    folder = _folder_here(tags)
+    if folder is None:
+        raise RequestError(f"run={run_id}: its folder {tags.get('folder')} is not here; give the folder itself, or run where it is")
+    return folder
+
+
+def _folder_here(tags: dict[str, str]) -> Path | None:
+    """Return the folder that a run's tags name if that very run lies there, else None."""
+    folder = Path(tags.get("folder", ""))
+    return folder if "folder" in tags and has_run(folder, tags.get("brainseg.uid", "")) else None
 
 
 def folder_behind(name: str, uri: str | None = None) -> Path | None:
-    """The run folder, here or elsewhere, that `runs:/ID` or a `models:/` name of `checkpoint_of` came from; None if MLflow does not know.
+    """The run folder that `runs:/ID` or a `models:/` name of `checkpoint_of` came from; None if it is not on this machine.
 
     Raises RequestError where there is no such name.
     """
@@ -64,8 +73,7 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
         try:
             client = connect(uri, make=False)
             run_id = name.removeprefix("runs:/").strip("/") if name.startswith("runs:/") else _source_of_model(client, name)
-            folder = client.get_run(run_id).data.tags.get("folder") if run_id else None
-            return Path(folder) if folder else None
+            return _folder_here(client.get_run(run_id).data.tags) if run_id else None
         except (MlflowException, OSError) as error:
             raise RequestError(f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
 
@@ -81,7 +89,7 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
     with limited(SECONDS):
         try:
             client = connect(uri, make=False)
-            found = client.get_experiment_by_name(experiment)
+            found = client.get_experiment_by_name(experiment_name(experiment))
             check(found is not None, "tracking.experiment", experiment, f"no such experiment in {uri}")
             assert found is not None
             page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"])
@@ -91,8 +99,7 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
                 runs += page
         except (MlflowException, OSError) as error:
             raise RequestError(f"tracking.experiment={experiment}: not read from {uri}: {' '.join(str(error).split())[:200]}") from error
-    folders = [Path(run.data.tags["folder"]) for run in runs if "folder" in run.data.tags]
-    here = [folder for folder in folders if (folder / "run.json").is_file()]
+    here = [folder for run in runs if (folder := _folder_here(run.data.tags)) is not None]
     check(bool(here), "tracking.experiment", experiment, f"none of its {len(runs)} runs has its folder on this machine")
     if len(here) < len(runs):
         log.warning("%d of the %d runs of %s have no folder on this machine and are left out", len(runs) - len(here), len(runs), experiment)

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brainseg.records.mlflow_store import files_at
+
 DIGEST_LENGTH = 12  # MLflow's own digests have 8 characters, and its pages print them whole
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ def log_dataset(client: "MlflowClient", run: "Run", data: dict[str, Any]) -> Non
         client.log_inputs(run.info.run_id, inputs)
 
 
-def log_model(client: "MlflowClient", run_id: str, checkpoint: Path, record: dict[str, Any], metrics: list["Metric"]) -> None:
+def log_model(
+    client: "MlflowClient", uri: str, run_id: str, checkpoint: Path, record: dict[str, Any], metrics: list["Metric"]
+) -> None:
     """Make the best checkpoint the run's LoggedModel, once for each content of the file; an upload cut short is done again.
 
     Not `mlflow.pytorch.log_model`: that exports a trace with frozen height and width, or pickles.
@@ -40,10 +44,11 @@ def log_model(client: "MlflowClient", run_id: str, checkpoint: Path, record: dic
     with checkpoint.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     run = client.get_run(run_id)
-    model = _find(client, run.info.experiment_id, record["uid"], digest) or _create(client, run, record["uid"], digest)
+    model = _find(client, run, record["uid"], digest) or _create(client, run, record["uid"], digest)
     if model.status != LoggedModelStatus.READY:
-        client.log_model_artifact(model.model_id, str(checkpoint))
-        client.log_model_artifact(model.model_id, str(checkpoint.parent.parent / "config.yaml"))
+        files = files_at(model.artifact_location, uri)
+        files.log_artifact(str(checkpoint))
+        files.log_artifact(str(checkpoint.parent.parent / "config.yaml"))
         client.log_batch(run_id, metrics=[_of_model(metric, model, record["data"]) for metric in metrics])
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
@@ -52,9 +57,9 @@ def log_model(client: "MlflowClient", run_id: str, checkpoint: Path, record: dic
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
 
 
-def _find(client: "MlflowClient", experiment: str, uid: str, digest: str) -> "LoggedModel | None":
-    wanted = f"tags.`brainseg.uid` = '{uid}' AND tags.`checkpoint.sha256` = '{digest}'"
-    found = client.search_logged_models([experiment], wanted, max_results=1)
+def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel | None":
+    wanted = f"tags.`brainseg.uid` = '{uid}' AND tags.`checkpoint.sha256` = '{digest}' AND source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], wanted, max_results=1)
     return found[0] if found else None
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg.errors import DataError, RequestError, check
 from brainseg.records.mlflow_lookup import SECONDS, model_of_run
-from brainseg.records.mlflow_store import connect, limited, tracking_uri
+from brainseg.records.mlflow_names import experiment_name
+from brainseg.records.mlflow_runs import run_of
+from brainseg.records.mlflow_store import connect, limited, store_of, tracking_uri
 from brainseg.records.run import RunFolder
 
 if TYPE_CHECKING:
@@ -38,13 +40,14 @@ def find(run: str, uri: str | None = None) -> Found:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    record = _record(Path(run)) if (Path(run) / "run.json").is_file() else None
-    uri = tracking_uri(uri or (record["tracking"] or {}).get("uri") if record else uri)
+    folder = Path(run)
+    record = _record(folder) if (folder / "run.json").is_file() else None
+    uri = store_of(record, folder, uri) if record else tracking_uri(uri)
     remedy = f"python -m brainseg.sync {run if record else 'runs'} brings it there"
     with limited(SECONDS):
         try:
             client = connect(uri, make=False)
-            run_id = _id_of(client, record) if record else run.removeprefix("runs:/").strip("/")
+            run_id = _id_of(client, record, folder) if record else run.removeprefix("runs:/").strip("/")
             check(run_id is not None, "run", run, f"MLflow does not know it, in {uri}", remedy)
             found = client.get_run(str(run_id))
             model = model_of_run(client, found)
@@ -85,18 +88,19 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         facts = RunFolder(folder).facts
         where = facts["tracking"]
-        return {"uid": str(facts["uid"]), "tracking": None if where is None else {"uri": where["uri"], "experiment": where["experiment"]}}
+        tracking = None if where is None else {"uri": where["uri"], "experiment": where["experiment"]}
+        return {"uid": str(facts["uid"]), "path": facts.get("path"), "tracking": tracking}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RequestError(f"{folder}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
 
 
-def _id_of(client: "MlflowClient", record: dict[str, Any]) -> str | None:
-    """MLflow's id of the run with this uid."""
-    experiment = client.get_experiment_by_name((record["tracking"] or {"experiment": "brainseg"})["experiment"])
+def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str | None:
+    """Return MLflow's id of the run that mirrors the folder."""
+    experiment = client.get_experiment_by_name(experiment_name((record["tracking"] or {"experiment": "brainseg"})["experiment"]))
     if experiment is None:
         return None
-    page = client.search_runs([experiment.experiment_id], f"tags.`brainseg.uid` = '{record['uid']}'", max_results=1)
-    return page[0].info.run_id if page else None
+    run = run_of(client, experiment.experiment_id, record["uid"], folder)
+    return run.info.run_id if run is not None else None
 
 
 def _version_of(client: "MlflowClient", name: str, found: Found) -> int | None:

@@ -16,9 +16,14 @@ from filelock import FileLock
 from brainseg.errors import check
 from brainseg.files import remove_stale, writing
 from brainseg.records import mlflow_view
+from brainseg.records.mlflow_names import experiment_name
+from brainseg.records.mlflow_places import ARTIFACTS, HOME, bring_home
+from brainseg.records.mlflow_refusals import RefusedError
+from brainseg.records.places import relocated_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SQLITE = "sqlite:///"
 # MLflow makes the folder that stands in a URL of the first form as it stands there, `%3F` for `?` included, so a path that
@@ -108,6 +113,7 @@ def connect(uri: str, make: bool = True) -> "MlflowClient":
         try:  # MLflow itself would try for 100 seconds to open a file that cannot be opened
             with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("PRAGMA schema_version")
+            bring_home(database)
         except sqlite3.Error as error:
             raise OSError(f"{database}: {error}") from error
     return MlflowClient(tracking_uri=uri)
@@ -117,21 +123,50 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | 
     """The id of experiment `name`, which is created if it is missing; several processes may do so at once.
 
     In a SQLite store its artifacts lie in the folder `artifacts`, taken from the database's folder; a server has its own place.
+    Raises RefusedError if the experiment was deleted in MLflow.
     """
     from mlflow.exceptions import MlflowException
 
     tags = mlflow_view.experiment_tags()
+    if is_sqlite(uri):
+        tags[HOME] = str(_database(uri).parent)
+    name = experiment_name(name)
     if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {found.experiment_id}"
+            raise RefusedError(f"tracking.experiment={name} was deleted in {uri}; restore it with `{restore}`, or name another one")
         for key in tags.keys() - found.tags.keys():
             client.set_experiment_tag(found.experiment_id, key, tags[key])
         return found.experiment_id
-    location = (_database(uri).parent / (artifacts or "mlartifacts")).as_uri() if is_sqlite(uri) else None
+    location = (_database(uri).parent / (artifacts or ARTIFACTS)).as_uri() if is_sqlite(uri) else None
     try:
         return client.create_experiment(name, location, tags)
     except MlflowException:
         if found := client.get_experiment_by_name(name):  # another process was first
             return found.experiment_id
         raise
+
+
+def store_of(facts: dict[str, Any], folder: Path, uri: str | None = None) -> str:
+    """Return the store of a run: `uri` if it is given, else the one named in `run.json`, where it lies today.
+
+    `facts` is the content of `run.json`, and `folder` the run's folder. Raises RequestError as `tracking_uri`.
+    """
+    stored = tracking_uri(uri or (facts["tracking"] or {}).get("uri"))
+    if uri is not None or not facts["tracking"] or not is_sqlite(stored):
+        return stored
+    return sqlite_uri(relocated_database(_database(stored), folder, facts))
+
+
+def files_at(location: str, uri: str) -> "ArtifactRepository":
+    """Return the files of a run or model of the store `uri`, by the place that the store names for them.
+
+    MLflow's client remembers such places by the run's id alone, for the whole process. A copy of a project has the
+    same ids, so that a process that is at work on both would send the files of the one to the other.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(location, tracking_uri=uri)
 
 
 def run_link(uri: str, experiment: str, run_id: str) -> str:
@@ -182,7 +217,7 @@ def _create(database: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         with writing(database) as temporary, _unsynchronised():
-            store: Any = SqlAlchemyStore(sqlite_uri(temporary), (database.parent / "mlartifacts").as_uri())
+            store: Any = SqlAlchemyStore(sqlite_uri(temporary), (database.parent / ARTIFACTS).as_uri())
             store.engine.dispose()
 
 

@@ -8,7 +8,7 @@ only, and a final score as a dot at its step.
 import json
 from typing import Any
 
-KEY = "brainseg-1"  # count up with every change below: an experiment keeps the layout that it has under a key
+KEY = "brainseg-2"  # count up with every change below: an experiment keeps the layout that it has under a key
 CURVES = ("val/dice", "val/loss", "train/loss")
 BARS = ("best/val_dice", "test/dice", "test/patients_missed")
 SECTIONS = ("overview", "val", "test", "train", "best", "speed")
@@ -20,8 +20,13 @@ def experiment_tags(sweep: str | None = None) -> dict[str, str]:
 
     Metrics not named above get a chart of MLflow's choice in their section.
     """
-    shown = {} if sweep is None else {"searchFilter": f"tags.sweep = '{sweep}' and tags.kind = 'run'"}
+    shown = {} if sweep is None else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
     return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | shown)}
+
+
+def sweep_tag(sweep: str) -> str:
+    """Return the tag of a sweep's jobs. A job has one for each sweep that it belongs to."""
+    return f"sweep.{sweep}"
 
 
 def key(sweep: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """What a job would do, found out before anything is created: for the check of a request, and for a dry run's table."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def finished_before(folder: RunFolder, testing: bool) -> str:
     """Why a finished run is left alone; with what it lacks, where the sweep that made it was choosing and this request would test."""
     summary = folder.path / "summary.json"
     tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
-    return "finished before" if tested or not testing else "finished before, untested: python -m brainseg.evaluate scores its test patients"
+    test = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
+    return "finished before" if tested or not testing else f"finished before, untested: {test} scores its test patients"
 
 
 def _left(config: TrainConfig, done: int) -> float:

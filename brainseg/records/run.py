@@ -180,12 +180,14 @@ class RunFolder:
         write_json(self.path / "split.json", split.as_dict())
         write_text(self.path / "code.diff", code.diff)
         described = {"commit": code.commit, "dirty": code.dirty, "sha256": code.sha256, "version": code.version}
-        write_json(self.path / "run.json", {"uid": uuid.uuid4().hex, "created": round(time.time() * 1000), "code": described, **facts})
+        begun = {"uid": uuid.uuid4().hex, "created": round(time.time() * 1000), "path": str(self.path.resolve())}
+        write_json(self.path / "run.json", {**begun, "code": described, **facts})
 
     def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
         """A run that is given more is from now on the longer one: a later resume must not ask for less."""
         self._write_config(config)
-        write_json(self.path / "run.json", {**self.facts, "overrides": without(facts["overrides"], NOT_REPEATED)})
+        now = {"overrides": without(facts["overrides"], NOT_REPEATED), "label": facts.get("label", "")}
+        write_json(self.path / "run.json", {**self.facts, **now})
 
     def _write_config(self, config: TrainConfig) -> None:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))

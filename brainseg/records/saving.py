@@ -9,6 +9,7 @@ import torch
 
 from brainseg import __version__
 from brainseg.config import TrainConfig, restore
+from brainseg.data.signatures import signatures_of
 from brainseg.data.split import Split
 from brainseg.errors import DataError, check
 from brainseg.records import checkpoint
@@ -48,6 +49,8 @@ def payload(folder: RunFolder, state: State, task: Task, split: Split) -> dict[s
         "classes": list(store.classes),
         "split": split.as_dict(),
         "fingerprint": store.fingerprint,
+        "data_path": str(store.path.resolve()),
+        "signatures": signatures_of(store),
         "threads": task.device.threads,
         "uid": folder.facts["uid"],
         "versions": {"brainseg": __version__, "torch": str(torch.__version__)},

@@ -8,6 +8,8 @@ proposed again as a new trial, which finds the old one's run folder by its setti
 """
 
 import json
+import math
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from brainseg.config import SearchConfig
 from brainseg.errors import check
 from brainseg.records.run import RunFolder
 from brainseg.seeds import seed_for
+from brainseg.space import overrides
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -56,6 +59,10 @@ class Study:
                 self._take_back(running)
             if self.count() >= config.trials:
                 return None
+            untried = Untried(space, [one.params for one in self._counting()])
+            if untried.exhausted and not self.trials("WAITING"):
+                print(f"every one of the {untried.size} combinations of the space is tried or under way", flush=True)
+                return None
             # Seeded by how many there were, a study that was stopped, even within a trial, proposes what it would have in one go.
             seed = seed_for(config.sampler_seed, "proposal", self.count()) % 2**32
             with warnings.catch_warnings():
@@ -64,17 +71,20 @@ class Study:
             pruning = config.prune == "median"
             self.optuna.pruner = MedianPruner(config.prune_after, config.prune_warmup - 1) if pruning else NopPruner()
             trial = self.optuna.ask(space)
+            if "resumes" not in trial.user_attrs and untried.has_tried(trial.params):
+                trial = self._ask_again(trial, untried.draw(seed), space)
             self.held = self._lock_of(trial.number)
             self.held.acquire(timeout=0)
             return trial
 
-    def wait_for_twin(self, trial: "Trial") -> None:
-        """Wait until no other process runs the same settings: they share a run folder, and this trial then finds it finished."""
-        for other in self.trials("RUNNING"):
-            if other.number < trial.number and other.params == trial.params:
-                print(f"trial {trial.number}: waits for trial {other.number}, which has the same settings", flush=True)
-                with self._lock_of(other.number):
-                    pass
+    def _ask_again(self, trial: "Trial", params: dict[str, Any], space: "dict[str, BaseDistribution]") -> "Trial":
+        """Set aside a proposal that was tried before, which would run nothing, and return a trial of `params` instead."""
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("repeats", True)
+        self.optuna.tell(trial, state=TrialState.FAIL)
+        self.optuna.enqueue_trial(params)
+        return self.optuna.ask(space)
 
     def finish(self, trial: "Trial") -> float:
         """The run has ended well: its value is the val/dice of its best epoch."""
@@ -103,13 +113,17 @@ class Study:
 
     def count(self) -> int:
         """Trials that have ended or are under way; what was set aside counts as the trial that resumes it."""
-        resumed = self._resumed()
-        return sum(trial.number not in resumed for trial in self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING"))
+        return len(self._counting())
 
     def ended(self) -> "list[FrozenTrial]":
         """The trials that count and are no longer under way."""
+        return [trial for trial in self._counting() if trial.state.is_finished()]
+
+    def _counting(self) -> "list[FrozenTrial]":
+        """Return the trials less those set aside: what another trial resumes, and proposals that were tried before."""
         resumed = self._resumed()
-        return [trial for trial in self.trials("COMPLETE", "PRUNED", "FAIL") if trial.number not in resumed]
+        listed = self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+        return [trial for trial in listed if trial.number not in resumed and "repeats" not in trial.user_attrs]
 
     def trials(self, *states: str) -> "list[FrozenTrial]":
         from optuna.trial import TrialState
@@ -136,6 +150,52 @@ class Study:
 
     def _lock_of(self, number: int) -> FileLock:
         return FileLock(self.folder / f".trial-{number}.lock")
+
+
+class Untried:
+    """The combinations of a space that no trial has yet."""
+
+    def __init__(self, space: "dict[str, BaseDistribution]", tried: "list[dict[str, Any]]") -> None:
+        self.space, self.tried = space, {_typed(params) for params in tried}
+        counts = [_count(one) for one in space.values()]
+        self.size = math.inf if None in counts else math.prod(count for count in counts if count is not None)
+        self.exhausted = len(self.tried) >= self.size
+
+    def has_tried(self, params: dict[str, Any]) -> bool:
+        """Return True if a trial has these settings, as they are typed for its run."""
+        return _typed(params) in self.tried
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Return a combination drawn at random; the space must not be exhausted."""
+        generator = random.Random(seed)
+        while self.has_tried(params := {name: _draw(one, generator) for name, one in self.space.items()}):
+            pass
+        return params
+
+
+def _typed(params: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(overrides(params)))
+
+
+def _count(distribution: "BaseDistribution") -> int | None:
+    """Return the number of values of a setting; None where they lie on a continuous scale."""
+    choices, step = getattr(distribution, "choices", None), getattr(distribution, "step", None)
+    if choices is not None:
+        return len(choices)
+    return None if step is None else round((distribution.high - distribution.low) / step) + 1  # type: ignore[attr-defined]
+
+
+def _draw(distribution: "BaseDistribution", generator: random.Random) -> Any:
+    """Return one value of a setting, each with the same probability."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return generator.choice(distribution.choices)
+    low, high, count = distribution.low, distribution.high, _count(distribution)  # type: ignore[attr-defined]
+    if count is None:
+        return generator.uniform(low, high)
+    value = low + generator.randrange(count) * distribution.step  # type: ignore[attr-defined]
+    return value if isinstance(distribution, IntDistribution) else min(value, high)
 
 
 def name_run(trial: "Trial", folder: RunFolder) -> None:

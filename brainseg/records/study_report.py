@@ -37,8 +37,7 @@ def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str
     draw(ended, shares, picture)
     best = best_first[0]
     command = ["python", "-m", "brainseg.train", *without(fixed, ("output",)), *varied[best.number]]  # which is the root of all trials
-    data = [one for one in (*fixed, *varied[best.number]) if one.startswith("data.")]
-    test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}", *data]
+    test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
     lines += [f"picture:     {picture}", f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best.user_attrs['folder']}",
               f"test it:     {shlex.join(test)}", f"repeat it:   {shlex.join(command)}"]
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,14 @@ from filelock import FileLock
 
 from brainseg.records import mlflow_view
 from brainseg.records.comparison import Comparison
-from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri, ui_command
+from brainseg.records.gathering import Run
+from brainseg.records.mlflow_refusals import RefusedError, remedy_of
+from brainseg.records.mlflow_runs import mirror_among, place_tags, run_of
+from brainseg.records.mlflow_store import chart_link, connect, experiment_id, files_at, limited, run_link, store_of, ui_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 log = logging.getLogger("brainseg")
 
@@ -24,51 +29,61 @@ COLUMNS = ("dice", "dice_low", "dice_high", "dice_median", "missed", "iou", "pre
            "spread_over_folds")  # fmt: skip
 
 
-def log_comparison(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None) -> str:
+def log_comparison(
+    comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None, experiment: str | None = None
+) -> str:
     """Bring MLflow up to date with the comparison in `folder`; returns lines for the terminal. A store that fails is warned of.
 
     `kind` is comparison, cross_validation or sweep_summary. The same sweep, or the same runs, compared again are the same
-    MLflow run, whose numbers and files are brought up to date.
+    MLflow run, whose numbers and files are brought up to date. `uri` and `experiment` replace those of the first run.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return _log(comparison, folder, kind, sweep, uri)
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        log.warning("tracking failed: %s", " ".join(str(error).split())[:300])
-        return "MLflow:        not up to date; the same command again brings it there"
+        return _log(comparison, folder, kind, sweep, uri, experiment)
+    except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
+        return not_up_to_date(error)
 
 
-def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None) -> str:
+def not_up_to_date(error: Exception) -> str:
+    """Warn that MLflow took nothing, and return the line that says what brings it there."""
+    reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
+    log.warning("tracking failed: %s%s", reason, f"; {remedy}" if remedy else "")
+    when = f"{remedy}, then" if remedy else "later"
+    return f"MLflow:        not up to date; {when} the same command again brings it there"
+
+
+def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None, named: str | None) -> str:
     from mlflow.entities import Metric, RunTag
 
     runs = [run for one in comparison.configurations for run in one.runs]
     where = runs[0].facts["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
-    uri = tracking_uri(uri or where["uri"])
+    uri = store_of(runs[0].facts, runs[0].path, uri)
     uids = sorted(run.facts["uid"] for run in runs)
     of_what = sweep or [uids, comparison.baseline.label]  # a sweep keeps its summary as it grows
     digest = hashlib.sha256(json.dumps([kind, of_what]).encode()).hexdigest()
     # Two starts of one sweep may end in the same instant, and would each create the run. FileLock's Timeout is an OSError.
     with limited(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
         client = connect(uri)
-        experiment = experiment_id(client, uri, where["experiment"], where["artifacts"])
-        found = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'", max_results=1)
+        experiment = experiment_id(client, uri, named or where["experiment"], where["artifacts"])
+        of_runs = _run_ids(client, experiment, runs)
+        earlier = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'")
+        found = _same_comparison(earlier, folder, set(of_runs.values()))
         started = min(run.folder.status["started"] for run in runs)
         ended = max(run.folder.status["ended"] for run in runs)
         identified = {"brainseg.comparison": digest, "kind": kind}
         title = f"{kind.replace('_', ' ')} {sweep or folder.name}"
-        run = found[0] if found else client.create_run(experiment, start_time=started, tags=identified, run_name=title)
+        run = found or client.create_run(experiment, start_time=started, tags=identified, run_name=title)
         run_id = run.info.run_id
-        of_runs = _run_ids(client, experiment, uids)
-        tags = identified | {
-            "folder": str(folder.absolute()), "runs": ",".join(of_runs.values())[:5000], "role": comparison.role,
+        tags = identified | place_tags(folder) | {
+            "runs": ",".join(sorted(of_runs.values()))[:5000], "role": comparison.role,
             "exploratory": json.dumps(comparison.exploratory), "baseline": comparison.baseline.label,
             "mlflow.note.content": _description(comparison, uri, experiment, of_runs),
         } | ({"sweep": sweep} if sweep else {})  # fmt: skip
         client.log_batch(run_id, metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
                          tags=[RunTag(key, value) for key, value in tags.items()])
-        client.log_artifacts(run_id, str(folder))
+        files_at(run.info.artifact_uri, uri).log_artifacts(str(folder))
         client.set_terminated(run_id, "FINISHED", end_time=ended)
         for key, value in mlflow_view.experiment_tags(sweep).items():
             client.set_experiment_tag(experiment, key, value)
@@ -92,10 +107,19 @@ def _allowed(label: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)[:200]
 
 
-def _run_ids(client: "MlflowClient", experiment: str, uids: list[str]) -> dict[str, str]:
-    """MLflow's id of each run that is in the experiment, by our uid."""
-    found = {uid: client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=1) for uid in uids}  # it takes no IN
-    return {uid: page[0].info.run_id for uid, page in found.items() if page}
+def _same_comparison(earlier: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]) -> "MlflowRun | None":
+    """Return the MLflow run of this comparison among those of the same question; None if they are all of other runs.
+
+    Copies of a project, and two projects that ask the same question, share a store without sharing their runs.
+    """
+    mine = [run for run in earlier if run_ids & set(run.data.tags.get("runs", "").split(","))]
+    return next(iter(mine), None) or mirror_among(earlier, folder, lambda place: (place / "comparison.csv").is_file())
+
+
+def _run_ids(client: "MlflowClient", experiment: str, runs: "Sequence[Run]") -> dict[str, str]:
+    """Return MLflow's id of each run that is in the experiment, by our uid."""
+    found = {run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs}
+    return {uid: run.info.run_id for uid, run in found.items() if run is not None}
 
 
 def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dict[str, str]) -> str:

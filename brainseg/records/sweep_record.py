@@ -30,9 +30,13 @@ def sweep_id(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> str:
 
 
 def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
-    """Bring the sweep's record up to date: `jobs` replace earlier ones with the same overrides, the others stay."""
+    """Bring the sweep's record up to date: `jobs` replace earlier ones with the same overrides, the others stay.
+
+    A folder below `root` is stored relative to it, so that the record stays true where `root` is moved or copied.
+    """
     path = _path(root, name)
     before = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    jobs = [{**job, "folder": _stored(Path(job["folder"]), root) if job["folder"] else ""} for job in jobs]
     now = {_question(job) for job in jobs}
     write_json(path, {"id": name, "jobs": [*(job for job in before if _question(job) not in now), *jobs]})
 
@@ -44,12 +48,23 @@ def jobs_of(name: str, root: Path) -> list[Path]:
     """
     path = _path(root, name)
     jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
-    recorded = [Path(job["folder"]) for job in jobs if job["folder"]]
+    recorded = [_today(job["folder"], root) for job in jobs if job["folder"]]
     made = [file.parent for file in root.glob("*/run.json") if json.loads(file.read_text()).get("sweep") == name]
     made.sort(key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
     found = {folder.resolve(): folder for folder in [*recorded, *made] if (folder / "run.json").is_file()}
     check(bool(found), "sweep", name, f"no such sweep below {root}", f"known: {_listed(root)}; root=DIR is where the sweep's output was")
     return list(found.values())
+
+
+def _stored(folder: Path, root: Path) -> str:
+    folder = folder.absolute()
+    return str(folder.relative_to(root.absolute()) if folder.is_relative_to(root.absolute()) else folder)
+
+
+def _today(stored: str, root: Path) -> Path:
+    """Return where a recorded folder lies today: below `root` by its path or its name, else at its own path."""
+    places = [root / stored, root / Path(stored).name, Path(stored)]
+    return next((place for place in places if (place / "run.json").is_file()), places[0])
 
 
 def last(root: Path) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -13,7 +14,22 @@ from filelock import FileLock
 from brainseg.records.mlflow_content import VALUE_LENGTH, metrics_of, params_of, tags_of
 from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
 from brainseg.records.mlflow_model import log_dataset, log_model
-from brainseg.records.mlflow_store import chart_link, connect, describe, experiment_id, limited, load, run_link, tracking_uri, ui_command
+from brainseg.records.mlflow_refusals import remedy_of
+from brainseg.records.mlflow_runs import place_tags, run_of, runs_with
+from brainseg.records.mlflow_store import (
+    chart_link,
+    connect,
+    describe,
+    experiment_id,
+    files_at,
+    limited,
+    load,
+    run_link,
+    store_of,
+    tracking_uri,
+    ui_command,
+)
+from brainseg.records.mlflow_view import sweep_tag
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -28,17 +44,21 @@ UPLOAD_SECONDS = 30  # a server that has just answered may take this long to sto
 # Times the cost of an attempt until the next: 1 % of training. After a failure twice that: from 100 s on, the first and the final
 # attempt at a server that hangs, a second each, stay below 2 % too.
 PATIENCE = 100
+NAME = "brainseg.name"  # tag of a run: the name that it was given here
 FIRST_FILES = ("run.json", "config.yaml", "split.json")
 LAST_FILES = ("summary.json", "patients.csv", "slices.csv", "log.txt", "code.diff", "metrics.jsonl")
 
 
-def replicate(folder: str | Path, uri: str | None = None, seconds: int = 10) -> str:
+def replicate(
+    folder: str | Path, uri: str | None = None, seconds: int = 10, experiment: str | None = None, sweep: str | None = None
+) -> str:
     """Bring MLflow up to date with the run folder and return the link of the run's page.
 
-    `uri` replaces the store named in the folder's `run.json`. Raises MlflowException or OSError when the store or the folder
-    fails, ValueError or KeyError when a file of the folder is not what a run writes.
+    `uri` and `experiment` replace those named in the folder's `run.json`; `sweep` is a further sweep that the run
+    belongs to. Raises MlflowException or OSError when the store or the folder fails, ValueError or KeyError when a
+    file of the folder is not what a run writes, RefusedError (a ValueError) when MLflow cannot take the run.
     """
-    tracker = Tracker(folder, uri, seconds)
+    tracker = Tracker(folder, uri, seconds, experiment, sweep)
     tracker.update()
     return run_link(str(tracker.uri), tracker.experiment, tracker.run_id)
 
@@ -52,6 +72,7 @@ class Mirror:
         self.not_before = 0.0
         self.reached = False  # an attempt has succeeded
         self.failing = False  # the last attempt did not
+        self.refusal = ""  # why MLflow will not take the run, and what can be done about it
 
     @property
     def begun(self) -> bool:
@@ -65,14 +86,16 @@ class Mirror:
         started = time.monotonic()
         if started < self.not_before and not final:
             return
+        # A run that MLflow knew and now refuses was deleted there, and the next attempt makes it anew.
+        is_first = not self.tracker.run_id
         try:
             load()
             started = time.monotonic()
             self.tracker.update()
         except Exception as error:  # whatever network, SQL, protobuf and plugins raise: a run must not die of its mirror
-            self._failed(error, final)
+            self._failed(error, final, remedy_of(error) if is_first else None)
         else:
-            self.failing = False
+            self.failing, self.refusal = False, ""
         # Not held against the store: the import of MLflow, and the first success, which may have made the database.
         first = not (self.failing or self.reached)
         self.reached = self.reached or not self.failing
@@ -81,25 +104,38 @@ class Mirror:
 
     def describe(self) -> str:
         """Where the run is in MLflow, or how to bring it there."""
+        if self.refusal:
+            return f"MLflow:        refused; {self.refusal}; then: python -m brainseg.sync {shlex.quote(str(self.folder))}"
         if self.failing or not self.tracker.run_id:
             return f"MLflow:        not up to date; later: python -m brainseg.sync {self.folder}"
         return describe(str(self.tracker.uri), self.tracker.experiment, self.tracker.run_id)
 
-    def _failed(self, error: Exception, final: bool) -> None:
+    def _failed(self, error: Exception, final: bool, remedy: str | None) -> None:
+        """Warn of a failure; of one that waiting does not cure once, with the remedy."""
         self.tracker = Tracker(self.folder)  # what the store holds is asked anew: it may have taken a part
-        if final or not self.failing:
-            remedy = f"run `python -m brainseg.sync {self.folder}` later" if final else "training goes on, MLflow will catch up"
-            log.warning("tracking failed: %s; %s", " ".join(str(error).split())[:300], remedy)
+        reason, sync = " ".join(str(error).split())[:300], f"python -m brainseg.sync {shlex.quote(str(self.folder))}"
+        if remedy is not None:
+            if remedy != self.refusal:
+                log.warning("MLflow refuses the run, and waiting does not help: %s; %s, then run `%s`", reason, remedy, sync)
+            self.refusal = remedy
+        elif final or not self.failing:
+            later = f"run `{sync}` later" if final else "training goes on, MLflow will catch up"
+            log.warning("tracking failed: %s; %s", reason, later)
         self.failing = True
 
 
 class Tracker:
     """One run folder and its MLflow run; remembers what it sent, so that an epoch costs one request. Start anew after an error."""
 
-    def __init__(self, folder: str | Path, uri: str | None = None, seconds: int = TRAINING_SECONDS) -> None:
+    def __init__(
+        self, folder: str | Path, uri: str | None = None, seconds: int = TRAINING_SECONDS,
+        experiment: str | None = None, sweep: str | None = None,
+    ) -> None:  # fmt: skip
+        """`uri`, `experiment` and `sweep` are those of `replicate`."""
         self.folder = Path(folder)
         self.uri = uri
         self.seconds = seconds
+        self.named, self.sweep = experiment, sweep
         self.run_id = ""
         self.experiment = ""
         self.sent: set[tuple[str, int]] = set()
@@ -112,13 +148,13 @@ class Tracker:
                 raise ValueError(f"{path}: a link; only the files of the run folder itself are sent")
         self.record, self.status = (json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json"))
         where = self.record["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
-        self.uri = tracking_uri(self.uri or where["uri"])
+        self.uri = store_of(self.record, self.folder, self.uri)
         seconds = self._patience()
         # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
         with limited(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
             self.client = connect(self.uri)
             if not self.run_id:
-                self.experiment = experiment_id(self.client, self.uri, where["experiment"], where["artifacts"])
+                self.experiment = experiment_id(self.client, self.uri, self.named or where["experiment"], where["artifacts"])
                 self.run_id = self._begin()
             self._send_metrics()
             self._send_state()
@@ -135,17 +171,23 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         uid = self.record["uid"]
-        found = self.client.search_runs([self.experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=1)
-        run = found[0] if found else self._create(uid)
+        found = run_of(self.client, self.experiment, uid, self.folder)
+        run = found or self._create(uid)
         run_id = run.info.run_id
+        self.files = files_at(run.info.artifact_uri, str(self.uri))
         params, tags, logged = params_of(self.folder), tags_of(self.folder, self.record), run.data.params
-        # Params cannot be changed: what a run was extended with (as epochs=20) becomes a tag.
+        tags |= {sweep_tag(self.sweep): "true"} if self.sweep else {}
+        # A param keeps the value that it was logged with. Another value of today becomes a tag.
         tags |= {f"extended.{key}": value for key, value in params.items() if logged.get(key, value) != value}
+        # An extended run has a new name. A name that was given in MLflow's pages stays.
+        tags |= {NAME: self._name}
+        if run.info.run_name != self._name and run.info.run_name == run.data.tags.get(NAME, run.info.run_name):
+            self.client.update_run(run_id, name=self._name)
         new = [Param(key, value) for key, value in params.items() if key not in logged]
         self.client.log_batch(run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()])
         log_dataset(self.client, run, self.record["data"])
         for name in FIRST_FILES:
-            self.client.log_artifact(run_id, str(self.folder / name))
+            self.files.log_artifact(str(self.folder / name))
         if "error" in run.data.tags:  # what stopped it before; if it ends so again, that is said again
             self.client.delete_tag(run_id, "error")
         if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
@@ -154,10 +196,18 @@ class Tracker:
             self.state = run.info.status
         return run_id
 
+    @property
+    def _name(self) -> str:
+        return self.record.get("label") or self.record["name"]
+
     def _create(self, uid: str) -> "Run":
-        started = self.status["started"]
-        name = self.record.get("label") or self.record["name"]
-        return self.client.create_run(self.experiment, start_time=started, tags={"brainseg.uid": uid}, run_name=name)
+        """Create the MLflow run, which is the folder's own also where the folder is a copy of another run's."""
+        tags = {"brainseg.uid": uid, NAME: self._name, **place_tags(self.folder)}
+        if originals := runs_with(self.client, self.experiment, uid):
+            tags["copy_of"] = originals[-1].info.run_id
+            place = originals[-1].data.tags.get("folder")
+            log.warning("%s is a copy of %s: it has an MLflow run of its own", self.folder, place)
+        return self.client.create_run(self.experiment, start_time=self.status["started"], tags=tags, run_name=self._name)
 
     def _points(self) -> list["Metric"]:
         return metrics_of(self.folder, ended=self.status["state"] != "running")
@@ -183,10 +233,10 @@ class Tracker:
         with limited(UPLOAD_SECONDS if state == "FINISHED" else self.seconds):
             for name in LAST_FILES:
                 if (path := self.folder / name).exists():
-                    self.client.log_artifact(self.run_id, str(path))
+                    self.files.log_artifact(str(path))
             if (pictures := self.folder / "pictures").is_dir():
-                self.client.log_artifacts(self.run_id, str(pictures), "pictures")
+                self.files.log_artifacts(str(pictures), "pictures")
             if state == "FINISHED" and (checkpoint := self.folder / "checkpoints" / "best.pt").exists():
                 final = [point for point in self._points() if point.key.startswith(("best/", "test/"))]
-                log_model(self.client, self.run_id, checkpoint, self.record, final)
+                log_model(self.client, str(self.uri), self.run_id, checkpoint, self.record, final)
         self.state = state

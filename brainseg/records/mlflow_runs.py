@@ -1,0 +1,59 @@
+"""Which MLflow run mirrors a run folder: the folder may have been moved, copied, or copied to another machine."""
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from brainseg.records.places import has_run, is_same_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+HOST, INODE = "folder.host", "folder.inode"
+MOST = 100  # copies of one run in one experiment
+
+
+def place_tags(folder: Path) -> dict[str, str]:
+    """Return the tags that name a folder: its path, the host from which it was seen, and its number on its disk."""
+    return {"folder": str(folder.absolute()), HOST: socket.gethostname(), INODE: str(folder.stat().st_ino)}
+
+
+def runs_with(client: "MlflowClient", experiment: str, uid: str) -> "list[Run]":
+    """Return the MLflow runs of a uid: one, and one more for each copy of the run's folder."""
+    return list(client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=MOST))
+
+
+def run_of(client: "MlflowClient", experiment: str, uid: str, folder: Path) -> "Run | None":
+    """Return the MLflow run that mirrors the run folder with this uid; None if MLflow has none, or only that of another copy."""
+    return mirror_among(runs_with(client, experiment, uid), folder, lambda place: has_run(place, uid))
+
+
+def mirror_among(runs: "Sequence[Run]", folder: Path, is_there: Callable[[Path], bool]) -> "Run | None":
+    """Return the run that mirrors `folder`, else one whose folder is gone: that folder was moved to `folder`.
+
+    `is_there` returns True for a folder that still holds what its MLflow run mirrors. A folder on another
+    machine cannot be looked at and counts as being there: a further run is better than one that is overwritten.
+    """
+    mirroring = [run for run in runs if _mirrors(run.data.tags, folder)]
+    left_behind = [run for run in runs if not _is_elsewhere(run.data.tags, is_there)]
+    return next(iter([*mirroring, *left_behind]), None)
+
+
+def _mirrors(tags: dict[str, str], folder: Path) -> bool:
+    """Return True if the tags name this very folder."""
+    place = tags.get("folder", "")
+    if _is_of_this_host(tags):
+        return bool(place) and is_same_folder(Path(place), folder)
+    # On a disk that several machines share, a folder has the same path and number on each of them.
+    return place_tags(folder)["folder"] == place and place_tags(folder)[INODE] == tags.get(INODE)
+
+
+def _is_elsewhere(tags: dict[str, str], is_there: Callable[[Path], bool]) -> bool:
+    """Return True if the folder that the tags name is still there, as far as this machine can know."""
+    return "folder" in tags and (not _is_of_this_host(tags) or is_there(Path(tags["folder"])))
+
+
+def _is_of_this_host(tags: dict[str, str]) -> bool:
+    return tags.get(HOST, socket.gethostname()) == socket.gethostname()
