@@ -28,9 +28,10 @@ from brainseg import launch, manual, sweep
 from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
-from brainseg.records.folders import stored_overrides
+from brainseg.records.folders import locate, stored_overrides
+from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
-from brainseg.records.run import Job, Outcome
+from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.records.sweep_record import sweep_id, write_record
 from brainseg.request import CONFIGS, check_budget, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted, ending
@@ -212,7 +213,12 @@ def _overrides(arguments: Any) -> list[str]:
         raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
     foreign = [override for override in stored if is_hydras(override)]
     check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
-    return stored + without(overrides, ("from",))
+    if "from" not in typed:
+        return stored + overrides
+    # The same steps in other minutes: where no further setting changes what a step costs, they are not measured anew.
+    in_minutes = RunFolder(locate(source, "from")).plan.is_file() and not without_identity(typed, ("from", "seed", "split"))
+    repeats = [f"steps_of='{source}'"] if in_minutes else []
+    return without(stored, ("steps_of",)) + repeats + without(overrides, ("from",))
 
 
 def with_options_added(argv: list[str]) -> list[str]:

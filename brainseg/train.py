@@ -30,14 +30,14 @@ from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into
+from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
 from brainseg.training.engine import fit
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold
-from brainseg.training.pace import measure_pace, steps_for_minutes
+from brainseg.training.pace import begin_plan, measure_pace
 from brainseg.training.rehearsal import rehearse
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
@@ -85,7 +85,10 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         resident.hold((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
             stoppable = Hooks(after_step=lambda _: signals.poll())
-            state.total_steps, state.half_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
+            if plans := plans_to_repeat(config):
+                state.follow(plans)
+            else:
+                begin_plan(state, new_state(task), task, stoppable)
 
         with Watch(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
@@ -152,6 +155,8 @@ def check(config: TrainConfig) -> Facts:
         named = RunFolder(locate(config.resume))
         named.check_settings(config)
         check_curve(named.config, config)
+    if config.steps_of is not None:
+        locate(config.steps_of, "steps_of")
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
     free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()

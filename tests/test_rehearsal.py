@@ -17,8 +17,8 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
-from brainseg.data.phantom import ensure_cohort
 from brainseg.data.conversion import prepare
+from brainseg.data.phantom import ensure_cohort
 from brainseg.errors import RequestError
 from brainseg.training.rehearsal import smallest_batch
 
