@@ -28,6 +28,7 @@ from brainseg import launch, manual, sweep
 from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
+from brainseg.output import dropped_when_unread
 from brainseg.records.folders import locate, stored_overrides
 from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
@@ -46,6 +47,15 @@ def main(
     command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:  # fmt: skip
+    """Run `_main`, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
+    with dropped_when_unread():
+        _main(command, run, check_request, argv, finish)
+
+
+def _main(
+    command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
+    finish: Callable[..., str] | None = None,
+) -> None:  # fmt: skip
     """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code.
 
     `finish` is told a sweep's id, root and first config when its jobs have ended, and says what is then printed.
@@ -58,7 +68,7 @@ def main(
         with ending():  # until a run takes signals over
             overrides = _overrides(arguments)
             if any(getattr(arguments, page) for page in PAGES):
-                code = _show_to_the_end(command, [a for a in argv if a not in arguments.overrides], overrides)
+                code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
                     code = _request(command, overrides, arguments, run, check_request, finish)
@@ -69,17 +79,6 @@ def main(
         print(f"{stop}; the same command{how}" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
     sys.exit(code)
-
-
-def _show_to_the_end(command: str, flags: list[str], overrides: list[str]) -> int:
-    """The same as `_show`, to a reader that may have seen enough, as `| head`."""
-    try:
-        code = _show(command, flags, overrides)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
-        return 0
-    return code
 
 
 def _show(command: str, flags: list[str], overrides: list[str]) -> int:
