@@ -29,9 +29,11 @@ from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.config.text import as_typed, quote_path, text_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
-from brainseg.records.folders import stored_overrides
+from brainseg.output import dropped_when_unread
+from brainseg.records.folders import locate, stored_overrides
+from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
-from brainseg.records.run import Job, Outcome
+from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.records.sweep_record import sweep_id, write_record
 from brainseg.request import CONFIGS, check_budget, check_output, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted, ending
@@ -43,6 +45,15 @@ NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell
 
 
 def main(
+    command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
+    finish: Callable[..., str] | None = None,
+) -> None:  # fmt: skip
+    """Run `_main`, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
+    with dropped_when_unread():
+        _main(command, run, check_request, argv, finish)
+
+
+def _main(
     command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:  # fmt: skip
@@ -59,7 +70,7 @@ def main(
             _refuse_flags(unknown)
             overrides = _overrides(command, arguments)
             if any(getattr(arguments, page) for page in PAGES):
-                code = _show_to_the_end(command, [a for a in argv if a not in arguments.overrides], overrides)
+                code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
                     code = _request(command, overrides, arguments, run, check_request, finish)
@@ -70,17 +81,6 @@ def main(
         print(f"{stop}; the same command{how}" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
     sys.exit(code)
-
-
-def _show_to_the_end(command: str, flags: list[str], overrides: list[str]) -> int:
-    """The same as `_show`, to a reader that may have seen enough, as `| head`."""
-    try:
-        code = _show(command, flags, overrides)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
-        return 0
-    return code
 
 
 def _show(command: str, flags: list[str], overrides: list[str]) -> int:
@@ -219,7 +219,12 @@ def _overrides(command: str, arguments: Any) -> list[str]:
         raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
     foreign = [override for override in stored if is_hydras(override)]
     check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
-    return as_typed(command, stored) + without(overrides, ("from",))
+    if "from" not in typed:
+        return as_typed(command, stored) + overrides
+    # The same steps in other minutes: where no further setting changes what a step costs, they are not measured anew.
+    in_minutes = RunFolder(locate(source, "from")).plan.is_file() and not without_identity(typed, ("from", "seed", "split"))
+    repeats = [f"steps_of={quote_path(source)}"] if in_minutes else []
+    return as_typed(command, without(stored, ("steps_of",))) + repeats + without(overrides, ("from",))
 
 
 def _repeated(overrides: list[str]) -> str | None:

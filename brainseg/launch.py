@@ -31,7 +31,7 @@ from brainseg.errors import RequestError, check
 from brainseg.job import Launch, Run, here, in_own_process
 from brainseg.launchers import name_of
 from brainseg.records.run import Outcome, is_alive
-from brainseg.signals import Interrupted
+from brainseg.signals import ENDING, HANG_UP, Interrupted
 from brainseg.sweep import NOT_STARTED, Ledger
 
 
@@ -125,13 +125,15 @@ def _under_way(ledger: Ledger, count: int) -> list[int]:
 
 @contextmanager
 def _stopping(launch: Launch, count: int) -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM ends the jobs that run apart from this process, saved; then it is raised as Interrupted.
+    """Inside, the first SIGINT, SIGTERM or SIGHUP ends the jobs that run apart from this process, saved; then it is raised as Interrupted.
 
     A second one ends this process at once. The jobs of a cluster go on: there the queue is told, by its own commands.
     """
     caught: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if caught and number == HANG_UP:
+            return
         if caught or launch.launcher == "submitit_slurm":
             raise Interrupted(number)
         caught.append(number)
@@ -142,7 +144,7 @@ def _stopping(launch: Launch, count: int) -> Iterator[None]:
     if launch.launcher == "basic" or threading.current_thread() is not threading.main_thread():
         yield  # in-process each job has its own handler, and between two jobs the command's is right
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield
     finally:

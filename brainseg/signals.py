@@ -1,6 +1,7 @@
-"""SIGINT and SIGTERM end a run between two steps, with everything saved, and a command at once outside of runs.
+"""SIGINT, SIGTERM and SIGHUP end a run between two steps, with everything saved, and a command at once outside of runs.
 
-A second one ends the process without further ado. One that the process was started to ignore, as by nohup, stays ignored.
+SIGHUP comes when a terminal closes: a laptop's lid, a lost SSH connection. A second signal ends the process without further ado, but for
+a second SIGHUP, since a shell and the system each send theirs. One that the process was started to ignore, as by nohup, stays ignored.
 """
 
 import os
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
+ENDING = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 
 
 class Stopped(BaseException):
@@ -44,6 +48,8 @@ def ending() -> Iterator[None]:
     came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
+        if came and number == HANG_UP:
+            return
         if came:
             os._exit(128 + number)
         came.append(number)
@@ -73,7 +79,7 @@ def ending() -> Iterator[None]:
 def _heeded() -> list[signal.Signals]:
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
         return []
-    return [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Signals:
@@ -98,6 +104,8 @@ class Signals:
             raise Interrupted(self.pending)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.pending is not None and number == HANG_UP:
+            return
         if self.pending is not None:
             os._exit(128 + number)
         self.pending = number

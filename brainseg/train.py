@@ -16,9 +16,9 @@ from brainseg.config import TrainConfig
 from brainseg.data import resident
 from brainseg.data.augment import can_miss
 from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
-from brainseg.data.dataset import MRIDataset
+from brainseg.data.dataset import MRIDataset, epoch_order
 from brainseg.data.plausibility import check_parts
-from brainseg.data.split import draw
+from brainseg.data.split import Split, draw
 from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
 from brainseg.errors import DeviceMissingError
@@ -31,14 +31,15 @@ from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into
+from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
 from brainseg.training.engine import fit
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold
-from brainseg.training.pace import measure_pace, steps_for_minutes
+from brainseg.training.pace import begin_plan, measure_pace
+from brainseg.training.rehearsal import rehearse
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -85,7 +86,10 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         resident.hold((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
             stoppable = Hooks(after_step=lambda _: signals.poll())
-            state.total_steps, state.half_steps = steps_for_minutes(new_state(task), task, config.max_minutes, stoppable)
+            if plans := plans_to_repeat(config):
+                state.follow(plans)
+            else:
+                begin_plan(state, new_state(task), task, stoppable)
 
         with Watch(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
@@ -141,20 +145,11 @@ def check(config: TrainConfig) -> Facts:
     if config.data.path is not None and not config.allow_empty:
         with open_store(config.data) as store:
             check_parts(store, split)
-    outputs = build.outputs(found.classes)
     two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
     require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",
             "set it to 0, or choose another network")
-    channels = in_channels(config.data, found)
-    sizes = [(found.size[0] // divisor, found.size[1] // divisor) for divisor in ((1, 2) if config.half_resolution else (1,))]
-    with torch.device("meta"):  # shapes only: no memory, no time
-        model, *_ = [build.model(config.model, channels, outputs, size) for size in sizes]  # half may be below what the depth needs
-        for size in sizes:
-            fault = build.size_fault(model, channels, size)
-            require(not fault, "model.name", config.model.name, f"takes no images of {size[0]}x{size[1]} pixels ({fault})",
-                    "choose another network, or prepare images whose sides its poolings divide")
-        build.optimizer(config.optimizer, model.parameters())
-    build.loss(config.loss, outputs)
+    slices = _epoch_length(config, split)
+    parameters = rehearse(config, in_channels(config.data, found), found.classes, found.size, slices)
     check_threshold(config.inference, found.classes)
     check_components(config.inference)
     sequences = found.channels if config.data.volume is None else [config.data.volume]
@@ -164,21 +159,29 @@ def check(config: TrainConfig) -> Facts:
         named = RunFolder(locate(config.resume))
         named.check_settings(config)
         check_curve(named.config, config)
+    if config.steps_of is not None:
+        locate(config.steps_of, "steps_of")
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
     free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()
     require(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fits = 16 * parameters < memory  # weights, gradient and Adam's two moments, in float32
-    require(fits, "model", config.model.name, f"{parameters:,} parameters need more than this machine's {memory / 1e9:.0f} GB",
-            "lower model.width, model.depth or model.max_width")
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
     digest_of_data = fingerprint(config.data)
     if digest_of_data is None:
         return Facts(parameters, patients, device, missing)
     name = folder_name(config, identity(config, digest_of_data, split))
     return Facts(parameters, patients, device, missing, name, identity(config, digest_of_data, split, code=""))
+
+
+def _epoch_length(config: TrainConfig, split: Split) -> int:
+    """Return the number of slices of an epoch, as far as it can be known without making the phantom.
+
+    Raises RequestError if the training slices cannot give `data.tumour_share`.
+    """
+    if fingerprint(config.data) is None:
+        return config.data.phantom.slices * len(split.train)
+    with open_store(config.data) as store:
+        return len(epoch_order(dataset(store, config, split.train), config.seed, 0, config.data.tumour_share))
 
 
 def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int]:

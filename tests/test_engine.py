@@ -1,5 +1,6 @@
 """The loop: stopping anywhere equals never stopping, to the bit; the same run twice is the same run."""
 
+import dataclasses
 import io
 import time
 from itertools import count
@@ -28,7 +29,8 @@ from brainseg.device import choose
 from brainseg.train import new_state
 from brainseg.training import engine
 from brainseg.training.engine import fit
-from brainseg.training.pace import Pace, measure_pace, steps_for_minutes
+from brainseg.training.pace import Pace, begin_plan, measure_pace, steps_at
+from brainseg.training.plan import Plan
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -159,21 +161,24 @@ def test_patience_stops_early(phantom_file: Path) -> None:
     task = make_task(phantom_file, epochs=50, patience=1, optimizer=OptimizerConfig("sgd", lr=0.0))
     state = new_state(task)
     fit(state, task, Hooks())
-    assert (state.epoch, state.best_epoch) == (2, 0)
+    assert (state.epoch, state.risen_epoch) == (2, 0)
+    assert state.best_epoch == 1, "val/dice is the same, val/loss falls with the statistics of batch norm"
 
 
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     task = make_task(phantom_file)
-    short, long = (steps_for_minutes(new_state(task), task, minutes, Hooks()) for minutes in (0.05, 0.5))
-    assert 1 <= short[0] < long[0] and short[1] == long[1] == 0
-    assert steps_for_minutes(new_state(task), task, 1e-6, Hooks()) == (1, 0)
+    pace = Pace(step=0.1, half_step=0.0, validation=0.06 * task.steps_per_epoch)  # so that a step carries 0.06 s of validation
+    assert steps_at(pace, task, (16 + pace.validation) / 60) == (100, 0)
+    assert steps_at(pace, task, 1e-6) == (1, 0)
+    state = new_state(task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)))
+    begin_plan(state, new_state(task), task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)), Hooks())
+    assert state.plans == [Plan(0, 0.0, state.total_steps, 0)] and state.total_steps >= 1 and state.validation_seconds > 0
 
 
-def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.75, validate_every=2)
     pace = Pace(step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch)  # so that a step carries 0.1 s of validation
-    monkeypatch.setattr("brainseg.training.pace.measure_pace", lambda *_: pace)
-    total, half = steps_for_minutes(new_state(task), task, (100 + pace.validation) / 60, Hooks())
+    total, half = steps_at(pace, task, (100 + pace.validation) / 60)
     assert (half, total - half) == (int(75 / 0.2), int(25 / 0.5))
 
 
@@ -230,6 +235,22 @@ def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) ->
 def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file: Path) -> None:
     task = make_task(phantom_file, validate_every=2, patience=2, epochs=9)
     state = new_state(task)
-    state.best, state.best_epoch = 2.0, 0  # no dice rises above it
+    state.best, state.best_epoch, state.risen_epoch = 2.0, 0, 0  # no dice rises above it
     fit(state, task, Hooks())
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, False, True]
+
+
+def test_equal_dice_is_decided_by_the_lower_loss(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that predicts nothing has a val/dice of 0 while its val/loss falls: the first epoch is not the best of them."""
+    task = make_task(phantom_file, epochs=5, patience=2)
+    scores = iter([(0.0, 2.76), (0.0, 0.45), (0.0, 0.45), (0.0, 0.9), (0.3, 3.0)])
+
+    def validated(state: State, *_: Any) -> dict[str, float]:
+        dice, loss = next(scores)
+        return {"val/dice": dice, "val/loss": loss}
+
+    monkeypatch.setattr(engine, "validate", validated)
+    state, improved = new_state(task), list[bool]()
+    fit(state, task, Hooks(after_epoch=lambda _, better: improved.append(better)))
+    assert improved == [True, True, False], "patience counts from the last rise of val/dice, and ends the run behind the third"
+    assert (state.best, state.best_loss, state.best_epoch) == (0.0, 0.45, 1)

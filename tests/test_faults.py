@@ -1,5 +1,6 @@
 """What a step dies of, and when the host learns of it: at once on a CPU, at the end of the epoch on a GPU, which works through a queue."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from brainseg.signals import Signals
 from brainseg.train import new_state
 from brainseg.training.engine import fit, train_epoch
 from brainseg.training.faults import NonFiniteError
-from brainseg.training.pace import steps_for_minutes
+from brainseg.training.pace import begin_plan
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -98,7 +99,8 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
     with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
         fit(new_state(task), task._replace(criterion=full), Hooks())
     with pytest.raises(MemoryError, match="lower batch_size=4"):
-        steps_for_minutes(new_state(task), task._replace(criterion=full), 1.0, Hooks())
+        task = task._replace(criterion=full, config=dataclasses.replace(task.config, max_minutes=1.0))
+        begin_plan(new_state(task), new_state(task), task, Hooks())
 
 
 def broken_at(state: State, task: Task, step: int) -> Task:

@@ -15,7 +15,7 @@ import pytest
 import brainseg
 from brainseg.signals import Interrupted, Signals, ending
 
-BOTH = (signal.SIGTERM, signal.SIGINT)
+BOTH = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 both = pytest.mark.parametrize("number", BOTH)
 
 
@@ -121,7 +121,7 @@ print("went on")
 
 @pytest.mark.parametrize(("block", "numbers", "ignored", "code"), [
     ("Signals()", [15, 15], False, 143), ("Signals()", [15, 2], False, 130), ("ending()", [2], False, 143),
-    ("ending()", [2, 2], True, 0), ("Signals()", [2, 2], True, 0),
+    ("ending()", [2, 2], True, 0), ("Signals()", [2, 2], True, 0), ("Signals()", [1, 1], False, 0), ("Signals()", [1, 15], False, 143),
 ])  # fmt: skip
 def test_a_second_signal_ends_the_process_and_ignored_ones_stay_ignored(block: str, numbers: list[int], ignored: bool, code: int) -> None:
     script = IN_A_PROCESS.format(block=block, numbers=numbers, ignored=ignored)

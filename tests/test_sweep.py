@@ -328,9 +328,9 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
 
     stored = TrainConfig(max_minutes=30, patience=10)
     folder = SimpleNamespace(config=stored, path=tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("{}\n" * 20)
     for best, stopped in ((9, True), (10, False)):
-        (tmp_path / "summary.json").write_text(json.dumps({"best": {"epoch": best}}))
+        rows = [{"epoch": epoch, "metrics": {"val/dice": float(epoch >= best)}} for epoch in range(20)]
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         assert asked(patience=20) is asked(patience=None) is stopped, "of 20 epochs, with patience=10"
     assert asked(max_minutes=60) and asked(max_minutes=None) and asked(max_minutes=None, epochs=200)
     assert not asked() and not asked(epochs=200) and not asked(max_minutes=20) and not asked(patience=5)

@@ -9,7 +9,7 @@ from brainseg.config.scheduler import SchedulerConfig
 from brainseg.errors import check
 
 NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "predictions", "tracking", "checkpoint", "data.path", "data.resident",
-                "data.phantom.folder", "rerun", "device.on_missing", "allow_empty")
+                "data.phantom.folder", "rerun", "device.on_missing", "allow_empty", "steps_of")
 PREDICTIONS = ("none", "masks", "probabilities")
 
 
@@ -69,7 +69,8 @@ class TrackingConfig:
 class TrainConfig:
     output: str | None = setting(None, "run folder; under -m the root of the jobs' folders; null: runs/")
     epochs: int = setting(30, "passes over the training slices")
-    max_minutes: float | None = setting(None, "overrules epochs: so many steps as fit, by a few timed at the start")
+    max_minutes: float | None = setting(None, "time budget; replaces epochs: as many steps as fit, estimated at the start and on the way")
+    steps_of: str | None = setting(None, "under max_minutes the steps of this run are taken, not measured; from=RUN sets it")
     half_resolution: float = setting(0.0, "share of the run, its first part, on images of half the size (progressive resizing)")
     validate_every: int = setting(1, "validate after every so many epochs, and after the last")
     batch_size: int = setting(8, "slices of a forward pass")

@@ -20,6 +20,7 @@ from brainseg.files import write_bytes
 # What callers rely on. A right hash proves only that the bytes are those that somebody wrote.
 KINDS: dict[str, type | tuple[type, ...]] = {
     "model": dict, "config": dict, "split": dict, "classes": list, "channels": list, "history": list, "optimizer": dict, "scaler": dict,
+    "plans": list, "elapsed": (int, float),
     "epoch": int, "step": int, "total_steps": int, "threads": int, "best": (int, float), "uid": str, "fingerprint": str,
     "data_path": str, "signatures": dict,
 }  # fmt: skip

@@ -62,8 +62,9 @@ def _more_patient(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -
     """Whether the run was stopped by its patience, and is given more."""
     if stored.patience is None or (config.patience is not None and config.patience <= stored.patience):
         return False
-    best = json.loads((folder.path / "summary.json").read_text())["best"]["epoch"]
-    return _epochs_done(folder) - 1 - best >= stored.patience
+    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    risen = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))["epoch"]  # of equal ones the first
+    return len(rows) - 1 - risen >= stored.patience
 
 
 def finished_before(folder: RunFolder, testing: bool) -> str:

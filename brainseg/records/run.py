@@ -67,6 +67,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.last, self.previous, self.best = (self.path / "checkpoints" / f"{name}.pt" for name in ("last", "previous", "best"))
+        self.plan = self.path / "plan.json"
 
     @property
     def exists(self) -> bool:
@@ -220,7 +221,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Remove what the run has learnt, to begin anew in its folder and its record; call it while active."""
-        for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl"):
+        for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl", self.plan):
             path.unlink(missing_ok=True)
 
     def tidy(self, keep: str) -> None:

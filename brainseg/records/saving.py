@@ -1,6 +1,7 @@
 """From a training state to a checkpoint of the run folder, and back: what is saved, and what a resume insists on."""
 
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +13,14 @@ from brainseg.config import TrainConfig, restore
 from brainseg.data.signatures import signatures_of
 from brainseg.data.split import Split
 from brainseg.errors import DataError, check
+from brainseg.files import write_json
 from brainseg.records import checkpoint
+from brainseg.records.folders import locate
 from brainseg.records.identity import budget
 from brainseg.records.run import RunFolder
 from brainseg.training.faults import look
-from brainseg.training.state import State
+from brainseg.training.plan import Plan
+from brainseg.training.state import State, plans_of
 from brainseg.training.task import Task
 
 PLANNED = ("cosine", "one_cycle")  # schedules that were drawn over the number of steps: more steps would be another curve
@@ -34,6 +38,8 @@ def save(folder: RunFolder, state: State, task: Task, split: Split, improved: bo
         checkpoint.save(folder.best, content)
     folder.rotate()
     checkpoint.save(folder.last, content)
+    if state.plans:
+        write_json(folder.plan, [list(plan) for plan in state.plans])
     folder.write_history(state.history)
 
 
@@ -108,8 +114,49 @@ def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_ep
     if not granted:
         check_curve(stored, config)
     state.total_steps = _total(numbers, stored, config, steps_per_epoch)
+    _extend_plan(state, budget(stored)[1], config.max_minutes)
     if config.scheduler.name in PLANNED:
         log.warning("scheduler=%s was drawn over %s=%s; going on all the same, on another curve", config.scheduler.name, *budget(stored))
+
+
+def _extend_plan(state: State, before: float, minutes: float | None) -> None:
+    """Add the plan of a budget that has grown to `minutes`, behind the steps that the old one gave; None: epochs need no plan."""
+    if minutes is None or not state.plans:
+        state.plans = []
+        return
+    last = state.plans[-1]
+    if last.is_settled:
+        plans, at, share = state.plans[:-1], last.total, before / minutes
+    else:
+        plans, at, share = state.plans, max(state.step, last.step), state.elapsed / (60 * minutes)
+    state.follow([*plans, Plan(at, min(share, 1.0), state.total_steps, state.half_steps)])
+
+
+def plans_to_repeat(config: TrainConfig) -> list[Plan]:
+    """Return the plans of the run that `steps_of` names; none without it, or if that run is not counted in minutes.
+
+    Raises RequestError if `steps_of` names no run, DataError if its plan cannot be read.
+    """
+    plans = _plans_in(RunFolder(locate(config.steps_of, "steps_of"))) if config.steps_of is not None else []
+    if plans:
+        log.info("note:         the %d steps are those of %s, not measured anew", plans[-1].total, config.steps_of)
+    return plans
+
+
+def _plans_in(folder: RunFolder) -> list[Plan]:
+    try:
+        return plans_of({"plans": json.loads(folder.plan.read_text())}) if folder.plan.is_file() else []
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{folder.plan}: not what a run writes ({error}); remove it to have the steps measured anew") from error
+
+
+def _with_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Return the checkpoint's content with the plans that the run made after it: its steps are taken again as they were."""
+    plans, stored = _plans_in(folder), content.get("plans")
+    if not plans or not stored or [list(plan) for plan in plans[: len(stored)]] != stored:
+        return content
+    last = plans[-1]
+    return content | {"plans": [list(plan) for plan in plans], "total_steps": last.total, "half_steps": last.half_steps}
 
 
 def _total(counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> int:
@@ -138,10 +185,11 @@ def _steps_a_minute(counts: Mapping[str, Any], config: TrainConfig, minutes: flo
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the content of the newest sound checkpoint, None if there is none. Raises DataError if none of them is sound."""
     candidates = [path for path in (folder.last, folder.previous, folder.best) if path.is_file()]
     for path in candidates:
         try:
-            return checkpoint.load(path)
+            return _with_later_plans(checkpoint.load(path), folder)
         except DataError as error:
             log.warning("%s; trying the one before", error)
     if candidates:

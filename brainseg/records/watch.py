@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from brainseg.config import StepConfig, TrackingConfig
 from brainseg.data.split import Split
 from brainseg.records import tables
+from brainseg.records.identity import budget
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
@@ -21,6 +22,7 @@ from brainseg.training.task import Hooks, Task
 
 Follower = Callable[[RunFolder, State], None]  # called before the first step and after each epoch; may raise `Stopped`
 
+FEW_STEPS = 100
 log = logging.getLogger("brainseg")
 
 
@@ -49,6 +51,7 @@ class Watch:
         total, done = self.state.total_steps, self.state.step
         with logging_redirect_tqdm(), tqdm(total=total, initial=done, unit="step", disable=None, dynamic_ncols=True) as self.bar:
             yield self.hooks()
+        self._conclude_plan()
         self._tell_mlflow()  # resumed behind its last step, a run has only its tests to do, which take minutes
 
     def _announce(self) -> None:
@@ -64,6 +67,7 @@ class Watch:
                         shared, len(self.split.validation))
         log.info("model:        %s, %s parameters; %d steps of %d slices, %d an epoch", task.config.model.name, f"{parameters:,}",
                  state.total_steps, task.config.batch_size * task.config.accumulate, task.steps_per_epoch)
+        self._warn_of_few_steps()
         if state.total_steps < task.steps_per_epoch:
             share = state.total_steps / task.steps_per_epoch
             log.warning("note:         that is %.1f of an epoch: not every slice is seen once, and there is one validation", share)
@@ -81,10 +85,25 @@ class Watch:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
         self.follow(self.folder, state)
 
+    def _warn_of_few_steps(self) -> None:
+        if self.state.total_steps < FEW_STEPS:
+            log.warning("note:         the run has %d optimizer steps: fewer than %d seldom teach a network anything; %s",
+                        self.state.total_steps, FEW_STEPS, "raise " + budget(self.task.config)[0])
+
+    def _conclude_plan(self) -> None:
+        """Log how many steps the minutes gave in the end, where the first plan had others."""
+        plans = self.state.plans
+        if plans and plans[-1].is_settled and plans[-1].total != plans[0].total:
+            log.info("steps:        %d in %g minutes; the first estimate was %d", plans[-1].total, self.task.config.max_minutes,
+                     plans[0].total)
+            if plans[0].total >= FEW_STEPS:
+                self._warn_of_few_steps()
+
     def _progress(self, state: State) -> None:
         if self.bar is not None:
             dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
             self.bar.set_postfix_str(f"epoch {state.epoch} loss {state.last_loss:.3f} best val/dice {dice}", refresh=False)
+            self.bar.total = state.total_steps
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
@@ -117,6 +136,9 @@ class Watch:
         validated = "".join(f"{name} {metrics[name]:.4f}  " for name in ("val/loss", "val/dice") if name in metrics)
         log.info("epoch %3d  train/loss %.4f  %s%s%.1f s", state.epoch - 1, metrics["train/loss"], validated,
                  "best   " if improved else " " * 7 if validated else "", metrics["speed/epoch_seconds"])
+        if metrics.get("val/dice") == 0:
+            log.info("           %s", "the network predicts nothing yet" if state.predicts_nothing
+                     else "no pixel that the network predicts is tumour yet")
         if self.mirror is not None:
             self.mirror.update()
         self.follow(self.folder, state)

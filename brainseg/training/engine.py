@@ -20,14 +20,17 @@ from brainseg.seeds import seed_for
 from brainseg.training.evaluation import evaluate
 from brainseg.training.faults import look, naming_memory
 from brainseg.training.metrics import summarise
+from brainseg.training.replanning import replan
 from brainseg.training.schedules import factor
-from brainseg.training.state import Given, State
+from brainseg.training.state import Given, State, Window
 from brainseg.training.task import Hooks, Task
 
 
 def fit(state: State, task: Task, hooks: Hooks) -> None:
     """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
     forward = task.device.forward(state.model)
+    state.ticked = time.monotonic()
+    state.window = Window(state.step, state.elapsed)
     with naming_memory(task):
         while _unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
@@ -83,8 +86,12 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         state.scaler.update()  # also of a step left out: the next one's unscale_ is refused before it
 
         state.step += 1
-        if state.step == end:
+        plan_is_due = bool(state.plans) and not state.plans[-1].is_settled and state.step == state.plans[-1].next_step
+        if state.step == end or plan_is_due:
             look(state, task)
+        if plan_is_due:
+            replan(state, task)
+            end = min(first + task.steps_per_epoch, state.total_steps)
         state.seconds += time.perf_counter() - started
         hooks.after_step(state)
 
@@ -99,7 +106,7 @@ def set_learning_rate(state: State, task: Task) -> float:
     """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
     config = task.config
     rate = config.optimizer.lr * factor(config.scheduler, state.step, state.total_steps, task.steps_per_epoch, state.half_steps,
-                                        config.half_resolution)
+                                        config.half_resolution, state.plans)
     rate *= state.plateau.factor if state.plateau is not None else 1.0
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -125,21 +132,29 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
     for evaluated in evaluate(state.validated, task.validation, config.inference, task.device, config.batch_size, task.criterion_on_cpu):
         scores.append(evaluated.score)
         hooks.between(state)
+    state.predicts_nothing = not any(score.predicted_pixels for score in scores)
+    state.validation_seconds = time.perf_counter() - started
+    if state.window is not None:
+        state.window = state.window._replace(validating=state.window.validating + state.validation_seconds)
     return summarise(scores, "val") | {"speed/epoch_seconds": state.seconds + time.perf_counter() - started}
 
 
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
-    """Write the epoch into the history and begin the next; returns whether val/dice is the best so far.
+    """Write the epoch into the history and begin the next; returns whether it is the best so far.
 
+    That is the highest val/dice, of equal ones the lowest val/loss: while a network predicts nothing, val/dice is 0 whatever is learnt.
     Patience and plateau begin to count at full size: at half size val/dice, which is of full slices, stays low whatever is learnt.
     """
-    improved = metrics.get("val/dice", -1.0) > state.best
+    dice, loss = metrics.get("val/dice", -1.0), metrics.get("val/loss", math.inf)
+    improved = "val/dice" in metrics and (dice, -loss) > (state.best, -state.best_loss)
+    if dice > state.best:
+        state.risen_epoch = state.epoch
     if improved:
-        state.best, state.best_epoch = metrics["val/dice"], state.epoch
+        state.best, state.best_loss, state.best_epoch = dice, loss, state.epoch
     state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
     if "val/dice" in metrics and state.step > state.half_steps:
         last_at_half = sum(row["step"] <= state.half_steps for row in state.history) - 1
-        state.bad_epochs = state.epoch - max(state.best_epoch, last_at_half)
+        state.bad_epochs = state.epoch - max(state.risen_epoch, last_at_half)
         if state.plateau is not None:
             state.plateau.update(metrics["val/dice"])
     state.epoch += 1

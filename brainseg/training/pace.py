@@ -10,6 +10,8 @@ from torch import Tensor
 from brainseg.training.engine import train_epoch
 from brainseg.training.evaluation import evaluate
 from brainseg.training.faults import naming_memory
+from brainseg.training.plan import Plan
+from brainseg.training.replanning import steps_within
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
@@ -22,19 +24,29 @@ class Pace(NamedTuple):
     validation: float
 
 
-def steps_for_minutes(scratch: State, task: Task, minutes: float, hooks: Hooks) -> tuple[int, int]:
-    """How many steps fit into `minutes`, validations included, and how many of them are at half resolution.
+def begin_plan(state: State, scratch: State, task: Task, hooks: Hooks) -> None:
+    """Give `state`, before its first step, the first plan of `max_minutes`, from a few timed steps on `scratch` (thrown away).
 
-    From a few timed ones on a `scratch` state (thrown away). The numbers are stored with the run, so that its schedule, and a
-    resume, are exact. At least one step is at full size.
+    The plan is made anew while the run goes on (`replanning.replan`): something else may have run while these steps were timed.
     """
+    assert task.config.max_minutes is not None
     with naming_memory(task):
         pace = measure_pace(scratch, task, hooks)
+    state.validation_seconds = pace.validation
+    state.full_to_half = pace.step / pace.half_step if pace.half_step else 1.0
+    state.follow([Plan(0, 0.0, *steps_at(pace, task, task.config.max_minutes))])
+
+
+def steps_at(pace: Pace, task: Task, minutes: float) -> tuple[int, int]:
+    """Return how many steps fit into `minutes`, validations included, and how many of them are at half resolution.
+
+    At least one step is at full size.
+    """
     budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
     validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
     share = task.config.half_resolution
-    half_steps = max(0, int(share * budget / (pace.half_step + validation)))
-    return half_steps + max(1, int((1 - share) * budget / (pace.step + validation))), half_steps
+    half_steps = steps_within(share * budget, pace.half_step + validation)
+    return half_steps + max(1, steps_within((1 - share) * budget, pace.step + validation)), half_steps
 
 
 def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:

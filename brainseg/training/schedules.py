@@ -1,24 +1,39 @@
 """Learning rates as functions of the step: the rate of a step is `optimizer.lr` times `factor(...)`.
 
-A function of (step, total) has no state to save: a run that resumes at step k goes on exactly as if it had never stopped.
+A function of (step, total) has no state to save: a run that resumes at step k goes on exactly as if it had never stopped. Under a
+budget of minutes the total changes with the pace; the plans that say so are kept in the checkpoint.
 Only `Plateau`, which waits for `val/dice`, has a state; three numbers, kept in the checkpoint.
 """
 
 import math
+from collections.abc import Sequence
 
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
 from brainseg.errors import check
+from brainseg.training.plan import Plan, plan_at
 
 
 def factor(
-    scheduler: SchedulerConfig, step: int, total: int, steps_per_epoch: int, half_steps: int = 0, half_share: float = 0.0
+    scheduler: SchedulerConfig,
+    step: int,
+    total: int,
+    steps_per_epoch: int,
+    half_steps: int = 0,
+    half_share: float = 0.0,
+    plans: Sequence[Plan] = (),
 ) -> float:
     """The share of `optimizer.lr` at `step` of `total`, both in optimizer steps; the first step is 0, the last total - 1.
 
     From step `total` on (a run that was asked for less) it stays at the end value. A plateau gives 1 here: multiply by
-    `Plateau.factor`. `half_steps` and `half_share` as in `position`. Raises RequestError for a schedule without a formula.
+    `Plateau.factor`. `half_steps` and `half_share` as in `position`. Under a budget of minutes the `plans` of the run say which share
+    of it is used at `step`, and what is drawn over the steps is drawn over that share. Raises RequestError for a schedule without a
+    formula.
     """
-    planned = position(step, total, half_steps, half_share)
+    if plans:
+        plan = plan_at(plans, step)
+        total, planned = plan.total, plan.share_at(step, half_share) * plan.total
+    else:
+        planned = position(step, total, half_steps, half_share)
     match scheduler:
         case StepConfig():
             epoch = step // steps_per_epoch  # counted from 0, as in the reference, whose rate drops before its 31st epoch
