@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=[same.nii,flair.nii,small.nii]"], "lie on different grids (10 x 16 x 9 voxels instead of 20 x 16 x 9)"),
     (["input=[same.nii,flair.nii,grey.tif]"], "all must be of one format"),
     (["input=text.nii"], "cannot be read (text.nii is not recognized as a NIFTI file)"),
-    (["input=w.pt"], "w.pt: cannot be read"),
+    (["input=w.pt"], "w.pt is no DICOM file"),
     (["input=pre_contrast.nii"], "input=pre_contrast.nii: would be taken for FLAIR, and is named after pre-contrast; give FLAIR"),
     (["input=broken"], "holds no slices, NIfTI files or DICOM series that can be read"),
     (["input=thesis"], "holds no slices, NIfTI files or DICOM series that can be read"),

@@ -49,7 +49,9 @@ class ImageStudy:
             self.grids = self.grids or [Grid.of(image), Grid.of(axial)]
             pixels[name] = sitk.GetArrayFromImage(axial)
         slices, spacing = self.grids[1].size[2], self.grids[1].spacing
-        return Scan(compose(pixels, self.channels), None, spacing[::-1] if slices > 1 else None)  # a slice alone has no thickness for sure
+        main = next(iter(self.sequences.values()))
+        is_known = slices > 1 and (not isinstance(main, dicom.Dicom) or main.volume.grid.spacing_known)
+        return Scan(compose(pixels, self.channels), None, spacing[::-1] if is_known else None)  # a slice alone has no thickness for sure
 
     def write(self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool) -> list[Path]:
         written = [nifti.write(folder / f"{self.name}_mask.nii.gz", self._turned_back(mask))]
@@ -118,7 +120,7 @@ def _of_path(path: Path) -> Series:
         found = in_folder(path)
         check(len(found) == 1, "input", path, f"holds {len(found)} series; must be one where a folder stands for a sequence")
         return found[0]
-    return nifti.Nifti(path) if path.name.endswith(nifti.SUFFIXES) else dicom.of_files([path])
+    return nifti.Nifti(path) if path.name.endswith(nifti.SUFFIXES) else dicom.of_file(path)
 
 
 def _study(name: str, chosen: Mapping[str, Series], channels: Sequence[str]) -> ImageStudy:
@@ -132,7 +134,7 @@ def _study(name: str, chosen: Mapping[str, Series], channels: Sequence[str]) -> 
         check(not away, "input", name, f"{other} and {first} lie on different grids ({away})", "resample them to one, as by registration")
     notes = [] if series.grid.plane == "axial" else [f"{series.grid.plane} slices: the network has seen axial ones"]
     if isinstance(series, dicom.Dicom):
-        notes.append("DICOM: the mask is a NIfTI file on the same grid")
+        notes += ["DICOM: the mask is a NIfTI file on the same grid", *series.notes]
     return ImageStudy(name, channels, ordered, notes)
 
 

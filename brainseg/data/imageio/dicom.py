@@ -1,0 +1,270 @@
+"""DICOM: the volumes of all series below a folder, and of a single file.
+
+Every file's header is read once. Its frames, whether files of one slice or items of enhanced
+objects, are grouped to series, wherever in the folder they lie, and a series is split into volumes.
+A fault of one file is a fault of its series alone: it is raised when that series is read, and other
+series can be chosen.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from brainseg.data.imageio.dicom_frames import Frame
+from brainseg.data.imageio.dicom_geometry import shear, stack
+from brainseg.data.imageio.dicom_header import (
+    PARSE_ERRORS,
+    ImageFile,
+    LeftAside,
+    parsing,
+    read_file,
+    read_pixels,
+)
+from brainseg.data.imageio.dicom_pixels import CONVERT, read_values
+from brainseg.data.imageio.dicom_volumes import FrameGroup, split_series
+from brainseg.data.imageio.grid import Grid
+from brainseg.data.studies.study import check_volume
+from brainseg.errors import DataError
+
+DECODE_ERRORS = (
+    *PARSE_ERRORS,
+    RuntimeError,
+)  # what pydicom raises for pixels that it cannot decode
+
+
+@dataclass(frozen=True, eq=False)
+class DicomVolume:
+    """One volume of a DICOM series; an `ImageVolume`."""
+
+    group: FrameGroup
+    images: Sequence[ImageFile]  # the files that hold its frames, or that could
+    names: Sequence[str]
+    number: int = 1  # of the volume in its series, from 1
+    problem: str = ""  # why the series cannot be read, "" if nothing speaks against it
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Return the files of the volume, in the order of their names."""
+        return [image.path for image in self.images]
+
+    @property
+    def modality(self) -> str:
+        """Return the modality, such as MR; "unknown" if the header does not say."""
+        return self.images[0].modality
+
+    @property
+    def place(self) -> str:
+        """Return the file, or the folder and the description of the series, for messages."""
+        if len(self.images) == 1:
+            return str(self.images[0].path)
+        folder, description = self.images[0].path.parent, self.images[0].description
+        return f"{folder}: {description}" if description else str(folder)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what a user should know about how the volume is read, one line each."""
+        notes, frames = [self._shear_note], self.group.frames
+        if self.modality != "MR":
+            notes.append(f"DICOM modality {self.modality}, not MR")
+        if any(frame.spacing is None for frame in frames):
+            notes.append("DICOM without a pixel spacing: no volume in millilitres")
+        elif len(frames) == 1:
+            notes.append("one DICOM slice: no volume in millilitres")
+        formats = [image.form for image in self.images if image.form]
+        if any(form.is_inverted for form in formats):
+            notes.append("DICOM with inverted grey values (MONOCHROME1): read with dark as low")
+        if any(form.padding for form in formats):
+            notes.append("DICOM with padding outside the image: read as background")
+        if len({path.parent for path in self.files}) > 1:
+            notes.append("the DICOM series is spread over several folders")
+        expected = self.images[0].images_in_acquisition
+        if expected.isdecimal() and len(frames) < int(expected) and not self.group.detail:
+            notes.append(
+                f"{len(frames)} slices; the DICOM header says {expected} images in acquisition"
+            )
+        return [note for note in notes if note]
+
+    @property
+    def _shear_note(self) -> str:
+        """Return a note on a tilted gantry, "" if slices are straight or cannot be read at all."""
+        try:
+            affine = self.grid.affine[:3, :3]
+        except DataError:
+            return ""  # `grid` raises it again, when the volume is used.
+        tilt = shear(affine[:, 2], np.cross(affine[:, 0], affine[:, 1]))
+        if tilt < 0.5:
+            return ""
+        return f"DICOM slices are sheared by {tilt:.1f} degrees: read as stored, not resampled"
+
+    @cached_property
+    def _stacked(self) -> tuple[Sequence[Frame], Grid]:
+        """Return the frames along the normal, and their grid. Raises DataError."""
+        for problem in (self.problem, self.group.problem):
+            if problem:
+                raise DataError(problem)
+        if any(image.is_mosaic for image in self.images):
+            rule = "a Siemens mosaic, which shows all slices as tiles of one image"
+            raise DataError(f"{self.place}: {rule}. {CONVERT}")
+        frames = self.group.frames
+        check_volume((*frames[0].shape, len(frames)), self.place)
+        return stack(frames, self.place)
+
+    @property
+    def grid(self) -> Grid:
+        """Return the grid, with i along the columns, j along the rows and k along the normal."""
+        return self._stacked[1]
+
+    def read(self) -> np.ndarray:
+        """Return values (i, j, k), rescaled frame by frame. Raises DataError naming the file."""
+        frames, grid = self._stacked
+        slices = {frame: index for index, frame in enumerate(frames)}
+        volume = np.empty(grid.shape[::-1], self._dtype)
+        has_padding = any(image.form and image.form.padding for image in self.images)
+        padding = np.zeros(volume.shape if has_padding else (0, 0, 0), bool)
+        for image in self.images:
+            chosen = [frame for frame in image.frames if frame in slices]
+            try:
+                with parsing():
+                    dataset = read_pixels(image.path)
+                    assert image.form is not None, "a file without pixels has a problem"
+                    for frame, values, padded in read_values(
+                        image.path, dataset, image.form, chosen
+                    ):
+                        volume[slices[frame]] = values
+                        if padded is not None:
+                            padding[slices[frame]] = padded
+            except DataError:
+                raise
+            except OSError as error:
+                raise DataError(f"{image.path} cannot be read ({error.strerror})") from error
+            except DECODE_ERRORS as error:
+                raise DataError(f"{image.path}: its pixels cannot be decoded. {CONVERT}") from error
+        if not np.isfinite(volume).all():
+            count = int((~np.isfinite(volume)).sum())
+            raise DataError(f"{self.place}: {count:,} voxels are NaN or infinite")
+        if padding.any():
+            rest = volume[~padding]
+            volume[padding] = min(rest.min(), 0) if rest.size else 0
+        return volume.transpose(2, 1, 0)
+
+    @property
+    def _dtype(self) -> np.dtype:
+        """Return the type that holds all values: the stored one, or a float if any is rescaled."""
+        stored = np.result_type(*(image.form.dtype for image in self.images if image.form))
+        if not any(frame.is_rescaled for frame in self.group.frames):
+            return stored
+        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
+
+
+def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
+    """Return the volumes of all DICOM series in `folder` and below it, and lines for what is not read.
+
+    Raises DataError for a folder that cannot be listed.
+    """
+    by_series: dict[tuple[str, ...], list[ImageFile]] = defaultdict(list)
+    damaged, aside = [], []
+    for path in _files_below(folder):
+        content = read_file(path)
+        if isinstance(content, LeftAside):
+            aside.append(content)
+        elif content is not None and content.problem and not content.series[2]:
+            damaged.append(content)
+        elif content is not None:
+            # Series without a UID are told apart by their folders.
+            by_series[content.series if content.series[2] else (str(path.parent),)].append(content)
+    volumes = [
+        volume for images in by_series.values() for volume in _volumes_of(images, folder, damaged)
+    ]
+    return volumes, [*_lines(aside, folder), *(image.problem for image in damaged)]
+
+
+def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
+    """Return the volume in one file; of several, the one with the number or the name `volume`.
+
+    Raises DataError for a file that holds no image, and for several volumes of which none is named.
+    """
+    content = read_file(path)
+    if content is None:
+        raise DataError(f"{path} is no DICOM file")
+    if isinstance(content, LeftAside):
+        raise DataError(f"{path} is {content.reason}, not an image of a scan")
+    if content.problem:
+        raise DataError(content.problem)
+    volumes = _volumes_of([content], path.parent, [])
+    chosen = [each for each in volumes if volume is None or _is_named(each, str(volume))]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
+    listed += "; ..." if len(volumes) > 12 else ""
+    if volume is not None:
+        raise DataError(f"{path}: volume={volume} fits {len(chosen)} of its volumes ({listed})")
+    raise DataError(f"{path} holds {len(volumes)} volumes ({listed}). Choose one by number or name")
+
+
+def _is_named(volume: DicomVolume, name: str) -> bool:
+    if name.isdecimal():
+        return int(name) == volume.number
+    return name.lower() in volume.group.detail.lower()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all regular files below `folder` in a fixed order. Raises DataError."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
+
+    paths = []
+    for parent, below, names in os.walk(folder, onerror=refuse):
+        below.sort()
+        paths += [Path(parent) / name for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
+
+
+def _volumes_of(
+    images: Sequence[ImageFile], root: Path, damaged: Sequence[ImageFile]
+) -> list[DicomVolume]:
+    """Return the volumes of one series; `damaged` files of the same folders could belong to it."""
+    folders = {image.path.parent for image in images}
+    faulty = [*images, *(image for image in damaged if image.path.parent in folders)]
+    problem = next((image.problem for image in faulty if image.problem), "")
+    instances = {frame: image.instance for image in images for frame in image.frames}
+    try:
+        groups = split_series(list(instances), instances) if not problem else [FrameGroup(())]
+    except DataError as error:
+        groups, problem = [FrameGroup(())], str(error)
+    volumes = []
+    for number, group in enumerate(groups, 1):
+        paths = {frame.path for frame in group.frames}
+        chosen = [image for image in images if image.path in paths or not paths]
+        label = f"volume {number}" if len(groups) > 1 else ""
+        names = _names(chosen, root, group.detail, label)
+        volumes.append(DicomVolume(group, chosen, names, number, problem))
+    return volumes
+
+
+def _names(images: Sequence[ImageFile], root: Path, detail: str, label: str) -> list[str]:
+    """Return the names of a volume: folders, file, description and detail, modality, UID."""
+    first = images[0]
+    folders = dict.fromkeys(os.path.relpath(image.path.parent, root) for image in images)
+    names = [folder for folder in list(folders)[:4] if folder != "."]
+    names += [first.path.name] if len(images) == 1 else []
+    names += [", ".join(filter(None, (first.description, detail))), label]
+    names += [first.modality if first.modality != "MR" else "", first.series[2]]
+    return [name if name.isprintable() else ascii(name) for name in names if name]
+
+
+def _lines(aside: Sequence[LeftAside], root: Path) -> list[str]:
+    """Return a line for the files of each folder that are left aside for one reason."""
+    by_reason = defaultdict(list)
+    for file in aside:
+        by_reason[file.path.parent, file.reason].append(os.path.relpath(file.path, root))
+    lines = []
+    for (_, reason), names in by_reason.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{more} left aside: {reason}")
+    return lines
