@@ -124,10 +124,10 @@ def test_a_missing_slice_and_a_slice_of_another_size_are_refused(tmp_path: Path)
     victim = folder / "002.dcm"  # the fifth of nine
     content = victim.read_bytes()
     victim.unlink()
-    with pytest.raises(RequestError, match="8.00 mm apart between .* A slice is missing, or the slices are unevenly spaced"):
+    with pytest.raises(RequestError, match=r"8\.00 mm apart between .* A slice is missing, or they are unevenly spaced"):
         find(str(folder), {}, CHANNELS)
     victim.write_bytes(content[: len(content) // 2])
-    with pytest.raises(RequestError, match="002.dcm is damaged or no DICOM file. Copy it again"):
+    with pytest.raises(RequestError, match=r"002\.dcm is damaged or no DICOM file\. Copy it again"):
         find(str(folder), {}, CHANNELS)
 
 

@@ -140,9 +140,9 @@ class DicomVolume:
                             padding[slices[frame]] = padded
             except DataError:
                 raise
-            except OSError as error:
-                raise DataError(f"{image.path} cannot be read ({error.strerror})") from error
-            except DECODE_ERRORS as error:
+            except (OSError, *DECODE_ERRORS) as error:
+                if isinstance(error, OSError) and error.strerror:
+                    raise DataError(f"{image.path} cannot be read ({error.strerror})") from error
                 raise DataError(f"{image.path}: its pixels cannot be decoded. {CONVERT}") from error
         if not np.isfinite(volume).all():
             count = int((~np.isfinite(volume)).sum())
@@ -162,7 +162,7 @@ class DicomVolume:
 
 
 def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
-    """Return the volumes of all DICOM series in `folder` and below it, and lines for what is not read.
+    """Return the volumes of all DICOM series in `folder` and below it, and lines on other files.
 
     Raises DataError for a folder that cannot be listed.
     """
@@ -180,7 +180,8 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
     volumes = [
         volume for images in by_series.values() for volume in _volumes_of(images, folder, damaged)
     ]
-    return volumes, [*_lines(aside, folder), *(image.problem for image in damaged)]
+    problems = [image.problem for image in damaged] + [volume.problem for volume in volumes]
+    return volumes, [*_lines(aside, folder), *dict.fromkeys(filter(None, problems))]
 
 
 def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:

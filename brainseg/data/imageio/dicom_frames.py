@@ -84,7 +84,8 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
         value = dataset.get(keyword)
         if value is None or value == "":
             return None
-        values = tuple(float(part) for part in ([value] if _is_single(value) else value))
+        parts = [value] if _is_single(value) else list(value)
+        values = tuple(map(float, parts if any(part != "" for part in parts) else []))
     except (ValueError, TypeError, ArithmeticError) as error:
         raise DataError(f"{keyword} is not a number") from error
     if not values:

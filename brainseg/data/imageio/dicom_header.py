@@ -1,5 +1,6 @@
 """Header of one DICOM file, read without its pixels: an image, or the reason why it is none."""
 
+import logging
 import struct
 import warnings
 import zlib
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import pydicom
 from pydicom import config, uid
 from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from brainseg.data.imageio import dicom_pixels
@@ -22,14 +23,15 @@ from brainseg.errors import DataError
 
 # A damaged or hostile file makes pydicom raise any of these. An OSError is not among them.
 PARSE_ERRORS = (
-    InvalidDicomError, EOFError, struct.error, zlib.error, ValueError, TypeError, AttributeError,
+    InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, ValueError, TypeError, AttributeError,
     LookupError, NotImplementedError, ArithmeticError, RecursionError, MemoryError,
 )  # fmt: skip
 SUFFIXES = (".dcm", ".dicom", ".ima")
 TAGS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID",
-    "SeriesInstanceUID", "SeriesDescription", "ImagesInAcquisition", "Rows", "Columns", "NumberOfFrames",
-    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
+    "SeriesInstanceUID", "SeriesDescription", "ImagesInAcquisition", "Rows", "Columns",
+    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing",
     "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
@@ -99,8 +101,10 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
             return _judge(path, dataset, stream)
     except DataError as error:
         return ImageFile(path, str(error))
-    except PARSE_ERRORS:
-        return ImageFile(path, _damaged(path))
+    except (OSError, *PARSE_ERRORS) as error:
+        # An OSError without the system's reason is pydicom's, for a sequence that ends too early.
+        reason = getattr(error, "strerror", None)
+        return ImageFile(path, f"{path} cannot be read ({reason})" if reason else _damaged(path))
 
 
 def read_pixels(path: Path) -> FileDataset:
@@ -113,9 +117,16 @@ def read_pixels(path: Path) -> FileDataset:
 @contextmanager
 def parsing() -> Iterator[None]:
     """Let pydicom accept values that break a rule of the standard, without warnings."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
     with config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        # Failures of its decoders are logged with a traceback, besides the error that is raised.
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | LeftAside:
