@@ -34,6 +34,9 @@ def test_objects_that_are_no_scan_are_left_aside_and_named(tmp_path: Path) -> No
     report = dataset(colour[:, :, 0], uid.BasicTextSRStorage, Modality="SR")
     for keyword in ("Rows", "Columns", "PixelData", "BitsAllocated"):
         delattr(report, keyword)
+    spectrum = dataset(colour[:, :, 0], uid.MRSpectroscopyStorage)
+    del spectrum.PixelData, spectrum.PhotometricInterpretation, spectrum.SamplesPerPixel
+    spectrum.save_as(tmp_path / "spectrum.dcm", enforce_file_format=True)
     files = {"capture": capture, "grey": grey, "dose": dose, "mask": mask, "report": report}
     for name, file in files.items():
         file.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
@@ -60,6 +63,7 @@ def test_objects_that_are_no_scan_are_left_aside_and_named(tmp_path: Path) -> No
         "mask.dcm left aside: a segmentation",
         "medium/DICOMDIR left aside: a DICOMDIR, the index of a medium",
         "report.dcm left aside: an object without an image (Basic Text SR Storage)",
+        "spectrum.dcm left aside: an object without an image (MR Spectroscopy Storage)",
     ]
     with pytest.raises(DataError, match=r"mask\.dcm is a segmentation, not an image of a scan"):
         open_file(tmp_path / "mask.dcm")
@@ -171,6 +175,16 @@ def test_several_volumes_of_a_series_are_told_apart(
     next(path for path in volumes[0].files if path not in paths).unlink()
     with pytest.raises(DataError, match="has 4 slices, and another of its series 5"):
         _ = find_series(tmp_path)[0][0].grid
+
+
+def test_volumes_are_chosen_beside_repetitions_that_nothing_tells_apart(tmp_path: Path) -> None:
+    for number, value in enumerate((0, 0, 1000)):
+        for path in write_series(tmp_path / "new", ramp() + number, DiffusionBValue=value):
+            path.rename(tmp_path / f"{number}_{path.name}")
+    repeated, single = find_series(tmp_path)[0]
+    with pytest.raises(DataError, match="nothing in their headers tells two volumes apart"):
+        _ = repeated.grid
+    assert np.array_equal(single.read(), ramp() + 2)
 
 
 def test_an_attribute_that_differs_from_slice_to_slice_makes_no_volumes(tmp_path: Path) -> None:

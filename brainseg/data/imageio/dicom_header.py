@@ -147,11 +147,12 @@ def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | Le
         is_mosaic="MOSAIC" in text(dataset, "ImageType").split("/"),
         images_in_acquisition=text(dataset, "ImagesInAcquisition"),
     )
-    if not dataset.get("Rows") or not dataset.get("Columns"):
+    colours = text(dataset, "PhotometricInterpretation")
+    if not (dataset.get("Rows") and dataset.get("Columns") and colours):
+        # A spectrum has rows and columns, too. An image without them was cut.
         if sop_class and not sop_class.name.endswith("Image Storage"):
             return LeftAside(path, f"an object without an image ({_printable(sop_class.name)})")
         return replace(image, problem=_damaged(path))
-    colours = text(dataset, "PhotometricInterpretation")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not colours.startswith("MONOCHROME"):
         return LeftAside(path, "a colour image")
     if dataset.get("BitsAllocated") == 1:

@@ -40,7 +40,7 @@ def split_series(frames: Sequence[Frame], instances: Mapping[Frame, str]) -> lis
     for alike in by_geometry:
         volumes = _by_attributes(alike, instances)
         label = geometry_name(alike[0]) if len(by_geometry) > 1 else ""
-        most = max(len(volume.frames) for volume in volumes)
+        most = max((len(volume.frames) for volume in volumes if not volume.problem), default=0)
         for volume in volumes:
             detail = ", ".join(filter(None, (label, volume.detail)))
             problem, count = volume.problem, len(volume.frames)
