@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from dicom_files import MATRIX, SHAPE, dataset, items, place, ramp, write_enhanced, write_series
 from pydicom import uid
+from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_modality_lut
 
 from brainseg.data.imageio.dicom import DicomVolume, find_series, open_file
@@ -172,6 +173,36 @@ def test_lossless_compression(syntax: uid.UID, is_signed: bool, tmp_path: Path) 
     assert np.array_equal(open_file(path).read(), volume)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "_implicit",
+        "_bigendian",
+        "_expb",
+        "_padded",
+        "_RLE",
+        "_jp2klossless",
+        "_jpeg_ls_lossless",
+    ],
+)
+def test_one_scan_in_the_encodings_of_other_programs(name: str) -> None:
+    if "jp" in name and not DECODERS:
+        pytest.skip("needs pylibjpeg")
+    original = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False))
+    volume = open_file(Path(str(get_testdata_file(f"MR_small{name}.dcm", download=False))))
+    assert np.array_equal(volume.read()[:, :, 0], original.pixel_array.T)
+    origin = np.array(original.ImagePositionPatient) * (-1, -1, 1)
+    assert np.allclose(volume.grid.affine[:3, 3], origin) and volume.modality == "MR"
+
+
+def test_a_truncated_file_of_another_program_is_refused() -> None:
+    with pytest.raises(
+        DataError, match=r"MR_truncated\.dcm: truncated: it holds 8,130 of the 8,192"
+    ):
+        open_file(Path(str(get_testdata_file("MR_truncated.dcm", download=False))))
+
+
 @pytest.mark.skipif(not DECODERS, reason="needs pylibjpeg")
 @pytest.mark.parametrize("precision", [8, 12, 16])
 def test_lossless_jpeg_as_scanners_write_it(precision: int, tmp_path: Path) -> None:
@@ -224,14 +255,14 @@ def test_the_size_of_a_codestream(encode: str, shape: tuple[int, int]) -> None:
 def test_a_slope_of_zero_is_refused_and_named(tmp_path: Path) -> None:
     paths = write_series(tmp_path, ramp(), RescaleSlope=0, RescaleIntercept=0)
     with pytest.raises(DataError, match=f"{paths[0].name}: RescaleSlope is 0, which makes all"):
-        _ = only(tmp_path).grid
+        _ = find_series(tmp_path)[0][0].grid
 
 
 def test_a_lookup_table_is_refused(tmp_path: Path) -> None:
     table = items(LUTDescriptor=[4, 0, 16], ModalityLUTType="US", LUTData=b"\0" * 8)
     write_series(tmp_path, ramp(), ModalityLUTSequence=table)
     with pytest.raises(DataError, match="values go through a lookup table"):
-        _ = only(tmp_path).grid
+        _ = find_series(tmp_path)[0][0].grid
 
 
 def test_small_integers_stay_integers(tmp_path: Path) -> None:

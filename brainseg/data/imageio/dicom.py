@@ -83,7 +83,8 @@ class DicomVolume:
         if len({path.parent for path in self.files}) > 1:
             notes.append("the DICOM series is spread over several folders")
         expected = self.images[0].images_in_acquisition
-        if expected.isdecimal() and len(frames) < int(expected) and not self.group.detail:
+        is_series = len(frames) > 1 and not self.group.detail
+        if is_series and expected.isdecimal() and len(frames) < int(expected):
             notes.append(
                 f"{len(frames)} slices; the DICOM header says {expected} images in acquisition"
             )

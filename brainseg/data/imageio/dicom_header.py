@@ -152,7 +152,8 @@ def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | Le
         # A spectrum has rows and columns, too. An image without them was cut.
         if sop_class and not sop_class.name.endswith("Image Storage"):
             return LeftAside(path, f"an object without an image ({_printable(sop_class.name)})")
-        return replace(image, problem=_damaged(path))
+        rule = "has no image: it is truncated, or its pixels were removed"
+        return replace(image, problem=f"{path} {rule}. Copy it again from its source")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not colours.startswith("MONOCHROME"):
         return LeftAside(path, "a colour image")
     if dataset.get("BitsAllocated") == 1:
