@@ -69,7 +69,7 @@ def write_series(
     change: Callable[[FileDataset, int], None] | None = None,
     **tags: object,
 ) -> list[Path]:
-    """Write a file per slice, whose name says nothing of its place; `change` edits each."""
+    """Write a file per slice, whose name says nothing of its place. `change` edits it."""
     folder.mkdir(parents=True, exist_ok=True)
     paths, count = [], volume.shape[2]
     step = 3 if count % 3 else 7  # without a common divisor, so that names are different
@@ -105,7 +105,7 @@ def write_enhanced(
     is_shared: bool = True,
     **tags: object,
 ) -> Path:
-    """Write an enhanced object whose frame f lies at `places[f]`; `groups` adds to each frame.
+    """Write an enhanced object whose frame f lies at `places[f]`. `groups` adds to it.
 
     Orientation and spacing are shared functional groups, or repeated if `is_shared` is False.
     """
@@ -114,7 +114,7 @@ def write_enhanced(
     file = dataset(frames, EnhancedMRImageStorage, NumberOfFrames=len(frames), **tags)
     by_frame = []
     for frame, k in enumerate(range(len(frames)) if places is None else places):
-        plain, own = Dataset(), Dataset()
+        plain, item = Dataset(), Dataset()
         place(plain, matrix, k)
         common = {
             "PlaneOrientationSequence": items(
@@ -124,10 +124,10 @@ def write_enhanced(
                 PixelSpacing=plain.PixelSpacing, SliceThickness=plain.SliceThickness
             ),
         }
-        own.PlanePositionSequence = items(ImagePositionPatient=plain.ImagePositionPatient)
+        item.PlanePositionSequence = items(ImagePositionPatient=plain.ImagePositionPatient)
         for keyword, value in {**({} if is_shared else common), **groups(frame)}.items():
-            setattr(own, keyword, value)
-        by_frame.append(own)
+            setattr(item, keyword, value)
+        by_frame.append(item)
     file.SharedFunctionalGroupsSequence = items(**(common if is_shared else {}))
     file.PerFrameFunctionalGroupsSequence = Items(by_frame)
     file.save_as(path, enforce_file_format=True)

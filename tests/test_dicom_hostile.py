@@ -25,7 +25,7 @@ QUICK = settings(
 
 
 def outcome(folder: Path) -> list[object]:
-    """Return the values of each volume of a folder, or its one-line refusal; anything else is raised."""
+    """Return the values of each volume of a folder, or the one line that refuses it."""
     results: list[object] = []
     volumes, lines = find_series(folder)
     assert all(line.count("\n") == 0 for line in lines)
@@ -130,10 +130,10 @@ def test_a_deflated_bomb_is_refused_without_its_memory(
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     packed = packer.compress(plain + bytes(2**26)) + packer.flush()
     path.write_bytes(content[:start] + packed)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DataError, match=r"a\.dcm: it inflates to more than 16,777,216 bytes"):
         open_file(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 40_000
 
 
 def test_deeply_nested_sequences_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ AXES = list(itertools.permutations(range(3)))
 SIGNS = list(itertools.product((1, -1), repeat=3))
 
 
-def turned(axes: tuple[int, ...], signs: tuple[int, ...], oblique: bool = False) -> np.ndarray:
+def oriented_matrix(
+    axes: tuple[int, ...], signs: tuple[int, ...], oblique: bool = False
+) -> np.ndarray:
     """Return a matrix (3, 4) whose columns lie along the patient's axes in this order and sense."""
     matrix = np.zeros((3, 4))
     for column, (axis, sign, side) in enumerate(zip(axes, signs, (1.0, 1.5, 4.0), strict=True)):
@@ -54,7 +56,7 @@ def check_positions(volume: DicomVolume, source: np.ndarray, matrix: np.ndarray)
 @pytest.mark.parametrize("signs", SIGNS)
 @pytest.mark.parametrize("axes", AXES)
 def test_a_series_lies_where_the_header_says(axes: tuple, signs: tuple, tmp_path: Path) -> None:
-    matrix = turned(axes, signs, oblique=True)
+    matrix = oriented_matrix(axes, signs, oblique=True)
     write_series(tmp_path, ramp(), matrix)
     check_positions(only(tmp_path), ramp(), matrix)
 
@@ -64,7 +66,7 @@ def test_a_series_lies_where_the_header_says(axes: tuple, signs: tuple, tmp_path
 def test_an_enhanced_object_lies_where_the_header_says(
     axes: tuple, signs: tuple, tmp_path: Path
 ) -> None:
-    matrix = turned(axes, signs)
+    matrix = oriented_matrix(axes, signs)
     order = [3, 0, 4, 1, 2]
     frames = ramp()[:, :, order]
     path = write_enhanced(tmp_path / "a.dcm", frames, matrix, places=order, is_shared=signs[0] > 0)
@@ -72,7 +74,7 @@ def test_an_enhanced_object_lies_where_the_header_says(
 
 
 def test_voxel_positions_are_those_of_each_file(tmp_path: Path) -> None:
-    paths = write_series(tmp_path, ramp(), turned((1, 2, 0), (1, -1, 1), oblique=True))
+    paths = write_series(tmp_path, ramp(), oriented_matrix((1, 2, 0), (1, -1, 1), oblique=True))
     volume = only(tmp_path)
     values, affine = volume.read(), volume.grid.affine
     for path in paths:
@@ -95,7 +97,7 @@ def test_any_rotation_is_read(angles: tuple, shift: tuple, tmp_path: Path) -> No
     check_positions(open_file(path), ramp(), matrix)
 
 
-def converted(source: Path, output: Path) -> nibabel.Nifti1Image:
+def run_dcm2niix(source: Path, output: Path) -> nibabel.Nifti1Image:
     """Return the only image that dcm2niix makes of a folder."""
     output.mkdir()
     program = Path(sys.executable).with_name("dcm2niix")
@@ -117,7 +119,7 @@ def test_dcm2niix_puts_voxels_to_the_same_places(
     kind: str, axes: tuple, signs: tuple, tmp_path: Path
 ) -> None:
     pytest.importorskip("dcm2niix")
-    matrix, shape = turned(axes, signs, oblique=True), (24, 20, 8)
+    matrix, shape = oriented_matrix(axes, signs, oblique=True), (24, 20, 8)
     (tmp_path / "in").mkdir()
     if kind == "series":
         paths = write_series(tmp_path / "in", ramp(shape, np.int16), matrix)
@@ -131,19 +133,21 @@ def test_dcm2niix_puts_voxels_to_the_same_places(
             tmp_path / "in" / "a.dcm", ramp(shape, np.int16), matrix, stacks.__getitem__
         )
         volume = open_file(path)
-    image = converted(tmp_path / "in", tmp_path / "out")
+    image = run_dcm2niix(tmp_path / "in", tmp_path / "out")
     values, affine = volume.read(), volume.grid.affine
     theirs = np.asarray(image.dataobj)
     back = np.linalg.inv(image.affine) @ affine
     index = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1)
-    there = index @ back[:3, :3].T + back[:3, 3]
-    assert np.abs(there - np.rint(there)).max() < 0.01
-    assert np.array_equal(theirs[tuple(np.moveaxis(np.rint(there).astype(int), -1, 0))], values)
+    their_index = index @ back[:3, :3].T + back[:3, 3]
+    assert np.abs(their_index - np.rint(their_index)).max() < 0.01
+    assert np.array_equal(
+        theirs[tuple(np.moveaxis(np.rint(their_index).astype(int), -1, 0))], values
+    )
 
 
 def test_a_legacy_converted_object_of_highdicom_is_read(tmp_path: Path) -> None:
     legacy = pytest.importorskip("highdicom.legacy")
-    matrix = turned((1, 2, 0), (1, -1, 1), oblique=True)
+    matrix = oriented_matrix((1, 2, 0), (1, -1, 1), oblique=True)
 
     def complete(file: pydicom.Dataset, k: int) -> None:
         file.InstanceNumber, file.FrameOfReferenceUID = 5 - k, "1.2.9"
@@ -156,10 +160,10 @@ def test_a_legacy_converted_object_of_highdicom_is_read(tmp_path: Path) -> None:
         file.EchoTime, file.AcquisitionNumber = 90, 1
 
     paths = write_series(tmp_path / "in", ramp(), matrix, complete)
-    made = legacy.LegacyConvertedEnhancedMRImage(
+    legacy_object = legacy.LegacyConvertedEnhancedMRImage(
         [pydicom.dcmread(path) for path in paths], "1.2.5", 1, "1.2.6", 1
     )
-    made.save_as(tmp_path / "a.dcm")
+    legacy_object.save_as(tmp_path / "a.dcm")
     expected = ramp().astype(float) * (1 + np.arange(SHAPE[2]))
     volume = open_file(tmp_path / "a.dcm")
     assert np.allclose(np.sort(volume.read().ravel()), np.sort(expected.ravel()))
@@ -213,7 +217,7 @@ def test_without_a_pixel_spacing_there_are_no_millilitres(spacing: object, tmp_p
 )
 def test_a_slice_alone_must_be_axial(axes: tuple, plane: str, tmp_path: Path) -> None:
     file = dataset(ramp((7, 6, 1))[:, :, 0].T)
-    place(file, turned(axes, (1, -1 if plane else 1, 1)), 0)
+    place(file, oriented_matrix(axes, (1, -1 if plane else 1, 1)), 0)
     file.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     volume = open_file(tmp_path / "a.dcm")
     if plane:

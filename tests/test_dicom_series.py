@@ -1,4 +1,4 @@
-"""Which DICOM files make up a volume: series, several volumes in one, other objects, damage."""
+"""Volumes that DICOM files make up: series, several volumes in one, other objects, damage."""
 
 from collections.abc import Callable
 from pathlib import Path

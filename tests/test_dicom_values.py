@@ -25,7 +25,7 @@ def only(folder: Path) -> DicomVolume:
     return volumes[0]
 
 
-def expected(paths: list[Path]) -> np.ndarray:
+def pydicom_values(paths: list[Path]) -> np.ndarray:
     """Return what pydicom makes of each file, by the height of its slice."""
     files = sorted(map(pydicom.dcmread, paths), key=lambda file: file.ImagePositionPatient[2])
     return np.stack([apply_modality_lut(file.pixel_array, file).T for file in files], -1)
@@ -38,7 +38,7 @@ def test_slopes_that_differ_by_slice(tmp_path: Path) -> None:
     paths = write_series(tmp_path, ramp(), change=rescale)
     values = only(tmp_path).read()
     assert values.dtype == np.float32
-    assert np.allclose(values, expected(paths), rtol=1e-6)
+    assert np.allclose(values, pydicom_values(paths), rtol=1e-6)
     assert np.allclose(values, ramp() * (1, 0.001, 0.5, 2, 3) - np.arange(5))
 
 
@@ -165,7 +165,7 @@ def test_lossless_compression(syntax: uid.UID, is_signed: bool, tmp_path: Path) 
 
     paths = write_series(tmp_path / "series", volume, change=compress)
     assert np.array_equal(only(tmp_path / "series").read(), volume)
-    assert np.array_equal(expected(paths), volume)
+    assert np.array_equal(pydicom_values(paths), volume)
     path = write_enhanced(tmp_path / "a.dcm", volume)
     file = pydicom.dcmread(path)
     file.compress(syntax)

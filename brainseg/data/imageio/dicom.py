@@ -31,21 +31,25 @@ from brainseg.data.imageio.grid import Grid
 from brainseg.data.studies.study import check_volume
 from brainseg.errors import DataError
 
+# What pydicom raises for pixels that it cannot decode.
 DECODE_ERRORS = (
     *PARSE_ERRORS,
     RuntimeError,
-)  # what pydicom raises for pixels that it cannot decode
+)
 
 
 @dataclass(frozen=True, eq=False)
 class DicomVolume:
-    """One volume of a DICOM series; an `ImageVolume`."""
+    """An `ImageVolume` of a DICOM series."""
 
     group: FrameGroup
-    images: Sequence[ImageFile]  # the files that hold its frames, or that could
+    # The files that hold the frames, or that could.
+    images: Sequence[ImageFile]
     names: Sequence[str]
-    number: int = 1  # of the volume in its series, from 1
-    problem: str = ""  # why the series cannot be read, "" if nothing speaks against it
+    # From 1, of the volume in its series.
+    number: int = 1
+    # Why the series cannot be read, "" if nothing speaks against it.
+    problem: str = ""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -54,7 +58,7 @@ class DicomVolume:
 
     @property
     def modality(self) -> str:
-        """Return the modality, such as MR; "unknown" if the header does not say."""
+        """Return the modality, such as MR, and "unknown" if the header does not say."""
         return self.images[0].modality
 
     @property
@@ -96,14 +100,15 @@ class DicomVolume:
         try:
             affine = self.grid.affine[:3, :3]
         except DataError:
-            return ""  # `grid` raises it again, when the volume is used.
+            # The same error is raised when the volume is used.
+            return ""
         tilt = shear(affine[:, 2], np.cross(affine[:, 0], affine[:, 1]))
         if tilt < 0.5:
             return ""
         return f"DICOM slices are sheared by {tilt:.1f} degrees: read as stored, not resampled"
 
     @cached_property
-    def _stacked(self) -> tuple[Sequence[Frame], Grid]:
+    def _frames_and_grid(self) -> tuple[Sequence[Frame], Grid]:
         """Return the frames along the normal, and their grid. Raises DataError."""
         for problem in (self.problem, self.group.problem):
             if problem:
@@ -118,11 +123,11 @@ class DicomVolume:
     @property
     def grid(self) -> Grid:
         """Return the grid, with i along the columns, j along the rows and k along the normal."""
-        return self._stacked[1]
+        return self._frames_and_grid[1]
 
     def read(self) -> np.ndarray:
         """Return values (i, j, k), rescaled frame by frame. Raises DataError naming the file."""
-        frames, grid = self._stacked
+        frames, grid = self._frames_and_grid
         slices = {frame: index for index, frame in enumerate(frames)}
         volume = np.empty(grid.shape[::-1], self._dtype)
         has_padding = any(image.form and image.form.padding for image in self.images)
@@ -168,11 +173,11 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
     Raises DataError for a folder that cannot be listed.
     """
     by_series: dict[tuple[str, ...], list[ImageFile]] = defaultdict(list)
-    damaged, aside = [], []
+    damaged, not_read = [], []
     for path in _files_below(folder):
         content = read_file(path)
         if isinstance(content, LeftAside):
-            aside.append(content)
+            not_read.append(content)
         elif content is not None and content.problem and not content.series[2]:
             damaged.append(content)
         elif content is not None:
@@ -182,11 +187,11 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
         volume for images in by_series.values() for volume in _volumes_of(images, folder, damaged)
     ]
     problems = [image.problem for image in damaged] + [volume.problem for volume in volumes]
-    return volumes, [*_lines(aside, folder), *dict.fromkeys(filter(None, problems))]
+    return volumes, [*_lines(not_read, folder), *dict.fromkeys(filter(None, problems))]
 
 
 def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
-    """Return the volume in one file; of several, the one with the number or the name `volume`.
+    """Return the volume in one file, or the volume of this number or name among several.
 
     Raises DataError for a file that holds no image, and for several volumes of which none is named.
     """
@@ -230,7 +235,7 @@ def _files_below(folder: Path) -> list[Path]:
 def _volumes_of(
     images: Sequence[ImageFile], root: Path, damaged: Sequence[ImageFile]
 ) -> list[DicomVolume]:
-    """Return the volumes of one series; `damaged` files of the same folders could belong to it."""
+    """Return the volumes of one series. Files that are `damaged` could belong to it."""
     folders = {image.path.parent for image in images}
     faulty = [*images, *(image for image in damaged if image.path.parent in folders)]
     problem = next((image.problem for image in faulty if image.problem), "")
@@ -260,10 +265,10 @@ def _names(images: Sequence[ImageFile], root: Path, detail: str, label: str) -> 
     return [name if name.isprintable() else ascii(name) for name in names if name]
 
 
-def _lines(aside: Sequence[LeftAside], root: Path) -> list[str]:
+def _lines(not_read: Sequence[LeftAside], root: Path) -> list[str]:
     """Return a line for the files of each folder that are left aside for one reason."""
     by_reason = defaultdict(list)
-    for file in aside:
+    for file in not_read:
         by_reason[file.path.parent, file.reason].append(os.path.relpath(file.path, root))
     lines = []
     for (_, reason), names in by_reason.items():

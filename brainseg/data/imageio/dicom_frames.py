@@ -34,7 +34,8 @@ ATTRIBUTES = (
      "NominalCardiacTriggerDelayTime"),
     ("acquisition", "", "AcquisitionNumber", "FrameContentSequence", "FrameAcquisitionNumber"),
 )  # fmt: skip
-CONVERTED = (  # where a legacy converted object keeps what it has no functional group for
+# Where a legacy converted object keeps the attributes that have no functional group.
+CONVERTED = (
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
 )
@@ -44,19 +45,27 @@ POSITION, ORIENTATION = "ImagePositionPatient", "ImageOrientationPatient"
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One two-dimensional image, as its header describes it. Positions are DICOM's: LPS, in mm."""
+    """Header of one two-dimensional image. Positions are DICOM's: LPS, in mm."""
 
     path: Path
-    index: int  # of the frame in the file, from 0
-    is_multiframe: bool  # True if it is described by an item of functional groups
-    shape: tuple[int, int]  # pixels along (i, j): columns and rows of the image
-    position: tuple[float, ...] | None  # (3,) centre of the first pixel
-    orientation: tuple[float, ...] | None  # (6,) unit vectors along i and along j
-    spacing: tuple[float, ...] | None  # (2,) mm between neighbours along i and along j
-    thickness: float | None  # mm
+    # From 0, of the frame in the file.
+    index: int
+    # True if an item of functional groups describes the frame.
+    is_multiframe: bool
+    # Pixels along (i, j): columns and rows of the image.
+    shape: tuple[int, int]
+    # (3,) centre of the first pixel.
+    position: tuple[float, ...] | None
+    # (6,) unit vectors along i and along j.
+    orientation: tuple[float, ...] | None
+    # (2,) mm between neighbours along i and along j.
+    spacing: tuple[float, ...] | None
+    # Millimetres.
+    thickness: float | None
     slope: float
     intercept: float
-    attributes: Mapping[str, str]  # label of ATTRIBUTES to the value as text
+    # From a label of ATTRIBUTES to the value as text.
+    attributes: Mapping[str, str]
 
     @property
     def is_rescaled(self) -> bool:
@@ -71,11 +80,11 @@ def read_frames(path: Path, dataset: Dataset, count: int) -> list[Frame]:
     if not shared and not by_frame:
         if count > 1:
             raise DataError(f"{path}: {count} frames, and the header gives no frame a position")
-        return [_frame(path, 0, dataset, [], dataset)]
+        return [_frame(path, 0, dataset, [])]
     if len(by_frame) != count:
         groups = f"the header describes {len(by_frame)} frames, and the file holds {count}"
         raise DataError(f"{path}: {groups}")
-    return [_frame(path, index, dataset, [own, *shared], own) for index, own in enumerate(by_frame)]
+    return [_frame(path, index, dataset, [item, *shared]) for index, item in enumerate(by_frame)]
 
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -103,10 +112,8 @@ def text(dataset: Dataset, keyword: str) -> str:
     return (str(value) if _is_single(value) else "/".join(map(str, value))).strip(" \0")
 
 
-def _frame(
-    path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset], own: Dataset
-) -> Frame:
-    """Return one frame; `groups` are its functional groups, its own before the shared ones."""
+def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) -> Frame:
+    """Return one frame. Of `groups`, those of the frame come before the shared ones."""
     try:
         spacing = numbers(_holder(dataset, groups, MEASURES), "PixelSpacing", 2)
         is_usable = spacing is not None and min(spacing) > 0
@@ -128,7 +135,7 @@ def _frame(
             intercept=(numbers(_holder(dataset, groups, VALUES), "RescaleIntercept", 1) or (0.0,))[
                 0
             ],
-            attributes=_attributes(dataset, groups, own),
+            attributes=_attributes(dataset, groups),
         )
     except DataError as error:
         frame = f", frame {index + 1}" if groups else ""
@@ -148,7 +155,7 @@ def _orientation(holder: Dataset) -> tuple[float, ...] | None:
     return tuple(a / lengths[0] for a in along_i) + tuple(b / lengths[1] for b in along_j)
 
 
-def _attributes(dataset: Dataset, groups: Sequence[Dataset], own: Dataset) -> Mapping[str, str]:
+def _attributes(dataset: Dataset, groups: Sequence[Dataset]) -> Mapping[str, str]:
     """Return what may tell this frame from one of another volume at the same place."""
     # A converted object repeats the attributes of single slices. Files of one slice hold them.
     converted = [item for group in groups for name in CONVERTED for item in _items(group, name)[:1]]
@@ -159,10 +166,10 @@ def _attributes(dataset: Dataset, groups: Sequence[Dataset], own: Dataset) -> Ma
             value = value or text(item, enhanced_keyword)
         if label == "gradient" and not value:
             value = _gradient(groups)
-        for item in [*converted, *([] if groups else [own])]:
+        for item in [*converted, *([] if groups else [dataset])]:
             value = value or (text(item, keyword) if keyword else "")
         if value:
-            values[label] = _short(value) + unit
+            values[label] = _short_text(value) + unit
     return values
 
 
@@ -191,7 +198,7 @@ def _is_single(value: object) -> bool:
     return isinstance(value, str | bytes | int | float) or not isinstance(value, Sequence)
 
 
-def _short(value: str) -> str:
+def _short_text(value: str) -> str:
     """Return a printable text of at most 64 characters, without zeros behind a decimal."""
     with suppress(ValueError):
         value = f"{float(value):.6g}"

@@ -11,7 +11,8 @@ from brainseg.errors import DataError
 
 # Share of the distance between slices by which a single distance, and a place, may differ.
 UNEVEN, DISPLACED = 0.1, 0.25
-LARGEST_SHEAR = 45.0  # degrees; a gantry is tilted by at most 30
+# Degrees. A gantry is tilted by at most 30.
+LARGEST_SHEAR = 45.0
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -86,10 +87,9 @@ def _check_distances(frames: Sequence[Frame], distances: np.ndarray, place: str)
     furthest = int(np.argmax(np.abs(distances - usual)))
     if abs(distances[furthest] - usual) <= UNEVEN * usual:
         return
-    before, after = frames[furthest], frames[furthest + 1]
+    pair = frames[furthest : furthest + 2]
     names = [
-        f"frame {frame.index + 1}" if frame.is_multiframe else frame.path.name
-        for frame in (before, after)
+        f"frame {frame.index + 1}" if frame.is_multiframe else frame.path.name for frame in pair
     ]
     raise DataError(
         f"{place}: slices are {distances[furthest]:.2f} mm apart between {names[0]} and "

@@ -23,8 +23,9 @@ from brainseg.errors import DataError
 
 # A damaged or hostile file makes pydicom raise any of these. An OSError is not among them.
 PARSE_ERRORS = (
-    InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, ValueError, TypeError, AttributeError,
-    LookupError, NotImplementedError, ArithmeticError, RecursionError, MemoryError,
+    InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, ValueError,
+    TypeError, AttributeError, LookupError, NotImplementedError, ArithmeticError, RecursionError,
+    MemoryError,
 )  # fmt: skip
 SUFFIXES = (".dcm", ".dicom", ".ima")
 TAGS = (
@@ -38,7 +39,8 @@ TAGS = (
     "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
     *{keyword for _, _, keyword, *_ in ATTRIBUTES if keyword},
 )  # fmt: skip
-NO_SCANS = {  # modalities whose objects may have pixels, but not those of a scan
+# Modalities whose objects may have pixels, but not those of a scan.
+NO_SCANS = {
     "SEG": "a segmentation", "RTDOSE": "a radiation dose", "RTIMAGE": "a radiotherapy image",
     "PR": "a presentation state", "SM": "a microscope image", "ES": "an endoscope image",
 }  # fmt: skip
@@ -53,7 +55,8 @@ class LeftAside:
     """A DICOM file that holds no image of a scan."""
 
     path: Path
-    reason: str  # a noun phrase, such as "a colour image"
+    # A noun phrase, such as "a colour image".
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,12 @@ class ImageFile:
     """A DICOM file that holds an image, or that is too damaged to say what it holds."""
 
     path: Path
-    problem: str = ""  # why the file's series cannot be read, "" if it can
-    series: tuple[str, ...] = ("", "", "")  # patient, study, series; "" if they were not read
-    instance: str = ""  # SOP Instance UID
+    # Why the series of the file cannot be read, "" if it can.
+    problem: str = ""
+    # Patient, study and series, "" for what was not read.
+    series: tuple[str, ...] = ("", "", "")
+    # SOP Instance UID.
+    instance: str = ""
     description: str = ""
     modality: str = ""
     is_mosaic: bool = False
@@ -73,7 +79,7 @@ class ImageFile:
 
 
 def read_file(path: Path) -> ImageFile | LeftAside | None:
-    """Return what the header of `path` says; None if the file neither is nor claims to be DICOM.
+    """Return the header of `path`, None if the file neither is nor claims to be DICOM.
 
     Whatever is wrong with the file becomes the `problem` of an `ImageFile`, so that the other files
     of a folder can be read.
@@ -85,7 +91,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
         return ImageFile(path, f"{path} cannot be opened ({error.strerror})")
     has_preamble = start[128:] == b"DICM"
     if not has_preamble and not _begins_like_a_dataset(start):
-        return ImageFile(path, _damaged(path)) if _claims_to_be_dicom(path, start) else None
+        return ImageFile(path, _damage_message(path)) if _claims_to_be_dicom(path, start) else None
     try:
         with parsing(), path.open("rb") as stream:
             # A deflated file is inflated as a whole, and its length says nothing of its pixels.
@@ -104,7 +110,9 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
     except (OSError, *PARSE_ERRORS) as error:
         # An OSError without the system's reason is pydicom's, for a sequence that ends too early.
         reason = getattr(error, "strerror", None)
-        return ImageFile(path, f"{path} cannot be read ({reason})" if reason else _damaged(path))
+        return ImageFile(
+            path, f"{path} cannot be read ({reason})" if reason else _damage_message(path)
+        )
 
 
 def read_pixels(path: Path) -> FileDataset:
@@ -203,12 +211,13 @@ def _begins_like_a_dataset(start: bytes) -> bool:
 def _claims_to_be_dicom(path: Path, start: bytes) -> bool:
     """Return True if a file that does not begin as DICOM is named like it or is empty."""
     if path.name.startswith("."):
-        return False  # Such as the companions that macOS leaves beside copied files.
+        # Such as the companions that macOS leaves beside copied files.
+        return False
     has_no_format = not path.suffix or path.suffix[1:].isdecimal()
     return path.suffix.lower() in SUFFIXES or (has_no_format and not start.strip(b"\0"))
 
 
-def _damaged(path: Path) -> str:
+def _damage_message(path: Path) -> str:
     return f"{path} is damaged or no DICOM file. Copy it again from its source, or remove it"
 
 

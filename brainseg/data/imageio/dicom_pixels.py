@@ -28,20 +28,25 @@ TAGS = (
     "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelData", "FloatPixelData",
     "DoubleFloatPixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
 )  # fmt: skip
-FLOAT, DOUBLE, INTEGER = 0x7FE00008, 0x7FE00009, 0x7FE00010  # tags of the element with the pixels
-UNDEFINED_LENGTH = 0xFFFFFFFF  # of an element that ends with a delimiter: compressed pixels
+# Tags of the element with the pixels.
+FLOAT, DOUBLE, INTEGER = 0x7FE00008, 0x7FE00009, 0x7FE00010
+# The length of an element that ends with a delimiter, such as compressed pixels.
+UNDEFINED_LENGTH = 0xFFFFFFFF
 CONVERT = "Convert the series to NIfTI, for example by dcm2niix (pip install dcm2niix)"
 
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How a file stores its pixels."""
+    """Storage of the pixels of a file."""
 
     syntax: UID
-    dtype: np.dtype  # of the stored values
+    # The type of the stored values.
+    dtype: np.dtype
     bits_stored: int
-    is_inverted: bool  # MONOCHROME1: the highest stored value is the darkest
-    padding: tuple[float, float] | None  # lowest and highest stored value that is no measurement
+    # True for MONOCHROME1, where the highest stored value is the darkest.
+    is_inverted: bool
+    # The lowest and the highest stored value that is no measurement.
+    padding: tuple[float, float] | None
 
 
 def syntax_of(dataset: FileDataset) -> UID:
@@ -109,7 +114,7 @@ def read_values(
         if form.padding is not None:
             padded = (stored >= form.padding[0]) & (stored <= form.padding[1])
         if form.is_inverted:
-            stored = _inverted(stored, form)
+            stored = invert_grey_values(stored, form)
         if frame.is_rescaled:
             stored = stored * np.float64(frame.slope) + frame.intercept
         decoded += 1
@@ -122,12 +127,13 @@ def _padding(dataset: FileDataset, dtype: np.dtype) -> tuple[float, float] | Non
     """Return the range of stored values that stand for no measurement, None if there are none."""
     first = numbers(dataset, "PixelPaddingValue", 1)
     if first is None or (first == (0.0,) and dtype.kind == "u"):
-        return None  # An unsigned 0 is background already.
+        # An unsigned 0 is background already.
+        return None
     last = numbers(dataset, "PixelPaddingRangeLimit", 1) or first
     return min(first[0], last[0]), max(first[0], last[0])
 
 
-def _inverted(stored: np.ndarray, form: PixelFormat) -> np.ndarray:
+def invert_grey_values(stored: np.ndarray, form: PixelFormat) -> np.ndarray:
     """Return stored values with the darkest lowest, as in MONOCHROME2."""
     if stored.dtype.kind == "f":
         return -stored
@@ -151,8 +157,8 @@ def _check_stream(
         raise DataError(f"{path}: the file ends before its pixels. Copy it again from its source")
     start, size = stream.tell(), path.stat().st_size
     if not syntax.is_encapsulated:
-        held = size - start if length == UNDEFINED_LENGTH else min(length, size - start)
-        _check_bytes(path, held, needed)
+        available = size - start if length == UNDEFINED_LENGTH else min(length, size - start)
+        _check_bytes(path, available, needed)
         return tag
     check_decoder(path, syntax)
     encaps.parse_basic_offsets(stream, endianness=order)
@@ -169,11 +175,11 @@ def _check_stream(
     return tag
 
 
-def _check_bytes(path: Path, held: int, needed: int) -> None:
-    if held < needed:
+def _check_bytes(path: Path, available: int, needed: int) -> None:
+    if available < needed:
         raise DataError(
-            f"{path}: truncated: it holds {held:,} of the {needed:,} bytes that its pixels take. "
-            "Copy it again from its source"
+            f"{path}: truncated: it holds {available:,} of the {needed:,} bytes that its pixels "
+            "take. Copy it again from its source"
         )
 
 
@@ -212,10 +218,11 @@ def _check_codestreams(path: Path, dataset: FileDataset, frame: Frame, form: Pix
 
 def codestream_size(codestream: bytes) -> tuple[int, int, int] | None:
     """Return columns, rows and samples of a JPEG, JPEG-LS or JPEG 2000 codestream, or None."""
-    start = codestream.find(b"\xff\x4f\xff\x51", 0, 4096)  # JPEG 2000: markers SOC and SIZ
+    # A JPEG 2000 codestream begins with the markers SOC and SIZ, perhaps behind boxes of a file.
+    start = codestream.find(b"\xff\x4f\xff\x51", 0, 4096)
     if 0 <= start <= len(codestream) - 42:
-        right, bottom, left, top = struct.unpack_from(">4L", codestream, start + 8)
-        return right - left, bottom - top, struct.unpack_from(">H", codestream, start + 40)[0]
+        x_end, y_end, x_start, y_start = struct.unpack_from(">4L", codestream, start + 8)
+        return x_end - x_start, y_end - y_start, struct.unpack_from(">H", codestream, start + 40)[0]
     place = 2
     while place + 10 <= len(codestream) and codestream[place] == 0xFF:
         marker, length = codestream[place + 1], struct.unpack_from(">H", codestream, place + 2)[0]

@@ -16,8 +16,10 @@ from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame
 from brainseg.data.imageio.grid import PLANES
 from brainseg.errors import DataError
 
-SAME_PLACE = 0.01  # mm along the normal of the slices
-MOST_GEOMETRIES = 32  # orientations and sizes in one series, such as a localizer's
+# Millimetres along the normal of the slices.
+SAME_PLACE = 0.01
+# Orientations and sizes in one series, such as a localizer.
+MOST_GEOMETRIES = 32
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,10 @@ class FrameGroup:
     """Frames of one volume."""
 
     frames: Sequence[Frame]
-    detail: str = ""  # how the volume differs from the others of its series, "" for a volume alone
-    problem: str = ""  # why the frames cannot be one volume, "" if nothing speaks against it
+    # How the volume differs from the others of its series, "" if there is no other.
+    detail: str = ""
+    # Why the frames cannot be one volume, "" if nothing speaks against it.
+    problem: str = ""
 
 
 def split_series(frames: Sequence[Frame], instances: Mapping[Frame, str]) -> list[FrameGroup]:
@@ -37,9 +41,9 @@ def split_series(frames: Sequence[Frame], instances: Mapping[Frame, str]) -> lis
     """
     by_geometry = _by_geometry(frames)
     groups = []
-    for alike in by_geometry:
-        volumes = _by_attributes(alike, instances)
-        label = geometry_name(alike[0]) if len(by_geometry) > 1 else ""
+    for stack_frames in by_geometry:
+        volumes = _by_attributes(stack_frames, instances)
+        label = geometry_name(stack_frames[0]) if len(by_geometry) > 1 else ""
         most = max((len(volume.frames) for volume in volumes if not volume.problem), default=0)
         for volume in volumes:
             detail = ", ".join(filter(None, (label, volume.detail)))
@@ -88,14 +92,14 @@ def _have_one_geometry(first: Frame, second: Frame) -> bool:
     """Return True if both frames could be slices of one stack."""
     if first.shape != second.shape:
         return False
-    for values, others, tolerance in (
+    for values, other_values, tolerance in (
         (first.orientation, second.orientation, 1e-3),
         (first.spacing, second.spacing, 1e-3 * max(first.spacing or (1.0,))),
     ):
-        if (values is None) != (others is None):
+        if (values is None) != (other_values is None):
             return False
-        if values is not None and others is not None:
-            pairs = zip(values, others, strict=True)
+        if values is not None and other_values is not None:
+            pairs = zip(values, other_values, strict=True)
             if any(abs(value - other) > tolerance for value, other in pairs):
                 return False
     return True
@@ -162,7 +166,7 @@ def _by_order(
     by_place = defaultdict(list)
     for frame in group.frames:
         by_place[places[frame]].append(frame)
-    counts = {len(alike) for alike in by_place.values()}
+    counts = {len(repetitions) for repetitions in by_place.values()}
     if counts == {1}:
         return [group]
     is_object = len({frame.path for frame in group.frames}) == 1
@@ -171,7 +175,7 @@ def _by_order(
         ordered = zip(*by_place.values(), strict=True)
         details = (f"{group.detail}, " if group.detail else "") + "repetition"
         return [FrameGroup(part, f"{details} {number}") for number, part in enumerate(ordered, 1)]
-    first, second = next(alike for alike in by_place.values() if len(alike) > 1)[:2]
+    first, second = next(frames for frames in by_place.values() if len(frames) > 1)[:2]
     return [FrameGroup(group.frames, group.detail, _repetition(first, second, instances))]
 
 
