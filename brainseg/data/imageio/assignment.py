@@ -58,6 +58,9 @@ def assign(
     chosen = {main: volumes[0]} if len(volumes) == 1 else _by_name(name, volumes, channels)
     for channel, volume in chosen.items():
         check_names(volume.names, channel, channels, name)
+        modality = getattr(volume, "modality", "MR")
+        remedy = f"if it is {channel}, say so with {typed(f'sequences.{channel}', volume.names[0])}"
+        check(modality == "MR", "input", name, f"its DICOM modality is {modality}, not MR", remedy)
     return chosen
 
 

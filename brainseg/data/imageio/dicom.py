@@ -1,137 +1,277 @@
-"""DICOM with SimpleITK: the files of one series are one sequence, its headers judged first."""
+"""DICOM: the volumes of all series below a folder, and of a single file.
+
+Every file's header is read once. Its frames, whether files of one slice or items of enhanced
+objects, are grouped to series, wherever in the folder they lie, and a series is split into volumes.
+A fault of one file is a fault of its series alone: it is raised when that series is read, and other
+series can be chosen.
+"""
 
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from brainseg.data.imageio.base import check_finite, check_volume
+from brainseg.data.imageio.base import check_volume
+from brainseg.data.imageio.dicom_frames import Frame
+from brainseg.data.imageio.dicom_geometry import shear, stack
+from brainseg.data.imageio.dicom_header import (
+    PARSE_ERRORS,
+    ImageFile,
+    LeftAside,
+    parsing,
+    read_file,
+    read_pixels,
+)
+from brainseg.data.imageio.dicom_pixels import CONVERT, read_values
+from brainseg.data.imageio.dicom_volumes import FrameGroup, split_series
 from brainseg.data.imageio.grid import Grid
-from brainseg.data.imageio.simpleitk import TO_RAS, asking
 from brainseg.errors import DataError
 
-DESCRIPTION, BITS = "0008|103e", "0028|0100"
-# Share of the spacing by which slices may be off their places.
-UNEVEN = 0.1
+# What pydicom raises for pixels that it cannot decode.
+DECODE_ERRORS = (
+    *PARSE_ERRORS,
+    RuntimeError,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DicomVolume:
-    """The files of a series, from one end of the stack to the other, or one file of several frames."""
+    """An `ImageVolume` of a DICOM series."""
 
-    files: Sequence[Path]
+    group: FrameGroup
+    # The files that hold the frames, or that could.
+    images: Sequence[ImageFile]
     names: Sequence[str]
-    notes: Sequence[str] = ()
+    # From 1, of the volume in its series.
+    number: int = 1
+    # Why the series cannot be read, "" if nothing speaks against it.
+    problem: str = ""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Return the files of the volume, in the order of their names."""
+        return [image.path for image in self.images]
+
+    @property
+    def modality(self) -> str:
+        """Return the modality, such as MR, and "unknown" if the header does not say."""
+        return self.images[0].modality
+
+    @property
+    def place(self) -> str:
+        """Return the file, or the folder and the description of the series, for messages."""
+        if len(self.images) == 1:
+            return str(self.images[0].path)
+        folder, description = self.images[0].path.parent, self.images[0].description
+        return f"{folder}: {description}" if description else str(folder)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Return what a user should know about how the volume is read, one line each."""
+        notes, frames = [self._shear_note], self.group.frames
+        if self.modality != "MR":
+            notes.append(f"DICOM modality {self.modality}, not MR")
+        if any(frame.spacing is None for frame in frames):
+            notes.append("DICOM without a pixel spacing: no volume in millilitres")
+        elif len(frames) == 1:
+            notes.append("one DICOM slice: no volume in millilitres")
+        formats = [image.form for image in self.images if image.form]
+        if any(form.is_inverted for form in formats):
+            notes.append("DICOM with inverted grey values (MONOCHROME1): read with dark as low")
+        if any(form.padding for form in formats):
+            notes.append("DICOM with padding outside the image: read as background")
+        if len({path.parent for path in self.files}) > 1:
+            notes.append("the DICOM series is spread over several folders")
+        expected = self.images[0].images_in_acquisition
+        is_series = len(frames) > 1 and not self.group.detail
+        if is_series and expected.isdecimal() and len(frames) < int(expected):
+            notes.append(
+                f"{len(frames)} slices; the DICOM header says {expected} images in acquisition"
+            )
+        return [note for note in notes if note]
+
+    @property
+    def _shear_note(self) -> str:
+        """Return a note on a tilted gantry, "" if slices are straight or cannot be read at all."""
+        try:
+            affine = self.grid.affine[:3, :3]
+        except DataError:
+            # The same error is raised when the volume is used.
+            return ""
+        tilt = shear(affine[:, 2], np.cross(affine[:, 0], affine[:, 1]))
+        if tilt < 0.5:
+            return ""
+        return f"DICOM slices are sheared by {tilt:.1f} degrees: read as stored, not resampled"
 
     @cached_property
-    def grid(self) -> Grid:
-        headers = [_header(path) for path in self.files]
-        first = headers[0]
-        i, j, frames = first.GetSize()
-        check_volume((i, j, max(frames, len(headers))), self.files[0].parent)
-        affine = np.eye(4)
-        affine[:3, :3] = np.reshape(first.GetDirection(), (3, 3)) * first.GetSpacing()
-        affine[:3, 3] = first.GetOrigin()
-        if len(headers) == 1:
-            return Grid((i, j, frames), TO_RAS @ affine)
-        for path, header in zip(self.files, headers, strict=True):
-            same = header.GetSize() == first.GetSize() and np.allclose(
-                (*header.GetSpacing()[:2], *header.GetDirection()),
-                (*first.GetSpacing()[:2], *first.GetDirection()),
-                atol=1e-3,
-            )
-            if not same:
-                raise DataError(f"{path}: not a slice of the same stack as {self.files[0].name}")
-        affine[:3, 2] = self._step(headers) * np.reshape(first.GetDirection(), (3, 3))[:, 2]
-        return Grid((i, j, len(headers)), TO_RAS @ affine)
+    def _frames_and_grid(self) -> tuple[Sequence[Frame], Grid]:
+        """Return the frames along the normal, and their grid. Raises DataError."""
+        for problem in (self.problem, self.group.problem):
+            if problem:
+                raise DataError(problem)
+        if any(image.is_mosaic for image in self.images):
+            rule = "a Siemens mosaic, which shows all slices as tiles of one image"
+            raise DataError(f"{self.place}: {rule}. {CONVERT}")
+        frames = self.group.frames
+        check_volume((*frames[0].shape, len(frames)), self.place)
+        return stack(frames, self.place)
 
-    def _step(self, headers: Sequence[Any]) -> float:
-        """Return the distance between slices in mm. Raises DataError unless it is the same everywhere."""
-        normal = np.reshape(headers[0].GetDirection(), (3, 3))[:, 2]
-        moved = np.array([header.GetOrigin() for header in headers]) - headers[0].GetOrigin()
-        steps = np.diff(moved @ normal)
-        where, step = self.files[0].parent, float(np.median(steps))
-        if steps.min() < 1e-3:
-            raise DataError(f"{where}: several slices at one place; one series must be one volume")
-        if np.ptp(steps) > UNEVEN * step:
-            apart = f"{steps.min():.2f} to {steps.max():.2f} mm"
-            raise DataError(
-                f"{where}: slices are {apart} apart; one is missing, or they are unevenly spaced"
-            )
-        if np.abs(moved - np.outer(moved @ normal, normal)).max() > 0.5 * min(
-            headers[0].GetSpacing()[:2]
-        ):
-            raise DataError(
-                f"{where}: the stack is sheared (a tilted gantry); resample it to a straight one"
-            )
-        return step
+    @property
+    def grid(self) -> Grid:
+        """Return the grid, with i along the columns, j along the rows and k along the normal."""
+        return self._frames_and_grid[1]
 
     def read(self) -> np.ndarray:
-        import SimpleITK as sitk
+        """Return values (i, j, k), rescaled frame by frame. Raises DataError naming the file."""
+        frames, grid = self._frames_and_grid
+        slices = {frame: index for index, frame in enumerate(frames)}
+        volume = np.empty(grid.shape[::-1], self._dtype)
+        has_padding = any(image.form and image.form.padding for image in self.images)
+        padding = np.zeros(volume.shape if has_padding else (0, 0, 0), bool)
+        for image in self.images:
+            chosen = [frame for frame in image.frames if frame in slices]
+            try:
+                with parsing():
+                    dataset = read_pixels(image.path)
+                    assert image.form is not None, "a file without pixels has a problem"
+                    for frame, values, padded in read_values(
+                        image.path, dataset, image.form, chosen
+                    ):
+                        volume[slices[frame]] = values
+                        if padded is not None:
+                            padding[slices[frame]] = padded
+            except DataError:
+                raise
+            except (OSError, *DECODE_ERRORS) as error:
+                if isinstance(error, OSError) and error.strerror:
+                    raise DataError(f"{image.path} cannot be read ({error.strerror})") from error
+                raise DataError(f"{image.path}: its pixels cannot be decoded. {CONVERT}") from error
+        if not np.isfinite(volume).all():
+            count = int((~np.isfinite(volume)).sum())
+            raise DataError(f"{self.place}: {count:,} voxels are NaN or infinite")
+        if padding.any():
+            rest = volume[~padding]
+            volume[padding] = min(rest.min(), 0) if rest.size else 0
+        return volume.transpose(2, 1, 0)
 
-        files = [str(path) for path in self.files]
-        with asking(self.files[0].parent):
-            image = sitk.ReadImage(files if len(files) > 1 else files[0], imageIO="GDCMImageIO")
-        voxels = sitk.GetArrayFromImage(image).transpose()
-        check_finite(voxels, self.files[0].parent)
-        return voxels
+    @property
+    def _dtype(self) -> np.dtype:
+        """Return the type that holds all values: the stored one, or a float if any is rescaled."""
+        stored = np.result_type(*(image.form.dtype for image in self.images if image.form))
+        if not any(frame.is_rescaled for frame in self.group.frames):
+            return stored
+        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
 
 
 def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
-    """Return every series in a folder and below, and one line for each thing that was left aside."""
-    import SimpleITK as sitk
+    """Return the volumes of all DICOM series in `folder` and below it, and lines on other files.
 
-    series = []
-    for path, below, files in os.walk(folder):
+    Raises DataError for a folder that cannot be listed.
+    """
+    by_series: dict[tuple[str, ...], list[ImageFile]] = defaultdict(list)
+    damaged, not_read = [], []
+    for path in _files_below(folder):
+        content = read_file(path)
+        if isinstance(content, LeftAside):
+            not_read.append(content)
+        elif content is not None and content.problem and not content.series[2]:
+            damaged.append(content)
+        elif content is not None:
+            # Series without a UID are told apart by their folders.
+            by_series[content.series if content.series[2] else (str(path.parent),)].append(content)
+    volumes = [
+        volume for images in by_series.values() for volume in _volumes_of(images, folder, damaged)
+    ]
+    problems = [image.problem for image in damaged] + [volume.problem for volume in volumes]
+    return volumes, [*_lines(not_read, folder), *dict.fromkeys(filter(None, problems))]
+
+
+def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
+    """Return the volume in one file, or the volume of this number or name among several.
+
+    Raises DataError for a file that holds no image, and for several volumes of which none is named.
+    """
+    content = read_file(path)
+    if content is None:
+        raise DataError(f"{path} is no DICOM file")
+    if isinstance(content, LeftAside):
+        raise DataError(f"{path} is {content.reason}, not an image of a scan")
+    if content.problem:
+        raise DataError(content.problem)
+    volumes = _volumes_of([content], path.parent, [])
+    chosen = [each for each in volumes if volume is None or _is_named(each, str(volume))]
+    if len(chosen) == 1:
+        return chosen[0]
+    listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
+    listed += "; ..." if len(volumes) > 12 else ""
+    if volume is not None:
+        raise DataError(f"{path}: volume={volume} fits {len(chosen)} of its volumes ({listed})")
+    raise DataError(f"{path} holds {len(volumes)} volumes ({listed}). Choose one by number or name")
+
+
+def _is_named(volume: DicomVolume, name: str) -> bool:
+    if name.isdecimal():
+        return int(name) == volume.number
+    return name.lower() in volume.group.detail.lower()
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return all regular files below `folder` in a fixed order. Raises DataError."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
+
+    paths = []
+    for parent, below, names in os.walk(folder, onerror=refuse):
         below.sort()
-        with asking(path):
-            uids = sitk.ImageSeriesReader.GetGDCMSeriesIDs(path) if files else ()
-        for uid in uids:
-            with asking(path):
-                names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(path, uid)
-            subfolder = str(Path(path).relative_to(folder))
-            series.append(_of_files([Path(name) for name in names], subfolder, uid))
-    return series, []
+        paths += [Path(parent) / name for name in sorted(names)]
+    return [path for path in paths if path.is_file()]
 
 
-def open_file(path: Path) -> DicomVolume:
-    """Return the image in one file of DICOM. Raises DataError."""
-    return _of_files([path], ".", "")
-
-
-def _of_files(files: Sequence[Path], subfolder: str, uid: str) -> DicomVolume:
-    header = _header(files[0])
-    text = header.GetMetaData(DESCRIPTION).strip() if header.HasMetaDataKey(DESCRIPTION) else ""
-    names = [name for name in ("" if subfolder == "." else subfolder, text, uid) if name]
-    printable = [name if name.isprintable() else ascii(name) for name in names]
-    return DicomVolume(tuple(files), tuple(printable) or (files[0].name,))
-
-
-def _header(path: Path) -> Any:
-    """Return a SimpleITK reader of one file, if its pixels lie there as they are. Raises DataError."""
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    with asking(path):
-        reader.ReadImageInformation()
-    size = reader.GetSize()
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise DataError(f"{path}: not one grey image of slices; save one sequence in grey")
-    check_volume(size, path)
+def _volumes_of(
+    images: Sequence[ImageFile], root: Path, damaged: Sequence[ImageFile]
+) -> list[DicomVolume]:
+    """Return the volumes of one series. Files that are `damaged` could belong to it."""
+    folders = {image.path.parent for image in images}
+    faulty = [*images, *(image for image in damaged if image.path.parent in folders)]
+    problem = next((image.problem for image in faulty if image.problem), "")
+    instances = {frame: image.instance for image in images for frame in image.frames}
     try:
-        bits = int(reader.GetMetaData(BITS))
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"{path}: its header does not say how many bits a pixel has") from error
-    needed, held = int(np.prod(size, dtype=object)) * bits // 8, path.stat().st_size
-    if held < needed:
-        asked = f"{held:,} of the {needed:,} bytes that its pixels take"
-        raise DataError(
-            f"{path}: {asked}: compressed or truncated; store it uncompressed (gdcmconv --raw)"
-        )
-    return reader
+        groups = split_series(list(instances), instances) if not problem else [FrameGroup(())]
+    except DataError as error:
+        groups, problem = [FrameGroup(())], str(error)
+    volumes = []
+    for number, group in enumerate(groups, 1):
+        paths = {frame.path for frame in group.frames}
+        chosen = [image for image in images if image.path in paths or not paths]
+        label = f"volume {number}" if len(groups) > 1 else ""
+        names = _names(chosen, root, group.detail, label)
+        volumes.append(DicomVolume(group, chosen, names, number, problem))
+    return volumes
+
+
+def _names(images: Sequence[ImageFile], root: Path, detail: str, label: str) -> list[str]:
+    """Return the names of a volume: folders, file, description and detail, modality, UID."""
+    first = images[0]
+    folders = dict.fromkeys(os.path.relpath(image.path.parent, root) for image in images)
+    names = [folder for folder in list(folders)[:4] if folder != "."]
+    names += [first.path.name] if len(images) == 1 else []
+    names += [", ".join(filter(None, (first.description, detail))), label]
+    names += [first.modality if first.modality != "MR" else "", first.series[2]]
+    return [name if name.isprintable() else ascii(name) for name in names if name]
+
+
+def _lines(not_read: Sequence[LeftAside], root: Path) -> list[str]:
+    """Return a line for the files of each folder that are left aside for one reason."""
+    by_reason = defaultdict(list)
+    for file in not_read:
+        by_reason[file.path.parent, file.reason].append(os.path.relpath(file.path, root))
+    lines = []
+    for (_, reason), names in by_reason.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        lines.append(f"{names[0]}{more} left aside: {reason}")
+    return lines

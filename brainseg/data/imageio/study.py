@@ -128,6 +128,8 @@ def study_of(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[s
         same = not {path.resolve() for path in first.files}.isdisjoint(
             path.resolve() for path in second.files
         )
+        # One DICOM object may hold several volumes, which are told apart by their number.
+        same = same and getattr(first, "number", 1) == getattr(second, "number", 1)
         rule = f"{channel} and {other} are the same file"
         check(not same, "input", described(first), rule, "leave a missing sequence out")
     (first_channel, first), *others = ordered.items()
