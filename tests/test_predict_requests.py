@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=nowhere"], "input=nowhere: no such file or folder"),
     (["input=[]"], "must be a path, or a list of paths"),
     (["input=[null,null,null]"], "must be a path, or a list of paths"),
-    (["input=7"], "must be a path, or a list of paths"),
+    (["input=7"], "input=7: no such file or folder"),
     (["input=[flair.nii,nowhere.nii,same.nii]"], "input=nowhere.nii: no such file or folder"),
     (["input=[flair.nii,same.nii]"], "2 files; the checkpoint needs 3 sequences, in this order: pre-contrast, FLAIR, post-contrast"),
     (["input=[same.nii,null,null]"], "only FLAIR can stand in for another"),
