@@ -310,6 +310,15 @@ def test_both_halves_of_a_pair_are_needed(tmp_path: Path) -> None:
         open_image(tmp_path / "a.hdr").grid  # noqa: B018
 
 
+def test_a_pair_and_a_whole_file_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    plain(tmp_path).rename(tmp_path / "whole.img")
+    assert np.array_equal(open_image(tmp_path / "whole.img").read(), voxels())
+    big = nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.uint8), STRAIGHT)
+    saved(tmp_path / "a.hdr", big).rename(tmp_path / "b.nii")
+    with pytest.raises(DataError, match="its voxels lie in another file"):
+        open_image(tmp_path / "b.nii").grid  # noqa: B018
+
+
 def test_nifti_2_is_read_and_its_mask_is_nifti_2(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.nii.gz", nibabel.Nifti2Image(voxels(), TURNED))
     volume = open_image(path)

@@ -141,3 +141,29 @@ def test_a_file_that_changes_after_it_was_judged_is_a_data_error(tmp_path: Path)
     path.write_bytes(b"")
     with pytest.raises(DataError, match="not a NIfTI file"):
         study.read()
+
+
+@pytest.mark.parametrize(
+    ("change", "millilitres"),
+    [({"pixdim": [1, 2, 2.5, 0, 1, 1, 1, 1]}, None), ({"xyzt_units": 1}, None), ({}, 0.025), ({"shear": 1.5}, 0.025)],
+    ids=["no thickness", "metres", "straight", "sheared"],
+)
+def test_millilitres_are_those_of_the_header_or_none(change: dict, millilitres: float | None, weights: Path, tmp_path: Path) -> None:
+    """A sheared voxel has the volume of a straight one, smaller than the product of its sides."""
+    matrix = np.diag([2.0, 2.5, 5.0, 1.0])
+    matrix[0, 2] = change.pop("shear", 0)
+    image = nibabel.Nifti1Image(scan(), None)
+    image.header.set_sform(matrix, 1 if matrix[0, 2] else 0)
+    image.header.set_qform(np.diag([2.0, 2.5, 5.0, 1.0]), 1)
+    nibabel.save(image, tmp_path / "a.nii")
+    content = (tmp_path / "a.nii").read_bytes()
+    header = nibabel.Nifti1Header(content[:348], check=False)
+    for field, value in change.items():
+        header[field] = value
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + content[348:])
+    call(f"checkpoint={weights}", f"input={tmp_path / 'a.nii'}", f"output={tmp_path / 'out'}", "overlays=false", "viewer=0", *THRESHOLD)
+    (row,) = pd.read_csv(tmp_path / "out" / "volumes.csv").itertuples()
+    assert row.tumour_voxels == truth().sum()
+    assert np.isnan(row.tumour_ml) if millilitres is None else row.tumour_ml == pytest.approx(truth().sum() * millilitres, rel=1e-4)
+    notes = " ".join(json.loads((tmp_path / "out" / "summary.json").read_text())["notes"])
+    assert ("no volume in millilitres" in notes) is (millilitres is None) and ("from perpendicular" in notes) is bool(matrix[0, 2])

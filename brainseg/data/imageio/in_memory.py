@@ -40,6 +40,8 @@ class NibabelVolume:
             raise DataError(
                 f"an image of shape {shape}: must have three dimensions; slice it to one volume"
             )
+        if (kind := np.dtype(self.image.get_data_dtype())).kind not in "buif":
+            raise DataError(f"an image of {kind}: must hold real numbers")
         check_volume(spatial, "image")
         if self.image.affine is None or not spans_volume(np.asarray(self.image.affine)):
             raise DataError(
@@ -52,8 +54,6 @@ class NibabelVolume:
 
     def read(self) -> np.ndarray:
         voxels = np.asanyarray(self.image.dataobj)
-        if voxels.dtype.kind not in "buif":
-            raise DataError(f"an image of {voxels.dtype}: must hold real numbers")
         check_finite(voxels, "image")
         return voxels.reshape(self.grid.shape)
 

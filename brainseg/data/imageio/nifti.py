@@ -25,8 +25,14 @@ from brainseg.data.imageio.base import (
     volume_index,
 )
 from brainseg.data.imageio.grid import Grid
-from brainseg.data.imageio.nifti_header import Header, pair_suffix, partner, read_header
-from brainseg.data.imageio.streams import check_length, read_at
+from brainseg.data.imageio.nifti_header import (
+    Header,
+    header_class_of,
+    pair_suffix,
+    partner,
+    read_header,
+)
+from brainseg.data.imageio.streams import check_length, read_at, read_start
 from brainseg.errors import DataError
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of one unit, by the header's code
@@ -46,7 +52,10 @@ class NiftiVolume:
 
     @cached_property
     def header_path(self) -> Path:
-        return self.path if pair_suffix(self.path) != ".img" else partner(self.path)
+        # A whole NIfTI file may be named .img.
+        if pair_suffix(self.path) != ".img" or header_class_of(read_start(self.path, 540)):
+            return self.path
+        return partner(self.path)
 
     @cached_property
     def voxel_path(self) -> Path:
@@ -173,11 +182,12 @@ class NiftiVolume:
         offset = float(self.header["vox_offset"])
         if not math.isfinite(offset) or offset < 0:
             raise DataError(f"{self.path}: its header does not say where the voxels begin")
-        return (
-            int(self.header.get_data_offset())
-            if self.header_path == self.voxel_path
-            else int(offset)
-        )
+        if self.header_path != self.voxel_path:
+            return int(offset)
+        if bytes(self.stored["magic"])[:2] == b"ni":
+            rule = "its voxels lie in another file; name this one .hdr, and put the .img beside it"
+            raise DataError(f"{self.path}: {rule}")
+        return int(self.header.get_data_offset())
 
     def _volumes(self, whole: Sequence[int]) -> int:
         """Return how many volumes the file holds. Raises DataError for vectors in each voxel."""

@@ -46,7 +46,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
         raise DataError(f"{path}: truncated within its header; copy or download it again")
     if nifti_header.has_suffix(path):
         # Of a damaged packed file the first bytes may be anything.
-        check_length(path, 348)
+        check_length(path, 1)
         raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")
     if name.endswith(NRRD):
         raise DataError(f"{path}: not an NRRD file, whatever its name says; {READ}")
