@@ -137,7 +137,7 @@ def _training_data(members: Sequence[Trained]) -> list[str]:
     lines = []
     for member in members:
         path = member.config.data.path if member.config else None
-        fingerprint = str(member.stored.get("data_fingerprint", ""))
+        fingerprint = str(member.stored.get("fingerprint", ""))
         if path or fingerprint:
             details = f" (fingerprint {fingerprint[:12]})" if fingerprint else ""
             lines.append(f"trained on:    {Path(path).name if path else 'a phantom'}{details}")

@@ -78,7 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=dicom", "sequences.FLAIR=T1"], "sequences.FLAIR=T1: fits 0 of the series; must fit one; there are: T2 flair"),
     (["input=dicom", "sequences.T1=flair"], "sequences=T1: the checkpoint knows no such sequence; known: pre-contrast"),
     (["input=dicom", "sequences.post-contrast=flair"], "only FLAIR can stand in for another"),
-    (["input=dicom", "sequences.FLAIR=[a]"], "must be the name of a file, subfolder or series"),
+    (["input=dicom", "sequences.FLAIR=[a]"], "sequences.FLAIR=[a]: takes one text, and no list"),
     (["input=flair.nii", "sequences.FLAIR=post"], "sequences.FLAIR=post: fits 0 of the series; must fit one; there are: flair.nii"),
     (["input=kaggle_3m", "output=thesis"], "is there already, and not made by brainseg.predict"),
     (["input=kaggle_3m", "output=thesis/thesis.txt"], "is a file"),
