@@ -18,7 +18,7 @@ from brainseg.records.mlflow_store import connect, experiment_id, limited, sqlit
 COMMANDS = {"train": (train.run, train.check), "prepare": (prepare.run, prepare.check)}
 TINY = ["model.depth=1", "model.width=2", "epochs=1", "augment=none", "device=cpu"]
 AS_TYPED = ["2024_01_15", "true", "größe (1)", "50% ? #2 %20", "it's \"so\" & so;", "漢字🧠 한 א", "[a] {b} $c =d", "a|c*<>"]
-IN_QUOTES = ["a,b", "null", "${x}"]
+IN_QUOTES = ["a,b", "null"]
 PRINTED = [sign for sign in IN_NAMES if sign.isprintable()]
 
 
@@ -59,8 +59,8 @@ def test_project_file_run_and_experiment_of_any_name(
     monkeypatch.chdir(project)
     shutil.copy(template, "mlflow.db")
     shutil.copy(data, f"{name}.h5")
-    value = quote(name.replace("${", "\\${")) if name in IN_QUOTES else name
-    path = quote(f"{name}.h5".replace("${", "\\${")) if name in IN_QUOTES else f"{name}.h5"
+    value = quote(name) if name in IN_QUOTES else name
+    path = quote(f"{name}.h5") if name in IN_QUOTES else f"{name}.h5"
     assert run("train", f"data.path={path}", f"output={value}", f"tracking.experiment={value}", *TINY) == 0
     assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside the project"
     assert {path.name for path in project.iterdir()} >= {name, f"{name}.h5", "mlflow.db", "mlartifacts", "runs"}
@@ -89,6 +89,11 @@ def test_signs_that_cannot_be_printed_are_refused_in_one_line(sign: str, empty_f
     assert run("prepare", "source=source", "output=all.h5", "workers=1") == 1
     assert "the name holds characters that cannot be printed; rename the folder" in capsys.readouterr().err
     assert [path.name for path in empty_folder.iterdir()] == ["source"]
+
+
+def test_a_name_that_would_be_a_reference_is_refused_in_one_line(empty_folder: Path, capsys: Any) -> None:
+    assert run("train", "output='\\${x}'", *TINY) == 2
+    assert capsys.readouterr().err == "error: output=\\${x}: no name may hold ${; use another name\n"
 
 
 def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
