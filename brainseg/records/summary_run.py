@@ -12,6 +12,7 @@ from filelock import FileLock
 from brainseg.records import mlflow_view
 from brainseg.records.comparison import Comparison
 from brainseg.records.mlflow_store import chart_link, connect, experiment_id, limited, run_link, tracking_uri, ui_command
+from brainseg.records.tables import interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +103,7 @@ def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dic
     """Markdown for the run's page: the table, and a link to each run."""
     lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
-        lines.append(f"| {row.configuration} | {row.dice:.3f} | {row.dice_low:.3f} to {row.dice_high:.3f} | {row.missed:g} |")
+        lines.append(f"| {row.configuration} | {row.dice:.3f} | {interval(row.dice_low, row.dice_high)} | {row.missed:g} |")
     lines.append("")
     for one in comparison.configurations:
         for run in one.runs:
