@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.errors import check
 from brainseg.records import checkpoint
 from brainseg.records.folders import nearest
+from brainseg.records.weights import matched
 from brainseg.training_data import training_file
+
+log = logging.getLogger("brainseg")
 
 USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
@@ -143,11 +147,13 @@ class Trained:
     def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model
         model = build.model(settings, in_channels, build.outputs(classes), size)
-        try:
-            model.load_state_dict(self.stored["model"])
-        except RuntimeError as error:  # torch lists every key that does not fit, over many lines
-            check(False, "checkpoint", self.name, f"its weights are not those of model={dataclasses.asdict(settings)}",
-                  f"set model.* as it was trained ({str(error).splitlines()[1].strip()[:160]})")
+        weights, prefix, others = matched(self.stored["model"], model.state_dict(), self.name, f"model={dataclasses.asdict(settings)}")
+        if prefix:
+            log.info("checkpoint:   %s: the prefix %s is removed from the names of its weights", self.name, prefix)
+        if others:
+            log.warning("checkpoint:   %s: %d tensors are not of the network and left out: %s", self.name, len(others),
+                        ", ".join(others[:3]))
+        model.load_state_dict(weights, strict=False)  # `matched` has compared the names
         return model
 
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scored_runs import scored_run
 
 from brainseg.compare import check as check_request
-from brainseg.compare import publish
+from brainseg.compare import publish, write
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.errors import RequestError
+from brainseg.records import comparison_report
 from brainseg.records.comparison import Comparison, compare
 from brainseg.records.comparison_figures import FIGURES, effect, pareto
 from brainseg.records.comparison_report import headline, notes, text
@@ -257,3 +258,17 @@ def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of
     (tmp_path / "out" / "viewer.html").write_text("of another comparison")
     publish(compare(runs[:1]), tmp_path / "out", config)
     assert not (tmp_path / "out" / "pictures" / "differences.png").exists() and not (tmp_path / "out" / "viewer.html").exists()
+
+
+def test_one_patient_gives_no_interval_no_test_and_one_baseline(tmp_path: Path, drawn: list) -> None:
+    runs = [scored_run(tmp_path / f"{width}", {NAMES[0]: dice}, width=width) for width, dice in ((8, 0.5), (16, 0.75))]
+    comparison = compare(runs, baseline=runs[0])
+    shown = comparison_report.text(comparison)
+    assert "(95 % interval none)" in shown and "One patient gives neither an interval nor a test" in shown
+    assert shown.count("baseline") == 1 and "+0.250" in shown
+    _, tables = write(comparison, tmp_path / "compared", None)
+    comparison_report.write_page(tmp_path / "page.html", comparison, {}, tables, "made by a test")
+    texts = [label.get_text() for figure in drawn for axes in figure.axes for label in axes.texts]
+    page = (tmp_path / "page.html").read_text()
+    for said in (shown, page, *texts, (tmp_path / "compared" / "comparison.csv").read_text()):
+        assert not re.search(r"\bnan\b", said, re.IGNORECASE), said[:300]

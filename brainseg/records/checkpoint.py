@@ -16,6 +16,7 @@ import torch
 
 from brainseg.errors import DataError, check
 from brainseg.files import write_bytes
+from brainseg.records.weights import WRAPPERS, is_state_dict, unwrapped
 
 # What callers rely on. A right hash proves only that the bytes are those that somebody wrote.
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -46,13 +47,18 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
-    """As `load`, but also takes foreign weights: {"state_dict": ...} or a bare state dict come back as {"model": state dict}."""
+    """Read a checkpoint as `load` does, or the weights that another program saved, which come back as {"model": state dict}.
+
+    Those are a state dict, a dict that wraps one (`weights.WRAPPERS`), or a file of safetensors. Raises RequestError if there is no
+    such file, DataError if it holds no weights.
+    """
     outer = _read(path)
     if isinstance(outer, dict) and set(outer) == {"sha256", "payload"}:
         return _verified(path, outer)
-    weights = outer.get("state_dict", outer) if isinstance(outer, dict) else None
-    if not weights or not _is_state_dict(weights):
-        raise DataError(f"checkpoint={path}: holds no weights; expected a brainseg checkpoint, a dict with state_dict, or a state dict")
+    weights = unwrapped(outer)
+    if weights is None:
+        raise DataError(f"checkpoint={path}: holds no weights; expected a brainseg checkpoint, a state dict, or a dict that wraps one as "
+                        f"{', '.join(WRAPPERS)}")
     return {"model": weights}
 
 
@@ -74,7 +80,7 @@ def _checked(path: str | Path, content: Any) -> dict[str, Any]:
         raise DataError(f"checkpoint={path}: not what brainseg writes, a {type(content).__name__}; use another checkpoint of the run")
     wrong = {key for key, kind in KINDS.items() if key in content and not isinstance(content[key], kind)}
     wrong |= {key for key in ("epoch", "step", "total_steps") if key not in wrong and content.get(key, 0) < 0}
-    if not _is_state_dict(content.get("model", {})):
+    if not is_state_dict(content.get("model", {})):
         wrong.add("model")
     rows = content.get("history", []) if "history" not in wrong else []
     if not all(isinstance(row, dict) and {"epoch", "metrics"} <= row.keys() for row in rows):
@@ -84,19 +90,41 @@ def _checked(path: str | Path, content: Any) -> dict[str, Any]:
     return content
 
 
-def _is_state_dict(weights: Any) -> bool:
-    return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in weights.items())
-
-
 def _read(path: str | Path) -> Any:
     check(Path(path).is_file(), "checkpoint", path, "no such file")
-    return _parsed(path, Path(path).read_bytes())  # an error of the disk is raised here, as what it is
+    content = Path(path).read_bytes()  # an error of the disk is raised here, as what it is
+    return _safetensors(path, content) if Path(path).suffix == ".safetensors" else _parsed(path, content)
+
+
+def _safetensors(path: str | Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+    except ImportError as error:
+        check(False, "checkpoint", path, "the package safetensors, which reads it, is not installed", "pip install safetensors")
+        raise AssertionError("unreachable") from error
+    try:
+        return load(content)
+    except SafetensorError as error:
+        raise DataError(f"checkpoint={path}: damaged, or no safetensors file ({error})") from error
 
 
 def _parsed(path: str | Path, content: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Damaged bytes raise whatever the unpickler trips over, and torch's text advises to load without its protection.
-        rule = "cannot be read as plain tensors and containers"
-        raise DataError(f"checkpoint={path}: {rule}; name a checkpoint, as runs/RUN/checkpoints/best.pt") from error
+    except Exception as error:  # damaged bytes raise whatever the unpickler trips over; all of it means: not readable
+        raise DataError(f"checkpoint={path}: {_fault_of(content)}") from error
+
+
+def _fault_of(content: bytes) -> str:
+    """Return why torch cannot read a file, in our words: its own advise to run the code that is in it."""
+    if not content.startswith((b"PK", b"\x80")):
+        return "is not a file of weights; name a checkpoint, as runs/RUN/checkpoints/best.pt"
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(content))
+    except Exception:  # as above
+        classes = []
+    if classes:
+        return (f"cannot be read as plain tensors and containers: it holds {', '.join(classes[:3])}{', ...' * (len(classes) > 3)}; "
+                "save the weights alone, as torch.save(model.state_dict(), FILE)")
+    return "cannot be read as plain tensors and containers: it is damaged, or its code would have to be run"

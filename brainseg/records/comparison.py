@@ -153,6 +153,9 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
 
     rows = [_row(one) for one in ranked]
     others = [one for one in ranked if one is not baseline]
+    for other in others:
+        rows[ranked.index(other)]["difference"] = float((other.dice - baseline.dice).mean())
+    # One patient gives a difference, but neither an interval nor a test.
     pairs = [paired(one.dice, baseline.dice) for one in others] if len(baseline.dice) > 1 else []
     for one, pair, adjusted in zip(others, pairs, holm([pair.p for pair in pairs]), strict=False):
         row = rows[ranked.index(one)]

@@ -8,6 +8,7 @@ import numpy as np
 from brainseg.records.comparison import Comparison
 from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure
 from brainseg.records.labels import varied
+from brainseg.records.tables import interval
 
 LIGHT = "#b9c7d3"
 SHOWN = 24  # configurations in a figure; the table and the CSV have all
@@ -27,7 +28,7 @@ def ranking(comparison: Comparison) -> Any:
         axes.scatter(one.dice, height, s=14, color=np.where(missed, ORANGE, LIGHT), linewidths=0)
         axes.plot([row.dice_low, row.dice_high], [place, place], color=BLUE, linewidth=3, solid_capstyle="butt")
         axes.plot([row.dice], [place], "o", color=BLUE, markersize=7)
-        axes.text(1.02, place, f"{row.dice:.3f}  [{row.dice_low:.3f}, {row.dice_high:.3f}]", verticalalignment="center", fontsize=9,
+        axes.text(1.02, place, f"{row.dice:.3f}  [{interval(row.dice_low, row.dice_high)}]", verticalalignment="center", fontsize=9,
                   transform=axes.get_yaxis_transform())
     _rows(axes, [one.label for one in shown])
     axes.set_xlim(-0.02, 1.0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from brainseg.files import write_text
 from brainseg.records.comparison import Comparison
 from brainseg.records.gathering import Run
+from brainseg.records.tables import interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ footer { margin-top: 3rem; color: #666; font-size: 12px; }
 def headline(comparison: Comparison) -> str:
     """The first sentence: which configuration is best, its score with interval, and on whom."""
     best = comparison.table.iloc[0]
-    score = f"mean Dice {best.dice:.3f} (95 % interval {best.dice_low:.3f} to {best.dice_high:.3f}), median {best.dice_median:.3f}, "
+    score = f"mean Dice {best.dice:.3f} (95 % interval {interval(best.dice_low, best.dice_high)}), median {best.dice_median:.3f}, "
     score += f"{_counted(best.missed)} of {comparison.patients} {comparison.role} patients missed"
     count = len(comparison.configurations)
     return f"{best.configuration}: {score}" if count == 1 else f"Best of {count} configurations, {best.configuration}: {score}"
@@ -64,11 +65,13 @@ def notes(comparison: Comparison) -> list[str]:
     if runs > 1:
         found.append("Folds are pooled, so that each patient counts once, and seeds averaged per patient, before anything is compared.")
     pairs = len(comparison.configurations) - 1
-    if pairs:
+    if pairs and comparison.patients > 1:
         found.append(f"{pairs} comparison{'s' * (pairs > 1)} with {comparison.baseline.label}: two-sided Wilcoxon signed-rank tests over "
                      f"patients (zeros by Pratt), p-values corrected for {pairs} by Holm.")
+    if comparison.patients == 1:
+        found.append("One patient gives neither an interval nor a test: no number here says how other patients would score.")
     least = min(1.0, pairs * 2.0 ** (1 - comparison.patients))  # where one wins on every patient
-    if pairs and least > 0.05:
+    if pairs and comparison.patients > 1 and least > 0.05:
         found.append(f"{comparison.patients} patients cannot give a corrected p below {least:.2g}, whatever the difference, and their "
                      "intervals are too narrow: take more.")
     if pairs and comparison.picked:
@@ -86,11 +89,11 @@ def text(comparison: Comparison, shown: int = 30) -> str:
 
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
-    cells = [row.configuration, str(row.runs), f"{row.dice:.3f}", f"{row.dice_low:.3f} to {row.dice_high:.3f}", f"{row.dice_median:.3f}"]
+    cells = [row.configuration, str(row.runs), f"{row.dice:.3f}", interval(row.dice_low, row.dice_high), f"{row.dice_median:.3f}"]
     cells += [_counted(row.missed), "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}", f"{row.seconds:.0f}"]
-    if not math.isnan(row.p):
-        interval = f"{row.difference_low:+.3f} to {row.difference_high:+.3f}"
-        return [*cells, f"{row.difference:+.3f}", interval, f"{row.p_holm:.2g}", f"{row.wins:.0f}:{row.losses:.0f}"]
+    if row.configuration != comparison.baseline.label:
+        tested = [f"{row.p_holm:.2g}", f"{row.wins:.0f}:{row.losses:.0f}"] if not math.isnan(row.p) else ["none", ""]
+        return [*cells, f"{row.difference:+.3f}", interval(row.difference_low, row.difference_high, "+.3f"), *tested]
     return [*cells, "baseline" if len(comparison.table) > 1 else "", "", "", ""]
 
 

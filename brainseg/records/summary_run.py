@@ -16,6 +16,7 @@ from brainseg.records.gathering import Run
 from brainseg.records.mlflow_refusals import RefusedError, remedy_of
 from brainseg.records.mlflow_runs import mirror_among, place_tags, run_of
 from brainseg.records.mlflow_store import chart_link, connect, experiment_id, files_at, limited, run_link, store_of, ui_command
+from brainseg.records.tables import interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -126,7 +127,7 @@ def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dic
     """Markdown for the run's page: the table, and a link to each run."""
     lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
-        lines.append(f"| {row.configuration} | {row.dice:.3f} | {row.dice_low:.3f} to {row.dice_high:.3f} | {row.missed:g} |")
+        lines.append(f"| {row.configuration} | {row.dice:.3f} | {interval(row.dice_low, row.dice_high)} | {row.missed:g} |")
     lines.append("")
     for one in comparison.configurations:
         for run in one.runs:

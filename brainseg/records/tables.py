@@ -49,6 +49,11 @@ def number(value: float) -> str:
     return f"{value:.3e}" if 0 < abs(value) < 1e-3 else f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 
+def interval(low: float, high: float, form: str = ".3f") -> str:
+    """Return "0.812 to 0.901", and "none" where there is no interval, as over one patient (NaN)."""
+    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) and math.isfinite(high) else "none"
+
+
 def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> None:
     """Write one line for each (score, role), role being train, validation, test or unknown; an undefined value is an empty cell."""
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """What happens around the training loop: progress, checkpoints, signals, MLflow. The hooks that train.py gives the engine."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,7 +103,9 @@ class Watch:
     def _progress(self, state: State) -> None:
         if self.bar is not None:
             dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
-            self.bar.set_postfix_str(f"epoch {state.epoch} loss {state.last_loss:.3f} best val/dice {dice}", refresh=False)
+            # On a GPU the first losses are not read before the epoch ends.
+            loss = f"{state.last_loss:.3f}" if math.isfinite(state.last_loss) else "-"
+            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss} best val/dice {dice}", refresh=False)
             self.bar.total = state.total_steps
             self.bar.update(1)
 

@@ -6,7 +6,7 @@ from brainseg.training.plan import Plan
 from brainseg.training.state import State, Window
 from brainseg.training.task import Task
 
-NOTABLE = 0.1  # a change of the number of steps by this share is logged
+NOTABLE = 0.5  # a change of the number of steps by this share is logged
 log = logging.getLogger("brainseg")
 
 
