@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from brainseg.data.reader import scanner
+from brainseg.data.readers.base import Reading
+from brainseg.data.readers.registry import scanner
 from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
@@ -38,6 +39,7 @@ class Summary:
     ignored: list[str]
     left_out: list[str]  # patients with faults, under on_fault="skip_patient"
     faults: list[str]  # theirs
+    reader: str  # by which the source was read
 
 
 def prepare(
@@ -46,9 +48,9 @@ def prepare(
     on_fault: str = "error",
     workers: int | None = None,
     progress: bool = False,
-    reader: str = "kaggle_3m",
+    reading: Reading | None = None,
 ) -> Summary:
-    """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
+    """Verify the folder `source`, read as `reading` says, and write it as one HDF5 file; an equal file is left as it is.
 
     Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
     Raises RequestError for an unknown reader or a folder without a volume, FaultyCohort with all faults, DataError if the source
@@ -58,7 +60,8 @@ def prepare(
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
         return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
 
-    found = scanner(reader)(source, workers, show)
+    reader, scan = scanner(source, reading or Reading())
+    found = scan(source, workers, show)
     if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
         raise RequestError(f"source={source}: {found.faults[0]}")
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
@@ -73,7 +76,7 @@ def prepare(
                     cohort.channels, cohort.classes)
     left_out = found.faulty_patients if cohort is not found else []
     return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, found.warnings, found.ignored, left_out,
-                   found.faults)
+                   found.faults, reader)
 
 
 def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:

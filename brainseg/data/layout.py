@@ -30,10 +30,11 @@ class Folder:
     ignored: list[str] = field(default_factory=list)
     sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # (height, width) of each slice that could be read
     volume: Volume | None = None  # there when verified and without a fault
+    notes: list[str] = field(default_factory=list)  # what a reader did to the volume; equal ones are printed once
+    patient: str = ""  # "": the folder's name without its date
 
-    @property
-    def patient(self) -> str:
-        return patient_of(self.path.name)
+    def __post_init__(self) -> None:
+        self.patient = self.patient or patient_of(self.path.name)
 
 
 def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from brainseg.data.layout import Folder, find_folders
+from brainseg.data.readers.fit import crop_or_pad
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
 from brainseg.errors import DataError
@@ -69,32 +70,36 @@ class Cohort:
         return replace(self, folders=[folder for folder in self.folders if folder.patient not in left_out])
 
 
-def scan(source: str | Path, workers: int | None = None, show: Show | None = None) -> Cohort:
-    """Verify every file below `source` in so many processes (None: one a core); faults are gathered, none is raised.
+def scan(
+    source: str | Path, workers: int | None = None, show: Show | None = None, size: Sequence[int] | None = None
+) -> Cohort:
+    """Verify every file below `source` in `workers` processes (None: one per core). Faults are gathered, none is raised.
+
+    Slices are cut or padded to `size`, height and width, where it is given.
     """
     top = Folder(Path(source))
     found = find_folders(top)
-    verified = in_processes(verify, found, workers)
+    verified = in_processes(partial(verify, size=size), found, workers)
     folders = list(show(verified, len(found)) if show else verified)
     compare_sizes(folders)
-    return Cohort(top, folders, load)
+    return Cohort(top, folders, partial(load, size=size))
 
 
-def verify(folder: Folder) -> Folder:
-    """Read every slice and mask of a volume once: adds its faults, sizes and, if there is no fault, its description."""
-    volume = describe(folder.path.name, _read(folder))
+def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
+    """Read every slice and mask of a volume once: add its faults, sizes and, if there is no fault, its description."""
+    volume = describe(folder.path.name, _read(folder, size))
     folder.volume = None if folder.faults else volume
     return folder
 
 
-def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
+def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume. Raises DataError if it has changed since."""
     volume = folder.volume
     assert volume is not None, "only a verified volume without faults can be loaded"
     again = Folder(folder.path, folder.slices, folder.masks)
     images = np.zeros(volume.shape, np.uint8)
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
-    for row, (_, image, mask) in enumerate(_read(again)):
+    for row, (_, image, mask) in enumerate(_read(again, size)):
         if image.shape == images.shape[1:]:
             images[row], masks[row, 0] = image, mask
     if again.faults or digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) != volume.digest:
@@ -102,19 +107,25 @@ def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
     return images, masks
 
 
-def _read(folder: Folder) -> Iterator[Slice]:
+def _read(folder: Folder, size: Sequence[int] | None) -> Iterator[Slice]:
     """The sound slices of a volume by number; what is wrong with the others goes to its faults."""
     for number, path in folder.slices.items():
         image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
         mask = _attempt(read_mask, folder.masks.get(number), folder)
         if image is not None:
-            folder.sizes[number] = image.shape[1:]
+            folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
         if image is None or mask is None:
             continue
         if mask.shape != image.shape[1:]:
             shown = f"{folder.path.name}/{folder.masks[number].name}"
             folder.faults.append(f"{shown}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
             continue
+        if size is not None:
+            pixels = np.count_nonzero(mask)
+            image, mask = crop_or_pad(image, size), crop_or_pad(mask, size)
+            if lost := pixels - np.count_nonzero(mask):
+                place = f"{folder.path.name}/{path.name}"
+                folder.warnings.append(f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels")
         yield number, image, mask
 
 
@@ -134,7 +145,8 @@ def compare_sizes(folders: list[Folder]) -> None:
     if len(counts) < 2:
         return
     usual = max(counts, key=lambda size: (counts[size], size))
-    rule = f"most of the cohort has {_size(usual)}; all slices must have one size"
+    remedy = f"size={usual[0] if usual[0] == usual[1] else list(usual)} cuts or pads them at the centre"
+    rule = f"most of the cohort has {_size(usual)}; all slices must have one size; {remedy}"
     for folder in folders:
         odd = {number: size for number, size in folder.sizes.items() if size != usual}
         name = folder.path.name

@@ -3,7 +3,7 @@
     images         (N, C, H, W) uint8     as in the source; N slices sorted by volume name, then slice number
     masks          (N, 1, H, W) uint8     class index, compressed
     slice_number   (N,) int32             tumour_pixels (N,) int32: pixels of class > 0
-    volumes        (V,) UTF-8             the volume's folder; patients (V,): that name without its date
+    volumes        (V,) UTF-8             the volume's name; patients (V,): of whom it is, by default that name without its date
     first_slice    (V + 1,) int64         rows first_slice[v] to first_slice[v + 1] are volume v
     low, high      (V, C) float32         10th and 99th percentile of the whole volume; input = clip((image - low) / (high - low), 0, 1)
     copies         (V, C) uint8           1: the channel is a copy of FLAIR, its own sequence is missing
@@ -159,10 +159,12 @@ class Store:
         This finds what Fletcher-32 cannot, by its nature: words of 0x0000 that have become 0xFFFF, or the reverse.
         """
         digests = []
-        bounds = zip(self.volumes, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True)
-        for name, spacing, start, stop in bounds:
+        bounds = zip(
+            self.volumes, self.patients, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True
+        )
+        for name, patient, spacing, start, stop in bounds:
             slices = zip(self.slice_number[start:stop], self.images(start, stop), self.masks(start, stop)[:, 0], strict=True)
-            digests.append(digest(name, slices, spacing))
+            digests.append(digest(name, slices, spacing, patient))
         if fingerprint(digests, self.channels, self.classes) != self.fingerprint:
             raise DataError(f"{self.path}: the content does not have its fingerprint; {REMEDY}")
 

@@ -26,12 +26,12 @@ class Volume:
     copies: np.ndarray  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
     tumour_pixels: np.ndarray  # (S,) int32, pixels of class > 0
     class_pixels: np.ndarray  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
-    digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
+    digest: str  # SHA-256 of name, patient, spacing where known, slice numbers, pixels and classes
     spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
+    patient: str = ""  # "": the name without its date
 
-    @property
-    def patient(self) -> str:
-        return patient_of(self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patient", self.patient or patient_of(self.name))
 
     @property
     def constant(self) -> np.ndarray:
@@ -53,10 +53,14 @@ def main_channel(channels: Sequence[str]) -> int:
 
 
 def describe(
-    name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANNELS, spacing: Sequence[float] = UNKNOWN
+    name: str,
+    slices: Iterable[Slice],
+    channels: Sequence[str] = CHANNELS,
+    spacing: Sequence[float] = UNKNOWN,
+    patient: str = "",
 ) -> Volume:
     """Work out a `Volume` from its slices, with one of them in memory at a time; for arrays: `zip(numbers, images, masks[:, 0])`."""
-    content = _begin(name, spacing)
+    content = _begin(name, spacing, patient)
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
     histogram, copies = np.zeros((len(channels), 256), np.int64), np.full(len(channels), flair is not None)
     numbers, tumour_pixels, size = [], [], (0, 0)
@@ -83,20 +87,25 @@ def describe(
         class_pixels=class_pixels,
         digest=content.hexdigest(),
         spacing=tuple(map(float, spacing)),
+        patient=patient,
     )
 
 
-def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN) -> str:
-    """The SHA-256 that `describe` finds, without the rest."""
-    content = _begin(name, spacing)
+def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN, patient: str = "") -> str:
+    """Return the SHA-256 that `describe` computes, without the rest."""
+    content = _begin(name, spacing, patient)
     for number, image, mask in slices:
         _add(content, number, image, mask)
     return content.hexdigest()
 
 
-def _begin(name: str, spacing: Sequence[float]) -> "hashlib._Hash":
+def _begin(name: str, spacing: Sequence[float], patient: str) -> "hashlib._Hash":
     known = np.asarray(spacing, np.float32)  # as it is stored
-    return hashlib.sha256(name.encode() + (b"" if np.isnan(known).all() else known.tobytes()))
+    content = hashlib.sha256(name.encode() + (b"" if np.isnan(known).all() else known.tobytes()))
+    # A patient that follows from the volume's name says nothing new, so fingerprints of older files stay valid.
+    if patient and patient != patient_of(name):
+        content.update(b"\npatient " + patient.encode())
+    return content
 
 
 def _add(content: "hashlib._Hash", number: int, image: np.ndarray, mask: np.ndarray) -> None:

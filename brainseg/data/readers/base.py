@@ -1,0 +1,133 @@
+"""What a reader is, what it returns, and the checks that every volume passes.
+
+    class Mine:                                         registered under the entry-point group `brainseg.readers`
+        channels = ("T1", "FLAIR")                      any number
+        classes = ("background", "oedema", "core")      by class index, two or more
+        def volumes(self, source): ...                  names
+        def read(self, source, volume): ...             a `Scan`
+
+No split parts two volumes of one patient. The patient is `Scan.patient`, else the volume's name without its date
+(`_YYYYMMDD`). A sequence that is missing in a volume is to be filled with the volume's FLAIR, as in the public set.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from brainseg.data.tiff import LARGEST
+from brainseg.errors import DataError
+
+# The name of a channel or class becomes part of a metric's name, which MLflow must accept.
+NAME = re.compile(r"\w[\w .-]*")
+
+
+class Scan(NamedTuple):
+    """One volume of S axial slices, from bottom to top and face up, with C channels."""
+
+    images: Any  # (S, C, H, W) real numbers; whole ones from 0 to 255 stay, others are stretched
+    masks: Any  # (S, H, W) class indices
+    spacing: Sequence[float] | None = None  # mm between slices, rows and columns; None: unknown
+    slice_number: Sequence[int] | None = None  # (S,), rising; None: 1, 2, 3, ...
+    patient: str | None = None  # None: the volume's name without its date
+    notes: Sequence[str] = ()  # what the user should know about the volume, one line each
+
+
+class Reader(Protocol):
+    """Protocol of the readers of a cohort; an instance is used from several processes.
+
+    A registered class is constructed without arguments. It may also have an attribute `patients`, a mapping
+    from the name of a volume to its patient, which is then known even for a volume that cannot be read.
+    """
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """Return the names of the channels."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Return the names of the classes, background first."""
+
+    def volumes(self, source: Path) -> Iterable[str]:
+        """Return the names of the volumes in the folder `source`, in any order."""
+
+    def read(self, source: Path, volume: str) -> Scan:
+        """Return one volume. Any exception becomes a fault of that volume, by name."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Settings of `prepare` that say how the source is read; see PrepareConfig for their meaning."""
+
+    reader: str | None = None
+    sequences: Mapping[str, str] = field(default_factory=dict)
+    images: str | None = None
+    mask: str | None = None
+    channels: Sequence[str] | None = None
+    classes: Mapping[str, Any] = field(default_factory=dict)
+    onto: str | None = None
+    spacing: float | None = None
+    size: Sequence[int] | None = None  # height, width
+
+
+def check_images(images: np.ndarray, channels: Sequence[str]) -> None:
+    """Raise DataError unless `images` are finite numbers (S, C, H, W) of these channels, of a possible size."""
+    shape = images.shape
+    fits = images.ndim == 4 and shape[0] > 0 and shape[1] == len(channels)
+    fits = fits and all(0 < side <= LARGEST for side in shape[2:])
+    rule = f"must be (slices, {len(channels)} channels, height, width), sides up to {LARGEST}"
+    require(fits, f"images of shape {shape}: {rule}")
+    require(images.dtype.kind in "buif", f"images are {images.dtype}: must be real numbers")
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        slice_, channel = np.argwhere(~np.isfinite(images))[0][:2]
+        first = f"first in its slice {slice_ + 1}"
+        raise DataError(f"{channels[channel]} holds values that are not finite, {first}")
+
+
+def check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise DataError unless `masks` are class indices (S, H, W) that fit images (S, C, H, W)."""
+    expected = (images.shape[0], *images.shape[2:])
+    rule = f"must be {expected} for images of shape {images.shape}"
+    require(masks.shape == expected, f"masks of shape {masks.shape}: {rule}")
+    require(masks.dtype.kind in "buif", f"masks are {masks.dtype}: must be class indices")
+    wrong = [f"{value:g}" for value in np.unique(masks).tolist() if value not in range(len(classes))]
+    rule = f"must be class indices, 0 to {len(classes) - 1} ({', '.join(classes)})"
+    require(not wrong, f"mask values {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}: {rule}")
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Return images (S, C, H, W) as uint8, stretched channel by channel unless they are whole numbers from 0 to 255.
+
+    The 0.5th percentile of a channel becomes 0 and the 99.5th becomes 255. The network's input is cut at the
+    10th and 99th percentile, so that the loss is rounding by 1/510 of that range: MRI has no unit, and its
+    noise is coarser. A channel that is all but constant is stretched from its smallest to its largest value.
+    """
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    stretched = np.zeros(images.shape, np.uint8)
+    for channel in range(images.shape[1]):
+        values = images[:, channel]
+        if images.dtype.kind in "bui" and values.min() >= 0 and values.max() <= 255:
+            stretched[:, channel] = values
+            continue
+        values = values.astype(np.float64)
+        low, high = np.percentile(values, (0.5, 99.5))
+        low, high = (low, high) if low < high else (values.min(), values.max())
+        if low < high:
+            stretched[:, channel] = np.rint(255 * ((values - low) / (high - low)).clip(0, 1))
+    return stretched
+
+
+def require(condition: bool, rule: str) -> None:
+    """Raise DataError with this text unless `condition` holds."""
+    if not condition:
+        raise DataError(rule)
+
+
+def list_some(names: Iterable[object], most: int = 6) -> str:
+    """Return the first names in one text, with the number of the others."""
+    texts = list(map(str, names))
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
