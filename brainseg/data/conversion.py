@@ -1,5 +1,6 @@
 """From a folder of slices to the HDF5 file: verify everything, then write, or say why not."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,18 @@ def prepare(
     if written:
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
         write_store(output, cohort.volumes, show(map(cohort.load, cohort.folders), len(cohort.folders), "write"),
-                    cohort.channels, cohort.classes)
+                    cohort.channels, cohort.classes, _preparation(reader, reading, cohort))
     left_out = found.faulty_patients if cohort is not found else []
     return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, found.warnings, found.ignored, left_out,
                    found.faults, reader)
+
+
+def _preparation(reader: str, reading: Reading | None, cohort: Cohort) -> str:
+    """Return reader, settings and notes as JSON; "" for slices that are stored as they are."""
+    settings = {name: value for name, value in vars(reading or Reading()).items() if value and name != "reader"}
+    if reader == "kaggle_3m" and not settings:
+        return ""
+    return json.dumps({"reader": reader, "settings": settings, "notes": cohort.notes}, default=list)
 
 
 def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:

@@ -36,6 +36,7 @@ class Cohort:
     load: Callable[[Folder], tuple[np.ndarray, np.ndarray]]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
     channels: Sequence[str] = field(default=CHANNELS)
     classes: Sequence[str] = field(default=CLASSES)  # background first
+    notes: Sequence[str] = ()  # what a reader did to the volumes; among the warnings, too
 
     def _all(self, kind: str) -> list[str]:
         return [line for folder in (self.top, *self.folders) for line in getattr(folder, kind)]

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from brainseg.data.tiff import LARGEST
+from brainseg.data.volume import percentile
 from brainseg.errors import DataError
 
 # The name of a channel or class becomes part of a metric's name, which MLflow must accept.
 NAME = re.compile(r"\w[\w .-]*")
+LARGEST_TABLE = 2**20  # levels of a channel that are stretched by a table
 
 
 class Scan(NamedTuple):
@@ -110,15 +112,27 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     stretched = np.zeros(images.shape, np.uint8)
     for channel in range(images.shape[1]):
         values = images[:, channel]
-        if images.dtype.kind in "bui" and values.min() >= 0 and values.max() <= 255:
+        smallest, largest = values.min(), values.max()
+        if images.dtype.kind in "bui" and smallest >= 0 and largest <= 255:
             stretched[:, channel] = values
-            continue
-        values = values.astype(np.float64)
-        low, high = np.percentile(values, (0.5, 99.5))
-        low, high = (low, high) if low < high else (values.min(), values.max())
-        if low < high:
-            stretched[:, channel] = np.rint(255 * ((values - low) / (high - low)).clip(0, 1))
+        elif images.dtype.kind in "iu" and int(largest) - int(smallest) < LARGEST_TABLE:
+            # Scanners store a few thousand values: counting and a table take a tenth of the time.
+            offsets = values - smallest if images.dtype.kind == "u" else values.astype(np.int64) - int(smallest)
+            levels = np.arange(int(largest) - int(smallest) + 1, dtype=np.float64)
+            histogram = np.bincount(offsets.ravel(), minlength=len(levels))
+            stretched[:, channel] = _stretch(levels, percentile(histogram, 0.005), percentile(histogram, 0.995))[offsets]
+        else:
+            values = values.astype(np.float64)
+            stretched[:, channel] = _stretch(values, *np.percentile(values, (0.5, 99.5)))
     return stretched
+
+
+def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return values as uint8, `low` as 0 and `high` as 255; where these are equal, smallest and largest value."""
+    low, high = (low, high) if low < high else (values.min(), values.max())
+    if not low < high:
+        return np.zeros(values.shape, np.uint8)
+    return np.rint(255 * ((values - low) / (high - low)).clip(0, 1)).astype(np.uint8)
 
 
 def require(condition: bool, rule: str) -> None:

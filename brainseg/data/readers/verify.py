@@ -41,14 +41,15 @@ def scan(
     verified = in_processes(partial(verify, reader, reading=reading), folders, workers)
     folders = list(show(verified, len(folders)) if show else verified)
     compare_sizes(folders)
-    top.warnings += [*getattr(reader, "notes", ()), *_grouped(folders)]
+    notes = [*getattr(reader, "notes", ()), *_grouped(folders)]
     top.ignored += getattr(reader, "ignored", ())
     classes = tuple(reader.classes)
     if hasattr(reader, "name_classes"):
         pixels = sum((folder.volume.class_pixels for folder in folders if folder.volume), np.zeros(256, np.int64))
-        classes, notes = reader.name_classes(pixels)
-        top.warnings += notes
-    return Cohort(top, folders, partial(load, reader, reading=reading), tuple(reader.channels), classes)
+        classes, renamed = reader.name_classes(pixels)
+        notes += renamed
+    top.warnings += notes
+    return Cohort(top, folders, partial(load, reader, reading=reading), tuple(reader.channels), classes, notes)
 
 
 def _names(reader: Reader, top: Folder) -> list[str]:
@@ -142,8 +143,8 @@ def _find_black_slices(
     images: np.ndarray, masks: np.ndarray, numbers: Sequence[int], channels: Sequence[str]
 ) -> list[str]:
     """Return a note per channel that has no signal in slices with tumour. Raises DataError where none has any."""
-    with_tumour = masks.any(axis=(1, 2))
-    flat: np.ndarray = np.asarray(images.max(axis=(2, 3)) == images.min(axis=(2, 3)))  # (S, C)
+    with_tumour = np.asarray(masks.any(axis=(1, 2)))
+    flat = np.asarray(images.max(axis=(2, 3)) == images.min(axis=(2, 3)))  # (S, C)
     black = [number for number, lost in zip(numbers, with_tumour & flat.all(axis=1), strict=True) if lost]
     remedy = "the image is damaged or the mask belongs to another scan"
     require(not black, f"slices {list_some(black)} hold a mask and no image, every pixel is equal; {remedy}")
