@@ -12,7 +12,7 @@ from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.open import open_image
 from brainseg.data.readers.base import Scan, check_images, list_some, to_uint8
 from brainseg.data.readers.labels import Labels, map_labels
-from brainseg.data.readers.regrid import count_outside, resample_onto
+from brainseg.data.readers.regrid import axial_grid, count_outside, resample_onto
 from brainseg.data.volume import main_channel
 from brainseg.errors import DataError
 
@@ -98,53 +98,66 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     if faults or case.mask is None:
         raise DataError("; ".join(faults))
     volumes = {name: case.images[name].open() for name in channels if name in case.images}
-    reference = onto or main
-    grid, notes = volumes[reference].grid, _notes_of(volumes)
-    if grid.plane != "axial":
-        notes.append(f"{reference} was acquired in {grid.plane} planes; axial slices are cut across them")
+    reference = Reference(onto or main, case.images[onto or main].path, volumes[onto or main].grid, onto is not None)
+    notes = _notes_of(volumes)
+    if reference.grid.plane != "axial":
+        notes.append(f"{reference.name} was acquired in {reference.grid.plane} planes; axial slices are cut across them")
     slices = {}
     for name, volume in volumes.items():
-        array = volume.read()
-        if difference := grid.difference(volume.grid):
-            path = case.images[name].path
-            _refuse_grid(path, case.images[reference].path, difference, onto is None, reference)
-            array = resample_onto(array, volume.grid, grid)
-            notes.append(f"{name} is resampled onto the grid of {reference}, by linear interpolation")
-        axial = grid.to_axial(array)[:, None]
-        check_images(axial, [name])
-        slices[name] = to_uint8(axial)
-    mask, lost = _read_mask(case.mask, grid, labels, case.images[reference].path, reference, onto is None)
+        resampled = reference.differs(volume.grid, case.images[name].path)
+        axial = volume.grid.to_axial(volume.read())
+        if resampled:
+            axial = resample_onto(axial, axial_grid(volume.grid), axial_grid(reference.grid))
+            notes.append(f"{name} is resampled onto the grid of {reference.name}, by linear interpolation")
+        check_images(axial[:, None], [name])
+        slices[name] = to_uint8(axial[:, None])
+    mask = _read_mask(case.mask, labels, reference, notes)
     images = np.concatenate([slices.get(name, slices.get(main)) for name in channels], axis=1)
-    return Scan(images, mask, grid.axial_spacing, patient=case.patient, notes=[*notes, *lost])
+    return Scan(images, mask, reference.grid.axial_spacing, patient=case.patient, notes=notes)
 
 
-def _read_mask(
-    file: ImageFile, grid: Grid, labels: Labels, main: Path, reference: str, strict: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Return class indices uint8 (S, H, W) of a mask on `grid`, and notes. Raises DataError."""
-    volume, notes = file.open(), []
+class Reference(NamedTuple):
+    """The sequence on whose grid all files of a case must lie, or are resampled."""
+
+    name: str
+    path: Path
+    grid: Grid
+    may_resample: bool
+
+    def differs(self, grid: Grid, path: Path) -> bool:
+        """Return True if the voxels of a file lie elsewhere. Raises DataError unless they may be resampled.
+
+        The order of the axes does not count: all are brought into the same one.
+        """
+        difference = axial_grid(self.grid).difference(axial_grid(grid))
+        if not difference or self.may_resample:
+            return bool(difference)
+        same_axes = self.grid.axcodes == grid.axcodes
+        difference = self.grid.difference(grid) if same_axes else f"{difference}, as axial slices"
+        remedy = f"onto={self.name} resamples it, if its header is right"
+        raise DataError(f"{path}: its grid is not that of {self.path.name}: {difference}; {remedy}")
+
+
+def _read_mask(file: ImageFile, labels: Labels, reference: Reference, notes: list[str]) -> np.ndarray:
+    """Return class indices uint8 (S, H, W) on the grid of the reference. Raises DataError naming the file."""
+    volume = file.open()
+    resampled = reference.differs(volume.grid, file.path)
+    voxels = volume.read()
     try:
-        indices = map_labels(volume.read(), labels)
+        indices = map_labels(volume.grid.to_axial(voxels), labels)
     except DataError as error:
-        text = str(error)
-        raise DataError(text if str(file.path) in text else f"{file.path}: {text}") from error
-    if difference := grid.difference(volume.grid):
-        _refuse_grid(file.path, main, difference, strict, reference)
-        outside, whole = count_outside(indices, volume.grid, grid), np.count_nonzero(indices)
-        if whole and outside == whole:
-            raise DataError(f"{file.path}: the whole mask lies outside of {reference}; it belongs to another scan")
-        indices = resample_onto(indices, volume.grid, grid, nearest=True)
-        notes.append(f"the mask is resampled onto the grid of {reference}, by nearest neighbour")
-        if outside:
-            notes.append(f"{outside:,} of {whole:,} voxels of the mask lie outside of {reference} and are lost")
-    return grid.to_axial(indices), notes
-
-
-def _refuse_grid(path: Path, main: Path, difference: str, strict: bool, reference: str) -> None:
-    """Raise DataError about a file whose grid differs, unless it may be resampled."""
-    if strict:
-        remedy = f"onto={reference} resamples it, if its header is right"
-        raise DataError(f"{path}: its grid is not that of {main.name}: {difference}; {remedy}")
+        raise DataError(f"{file.path}: {error}") from error
+    if not resampled:
+        return indices
+    source, target = axial_grid(volume.grid), axial_grid(reference.grid)
+    outside, tumour = count_outside(indices, source, target), np.count_nonzero(indices)
+    if tumour and outside == tumour:
+        rule = f"the whole mask lies outside of {reference.name}"
+        raise DataError(f"{file.path}: {rule}; it belongs to another scan, or its header is wrong")
+    notes.append(f"the mask is resampled onto the grid of {reference.name}, by nearest neighbour")
+    if outside:
+        notes.append(f"{outside:,} of {tumour:,} voxels of the mask lie outside of {reference.name} and are lost")
+    return resample_onto(indices, source, target, nearest=True)
 
 
 def _notes_of(volumes: Mapping[str, ImageVolume]) -> list[str]:

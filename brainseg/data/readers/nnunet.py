@@ -30,7 +30,7 @@ def make(source: Path, reading: Reading) -> CaseReader:
     """Return the reader of a dataset. Raises RequestError for one that is incomplete, or has overlapping regions."""
     description = _read_description(source / DESCRIPTION)
     notes: list[str] = []
-    stored = description.get("channel_names", description.get("modality"))
+    stored = description.get("channel_names") or description.get("modality")
     check(isinstance(stored, dict) and bool(stored), "source", source / DESCRIPTION,
           "has no channel_names (or modality, as in version 1)", "add them, as {\"0\": \"FLAIR\"}")  # fmt: skip
     assert isinstance(stored, dict)

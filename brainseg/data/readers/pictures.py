@@ -45,7 +45,8 @@ def read_indices(path: Path) -> np.ndarray:
         if (pixels != pixels[..., :1]).any():
             raise DataError(f"{path}: a mask in colour; save it in grey, with one value per class")
         pixels = pixels[..., 0]
-    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+    # White is 255 in a picture of one bit, too: programs that save space choose the bits anew in each file.
+    return 255 * pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
 def _decode(path: Path, palette: bool = False) -> np.ndarray:
@@ -58,6 +59,8 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 return _pixels(picture, path, palette)
+    except DataError:  # a ValueError, which damaged files raise, too
+        raise
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".tif", ".tiff"):
             pixels = read_tiff(path)

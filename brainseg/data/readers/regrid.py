@@ -3,11 +3,20 @@
 from typing import Any
 
 import numpy as np
+from nibabel import orientations
 from nibabel.affines import apply_affine
 
-from brainseg.data.imageio.grid import Grid
+from brainseg.data.imageio.grid import AXIAL, Grid
 
 TO_LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left and to the back
+
+
+def axial_grid(grid: Grid) -> Grid:
+    """Return the grid of the axial slices (S, H, W) that `grid.to_axial` returns."""
+    turned = orientations.ornt_transform(grid.orientation, AXIAL)
+    order = np.argsort(turned[:, 0])
+    i, j, k = (grid.shape[axis] for axis in order)
+    return Grid((i, j, k), grid.affine @ orientations.inv_ornt_aff(turned, grid.shape))
 
 
 def resample_onto(volume: np.ndarray, source: Grid, target: Grid, nearest: bool = False) -> np.ndarray:

@@ -151,7 +151,7 @@ def _find_black_slices(
     partly = (with_tumour[:, None] & flat).sum(axis=0)
     return [
         f"{channel} has no signal in slices that hold a mask"
-        for channel, count, constant in zip(channels, partly, flat.all(axis=0), strict=True)
+        for channel, count, constant in zip(channels, partly, np.asarray(flat.all(axis=0)), strict=True)
         if count and not constant
     ]
 
