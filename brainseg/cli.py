@@ -216,8 +216,8 @@ def _overrides(arguments: Any) -> list[str]:
 
 
 def with_options_added(argv: list[str]) -> list[str]:
-    """`optimizer.options.momentum=0.9` needs Hydra's `++` because options (and sequences) are free; add it, since nobody would guess it."""
-    free = (".options", "sequences.")
+    """`optimizer.options.momentum=0.9` needs Hydra's `++` because options, sequences and classes are free; add it, since nobody would guess it."""
+    free = (".options", "sequences.", "classes.")
     return [f"++{a}" if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 

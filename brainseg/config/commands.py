@@ -41,7 +41,7 @@ class PrepareConfig:
     source: str = setting(MISSING, "folder of the cohort")
     output: str = setting(MISSING, "HDF5 file to write")
     reader: str | None = setting(None, "layout: kaggle_3m, nifti, nnunet, bids, brats, images, or a registered name; null: recognised")
-    sequences: dict[str, Any] = setting({}, "nifti, bids, images: pattern of each sequence's files, as sequences.FLAIR='*_flair.nii.gz'")
+    sequences: dict[str, str] = setting({}, "nifti, bids, images: pattern of each sequence's files, as sequences.FLAIR='*_flair.nii.gz'")
     images: str | None = setting(None, "images: pattern of the slices, as 'images/{patient}_{slice}.png'")
     mask: str | None = setting(None, "nifti, bids, images: pattern of the masks, as '*_seg.nii.gz'")
     channels: list[str] | None = setting(None, "images: names of the colours red, green, blue, or of grey, as channels")
@@ -56,10 +56,9 @@ class PrepareConfig:
         check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
         check_range("workers", self.workers, 1)
         check_range("spacing", self.spacing, 0.05, 50)
-        for name, pattern in self.sequences.items():
-            rule = "must be a pattern of file names"
-            check(isinstance(pattern, str) and bool(pattern), f"sequences.{name}", pattern, rule, "as '*_flair.nii.gz'")
         sides = self.size if isinstance(self.size, list) else [self.size] * 2
+        # A setting of any type holds a number as the text that was typed.
+        sides = [int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides]
         fits = len(sides) == 2 and all(type(side) is int and 8 <= side <= 4096 for side in sides)
         rule = "must be a side from 8 to 4096, or two, height and width"
         check(self.size is None or fits, "size", self.size, rule, "as 256 or [256,224]")

@@ -89,7 +89,7 @@ def test_spacing_needs_a_voxel_size(tmp_path: Path) -> None:
         check(kaggle)
 
 
-@pytest.mark.parametrize("size", [7, 5000, [32], [32, 32, 32], "32", True, [32, 8.0]])
+@pytest.mark.parametrize("size", [7, 5000, [32], [32, 32, 32], "3x", True, [32, 8.0]])
 def test_an_impossible_size_is_refused(size: object) -> None:
     with pytest.raises(RequestError, match=r"size=.*: must be a side from 8 to 4096, or two"):
         PrepareConfig(source="a", output="b", size=size)
