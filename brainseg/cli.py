@@ -26,13 +26,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from brainseg import launch, manual, sweep
 from brainseg.config.overrides import by_setting, setting_of, without
+from brainseg.config.text import as_typed, quote_path, text_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.job import outcome_of
 from brainseg.records.folders import stored_overrides
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, Outcome
 from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.request import CONFIGS, check_budget, compose_checked, compose_job, compose_multirun, expand, is_hydras
+from brainseg.request import CONFIGS, check_budget, check_output, compose_checked, compose_job, compose_multirun, expand, is_hydras
 from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
@@ -51,11 +52,12 @@ def main(
     """
     argv = with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
-    parser.error = _refuse_flags  # type: ignore[method-assign]
-    arguments = parser.parse_args(argv)
+    parser.error = _stop  # type: ignore[method-assign, assignment]
+    arguments, unknown = parser.parse_known_intermixed_args(argv)  # flags may stand anywhere
     try:
         with ending():  # until a run takes signals over
-            overrides = _overrides(arguments)
+            _refuse_flags(unknown)
+            overrides = _overrides(command, arguments)
             if any(getattr(arguments, page) for page in PAGES):
                 code = _show_to_the_end(command, [a for a in argv if a not in arguments.overrides], overrides)
             else:
@@ -87,7 +89,8 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
         composed = compose_checked(command, overrides)  # Hydra itself would run what a hostile config says on the way to the page
         if {"--help", "-h"} & set(flags):
             only = len(flags) == 1 or all(flag.startswith("--config-dir") for flag in flags if flag not in ("--help", "-h"))
-            check(only, " ".join(flags), "", "one page at a time")
+            if not only:
+                raise RequestError(f"{' '.join(flags)}: one page at a time")
             print(manual.page(command, composed, overrides))
             return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
@@ -107,23 +110,28 @@ def _request(
     """Check every job of the request, then run them; returns the exit code."""
     multirun = arguments.multirun
     if command != "train":
-        check(not multirun, "-m", command, "only brainseg.train takes a sweep")
+        if multirun:
+            raise RequestError("-m: only brainseg.train takes a sweep")
         config = compose_job(command, overrides)
+        check_output(command, config)
         _checked(check_request, config)
         try:
             return run(config) or 0
         except (DataError, OSError, FloatingPointError) as error:  # may be a report of many lines; the last is a network's NaN
             print(f"error: {error}", file=sys.stderr)
             return 1
-    check(not multirun or bool(overrides), "-m", "", "varies nothing", "give a list, as -m model.width=16,32; a single run has no -m")
+    if multirun and not overrides:
+        raise RequestError("-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run")
     jobs = expand(command, overrides) if multirun else [overrides]
-    configs = [compose_job(command, job) for job in jobs]
+    of_sweep = multirun or _repeated(arguments.overrides) is not None
+    configs = [compose_job(command, job, of_sweep) for job in jobs]
     swept = sweep.settings_swept(jobs)
     choosing = not sweep.REPEATS.issuperset(swept)
     settings = compose_multirun(command, overrides) if multirun else None
     facts = []
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
+        check_output(command, config)
         check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
               "leave test=auto and evaluate the chosen run")
         elsewhere = settings is not None and launch.is_elsewhere(settings)
@@ -192,19 +200,18 @@ def _run_alone(command: str, overrides: list[str], run: Callable) -> int:
     return int(outcome.state == "failed")
 
 
-def _overrides(arguments: Any) -> list[str]:
-    """The overrides typed, behind those of the run that `from=RUN` or `resume=RUN` names. Raises RequestError."""
+def _overrides(command: str, arguments: Any) -> list[str]:
+    """Return the overrides that were typed, after those of the run that `from=RUN` or `resume=RUN` names. Raises RequestError."""
     for name in NOT_OFFERED:
         check(not getattr(arguments, name, None), f"--{name.replace('_', '-')}", getattr(arguments, name, ""), "is not offered here")
-    overrides = list(arguments.overrides)
+    overrides = as_typed(command, arguments.overrides, sweeps=bool(arguments.multirun))
     if arguments.config_dir:
         check(os.path.isdir(arguments.config_dir), "--config-dir", arguments.config_dir, "no such folder")
-        quoted = str(Path(arguments.config_dir).resolve()).replace("'", "\\'")
-        overrides.insert(0, f"hydra.searchpath=['file://{quoted}']")
+        overrides.insert(0, f"hydra.searchpath=[{quote_path(f'file://{Path(arguments.config_dir).resolve()}')}]")
+    source = _repeated(overrides)
     typed = by_setting(overrides)
-    source = typed.get("from") or typed.get("resume")
-    if source in (None, "", "auto", "never", "null"):
-        check("from" not in typed, "from", source, "must name a run", "as from=runs/unet-0123456789")
+    if source is None:
+        check("from" not in typed, "from", typed.get("from"), "must name a run", "as from=runs/unet-0123456789")
         return overrides
     try:
         stored = [str(override) for override in stored_overrides(source, "from" if "from" in typed else "resume")]
@@ -212,7 +219,14 @@ def _overrides(arguments: Any) -> list[str]:
         raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
     foreign = [override for override in stored if is_hydras(override)]
     check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
-    return stored + without(overrides, ("from",))
+    return as_typed(command, stored) + without(overrides, ("from",))
+
+
+def _repeated(overrides: list[str]) -> str | None:
+    """Return the run that `from=RUN` or `resume=RUN` names, or None if the request is for a new run."""
+    typed = by_setting(overrides)
+    source = text_of(typed.get("from") or typed.get("resume") or "")
+    return None if source in ("", "auto", "never", "null") else source
 
 
 def with_options_added(argv: list[str]) -> list[str]:
@@ -221,13 +235,15 @@ def with_options_added(argv: list[str]) -> list[str]:
     return [f"++{a}" if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 
-def _refuse_flags(message: str) -> NoReturn:
-    """What argparse says of a command line; of `--epochs 5` it says nothing that helps."""
-    unknown = message.removeprefix("unrecognized arguments: ").split() if message.startswith("unrecognized") else []
-    if unknown and unknown[0].startswith("--"):
-        name, _, value = unknown[0].lstrip("-").partition("=")
-        message = f"{unknown[0]}: no such flag; a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
-    _stop(message)
+def _refuse_flags(unknown: list[str]) -> None:
+    """Refuse flags that there are not, since argparse says nothing that helps of `--epochs 5`. Raises RequestError."""
+    if not unknown:
+        return
+    name, _, value = unknown[0].lstrip("-").partition("=")
+    remedy = "--help lists the flags"
+    if unknown[0].startswith("--") and name:
+        remedy = f"a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
+    raise RequestError(f"{unknown[0]}: no such flag; {remedy}")
 
 
 def _stop(error: object) -> NoReturn:

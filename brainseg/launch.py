@@ -26,6 +26,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from brainseg.config.text import quote_path
 from brainseg.errors import RequestError, check
 from brainseg.job import Launch, Run, here, in_own_process
 from brainseg.launchers import name_of
@@ -62,8 +63,7 @@ def sweep(command: str, overrides: list[str], count: int, launch: Launch, run: R
     """Run the jobs of a sweep; returns how each ended, also if the launcher lost some, and the signal that stopped them."""
     name = f"{run.__module__}:{run.__qualname__}"  # looked up by the job's process: the one that waits for it need not import torch
     task = partial(here, launch, run) if launch.launcher == "basic" else partial(in_own_process, launch, name)
-    quoted = launch.folder.replace("\\", "\\\\").replace("'", "\\'")
-    arguments = [*overrides, f"hydra.sweep.dir='{quoted}'", "hydra.mode=MULTIRUN"]
+    arguments = [*overrides, f"hydra.sweep.dir={quote_path(launch.folder)}", "hydra.mode=MULTIRUN"]
     try:
         with _stopping(launch, count):
             lost = _through_hydra(command, task, arguments, launch, count)

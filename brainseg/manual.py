@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
+from brainseg.config.schema import group_of
 from brainseg.request import CONFIGS, HERE
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
@@ -51,11 +52,6 @@ def groups(kind: type) -> dict[str, tuple[type, str]]:
     hints = get_type_hints(kind)
     found = {field.name: (group_of(hints[field.name]), field.metadata["help"]) for field in fields(kind)}
     return {name: (group, meaning) for name, (group, meaning) in found.items() if group is not None}
-
-
-def group_of(hint: Any) -> type | None:
-    """The dataclass that a field's type is, or may be."""
-    return next((one for one in (hint, *get_args(hint)) if is_dataclass(one) and isinstance(one, type)), None)
 
 
 def kind_of(hint: Any) -> str:

@@ -7,6 +7,8 @@ The version leads to the checkpoint that the run logged: no file is copied. `che
 names it in every command. Registering the same checkpoint again makes no second version.
 """
 
+import shlex
+
 from brainseg import cli
 from brainseg.config import RegisterConfig
 from brainseg.records import mlflow_registry
@@ -25,7 +27,7 @@ def run(config: RegisterConfig) -> int:
         print(f"alias:         {config.alias}{moved}")
         name = f"models:/{config.name}@{config.alias}"
     print(f"MLflow:        {page(found.uri)}/#/models/{config.name}/versions/{done.version}")
-    elsewhere = "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={found.uri} "
+    elsewhere = "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={shlex.quote(found.uri)} "
     print(f"next:          {elsewhere}python -m brainseg.evaluate checkpoint={name} data.path=FILE")
     return 0
 

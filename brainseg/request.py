@@ -5,7 +5,6 @@ a sweeper or a callback is called, so are the handlers of a logging config, `pkg
 and `hydra.job.env_set` reaches the programs that a job starts. So only a few of Hydra's settings are free, and all are checked.
 """
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,16 +17,19 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
 from brainseg import launchers
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import setting_of, value_of
+from brainseg.config.overrides import by_setting, setting_of, value_of
 from brainseg.errors import DataError, RequestError, check
+from brainseg.explanations import explained, nearest, no_value, several_values, unreadable
 from brainseg.signals import Signals
 
 HERE = Path(__file__).resolve().parent
@@ -37,13 +39,23 @@ IMPORT_NOTHING = "configs name things, they import nothing"
 FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
 FREE_OF_JOB = ("id", "num", "override_dirname")
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+# Hydra keeps its own log there, and who sets one of these means the folder of the run.
+HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+FOLDERS_WRITTEN = ("train", "evaluate", "predict", "compare")  # by these commands into `output`
 BUILDERS = ("oc.create", "oc.decode")  # resolvers that turn text into config nodes, `_target_` included, behind every check
 
 
-def compose_job(command: str, overrides: list[str]) -> Any:
-    """Compose one job's dataclass from its overrides. Raises RequestError."""
+def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> Any:
+    """Compose one job's dataclass from its overrides. Raises RequestError.
+
+    A config that varies settings is refused unless the job is one `of_sweep`: alone it would train with the defaults.
+    """
     composed = compose_checked(command, overrides)
-    with one_line(command), open_dict(composed):
+    varied = composed.hydra.sweeper.get("params")
+    if varied and not of_sweep:
+        chosen = next((f"{name}={value}" for name, value in by_setting(overrides).items() if name in ("sweep", "experiment")), "config")
+        raise RequestError(f"{chosen}: varies {', '.join(varied)}, which only a sweep does; put -m first")
+    with one_line(command, overrides), open_dict(composed):
         del composed["hydra"]
         _refuse_unknown(composed, schema.TYPES[command])
         OmegaConf.resolve(composed)  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
@@ -67,12 +79,29 @@ def check_budget(typed: Iterable[str], config: TrainConfig) -> None:
           "add max_minutes=null to count epochs, or leave epochs out")
 
 
+def check_output(command: str, config: Any) -> None:
+    """Refuse an `output` folder that cannot be made, because a file is in its place or its parent is closed. Raises RequestError."""
+    output = getattr(config, "output", None)
+    if output is None or command not in FOLDERS_WRITTEN:
+        return
+    path = Path(os.path.abspath(output))
+    try:
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
+    except OSError as error:
+        raise RequestError(f"output={output}: cannot be made ({error.strerror}); give another folder") from error
+    check(there.is_dir(), "output", output, f"{'is' if there == path else f'{there} is'} a file", "give a folder")
+    check(os.access(there, os.W_OK | os.X_OK), "output", output, f"nothing can be written in {there}", "give another folder")
+
+
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
-    _refuse_before(overrides)
+    _refuse_before(command, overrides)
+    for parsed in _parsed(command, overrides):
+        if parsed.is_sweep_override():
+            raise RequestError(several_values(parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command))
     # `sweep=` is a group of choices to train (conf/sweep) and a plain setting to compare, where Hydra would take it for the group.
     plain = [override for override in overrides if command != "train" and override.startswith("sweep=")]
-    with one_line(command):
+    with one_line(command, overrides):
         composed = compose(command, [override for override in overrides if override not in plain], return_hydra_config=True)
         for override in OverridesParser.create().parse_overrides(plain):
             OmegaConf.update(composed, "sweep", override.value())
@@ -82,8 +111,9 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
 
 def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes for a sweep as a whole, checked as each of its jobs. Raises RequestError."""
-    _refuse_before(overrides)
-    with one_line(command):
+    _refuse_before(command, overrides)
+    _parsed(command, overrides)
+    with one_line(command, overrides):
         composed = GlobalHydra.instance().config_loader().load_configuration(command, overrides, RunMode.MULTIRUN)
         _refuse_imports(composed, command)
     return composed
@@ -92,7 +122,7 @@ def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
 def expand(command: str, overrides: list[str]) -> list[list[str]]:
     """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
     composed = compose_multirun(command, overrides)
-    with one_line(command):
+    with one_line(command, overrides):
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
@@ -106,8 +136,23 @@ def is_hydras(override: str) -> bool:
     return setting_of(override).startswith(("hydra.", "hydra/", "hydra@")) or setting_of(override) == "hydra"
 
 
-def _refuse_before(overrides: list[str]) -> None:
-    """What has to be refused before Hydra composes, because composing would do it."""
+def _parsed(command: str, overrides: list[str]) -> list[Override]:
+    """Return the overrides as Hydra parses them. Raises RequestError for one that has no value or cannot be parsed."""
+    parser, parsed = OverridesParser.create(), []
+    for number, override in enumerate(overrides):
+        following = overrides[number + 1 :]
+        if "=" not in override.lstrip("=") and not override.startswith("~"):
+            raise RequestError(no_value(override, following))
+        with one_line(command, overrides):
+            try:
+                parsed.append(parser.parse_override(override))
+            except HydraException as error:
+                raise RequestError(unreadable(override, following, command)) from error
+    return parsed
+
+
+def _refuse_before(command: str, overrides: list[str]) -> None:
+    """Refuse what must not reach Hydra, because composing would run it, and folders that hold no run. Raises RequestError."""
     schema.register()
     launchers.register()
     for name in BUILDERS:
@@ -115,11 +160,14 @@ def _refuse_before(overrides: list[str]) -> None:
     for override in overrides:
         key = setting_of(override)
         check("_target_" not in override, key, value_of(override), IMPORT_NOTHING, "remove it")
+        value = value_of(override)
+        check(key not in HYDRAS_FOLDERS, key, value, "is Hydra's folder, not that of the run", f"write output={value}")
+        added = override.startswith("+") and key.isidentifier() and (CONFIGS / key).is_dir()
+        check(not added, f"+{key}", value, f"{key} has a default", f"write {key}={value}")
         if key.split("@")[0].strip() != "hydra.searchpath":
             continue
-        with one_line():
-            (parsed,) = OverridesParser.create().parse_overrides([override])
-            folders = parsed.value()
+        (parsed,) = _parsed(command, [override])
+        folders: Any = parsed.value()
         for folder in folders if isinstance(folders, list) else [folders]:
             path = str(folder).removeprefix("file://")
             check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
@@ -180,33 +228,9 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
             _refuse_unknown(child, OmegaConf.get_type(child), f"{name}.")
 
 
-def nearest(name: str, known: list[str], prefix: str = "") -> str:
-    """The one of `known` that was meant, or all of them."""
-    close = [one for one in known if one.rpartition(".")[2] == name][:1]  # lr is optimizer.lr
-    close = close or difflib.get_close_matches(name, [prefix + one for one in known], n=1)
-    close = close or difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-
-
-def _meant(group: str, choice: str, options: Sequence[str]) -> str:
-    """What a choice that is not there may have meant, and a space; "" if nothing is like it."""
-    same = [one for one in options if one.lower() == choice.lower()] or [one for one in options if (choice.lower(), one) == ("gpu", "cuda")]
-    if close := same or difflib.get_close_matches(choice, options, n=1):
-        return f"did you mean {close[0]}? "
-    if group in ("model", "loss"):
-        return f"for one of MONAI's, {group}=monai {group}.name={choice}; "
-    return f"a file is data.path={choice}; " if group == "data" else ""
-
-
-@cache
-def settings(command: str) -> list[str]:
-    """Every dotted setting that a command's default choices take."""
-    return list(schema.flatten(OmegaConf.to_container(compose(command), throw_on_missing=False)))
-
-
 @contextmanager
-def one_line(command: str = "train") -> Iterator[None]:
-    """Whatever Hydra and OmegaConf raise inside becomes a RequestError: one line that names setting, value, rule and remedy.
+def one_line(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise inside into a RequestError: one line with setting, value, rule and remedy.
 
     A signal waits until they are done, a fraction of a second: an exception in their midst would come out as one of theirs.
     """
@@ -217,30 +241,4 @@ def one_line(command: str = "train") -> Iterator[None]:
     except (RequestError, DataError):
         raise
     except Exception as error:  # besides their own errors they let YAML's, the system's and plain Python's through
-        raise RequestError(_explained(error, command)) from error
-
-
-def _explained(error: Exception, command: str) -> str:
-    text = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    cause = next(iter(str(error.__cause__ or "").splitlines()), "")
-    if text[0].startswith("Could not override"):
-        name, known = text[0].split("'")[1], settings(command)
-        group, _, leaf = name.rpartition(".")
-        if group in ("optimizer", "loss", "model") and not difflib.get_close_matches(name, known, cutoff=0.9):
-            return f"{name}: no such setting; arguments of the {group} chosen go under {group}.options, as {group}.options.{leaf}=VALUE"
-        return f"{name}: no such setting; {nearest(name, known)}"
-    if "Could not find" in text[0] and "Available options" in str(error):
-        listed = text[text.index(next(line for line in text if line.startswith("Available"))) + 1 :]
-        options = listed[: next((i for i, line in enumerate(listed) if line.startswith("Config search")), None)]
-        group, _, choice = text[0].split("'")[-2].rpartition("/")
-        return f"{group}={choice}: no such choice; {_meant(group, choice, options)}known: {', '.join(options)}"
-    if "Ambiguous value for argument" in text[0]:
-        name, _, value = text[0].split("'")[1].partition("=")
-        return f"{name}={value}: several values; a list is written in brackets, as '{name}=[{value}]', and a sweep over them begins with -m"
-    if text[0].startswith("mismatched input '='"):
-        return "a value that holds = is written in quotes, as 'NAME=\"a=b\"'"
-    if text[0].startswith("Error parsing override") and "=" not in (given := text[0].split("'")[1]):
-        return f"{given}: no setting and its value; write it as NAME={given}"
-    if text[0].startswith("Error merging override"):
-        return f"{text[0].removeprefix('Error merging override ')}: {cause.removesuffix('.')}"
-    return f"the overrides cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")
+        raise RequestError(explained(error, command, overrides)) from error

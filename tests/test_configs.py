@@ -21,7 +21,7 @@ NEEDS = {("split", "file"): ["split.path=x.json"], ("split", "all"): None, ("dat
 def compose(*overrides: str) -> schema.TrainConfig:
     schema.register()
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
-        return cli.compose_job("train", list(overrides))
+        return cli.compose_job("train", list(overrides), of_sweep=True)
 
 
 @pytest.mark.parametrize(("group", "choice"), OF_TRAIN)

@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from signs import IN_NAMES
+from sqlalchemy.engine import make_url
 from tracked_runs import client, write_run
 
 from brainseg.errors import RequestError
-from brainseg.records.mlflow_store import chart_link, connect, limited, load, tracking_uri, ui_command
+from brainseg.records.mlflow_store import (
+    chart_link,
+    connect,
+    experiment_id,
+    limited,
+    load,
+    sqlite_uri,
+    tracking_uri,
+    ui_command,
+)
 from brainseg.records.tracking import replicate
 
 
@@ -74,6 +85,43 @@ def test_the_store_is_mlflow_db_here_whatever_lies_around(tmp_path: Path, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
     assert tracking_uri(None) == "http://server:5000"
     assert tracking_uri("sqlite:////tmp/a.db") == "sqlite:////tmp/a.db"
+
+
+@pytest.mark.parametrize("sign", [*IN_NAMES, "%20", "%3F", "a?b=c&d"])
+def test_the_database_of_a_folder_lies_in_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    """SQLAlchemy, which opens the file, reads the URL as the path that it was made from."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / f"a{sign}b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    uri = tracking_uri(None)
+    assert make_url(uri).database == str(folder / "mlflow.db")
+    assert tracking_uri(uri) == uri, "the URL that a run has stored means the same file"
+
+
+@pytest.mark.parametrize("sign", ["?", "%20", "#", "&", "größe", " (1)"])
+def test_records_of_a_folder_lie_in_it_and_nothing_lies_beside_it(
+    tmp_path: Path, template: Path, sign: str
+) -> None:
+    folder = tmp_path / f"a{sign}b"
+    folder.mkdir()
+    shutil.copy(template, folder / "mlflow.db")
+    uri = sqlite_uri(folder / "mlflow.db")
+    with limited(1):
+        mlflow = connect(uri, make=False)
+        run = mlflow.create_run(experiment_id(mlflow, uri, "x", None)).info.run_id
+        mlflow.log_text(run, "written", "a.txt")
+    assert os.listdir(tmp_path) == [folder.name]
+    assert sorted(os.listdir(folder)) == ["mlartifacts", "mlflow.db"]
+    (artifact,) = (folder / "mlartifacts").rglob("a.txt")
+    assert artifact.read_text() == "written"
+
+
+def test_what_follows_the_path_of_a_typed_url_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking_uri("sqlite:///my%20runs/a.db?timeout=30") == f"sqlite:///{tmp_path}/my runs/a.db?timeout=30"
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns", "https://me:secret@server", "postgresql://me:secret@db/mlflow"])

@@ -115,7 +115,7 @@ class PredictConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
     input: Any = setting(MISSING, "folder of slices, TIFF stack, NIfTI, DICOM folder; a list: one a sequence, in the checkpoint's order")
     output: str = setting("predictions", "folder to write to")
-    sequences: dict[str, Any] = setting({}, "in a folder: which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
+    sequences: dict[str, str] = setting({}, "in a folder: which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
     probabilities: bool = setting(False, "write the probabilities, too")
     overlays: bool = setting(True, "draw each study, and a contact sheet of all")
     viewer: int = setting(20, "studies in viewer.html, the most telling ones; 0: no such page")

@@ -68,7 +68,8 @@ class HoldoutConfig(SplitConfig):
         for part in ("train", "validation", "test"):
             check_range(f"split.{part}", getattr(self, part), 0, 1)
         total = self.train + self.validation + self.test
-        check(abs(total - 1) < 1e-6, "split.train+validation+test", round(total, 6), "the shares must add up to 1")
+        check(abs(total - 1) < 1e-6, "split.train+validation+test", round(total, 6), "the shares must add up to 1",
+              "set all three, as split.train=0.7 split.validation=0.15 split.test=0.15")
 
 
 @dataclass

@@ -46,7 +46,7 @@ class OptimizerConfig:
     options: dict[str, Any] = setting({}, "further arguments, as momentum or betas")
 
     def __post_init__(self) -> None:
-        check_range("optimizer.lr", self.lr, 0, remedy="1e-4 is the reference's")
+        check_range("optimizer.lr", self.lr, 0, remedy="usual values are 1e-4 to 1e-2")
         check_range("optimizer.weight_decay", self.weight_decay, 0)
 
 

@@ -1,7 +1,9 @@
 """The settings as Hydra knows them, and a stored config as the settings it was."""
 
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
@@ -53,7 +55,23 @@ def check_chosen(config: Any) -> None:
         if node is not None:
             fits = type(node) is nodes.get(node.name, nodes["any"])
             rule = f"the settings of {group} are those of another choice"
-            check(fits, f"{group}.name", node.name, rule, f"choose it as {group}={node.name}")
+            named = f"{group}={node.name}" if node.name in nodes or group != "model" else f"model=monai model.name={node.name}"
+            check(fits, f"{group}.name", node.name, rule, f"choose it as {named}")
+
+
+def group_of(hint: Any) -> type | None:
+    """Return the dataclass that a field's type is or may be, or None if the field is no group of settings."""
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None)
+
+
+def hints(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each dotted setting below a dataclass and its type, the settings of a group's further choices included."""
+    for name, hint in get_type_hints(kind).items():
+        if group := group_of(hint):
+            for choice in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
+                yield from hints(choice, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", hint
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:

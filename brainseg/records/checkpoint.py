@@ -94,6 +94,7 @@ def _read(path: str | Path) -> Any:
 def _parsed(path: str | Path, content: bytes) -> Any:
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes raise whatever the unpickler trips over; all of it means: not readable
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"checkpoint={path}: cannot be read as plain tensors and containers ({reason})") from error
+    except Exception as error:
+        # Damaged bytes raise whatever the unpickler trips over, and torch's text advises to load without its protection.
+        rule = "cannot be read as plain tensors and containers"
+        raise DataError(f"checkpoint={path}: {rule}; name a checkpoint, as runs/RUN/checkpoints/best.pt") from error

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+# MLflow makes the folder that stands in a URL of the first form as it stands there, `%3F` for `?` included, so a path that
+# needs such signs is named in the second form, which MLflow and SQLAlchemy take for the same database.
+QUOTED_SQLITE = "sqlite+pysqlite:///"
 LOCAL_UI = "http://127.0.0.1:5000"
 # Read when mlflow is imported and by its threads at any time after, so set for good and not only around our calls.
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
@@ -38,7 +41,22 @@ def tracking_uri(configured: str | None) -> str:
     check(parts.scheme not in ("", "file"), "tracking.uri", uri, kinds, "MLflow's file store is closed")
     remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or use the database's password file"
     check(not parts.password, "tracking.uri", f"{parts.scheme}://...", "must hold no password, it is stored with each run", remedy)
-    return f"{SQLITE}{_database(uri)}" if uri.startswith(SQLITE) else uri.rstrip("/")
+    return sqlite_uri(_database(uri), uri.partition("?")[2]) if is_sqlite(uri) else uri.rstrip("/")
+
+
+def sqlite_uri(database: Path, query: str = "") -> str:
+    """Return the URL of a SQLite file, with the signs quoted that have a meaning in a URL of SQLAlchemy.
+
+    Every other sign of the absolute path stays as it is, so that the URL can be read.
+    """
+    path = str(database.absolute())
+    quoted = path.replace("%", "%25").replace("?", "%3F")
+    return f"{SQLITE if quoted == path else QUOTED_SQLITE}{quoted}" + (f"?{query}" if query else "")
+
+
+def is_sqlite(uri: str) -> bool:
+    """Return True if the URL is that of a SQLite file, in either of the two forms."""
+    return uri.startswith((SQLITE, QUOTED_SQLITE))
 
 
 def load() -> None:
@@ -81,7 +99,7 @@ def connect(uri: str, make: bool = True) -> "MlflowClient":
     """
     from mlflow import MlflowClient
 
-    if uri.startswith(SQLITE):
+    if is_sqlite(uri):
         database = _database(uri)
         if not database.exists():
             if not make:
@@ -107,7 +125,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | 
         for key in tags.keys() - found.tags.keys():
             client.set_experiment_tag(found.experiment_id, key, tags[key])
         return found.experiment_id
-    location = (_database(uri).parent / (artifacts or "mlartifacts")).as_uri() if uri.startswith(SQLITE) else None
+    location = (_database(uri).parent / (artifacts or "mlartifacts")).as_uri() if is_sqlite(uri) else None
     try:
         return client.create_experiment(name, location, tags)
     except MlflowException:
@@ -149,7 +167,9 @@ def page(uri: str) -> str:
 
 
 def _database(uri: str) -> Path:
-    return Path(uri.removeprefix(SQLITE)).absolute()
+    """Return the absolute path of the file that a SQLite URL names."""
+    path, _, _ = uri.removeprefix(QUOTED_SQLITE).removeprefix(SQLITE).partition("?")
+    return Path(unquote(path)).absolute()
 
 
 def _create(database: Path) -> None:
@@ -162,7 +182,7 @@ def _create(database: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         with writing(database) as temporary, _unsynchronised():
-            store: Any = SqlAlchemyStore(f"{SQLITE}{temporary}", (database.parent / "mlartifacts").as_uri())
+            store: Any = SqlAlchemyStore(sqlite_uri(temporary), (database.parent / "mlartifacts").as_uri())
             store.engine.dispose()
 
 
