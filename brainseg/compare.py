@@ -25,6 +25,7 @@ from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
 from brainseg.records import comparison_report, failures, failures_figure, figures, overlays, viewer
+from brainseg.records.clinical import read_clinical
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
 from brainseg.records.folders import check_no_run, locate
@@ -104,8 +105,9 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
     """Write CSVs and pictures; returns the pictures by name and the tables by title, for the page."""
     import pandas as pd
 
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
     best = comparison.configurations[0]
+    table = read_clinical(clinical, list(best.rows.patient)) if clinical else None
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
     seed = best.rows.seed.min()  # failures are those of one training: an average over seeds would hide them
     of_seed = [run for run in best.runs if run.config.seed == seed]
     store = _store(of_seed)
@@ -114,7 +116,7 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
         best.rows[best.rows.seed == seed],
         None if any(one is None for one in slices) else pd.concat(slices),
         store,
-        failures.read_clinical(clinical) if clinical else None,
+        table,
     )
     tables = {"comparison": comparison.table, "patients": _patients(comparison), "failures": failures.groups(*analysed),
               "worst": failures.worst(analysed[0], store=store)}

@@ -13,7 +13,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brainseg import cli
 from brainseg.config import EvaluateConfig
@@ -23,13 +23,17 @@ from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.errors import check as require
-from brainseg.records import failures, failures_figure, tables
+from brainseg.records import failures_figure, tables
+from brainseg.records.clinical import read_clinical
 from brainseg.records.folders import check_no_run
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
 from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger("brainseg")
 
@@ -43,6 +47,7 @@ def run(config: EvaluateConfig) -> int:
     check_threshold(inference, store.classes)
     check_components(inference)
     patients = _chosen(config, members, outline(config.data).patients)
+    clinical = read_clinical(config.clinical, patients) if config.clinical else None
     leaky = _check_ensemble(config, members, patients)
     among = max(chosen_among(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
@@ -69,7 +74,7 @@ def run(config: EvaluateConfig) -> int:
         _view(config, results, metrics, facts)
     else:
         (folder_of(config) / "viewer.html").unlink(missing_ok=True)  # of other scores
-    _analyse_failures(config, store)
+    _analyse_failures(config, store, clinical)
     print(_said(config, results, metrics, facts))
     return 0
 
@@ -108,12 +113,11 @@ def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], f
     results.view(folder_of(config) / "viewer.html", config.viewer, run, title, notes)
 
 
-def _analyse_failures(config: EvaluateConfig, store: Store) -> None:
+def _analyse_failures(config: EvaluateConfig, store: Store, clinical: "pd.DataFrame | None") -> None:
     """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
     folder = folder_of(config)
     patients = tables.read_scores(folder / "patients.csv")
     role = next(role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any())
-    clinical = failures.read_clinical(config.clinical) if config.clinical else None
     failures_figure.write(folder, patients[patients.role == role], tables.read_scores(folder / "slices.csv"), store, clinical)
 
 

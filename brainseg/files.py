@@ -16,11 +16,12 @@ def writing(path: str | Path) -> Iterator[Path]:
 
     The block writes and closes the temporary file. Then: fsync of the file, `os.replace`, fsync of the folder, so that after
     a power cut `path` holds either the old bytes or the new ones. After an error the temporary file is removed and `path`
-    is left as it was. Raises OSError (naming the file) when the disk is full or the folder is not writable.
+    is left as it was. A symbolic link stays one: the file that it leads to is replaced, and the temporary file lies beside that.
+    Raises OSError (naming the file) when the disk is full or the folder is not writable.
     """
-    path = Path(path)
+    temporary = _beside_target(path, str(os.getpid()))
+    path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_partial(path, str(os.getpid())))
     try:
         yield temporary
         _fsync(temporary)
@@ -61,15 +62,26 @@ def remove_stale(path: str | Path, seconds: float = 3600) -> None:
 
     With it goes what lies beside it under a longer name, as SQLite's journal; 0 seconds: the caller holds a lock.
     """
-    for left in Path(path).parent.glob(_partial(Path(glob.escape(str(path))), "*") + "*"):
+    pattern = _partial(Path(glob.escape(Path(path).name)), "*") + "*"
+    for left in target(path).parent.glob(pattern):
         if time.time() - left.stat().st_mtime >= seconds:
             left.unlink()
+
+
+def target(path: str | Path) -> Path:
+    """Return the file that a symbolic link leads to, whether it exists or not; any other path is returned as it is."""
+    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
 
 
 def rename(source: str | Path, target: str | Path) -> None:
     """Rename within a folder, replacing `target`, durably."""
     os.replace(source, target)
     _fsync(Path(target).parent)
+
+
+def _beside_target(path: str | Path, who: str) -> Path:
+    """Return the temporary path of a writer. Its name is made of that of the link, whose suffix says the format."""
+    return target(path).with_name(_partial(Path(path), who))
 
 
 def _partial(path: Path, who: str) -> str:

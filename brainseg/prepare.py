@@ -17,11 +17,13 @@ from pathlib import Path
 from brainseg import cli
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import Summary, prepare
+from brainseg.data.fault_report import enumerate_names, summarise
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
-from brainseg.data.store import is_store
+from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 from brainseg.errors import DataError
 from brainseg.errors import check as require
+from brainseg.files import target
 from brainseg.signals import Interrupted
 
 SHOWN = 20  # names of ignored files
@@ -34,9 +36,11 @@ def check(config: PrepareConfig) -> None:
     require(source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders")
     scanner(source, reading_of(config))
     require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
+    if output.is_file():
+        require(not is_open_elsewhere(output), "output", output, OPEN, "close that program, or remove the file")
     ours = not output.exists() or is_store(output)
-    require(ours, "output", output, "is there already and no file of brainseg.prepare", "name another, or remove it")
-    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    require(ours, "output", output, f"is there already and {FOREIGN}", "name another, or remove it")
+    folder = next(folder for folder in target(output).absolute().parents if folder.exists())
     require(folder.is_dir() and os.access(folder, os.W_OK), "output", output, f"{folder} cannot be written to", "choose another folder")
 
 
@@ -44,7 +48,8 @@ def run(config: PrepareConfig) -> int:
     """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
     start = time.perf_counter()
     try:
-        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True, reading=reading_of(config))
+        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True,
+                          on_duplicate=config.on_duplicate, reading=reading_of(config))
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -70,9 +75,10 @@ def describe(summary: Summary, output: Path) -> list[str]:
     _, _, height, width = volumes[0].shape
     size = output.stat().st_size
     lines = [f"reader: {summary.reader}; channels: {', '.join(summary.channels)}; classes: {', '.join(summary.classes)}"]
-    lines += [f"fault: {fault}" for fault in summary.faults]
-    lines += [f"left out: {patient}" for patient in summary.left_out]
-    lines += [f"warning: {warning}" for warning in summary.warnings]
+    lines += [f"fault: {fault}" for fault in summarise(summary.faults)]
+    left_out = len(summary.left_out)
+    lines += [f"left out {left_out} patient{'s' * (left_out > 1)}: {', '.join(summary.left_out)}"] if left_out else []
+    lines += [f"warning: {warning}" for warning in summarise(summary.warnings)]
     lines += [f"ignored: {name}" for name in summary.ignored[:SHOWN]]
     lines += [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
     for index, channel in enumerate(summary.channels):
@@ -80,7 +86,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
             f"no {channel} (FLAIR stands in for it)": [volume.name for volume in volumes if volume.copies[index]],
             f"constant {channel} (gives zeros)": [volume.name for volume in volumes if volume.constant[index]],
         }.items():
-            lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {', '.join(found)}"] if found else []
+            lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {enumerate_names(found)}"] if found else []
     for index, name in enumerate(summary.classes) if len(summary.classes) > 2 else ():
         pixels = [int(volume.class_pixels[index]) for volume in volumes]
         lines += [f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"] if index else []

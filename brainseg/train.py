@@ -17,6 +17,7 @@ from brainseg.data import resident
 from brainseg.data.augment import can_miss
 from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
 from brainseg.data.dataset import MRIDataset
+from brainseg.data.plausibility import check_parts
 from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
@@ -137,6 +138,9 @@ def check(config: TrainConfig) -> Facts:
             missing = str(error)
     found = outline(config.data)
     split = draw(config.split, found.patients)
+    if config.data.path is not None and not config.allow_empty:
+        with open_store(config.data) as store:
+            check_parts(store, split)
     outputs = build.outputs(found.classes)
     two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
     require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",

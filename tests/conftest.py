@@ -45,7 +45,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def real_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kaggle_3m folder of the 61 real patients: BRAINSEG_REAL_DATA, or unpacked from beside the repository."""
+    """A kaggle_3m folder of the 88 real patients: BRAINSEG_REAL_DATA, or unpacked from beside the repository."""
     if named := os.environ.get("BRAINSEG_REAL_DATA"):
         return Path(named)
     if not (SHARED / "data" / "unpack.py").is_file():

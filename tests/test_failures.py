@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from brainseg.data.store import Store
 from brainseg.errors import DataError
-from brainseg.records import failures, failures_figure
+from brainseg.records import clinical, failures, failures_figure
 from brainseg.records.failures import ALL, FALSE_ALARMS, INSTITUTION, POSITION, SEQUENCES, THIRDS, VOLUME
 from brainseg.records.statistics import bootstrap
 
@@ -152,7 +152,7 @@ def test_a_clinical_column_cannot_pass_for_a_factor_of_ours():
 
 def test_clinical_table_reads_back(tmp_path):
     CLINICAL.to_csv(tmp_path / "data.csv", index=False)
-    pd.testing.assert_frame_equal(failures.read_clinical(tmp_path / "data.csv"), CLINICAL, check_dtype=False)
+    pd.testing.assert_frame_equal(clinical.read_clinical(tmp_path / "data.csv"), CLINICAL, check_dtype=False)
 
 
 NO_TABLE = "not a table"
@@ -164,7 +164,7 @@ def test_what_is_no_clinical_table_is_refused_by_name(tmp_path, content, said):
     if content is not None:
         (tmp_path / "data.csv").write_bytes(content)
     with pytest.raises(DataError, match=said) as raised:
-        failures.read_clinical(tmp_path / "data.csv")
+        clinical.read_clinical(tmp_path / "data.csv")
     assert "data.csv" in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -177,12 +177,12 @@ def test_the_figure_shows_every_group_and_names_the_worst(tmp_path, drawn):
     written = failures_figure.write(tmp_path, PATIENTS, slices, STORE, CLINICAL)
     assert [path.relative_to(tmp_path).as_posix() for path in written] == ["failures.csv", "worst.csv", "pictures/failures.png"]
     assert written[-1].read_bytes().startswith(b"\x89PNG")
-    scatter, forest, *clinical = drawn[0].axes
+    scatter, forest, *factors = drawn[0].axes
     assert texts(scatter) == ["TCGA_B_0004", "TCGA_C_0005", "TCGA_B_0003"]
     key = [text.get_text() for text in scatter.get_legend().get_texts()]
     assert key == ["all sequences", "no post", "no pre", "no pre or post", "missed"]
     table = pd.read_csv(tmp_path / "failures.csv", keep_default_na=False, dtype={"group": str})
-    labels = [label.get_text() for axes in (forest, *clinical) for label in axes.get_yticklabels()]
+    labels = [label.get_text() for axes in (forest, *factors) for label in axes.get_yticklabels()]
     assert labels == table.group[table.factor != ALL].tolist()
     missed = [text for text in texts(forest) if "missed" in text]  # its third by volume, its institution, its sequences
     assert missed == ["0.26   n = 2, 1 missed", "0.44   n = 3, 1 missed", "0.47   n = 3, 1 missed"]
@@ -200,6 +200,6 @@ def test_the_figure_of_little_is_drawn(tmp_path, drawn, patients):
 def test_a_clinical_table_may_have_the_names_of_scans(tmp_path):
     """As patients.csv has them; the factors would all read "missing"."""
     CLINICAL.assign(Patient=[f"{name}_20000101" for name in CLINICAL.Patient]).to_csv(tmp_path / "dated.csv", index=False)
-    dated = failures.read_clinical(tmp_path / "dated.csv")
+    dated = clinical.read_clinical(tmp_path / "dated.csv")
     assert dated.Patient.tolist() == CLINICAL.Patient.tolist()
     pd.testing.assert_frame_equal(failures.groups(PATIENTS, clinical=dated), failures.groups(PATIENTS, clinical=CLINICAL))

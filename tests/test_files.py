@@ -45,6 +45,36 @@ def test_json_refuses_what_is_not_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": [1, None]}
 
 
+def test_a_link_stays_one_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "stored").write_text("old")
+    link = tmp_path / "plot.png"
+    link.symlink_to(Path("disk") / "stored")
+    with writing(link) as temporary:
+        assert temporary.parent == tmp_path / "disk" and temporary.suffix == ".png", "the link's suffix says the format"
+        temporary.write_text("new")
+    assert link.is_symlink() and (tmp_path / "disk" / "stored").read_text() == "new"
+    assert os.listdir(tmp_path / "disk") == ["stored"]
+
+
+def test_a_link_whose_target_is_not_there_yet_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "first").symlink_to(tmp_path / "second")
+    (tmp_path / "second").symlink_to(tmp_path / "new" / "stored.json")
+    write_json(tmp_path / "first", [1])
+    assert json.loads((tmp_path / "new" / "stored.json").read_text()) == [1]
+    assert (tmp_path / "first").is_symlink() and (tmp_path / "second").is_symlink()
+
+
+def test_what_a_kill_left_beside_the_target_of_a_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "a.h5").symlink_to(tmp_path / "disk" / "b.h5")
+    left = tmp_path / "disk" / ".a.77.partial.h5"
+    left.touch()
+    os.utime(left, (1, 1))
+    remove_stale(tmp_path / "a.h5")
+    assert not left.exists() and (tmp_path / "a.h5").is_symlink()
+
+
 def test_rename_replaces(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "a")
     write_text(tmp_path / "b", "b")

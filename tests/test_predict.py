@@ -146,7 +146,7 @@ def test_one_patient_that_cannot_be_read_stops_no_other(tmp_path: Path, caplog: 
     source, weights = write_cohort(tmp_path / "kaggle_3m"), threshold_weights(tmp_path / "w.pt")
     (source / "TCGA_AA_0001_20010102" / "TCGA_AA_0001_20010102_2.tif").write_bytes(b"no TIFF")
     call(f"checkpoint={weights}", f"input={source}", f"output={tmp_path / 'out'}", *THRESHOLD, code=1)
-    assert "TCGA_AA_0001_20010102: " in caplog.text and "_2.tif: unreadable" in caplog.text
+    assert "TCGA_AA_0001_20010102: " in caplog.text and "_2.tif: damaged, or not a TIFF file" in caplog.text
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert list(summary["failed"]) == ["TCGA_AA_0001_20010102"] and summary["made"] == 2
     assert len(pd.read_csv(tmp_path / "out" / "volumes.csv")) == 2 and not (tmp_path / "out" / "TCGA_AA_0001_20010102").exists()

@@ -7,14 +7,17 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 from scans import THRESHOLD, scan, threshold_weights, write_dicom, write_nifti
 from test_predict import call
+from test_store import cohort
 from tiffs import write_cohort, write_slice
 
+from brainseg.data.store_writer import write_store
 from brainseg.data.studies import nifti
 from brainseg.data.studies.finding import find
 from brainseg.data.volume import CHANNELS
@@ -36,7 +39,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "000.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 100)
     (tmp_path / "text.nii").write_text("no NIfTI")
-    (tmp_path / "w.h5").write_bytes(b"prepared")
+    write_store(tmp_path / "w.h5", *cohort())
+    h5py.File(tmp_path / "kspace.h5", "w").close()
     tifffile.imwrite(tmp_path / "grey.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
     tifffile.imwrite(tmp_path / "four.tif", np.zeros((3, 8, 8, 4), np.uint8), photometric="minisblack", planarconfig="contig")
     (tmp_path / "thesis").mkdir()
@@ -55,6 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (["input=[same.nii,flair.nii,same.nii]"], "are the same file"),
     (["input=[flair.nii,same.nii,moved.nii]"], "input=flair.nii: is given as pre-contrast, and named after FLAIR; the order is pre-"),
     (["input=[null,pre_contrast.nii,null]"], "is given as FLAIR, and named after pre-contrast"),
+    (["input=kspace.h5"], "input=kspace.h5: no scan, and not a file that brainseg.prepare made; save the scan as NIfTI"),
     (["input=w.h5"], "input=w.h5: a file of prepared slices, not a scan; brainseg.evaluate"),
     (["input=[same.nii,flair.nii,moved.nii]"], "lie on different grids (origin"),
     (["input=[same.nii,flair.nii,turned.nii]"], "lie on different grids (origin"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from tiffs import write_cohort, write_slice, write_volume
@@ -88,13 +89,37 @@ def test_request_is_refused_before_anything_is_read(source: Path, tmp_path: Path
         (tmp_path / "nowhere", "lgg.h5", "no such folder"),
         (tmp_path / "thesis.txt", "lgg.h5", "is a file"),
         (source, tmp_path, "is a folder"),
-        (source, tmp_path / "thesis.txt", "no file of brainseg.prepare"),
+        (source, tmp_path / "thesis.txt", "not a file that brainseg.prepare made"),
         (source, tmp_path / "thesis.txt" / "lgg.h5", "cannot be written to"),
     ]:
         with pytest.raises(RequestError, match=rule):
             command.check(PrepareConfig(source=str(chosen), output=str(output)))
     command.check(PrepareConfig(source=str(source), output=str(tmp_path / "a" / "b" / "lgg.h5")))
     assert sorted(os.listdir(tmp_path)) == ["kaggle_3m", "thesis.txt"]
+
+
+def test_an_output_that_is_open_in_another_program_is_refused(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "lgg.h5"
+    prepare(source, output, workers=1)
+    config = PrepareConfig(source=str(source), output=str(output))
+    with h5py.File(output, "r+", libver="latest", locking=False) as file:
+        file.flush()
+        with pytest.raises(RequestError, match=r"lgg\.h5: is open for writing in another program, or was not closed; close that program"):
+            command.check(config)
+    command.check(config)
+
+
+def test_a_link_as_output_is_written_through(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, stored = tmp_path / "lgg.h5", tmp_path / "disk" / "stored.h5"
+    link.symlink_to(stored)
+    command.check(PrepareConfig(source=str(source), output=str(link)))
+    assert prepare(source, link, workers=1).written and link.is_symlink()
+    prepare(source, tmp_path / "plain.h5", workers=1)
+    assert stored.read_bytes() == (tmp_path / "plain.h5").read_bytes()
+    assert not prepare(source, link, workers=1).written
+    write_slice(source, "TCGA_AA_0000_20010101", 2, IMAGE, None)
+    assert prepare(source, link, workers=1).written and link.is_symlink() and os.listdir(tmp_path / "disk") == ["stored.h5"]
 
 
 def test_command_says_what_is_in_the_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,9 +152,9 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
 def test_real_patients(real_source: Path, tmp_path: Path) -> None:
     summary = prepare(real_source, tmp_path / "lgg.h5")
     with Store(tmp_path / "lgg.h5") as store:
-        assert store.shape == (2332, 3, 256, 256) and len(set(store.patients)) == 61 and (store.tumour_pixels > 0).sum() == 799
-        assert store.copies.sum(axis=0).tolist() == [3, 0, 6]  # missing sequences: pre-contrast, post-contrast
-        assert (tmp_path / "lgg.h5").stat().st_size / 2332 <= 220_000
+        assert store.shape == (3274, 3, 256, 256) and len(set(store.patients)) == 88 and (store.tumour_pixels > 0).sum() == 1141
+        assert store.copies.sum(axis=0).tolist() == [4, 0, 7]  # missing sequences: pre-contrast, post-contrast
+        assert (tmp_path / "lgg.h5").stat().st_size / 3274 <= 220_000
         images = store.images(int(store.first_slice[7]), int(store.first_slice[8]))
         low, high = np.percentile(images, (10, 99), axis=(0, 2, 3)).astype(np.float32)
         assert np.array_equal(store.low[7], low) and np.array_equal(store.high[7], high)

@@ -10,7 +10,8 @@ from own_cohort import CHANNELS, CLASSES, SPACING, volume
 
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
-from brainseg.data.readers.base import Reading, Scan, to_uint8
+from brainseg.data.intensity import to_uint8
+from brainseg.data.readers.base import Reading, Scan
 from brainseg.data.readers.registry import scanner
 from brainseg.data.readers.verify import scan
 from brainseg.data.store import Store

@@ -38,6 +38,7 @@ def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) 
     base = identity(make(), "data", SPLIT)
     aside = [
         make(output="x"), make(resume="auto"), make(dry_run=True), make(test="no"), make(tracking=TrackingConfig("none", experiment="e")),
+        make(allow_empty=True),
     ]
     assert {identity(config, "data", SPLIT) for config in aside} == {base}
     others = [

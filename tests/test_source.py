@@ -1,11 +1,7 @@
 """The folder of slices: what is sound is described rightly, what is not is named, and no file can do harm."""
 
-import io
 import os
-import random
-import resource
 import struct
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +10,13 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from PIL import Image
 from tiffs import write_cohort, write_slice, write_volume
 
+from brainseg.data import source
 from brainseg.data.source import Cohort, load, scan
-from brainseg.data.tiff import read_tiff
-from brainseg.data.volume import patient_of, percentile
+from brainseg.data.tiff import read_slice
+from brainseg.data.volume import _histogram, patient_of, percentile
 from brainseg.errors import DataError
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -141,19 +139,26 @@ FAULTS = {
     "orphan": (lambda s, n: (s / n / f"{n}_2.tif").unlink(), "orphan_2_mask.tif: a mask without a slice"),
     "size": (lambda s, n: write_slice(s, n, 2, IMAGE[:8], MASK[:8]), "size_2.tif: 8x16 pixels; most of the cohort has 16x16"),
     "mask_size": (lambda s, n: write_slice(s, n, 2, None, MASK[:8]), "mask_size_2_mask.tif: 8x16 pixels; its slice has 16x16"),
-    "dtype": (lambda s, n: write_slice(s, n, 2, IMAGE.astype(np.uint16), None), "dtype_2.tif: pixels are uint16; must be uint8"),
+    "dtype": (lambda s, n: write_slice(s, n, 2, IMAGE.astype(np.float32), None), "dtype_2.tif: pixels are float32 of 32 bits"),
     "grey": (lambda s, n: write_slice(s, n, 2, MASK, None), "grey_2.tif: 1 channel(s); a slice must have 3"),
-    "rgb_mask": (lambda s, n: write_slice(s, n, 2, None, IMAGE), "rgb_mask_2_mask.tif: 3 channels; a mask must have 1"),
-    "values": (lambda s, n: write_slice(s, n, 2, None, MASK + np.arange(16, dtype=np.uint8)), "mask values 0, 1, 2, 3, 4, 5, ...; must be"),
-    "mixed": (lambda s, n: write_slice(s, n, 2, None, np.diag([255] * 15 + [1]).astype(np.uint8)), "mask values 0, 1, 255; must be"),
-    "half": (lambda s, n: write_slice(s, n, 2, None, MASK + np.uint8(128)), "mask values 128; must be"),
+    "rgb_mask": (
+        lambda s, n: write_slice(s, n, 2, None, IMAGE + np.uint8([0, 9, 0])),
+        "rgb_mask_2_mask.tif: 3 channels; a mask must have 1",
+    ),
+    "values": (lambda s, n: write_slice(s, n, 2, None, MASK + np.arange(16, dtype=np.uint8)), "5 (16 pixels), ...; must be"),
+    "mixed": (
+        lambda s, n: write_slice(s, n, 2, None, np.diag([255] * 15 + [1]).astype(np.uint8)),
+        "0 (240 pixels), 1 (1 pixels), 255 (15 pixels); must",
+    ),
+    "half": (lambda s, n: write_slice(s, n, 2, None, MASK + np.uint8(128)), "mask values 128 (256 pixels); must be"),
     "truncated": (_truncate, "truncated_2.tif: truncated"),
-    "empty": (lambda s, n: (s / n / f"{n}_2.tif").write_bytes(b""), "empty_2.tif: unreadable or truncated"),
-    "text": (lambda s, n: (s / n / f"{n}_2_mask.tif").write_text("not a TIFF"), "text_2_mask.tif: unreadable or truncated"),
+    "empty": (lambda s, n: (s / n / f"{n}_2.tif").write_bytes(b""), "empty_2.tif: damaged, or not a TIFF file"),
+    "text": (lambda s, n: (s / n / f"{n}_2_mask.tif").write_text("not a TIFF"), "text_2_mask.tif: damaged, or not a TIFF file"),
     "duplicate": (lambda s, n: write_slice(s, n, "02", IMAGE, None), "duplicate_2.tif: slice number 2 is taken by duplicate_02.tif"),
     "insane": (_insane, "insane_2.tif: its header says 16x100000000 pixels"),
-    "pages": (lambda s, n: tifffile.imwrite(s / n / f"{n}_2_mask.tif", np.stack([MASK, MASK])), "more than one page"),
-    "jpeg": (lambda s, n: write_slice(s, n, 2, IMAGE, None, compression="jpeg"), "jpeg_2.tif: "),
+    "pages": (lambda s, n: tifffile.imwrite(s / n / f"{n}_2_mask.tif", np.stack([MASK, MASK])), "2 pages; a slice is one page"),
+    "codec": (lambda s, n: write_slice(s, n, 2, IMAGE, None, compression="jpeg2000"), "codec_2.tif: compression JPEG2000"),
+    "bits": (lambda s, n: write_slice(s, n, 2, IMAGE.astype(np.uint16), None), "bits: slices of types uint16 and uint8; all"),
     "link": (_link_outside, "link_2.tif: a link that leads outside"),
     "pipe": (_pipe, "pipe_2.tif: not a regular file"),
     "number": (lambda s, n: write_slice(s, n, 123456, IMAGE, MASK), "number_123456.tif: slice number above 99999"),
@@ -170,18 +175,18 @@ def test_two_slices_with_one_number_and_no_other_fault(tmp_path: Path) -> None:
     assert len(scan(tmp_path, workers=1).faults) == 2  # the slice and the mask
 
 
-def test_gap_is_a_warning_and_foreign_files_are_ignored_by_name(tmp_path: Path) -> None:
+def test_gap_is_a_warning_and_files_that_are_no_images_are_ignored_by_name(tmp_path: Path) -> None:
     write_volume(tmp_path, "a", slices=5)
     for suffix in ("", "_mask"):
         (tmp_path / "a" / f"a_3{suffix}.tif").unlink()
     (tmp_path / "data.csv").write_bytes(b"\xff\x00 damaged")
     (tmp_path / "README").touch()
-    (tmp_path / "a" / "b_1.tif").touch()
-    (tmp_path / "a" / "._a_1.tif").touch()
-    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "overview.png").touch()
+    (tmp_path / "a" / "notes.txt").touch()
+    (tmp_path / "empty").mkdir()
     cohort = scan(tmp_path, workers=1)
     assert cohort.faults == [] and cohort.warnings == ["a: slices are numbered up to 5, without 3"]
-    assert cohort.ignored == ["README", "__MACOSX/ (holds no __MACOSX_<number>.tif)", "a/._a_1.tif", "a/b_1.tif"]
+    assert cohort.ignored == ["README", "overview.png", "empty/ (holds no image)", "a/notes.txt"]
 
 
 def test_names_that_cannot_be_printed_are_a_fault(tmp_path: Path) -> None:
@@ -190,10 +195,7 @@ def test_names_that_cannot_be_printed_are_a_fault(tmp_path: Path) -> None:
     assert "'a\\nb'" in fault and "\n" not in fault
 
 
-def test_no_patient_names_the_folder_that_was_meant(tmp_path: Path) -> None:
-    write_cohort(tmp_path / "kaggle_3m")
-    (fault,) = scan(tmp_path, workers=1).faults
-    assert "no patient" in fault and f"did you mean {tmp_path / 'kaggle_3m'}?" in fault
+def test_a_source_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     (fault,) = scan(tmp_path / "nowhere", workers=1).faults
     assert "cannot be listed" in fault
 
@@ -208,66 +210,50 @@ def test_change_between_verifying_and_reading_is_an_error(tmp_path: Path) -> Non
         load(folder)
 
 
-def test_tiff_of_any_plain_kind_is_read(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)
-    kinds = [{}, {"compression": "lzw"}, {"compression": "zlib", "predictor": True}, {"compression": "packbits"}, {"rowsperstrip": 5},
-             {"byteorder": ">"}, {"bigtiff": True}, {"metadata": {"a": 1}}]  # fmt: skip
-    for number, options in enumerate(kinds * 2):  # the second time with every header known
-        path = tmp_path / f"{number}.tif"
-        tifffile.imwrite(path, image + np.uint8(number), photometric="rgb", **options)
-        assert np.array_equal(read_tiff(path), image + np.uint8(number)), options
+def test_sixteen_bits_are_stretched_by_volume(tmp_path: Path) -> None:
+    """The brightest slice keeps its place above the others: a slice alone would be stretched to the same white."""
+    for number in (1, 2, 3):
+        image = np.random.default_rng(number).integers(0, 1000 * number, (16, 16, 3)).astype(np.uint16)
+        write_slice(tmp_path, "a", number, image, MASK)
+    (folder,) = scan(tmp_path, workers=1).folders
+    images, _ = load(folder)
+    stored = np.stack([tifffile.imread(path) for path in folder.slices.values()]).astype(float)
+    low, high = np.percentile(stored, (0.5, 99.5), axis=(0, 1, 2))
+    expected = np.rint(255 * ((stored - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+    assert np.array_equal(images, expected.transpose(0, 3, 1, 2))
+    assert images[0].mean() < 0.5 * images[2].mean()
 
 
-def test_a_known_header_does_not_vouch_for_another(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    tifffile.imwrite(path, MASK, metadata=None)
-    assert read_tiff(path).shape == (16, 16, 1)
-    content = bytearray(path.read_bytes())
-    content[content.index(struct.pack("<HHI", 262, 3, 1)) + 8] = 0  # PhotometricInterpretation: white is zero, same size of file
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="must be grey or interleaved RGB"):
-        read_tiff(path)
+@pytest.mark.parametrize("writer", ["tifffile", "tifffile zlib", "Pillow", "Pillow lzw"])
+def test_pixels_are_read_again_as_they_were_verified(tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncompressed files are not decoded a second time, whatever wrote them; others are."""
+    folder = write_volume(tmp_path, "a")
+    expected = np.stack([tifffile.imread(folder / f"a_{number}.tif") for number in (1, 2, 3)]).transpose(0, 3, 1, 2)
+    for path in folder.iterdir():
+        pixels = tifffile.imread(path)
+        if writer.startswith("Pillow"):
+            Image.fromarray(pixels).save(path, compression="tiff_lzw" if writer.endswith("lzw") else None)
+        else:
+            colours = "rgb" if pixels.ndim == 3 else "minisblack"
+            tifffile.imwrite(path, pixels, photometric=colours, compression="zlib" if writer.endswith("zlib") else None)
+    (verified,) = scan(tmp_path, workers=1).folders
+    decoded = []
+    monkeypatch.setattr(source, "read_slice", lambda path, channels: (decoded.append(path), read_slice(path, channels))[1])
+    images, masks = load(verified)
+    assert np.array_equal(images, expected) and masks.sum() == 24
+    assert bool(decoded) == (" " in writer)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.faults)])
-def test_mutated_files_give_pixels_or_an_error_that_names_them(tmp_path: Path, seed: int) -> None:
-    rng, path = random.Random(seed), tmp_path / "mutated.tif"
-    originals = [_encode(), _encode(compression="lzw"), _encode(compression="zlib", predictor=True), _encode(compression="packbits"),
-                 _encode(rowsperstrip=5), _encode(byteorder=">"), _encode(bigtiff=True), _encode(metadata={"a": 1})]  # fmt: skip
-    outcomes, slowest = {"pixels": 0, "error": 0}, 0.0
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(1000):
-        path.write_bytes(_mutated(rng.choice(originals), rng))
-        start = time.process_time()
-        try:
-            pixels = read_tiff(path)
-            assert pixels.dtype == np.uint8 and pixels.ndim == 3
-            outcomes["pixels"] += 1
-        except DataError as error:
-            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
-            outcomes["error"] += 1
-        slowest = max(slowest, time.process_time() - start)
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-    print(f"figure: {outcomes}, the slowest took {slowest:.3f} s, memory grew by {memory} MB")
-    assert slowest < 2 and memory < 512
-    assert min(outcomes.values()) > 100
+def test_a_place_that_only_looks_right_is_decoded(tmp_path: Path) -> None:
+    """Rows between those that are compared may differ: the digest shows it."""
+    (verified,) = scan(write_volume(tmp_path, "a").parent, workers=1).folders
+    images, masks = load(verified)
+    verified.offsets = dict.fromkeys(verified.offsets, 0)
+    again, masks_again = load(verified)
+    assert np.array_equal(again, images) and np.array_equal(masks_again, masks)
 
 
-def _encode(**options: object) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 40, (32, 32, 3), np.uint8)
-    tifffile.imwrite(buffer, pixels, photometric="rgb", **({"metadata": None} | options))
-    return buffer.getvalue()
-
-
-def _mutated(content: bytes, rng: random.Random) -> bytes:
-    """Cut short, or with some bytes changed, mostly in the header and its tags."""
-    if rng.random() < 0.1:
-        return content[: rng.randrange(len(content))]
-    changed = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 3, 30])):
-        at = rng.randrange(230 if rng.random() < 0.8 else len(content))
-        size = rng.choice([1, 1, 2, 4])
-        value = rng.choice([rng.randbytes(size), bytes(size), b"\xff" * size, b"\xff\xff\xff\x7f"[-size:]])
-        changed[at : at + size] = value[: len(content) - at]
-    return bytes(changed)
+@given(arrays.arrays(np.uint8, st.sampled_from([(3, 5), (16, 16), (128, 256), (181, 182), (181, 181)]), elements=st.integers(0, 255)))
+def test_the_quick_count_of_values_is_that_of_numpy(pixels: np.ndarray) -> None:
+    for array in (pixels, pixels[:, ::-1]):
+        assert np.array_equal(_histogram(array), np.bincount(array.ravel(), minlength=256))

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from brainseg.data.store import Store, is_store
+from brainseg.data.store import Store, is_open_elsewhere, is_store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe
 from brainseg.errors import DataError
@@ -150,8 +150,8 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, path: Path) -> None
     text.write_text("no HDF5")
     h5py.File(foreign, "w").close()
     for other, rule in [
-        (text, "not a file of brainseg.prepare"),
-        (foreign, "not a file of brainseg.prepare"),
+        (text, "not a file that brainseg.prepare made"),
+        (foreign, "not a file that brainseg.prepare made"),
         (tmp_path / "no.h5", "no such"),
     ]:
         with pytest.raises(DataError, match=rule) as caught:
@@ -159,6 +159,45 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path, path: Path) -> None
         assert str(other) in str(caught.value) and "\n" not in str(caught.value)
         assert not is_store(other)
     assert is_store(path)
+
+
+def test_a_file_open_in_another_program_is_not_called_damaged(path: Path) -> None:
+    """h5py marks a file of ours as open for as long as a program may write to it, and for ever if that is killed."""
+    rule = r"lgg\.h5: is open for writing in another program, or was not closed; close that program, or make it again"
+    with h5py.File(path, "r+", libver="latest", locking=False) as file:
+        file.flush()
+        assert is_open_elsewhere(path)
+        content = path.read_bytes()
+        with pytest.raises(DataError, match=rule):
+            read_elsewhere(path)
+    assert not is_open_elsewhere(path)
+    Store(path).close()
+    path.write_bytes(content)  # as a killed program leaves it
+    with pytest.raises(DataError, match=rule):
+        Store(path)
+
+
+def read_elsewhere(path: Path) -> None:
+    """Open a copy: HDF5 opens a file without looking at it if this very process has it open already."""
+    copy = path.with_name("copy_of_lgg.h5")
+    copy.write_bytes(path.read_bytes())
+    Store(copy)
+
+
+def test_other_hdf5_files_are_not_open_elsewhere(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "early.h5", "w", libver="earliest") as file:
+        file.flush()
+        assert not is_open_elsewhere(tmp_path / "early.h5"), "this version of the format does not say"
+    (tmp_path / "short.h5").write_bytes(b"\x89HDF")
+    assert not is_open_elsewhere(tmp_path / "short.h5") and not is_open_elsewhere(tmp_path / "no.h5")
+
+
+def test_slices_in_another_layout_of_hdf5_are_no_file_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "kspace.h5"
+    with h5py.File(path, "w") as file:
+        file["kspace"], file.attrs["format"] = np.zeros((2, 4, 4), np.complex64), np.zeros(3)
+    with pytest.raises(DataError, match=r"kspace\.h5: not a file that brainseg\.prepare made"):
+        Store(path)
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,12 @@ class PrepareConfig:
     spacing: float | None = setting(None, "pixel size in mm that slices are resampled to in plane; null: as they are")
     size: Any = setting(None, "pixels that slices are cut or padded to at the centre, as 256 or [256,224]; null: as they are")
     on_fault: str = setting("error", "error, or skip_patient to leave patients with faults out, by name")
+    on_duplicate: str = setting("error", "the same scan under two patients' names: error, or keep_together to make them one patient")
     workers: int | None = setting(None, "processes; null: all cores")
 
     def __post_init__(self) -> None:
         check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
+        check_choice("on_duplicate", self.on_duplicate, ("error", "keep_together"))
         check_range("workers", self.workers, 1)
         check_range("spacing", self.spacing, 0.05, 50)
         sides = self.size if isinstance(self.size, list) else [self.size] * 2

@@ -9,7 +9,7 @@ from brainseg.config.scheduler import SchedulerConfig
 from brainseg.errors import check
 
 NOT_IDENTITY = ("output", "resume", "force", "dry_run", "test", "predictions", "tracking", "checkpoint", "data.path", "data.resident",
-                "data.phantom.folder", "rerun", "device.on_missing")
+                "data.phantom.folder", "rerun", "device.on_missing", "allow_empty")
 PREDICTIONS = ("none", "masks", "probabilities")
 
 
@@ -83,6 +83,7 @@ class TrainConfig:
     resume: str | None = setting(None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m")
     force: bool = setting(False, "resume although the bits, or the curve of the schedule, will differ")
     on_nonfinite: str = setting("error", "a loss or gradient that is not finite: error stops the run, skip leaves the step out")
+    allow_empty: bool = setting(False, "train although a part of the split has no tumour, or its masks look inverted")
     rerun: bool = setting(False, "a sweep repeats also its finished jobs, each once, in a numbered sibling of its folder")
     dry_run: str = setting("false", "false: run; true: print what would run, and stop; measure: also seconds and memory, from a few steps")
     data: DataConfig = setting(DataConfig, "the slices")

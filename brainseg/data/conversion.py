@@ -8,6 +8,9 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from brainseg.data.duplicates import mark_duplicates
+from brainseg.data.fault_report import summarise
+from brainseg.data.plausibility import doubts
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
 from brainseg.data.source import Cohort
@@ -20,10 +23,11 @@ Item = TypeVar("Item")
 
 
 class FaultyCohort(DataError):
-    """The source cannot be used; the message is the whole report, one fault a line, as is `faults`."""
+    """The source cannot be used. The message is the report with some faults of each kind, `faults` is the whole list."""
 
     def __init__(self, source: str | Path, faults: list[str]) -> None:
-        super().__init__("\n  ".join([f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}; nothing was written", *faults]))
+        counted = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
+        super().__init__("\n  ".join([f"{source}: {counted}; nothing was written", *summarise(faults)]))
         self.faults = faults
 
 
@@ -49,11 +53,13 @@ def prepare(
     on_fault: str = "error",
     workers: int | None = None,
     progress: bool = False,
+    on_duplicate: str = "error",
     reading: Reading | None = None,
 ) -> Summary:
     """Verify the folder `source`, read as `reading` says, and write it as one HDF5 file; an equal file is left as it is.
 
-    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out.
+    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out. The same scan
+    under the names of two patients is a fault of the later one, unless `on_duplicate="keep_together"` makes them one patient.
     Raises RequestError for an unknown reader or a folder without a volume, FaultyCohort with all faults, DataError if the source
     changes meanwhile, OSError if the disk is full.
     """
@@ -65,7 +71,10 @@ def prepare(
     found = scan(source, workers, show)
     if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
         raise RequestError(f"source={source}: {found.faults[0]}")
+    # A scan whose twin is left out is no duplicate, so faulty patients go first.
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
+    mark_duplicates(cohort.folders, together=on_duplicate == "keep_together")
+    cohort = cohort.without(cohort.faulty_patients) if on_fault == "skip_patient" else cohort
     if cohort.faults:
         raise FaultyCohort(source, found.faults)
     if not cohort.volumes:
@@ -75,8 +84,9 @@ def prepare(
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
         write_store(output, cohort.volumes, show(map(cohort.load, cohort.folders), len(cohort.folders), "write"),
                     cohort.channels, cohort.classes, _preparation(reader, reading, cohort))
-    left_out = found.faulty_patients if cohort is not found else []
-    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, found.warnings, found.ignored, left_out,
+    left_out = found.faulty_patients if on_fault == "skip_patient" else []
+    warnings = [*found.warnings, *doubts(cohort.volumes, cohort.classes)]
+    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, warnings, found.ignored, left_out,
                    found.faults, reader)
 
 
@@ -94,7 +104,7 @@ def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
         return False
     try:
         with Store(output) as store:
-            if store.fingerprint != cohort.fingerprint:  # names and spacing are in it
+            if store.fingerprint != cohort.fingerprint:  # names, patients and spacing are in it
                 return False
             store.verify()
     except DataError:  # damaged or of another version: it is written again

@@ -1,117 +1,104 @@
 """Finds the slices and masks of a folder in the `kaggle_3m` layout by their names; opens none of them.
 
-    <source>/<volume>/<volume>_<n>.tif        slice n: height x width x 3, uint8: pre-contrast, FLAIR, post-contrast
-    <source>/<volume>/<volume>_<n>_mask.tif   its mask: height x width, uint8, 0/255 or 0/1
-    <source>/data.csv                         clinical data; not needed, so not read
+    <cohort>/<volume>/<volume>_<n>.tif        slice n: height x width x 3, uint8: pre-contrast, FLAIR, post-contrast
+    <cohort>/<volume>/<volume>_<n>_mask.tif   its mask: height x width, uint8, 0/255 or 0/1
+    <cohort>/data.csv                         clinical data; not needed, so not read
 
-A fault is a short line, kept with its volume; a gap in the slice numbers is a warning; other files are ignored, by name.
+The cohort is the source, or a folder below it. A fault is a short line that is stored with its volume. A gap in the slice
+numbers is a warning. Hidden and system files are skipped. An image under another name is a fault, other files are ignored.
 """
 
-import os
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from brainseg.data.volume import Volume, patient_of
+from brainseg.data.folder import Folder, entries_of, is_folder, leads_outside
+from brainseg.data.naming import SLICE, is_image, misnamed, printable
+from brainseg.data.tree import Tree, describe_absence, describe_places, walk
 
 LARGEST_NUMBER = 99_999
 
 
-@dataclass
-class Folder:
-    """One volume as found on disk: its files by slice number, and what there is to say of them."""
-
-    path: Path
-    slices: dict[int, Path] = field(default_factory=dict)
-    masks: dict[int, Path] = field(default_factory=dict)
-    unread: set[Path] = field(default_factory=set)  # never opened: a link to elsewhere, a pipe
-    faults: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # (height, width) of each slice that could be read
-    volume: Volume | None = None  # there when verified and without a fault
-    notes: list[str] = field(default_factory=list)  # what a reader did to the volume; equal ones are printed once
-    patient: str = ""  # "": the folder's name without its date
-
-    def __post_init__(self) -> None:
-        self.patient = self.patient or patient_of(self.path.name)
-
-
 def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
-    """The folders below the source that hold slices, sorted by name; what else there is to say goes to `top`."""
-    folders = []
-    for entry in _entries(top):
-        if not Path(entry.path).is_dir():  # DirEntry's own raises at a link that leads to itself
-            top.ignored += [] if entry.name == "data.csv" else [_printable(entry.name)]
-            continue
-        folder = Folder(Path(entry.path))
-        if not entry.name.isprintable():
-            folder.faults.append(f"{entry.name!a}: the name holds characters that cannot be printed; rename the folder")
-        elif _leads_outside(entry, top.path):
-            folder.faults.append(f"{entry.name}: a link that leads outside the source; put the files in its place")
-        else:
-            find_files(folder, top.path, need_masks)
-        if folder.slices or folder.masks or folder.faults:
-            folders.append(folder)
-        else:
-            top.ignored.append(f"{entry.name}/ (holds no {entry.name}_<number>.tif)")
-    if not folders and not top.faults:
-        inner = [folder for folder in ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m") if (top.path / folder).is_dir()]
-        remedy = f"; did you mean {top.path / inner[0]}?" if inner else ""
-        top.faults.append(f"no patient found: expected <folder>/<folder>_<number>.tif and <folder>_<number>_mask.tif{remedy}")
-    return folders
+    """Return the volumes of the one cohort at or below the source, sorted by name.
+
+    What concerns no volume goes to the faults, warnings and ignored names of `top`. Where nothing can be used, the list is
+    empty and `top` has one fault.
+    """
+    tree = Tree()
+    walk(top, top, tree)
+    if top.faults:
+        return []
+    # A slice that was left beside the patients' folders makes no patient of the folder above them.
+    above = tree.cohorts.keys() - tree.patients
+    patients = {cohort: [path for path in paths if path not in above] for cohort, paths in tree.cohorts.items()}
+    tree.cohorts = {cohort: paths for cohort, paths in patients.items() if paths}
+    if len(tree.cohorts) != 1 and (tree.cohorts or not tree.faulty):
+        top.faults.append(describe_places(tree, top.path) if tree.cohorts else describe_absence(tree, top.path))
+        return []
+    cohort = next(iter(tree.cohorts), top.path)
+    folders = list(tree.faulty)
+    for path in [*tree.cohorts.get(cohort, ()), *(path for path in tree.pictures if path.parent == cohort)]:
+        folder = Folder(path)
+        find_files(folder, top.path, need_masks)
+        folders.append(folder)
+    _add_remarks(top, tree, cohort)
+    return sorted(folders, key=lambda folder: folder.path.name)
+
+
+def _add_remarks(top: Folder, tree: Tree, cohort: Path) -> None:
+    """Add to `top` what lies beside the volumes of the cohort: a slice is a fault, other images and files are named."""
+    names = [entry.name for entry in entries_of(Folder(cohort)) if not is_folder(entry)]
+    rule = "a slice that lies beside the patients' folders; put it into the folder of its patient"
+    top.faults += [f"{printable(name)}: {rule}" for name in names if SLICE.fullmatch(name)]
+    top.warnings += [
+        f"{path.relative_to(top.path)}/: its images are not read, as it does not lie beside the patients' folders"
+        for path in tree.pictures
+        if cohort not in (path, path.parent)
+    ]
+    top.ignored += [name for name in tree.ignored if not SLICE.fullmatch(name)]
+    if cohort in tree.pictures:
+        top.ignored += [printable(name) for name in names if name != "data.csv" and not SLICE.fullmatch(name)]
 
 
 def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
-    """Sort the files of a volume into slices and masks, each by number, and see that they pair."""
+    """Sort the files of a volume into slices and masks by number, and check that they pair."""
     name = folder.path.name
     pattern = re.compile(re.escape(name) + r"_([0-9]+)(_mask)?\.tiff?", re.IGNORECASE)
-    for entry in _entries(folder):
-        match, shown = pattern.fullmatch(entry.name), f"{name}/{_printable(entry.name)}"
+    others = []
+    for entry in entries_of(folder):
+        match, shown = pattern.fullmatch(entry.name), f"{name}/{printable(entry.name)}"
         if not match:
-            folder.ignored.append(shown)
+            others += [entry.name] if is_image(entry.name) and not is_folder(entry) else []
+            folder.ignored += [] if is_image(entry.name) or is_folder(entry) else [shown]
             continue
         number, files = int(match[1]), folder.masks if match[2] else folder.slices
         if number in files:
             folder.faults.append(f"{shown}: slice number {number} is taken by {files[number].name}")
             continue
         files[number] = Path(entry.path)
-        if _leads_outside(entry, source):
+        if leads_outside(entry, source):
             folder.faults.append(f"{shown}: a link that leads outside the source; put the file in its place")
             folder.unread.add(files[number])
         elif not Path(entry.path).is_file():
             folder.faults.append(f"{shown}: not a regular file")
             folder.unread.add(files[number])
+    folder.faults += misnamed(folder.path, others, has_slices=bool(folder.slices or folder.masks))
     folder.slices, folder.masks = dict(sorted(folder.slices.items())), dict(sorted(folder.masks.items()))
-    without = [path for number, path in folder.slices.items() if number not in folder.masks]
-    folder.faults += [f"{name}/{path.name}: no mask" for path in without if need_masks]
-    folder.faults += [f"{name}/{path.name}: a mask without a slice" for number, path in folder.masks.items() if number not in folder.slices]
+    unpaired = [path for number, path in folder.slices.items() if number not in folder.masks]
+    folder.faults += [f"{name}/{path.name}: no mask" for path in unpaired if need_masks]
+    orphans = [path for number, path in folder.masks.items() if number not in folder.slices]
+    folder.faults += [f"{name}/{path.name}: a mask without a slice" for path in orphans]
     _find_gaps(folder)
 
 
 def _find_gaps(folder: Folder) -> None:
+    """Warn of slice numbers that are missing between 1 and the last."""
     last = max(folder.slices, default=0)
     if last > LARGEST_NUMBER:
-        folder.faults.append(f"{folder.path.name}/{folder.slices[last].name}: slice number above {LARGEST_NUMBER}")
+        shown = f"{folder.path.name}/{folder.slices[last].name}"
+        folder.faults.append(f"{shown}: slice number above {LARGEST_NUMBER}")
         return
     gaps = sorted(set(range(1, last)) - set(folder.slices))
     if gaps:
         shown = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
         folder.warnings.append(f"{folder.path.name}: slices are numbered up to {last}, without {shown}")
-
-
-def _entries(folder: Folder) -> list[os.DirEntry]:
-    """What lies in a folder, by name; one that cannot be listed has that as its fault."""
-    try:
-        return sorted(os.scandir(folder.path), key=lambda entry: entry.name)
-    except OSError as error:
-        folder.faults.append(f"{folder.path}: cannot be listed: {error.strerror}")
-        return []
-
-
-def _leads_outside(entry: os.DirEntry, source: Path) -> bool:
-    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(source.resolve())
-
-
-def _printable(name: str) -> str:
-    return name if name.isprintable() else ascii(name)

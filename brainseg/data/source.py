@@ -16,10 +16,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.readers.fit import crop_or_pad
+from brainseg.data.stored_pixels import locate, read_located
 from brainseg.data.tiff import read_mask, read_slice
-from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint
+from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint, renamed_patients
 from brainseg.errors import DataError
 
 Item = TypeVar("Item")
@@ -59,7 +61,9 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint((volume.digest for volume in self.volumes), self.channels, self.classes)
+        volumes = self.volumes
+        renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
+        return fingerprint((volume.digest for volume in volumes), self.channels, self.classes, renamed)
 
     @property
     def faulty_patients(self) -> list[str]:
@@ -88,28 +92,40 @@ def scan(
 
 def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
     """Read every slice and mask of a volume once: add its faults, sizes and, if there is no fault, its description."""
-    volume = describe(folder.path.name, _read(folder, size))
+    volume = describe(folder.path.name, _read(folder, size)) if folder.slices else None
     folder.volume = None if folder.faults else volume
     return folder
 
 
 def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume. Raises DataError if it has changed since."""
+    """Return images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume.
+
+    Raises DataError if the volume has changed since it was verified.
+    """
     volume = folder.volume
     assert volume is not None, "only a verified volume without faults can be loaded"
-    again = Folder(folder.path, folder.slices, folder.masks)
     images = np.zeros(volume.shape, np.uint8)
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
-    for row, (_, image, mask) in enumerate(_read(again, size)):
-        if image.shape == images.shape[1:]:
+    again = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
+    # What lies at known places in the files has the size that it was stored with.
+    located = [partial(read_located, folder, volume.shape)] if size is None else []
+    for read in (*located, partial(_read, again, size)):
+        slices = read()
+        if len(slices) != len(images) or any(image.shape != images.shape[1:] for _, image, _ in slices):
+            continue
+        for row, (_, image, mask) in enumerate(slices):
             images[row], masks[row, 0] = image, mask
-    if again.faults or digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) != volume.digest:
-        raise DataError(f"{folder.path}: changed while it was being read; start again")
-    return images, masks
+        if digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) == volume.digest:
+            return images, masks
+    raise DataError(f"{folder.path}: changed while it was being read; start again")
 
 
-def _read(folder: Folder, size: Sequence[int] | None) -> Iterator[Slice]:
-    """The sound slices of a volume by number; what is wrong with the others goes to its faults."""
+def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
+    """Return the sound slices of a volume by number, at `size`, and add what is wrong with the others to its faults.
+
+    Slices of 16 bits are stretched to eight together, because their scale is that of the volume.
+    """
+    slices: list[Slice] = []
     for number, path in folder.slices.items():
         image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
         mask = _attempt(read_mask, folder.masks.get(number), folder)
@@ -117,9 +133,11 @@ def _read(folder: Folder, size: Sequence[int] | None) -> Iterator[Slice]:
             folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
         if image is None or mask is None:
             continue
+        locate(folder, path, image.transpose(1, 2, 0))
+        locate(folder, folder.masks[number], 255 * mask, mask)
         if mask.shape != image.shape[1:]:
-            shown = f"{folder.path.name}/{folder.masks[number].name}"
-            folder.faults.append(f"{shown}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
+            name = f"{folder.path.name}/{folder.masks[number].name}"
+            folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
             continue
         if size is not None:
             pixels = np.count_nonzero(mask)
@@ -127,7 +145,17 @@ def _read(folder: Folder, size: Sequence[int] | None) -> Iterator[Slice]:
             if lost := pixels - np.count_nonzero(mask):
                 place = f"{folder.path.name}/{path.name}"
                 folder.warnings.append(f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels")
-        yield number, image, mask
+        slices.append((number, image, mask))
+    if all(image.dtype == np.uint8 for _, image, _ in slices):
+        return slices
+    types = sorted({str(image.dtype) for _, image, _ in slices})
+    if len(types) > 1:
+        fault = f"slices of types {' and '.join(types)}; all slices of a volume must have one type"
+        folder.faults.append(f"{folder.path.name}: {fault}")
+    if len(types) > 1 or len({image.shape for _, image, _ in slices}) > 1:
+        return []  # slices of several sizes are named by `compare_sizes`
+    stretched = to_uint8(np.stack([image for _, image, _ in slices]))
+    return [(number, image, mask) for image, (number, _, mask) in zip(stretched, slices, strict=True)]
 
 
 def _attempt(read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder) -> np.ndarray | None:

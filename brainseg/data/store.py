@@ -3,7 +3,7 @@
     images         (N, C, H, W) uint8     as in the source; N slices sorted by volume name, then slice number
     masks          (N, 1, H, W) uint8     class index, compressed
     slice_number   (N,) int32             tumour_pixels (N,) int32: pixels of class > 0
-    volumes        (V,) UTF-8             the volume's name; patients (V,): of whom it is, by default that name without its date
+    volumes        (V,) UTF-8             the volume's folder; patients (V,): that name without its date
     first_slice    (V + 1,) int64         rows first_slice[v] to first_slice[v + 1] are volume v
     low, high      (V, C) float32         10th and 99th percentile of the whole volume; input = clip((image - low) / (high - low), 0, 1)
     copies         (V, C) uint8           1: the channel is a copy of FLAIR, its own sequence is missing
@@ -24,10 +24,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainseg.data.volume import digest, fingerprint
+from brainseg.data.volume import digest, fingerprint, renamed_patients
 from brainseg.errors import DataError
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
+OPEN = "is open for writing in another program, or was not closed"
+FOREIGN = "not a file that brainseg.prepare made"
 REMEDY = "make it again with python -m brainseg.prepare"
 TYPES = {  # of every part; text is bytes of a fixed length
     "images": "u1", "masks": "u1", "slice_number": "i4", "tumour_pixels": "i4", "first_slice": "i8", "low": "f4", "high": "f4",
@@ -44,13 +46,32 @@ def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
     return part
 
 
+def is_open_elsewhere(path: str | Path) -> bool:
+    """Return True if the file says that a program has it open for writing, or was stopped before it closed the file.
+
+    HDF5 keeps that in the lowest bit of the byte behind the signature, the version and two sizes, from version 3 on.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return len(start) == 12 and start[:8] == b"\x89HDF\r\n\x1a\n" and start[8] >= 3 and bool(start[11] & 1)
+
+
 def is_store(path: str | Path) -> bool:
     """Whether the file was made by `write_store`, of whatever schema version."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
+            return _has_format(file)
     except DAMAGED:
         return False
+
+
+def _has_format(file: h5py.File) -> bool:
+    """Return True if the file says that it is one of ours. Another program's attribute of that name may be an array."""
+    value = file.attrs.get("format")
+    return isinstance(value, bytes) and value == FORMAT
 
 
 class Store:
@@ -72,11 +93,13 @@ class Store:
             self.close()
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{self.path}: damaged, or not a file of brainseg.prepare ({_reason(error)}); {REMEDY}") from error
+            if self.path.is_file() and is_open_elsewhere(self.path):
+                raise DataError(f"{self.path}: {OPEN}; close that program, or {REMEDY}") from error
+            raise DataError(f"{self.path}: damaged, or {FOREIGN} ({_reason(error)}); {REMEDY}") from error
 
     def _read_header(self, file: h5py.File) -> None:
-        if file.attrs.get("format") != FORMAT:
-            raise DataError(f"{self.path}: not a file of brainseg.prepare; {REMEDY}")
+        if not _has_format(file):
+            raise DataError(f"{self.path}: {FOREIGN}; {REMEDY}")
         if (schema := file.attrs["schema"]) != SCHEMA:
             raise DataError(f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}")
         self._check_parts(file)
@@ -161,13 +184,12 @@ class Store:
         This finds what Fletcher-32 cannot, by its nature: words of 0x0000 that have become 0xFFFF, or the reverse.
         """
         digests = []
-        bounds = zip(
-            self.volumes, self.patients, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True
-        )
-        for name, patient, spacing, start, stop in bounds:
+        bounds = zip(self.volumes, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True)
+        for name, spacing, start, stop in bounds:
             slices = zip(self.slice_number[start:stop], self.images(start, stop), self.masks(start, stop)[:, 0], strict=True)
-            digests.append(digest(name, slices, spacing, patient))
-        if fingerprint(digests, self.channels, self.classes) != self.fingerprint:
+            digests.append(digest(name, slices, spacing))
+        renamed = renamed_patients(self.volumes, self.patients)
+        if fingerprint(digests, self.channels, self.classes, renamed) != self.fingerprint:
             raise DataError(f"{self.path}: the content does not have its fingerprint; {REMEDY}")
 
     def _file(self) -> h5py.File:

@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 
 from brainseg.data.store import FORMAT, SCHEMA
-from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint
-from brainseg.files import remove_stale, writing
+from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed_patients
+from brainseg.files import remove_stale, target, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
 SMALL, SMALL_ROW = 16_384, 1024  # bytes that suffice for all but the pixels: of a file, and of each slice
@@ -58,7 +58,8 @@ def write_store(
 def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     """Write all but the pixels and make room for those; returns `first_slice`."""
     file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
-    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes))
+    renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
+    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes, renamed))
     _, count, height, width = volumes[0].shape
     first_slice = np.cumsum([0, *(volume.shape[0] for volume in volumes)], dtype=np.int64)
     small = {
@@ -84,7 +85,7 @@ def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence
 
 def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
     """Refuse at once what the disk has no room for: images as they are, and 2 % for all else."""
-    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(Path(path).absolute().parent).free
+    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(target(path).absolute().parent).free
     if needed > free:
         full = os.strerror(errno.ENOSPC)
         raise OSError(errno.ENOSPC, f"{full}: needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free", str(path))

@@ -1,7 +1,9 @@
-"""Reads one slice or mask from a TIFF file that nobody vouches for: the header is judged before anything is decoded.
+"""Read one slice or mask from a TIFF file. tifffile decodes the pixels after its header was checked.
 
-A damaged header can ask for terabytes, for a codec with holes, or for pixels that nobody stored (tifffile leaves their
-memory as it was). A slice needs little of TIFF, so only that reaches the decoder: one page, grey or RGB, 8 bits, strips.
+A damaged header can ask for terabytes, or for pixels that the file does not contain (tifffile leaves
+such memory as it was). The checks here follow what the decoder will read: the size of the image, and
+of every strip or tile the bytes that lie in the file. Padding is allowed: in the public archive the
+last of 24 strips has 11 rows, of which the image needs three.
 """
 
 import logging
@@ -12,27 +14,48 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from brainseg.errors import DataError
 
 LARGEST = 4096  # pixels of a side
-LARGEST_FILE = 2**27  # bytes: above four channels of the largest slice
-LONGEST_HEADER = 2**16
-LOSSLESS = (COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE, COMPRESSION.PACKBITS)
-COLOURS = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB)
-# tifffile trusts the types and values of tags; of 200,000 mutated files none raised anything but these (tests/test_source.py)
-UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError, struct.error)
+LARGEST_FILE = 2**27  # bytes, which is more than four channels of the largest slice take
+PLAIN = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE}
+PACKED = {COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.JPEG}
+FAX = {COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6}  # masks of one bit
+COMPRESSIONS = PLAIN | PACKED | FAX
+# MINISWHITE files are inverted, a palette is applied, and YCbCr exists only inside JPEG.
+COLOURS = {
+    PHOTOMETRIC.MINISBLACK,
+    PHOTOMETRIC.MINISWHITE,
+    PHOTOMETRIC.RGB,
+    PHOTOMETRIC.PALETTE,
+    PHOTOMETRIC.YCBCR,
+}
+SLICE_TYPES = ("uint8", "uint16", "int16")
+MASK_TYPES = ("bool", *SLICE_TYPES)
+# tifffile trusts the types and values of tags. Of 200,000 mutated files none raised anything else.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+    struct.error,
+)
 
-# Parsing a header takes tifffile longer than all else together, and a cohort's are alike: (bytes before the pixels, shape) by
-# size of file, for files that are a header, then plain pixels up to the end. The same header says the same of any pixels.
-_plain: dict[int, tuple[bytes, tuple[int, ...]]] = {}
-
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # else it writes to stderr what the report says in one line
+# Without a handler tifffile writes to stderr what the report says in one line.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def read_slice(path: Path, channels: int) -> np.ndarray:
-    """Pixels (C, H, W) uint8 of a slice. Raises DataError naming the file."""
+    """Return the pixels (C, H, W) of a slice: uint8, or uint16 or int16 to be stretched by volume.
+
+    Raises DataError naming the file.
+    """
     pixels = read_tiff(path)
     if pixels.shape[2] != channels:
         raise DataError(f"{path}: {pixels.shape[2]} channel(s); a slice must have {channels}")
@@ -40,66 +63,139 @@ def read_slice(path: Path, channels: int) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Class index (H, W) uint8 of a mask stored as 0/255 or 0/1. Raises DataError naming the file."""
-    pixels = read_tiff(path)
+    """Return the class index (H, W), uint8, of a mask of two values: 0, and 1, 255 or 65535.
+
+    Raises DataError naming the file, with the values and how many pixels have each.
+    """
+    pixels = read_tiff(path, MASK_TYPES)
+    if pixels.shape[2] == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, :1]  # a grey image stored as RGB
     if pixels.shape[2] != 1:
         raise DataError(f"{path}: {pixels.shape[2]} channels; a mask must have 1")
     tumour = pixels[:, :, 0] != 0
     largest = int(pixels.max())
-    if largest not in (0, 1, 255) or np.count_nonzero(pixels == largest) < np.count_nonzero(tumour):
-        values = np.unique(pixels).tolist()
-        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-        raise DataError(f"{path}: mask values {shown}; must be 0 and 255, or 0 and 1")
+    is_binary = np.count_nonzero(pixels == largest) == np.count_nonzero(tumour)
+    if largest not in (0, 1, 255, 65535) or (largest and not is_binary):
+        values, counts = np.unique(pixels, return_counts=True)
+        listed = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
+        text = ", ".join(listed[:6]) + (", ..." if len(listed) > 6 else "")
+        raise DataError(f"{path}: mask values {text}; must be 0 and 255, or 0 and 1")
     return tumour.view(np.uint8)
 
 
-def read_tiff(path: Path) -> np.ndarray:
-    """Pixels (H, W, C) uint8 of a one-page TIFF. Raises DataError naming the file."""
+def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
+    """Return the pixels (H, W, C) of a TIFF of one page, as tifffile decodes them.
+
+    MINISWHITE is inverted, a palette of greys is applied and an opaque alpha channel is dropped.
+    Raises DataError naming the file.
+    """
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= LARGEST_FILE else b""
-        header, shape = _plain.get(len(content), (b"", ()))
-        if shape and content.startswith(header):
-            return np.frombuffer(content, np.uint8, offset=len(header)).reshape(shape)
-        fault, pixels = _decode(content) if size <= LARGEST_FILE else (f"{size} bytes; a slice has at most {LARGEST_FILE}", np.empty(0))
+        if size > LARGEST_FILE:
+            raise DataError(f"{path}: {size:,} bytes; a slice has at most {LARGEST_FILE:,}")
+        content = path.read_bytes()
+        # A damaged tag overflows inside tifffile, and NumPy would warn.
+        with np.errstate(over="ignore"), TiffFile(BytesIO(content)) as file:
+            page = file.pages.first
+            fault = fault_of(page, size, types) or _fault_of_pages(file)
+            if not fault and page.compression == COMPRESSION.JPEG:
+                fault = _fault_of_jpeg(page, content)
+            pixels = np.empty(0) if fault else _visible(page, page.asarray(maxworkers=1))
+    except DataError:
+        raise
     except UNREADABLE as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
-        fault = f"unreadable or truncated ({type(error).__name__}: {reason})"
+        reason = error.strerror if isinstance(error, OSError) else None
+        fault = reason or "damaged, or not a TIFF file"
     if fault:
         raise DataError(f"{path}: {fault}")
     return pixels
 
 
-def _decode(content: bytes) -> tuple[str, np.ndarray]:
-    """What is wrong with the file, and its pixels if nothing is. Raises whatever tifffile raises."""
-    with np.errstate(over="ignore"), TiffFile(BytesIO(content)) as file:  # a damaged tag overflows in tifffile, and NumPy warns
-        page = file.pages.first
-        fault = fault_of(page, len(content)) or ("more than one page; a slice is one page" if file.pages.is_multipage else "")
-        if fault:
-            return fault, np.empty(0)
-        pixels = page.asarray(maxworkers=1).reshape(page.imagelength, page.imagewidth, -1)
-        start = page.dataoffsets[0]
-        if page.is_final and start + pixels.nbytes == len(content) and start <= LONGEST_HEADER:
-            _plain[len(content)] = content[:start], pixels.shape
-    return "", pixels
-
-
 def fault_of(page: TiffPage, size: int, types: Sequence[str] = ("uint8",)) -> str:
-    """What the header says against this page; "" if nothing. `size` is that of the file in bytes."""
-    height, width = page.imagelength, page.imagewidth
+    """Return what keeps a page from being decoded whole, "" if nothing. `size`: bytes of the file."""
+    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
     if not (0 < height <= LARGEST and 0 < width <= LARGEST):
         return f"its header says {height}x{width} pixels; a side must lie between 1 and {LARGEST}"
-    if page.dtype is None or str(page.dtype) not in types or page.bitspersample != 8 * page.dtype.itemsize:
-        return f"pixels are {page.dtype}; must be {' or '.join(types)}"
-    if page.photometric not in COLOURS or page.axes not in ("YX", "YXS"):
-        return f"stored as {page.photometric!s} with axes {page.axes}; must be grey or interleaved RGB"
-    if page.compression not in LOSSLESS or page.is_tiled:
-        return f"compression {page.compression!s}{', tiled' if page.is_tiled else ''}; save it uncompressed in strips"
-    starts, lengths = page.dataoffsets, page.databytecounts
-    strips = math.ceil(height / page.rowsperstrip)
-    whole = len(starts) == len(lengths) == strips and min(starts) > 0 and min(lengths) > 0
-    if page.compression == COMPRESSION.NONE and sum(lengths) != page.nbytes:
-        whole = False
-    if not whole or max(start + length for start, length in zip(starts, lengths, strict=True)) > size:
-        return f"truncated: the file does not hold all of its {height}x{width} pixels"
+    if page.dtype is None or str(page.dtype) not in types:
+        return f"pixels are {page.dtype} of {page.bitspersample} bits; must be {' or '.join(types)}"
+    is_plain = page.axes in ("YX", "YXS", "SYX") and page.planarconfig in (1, 2)
+    if page.photometric not in COLOURS or not 0 < samples <= 4 or not is_plain:
+        colours = getattr(page.photometric, "name", page.photometric)
+        return f"stored as {colours} with {samples} samples; must be one grey or RGB image"
+    if page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG:
+        return "stored as YCBCR without JPEG; save it as RGB"
+    if page.compression not in COMPRESSIONS:
+        codec = getattr(page.compression, "name", page.compression)
+        return f"compression {codec}; save it uncompressed, or by LZW or deflate"
+    orientation = page.tags.valueof(274, 1)
+    if orientation != 1:
+        return f"its orientation tag is {orientation}; save it upright (convert -auto-orient)"
+    return _fault_of_segments(page, size)
+
+
+def _fault_of_segments(page: TiffPage, size: int) -> str:
+    """Return what is missing of the strips or tiles that the decoder will read."""
+    height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
+    is_planar = page.planarconfig == 2
+    per_row = 1 if is_planar else samples
+    if page.is_tiled:
+        if not (0 < page.tilelength <= LARGEST and 0 < page.tilewidth <= LARGEST):
+            return f"its header says tiles of {page.tilelength}x{page.tilewidth} pixels"
+        count = math.ceil(height / page.tilelength) * math.ceil(width / page.tilewidth)
+        rows, columns = page.tilelength, page.tilewidth
+    else:
+        if page.rowsperstrip <= 0:
+            return f"its header says strips of {page.rowsperstrip} rows"
+        count, rows, columns = math.ceil(height / page.rowsperstrip), page.rowsperstrip, width
+    count *= samples if is_planar else 1
+    starts, lengths = page.dataoffsets[:count], page.databytecounts[:count]
+    missing = f"truncated: the file does not contain all of its {height}x{width} pixels"
+    if len(starts) != count or len(lengths) != count or min(starts) <= 0 or min(lengths) <= 0:
+        return missing
+    strips = math.ceil(height / rows)
+    for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        if start + length > size:
+            return missing
+        if page.compression == COMPRESSION.NONE:
+            # The last strip needs the rows that are left, and may contain more. A tile is always whole.
+            used = rows if page.is_tiled else min(rows, height - index % strips * rows)
+            if length < used * math.ceil(columns * per_row * page.bitspersample / 8):
+                return missing
     return ""
+
+
+def _fault_of_pages(file: TiffFile) -> str:
+    """Return a fault if the file contains more images than its first page."""
+    pages = file.pages[1:] if len(file.pages) > 1 else []
+    others = [page for page in pages if not page.aspage().is_reduced]
+    images = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
+    if others or images > 1:
+        return f"{max(1 + len(others), images)} pages; a slice is one page"
+    return ""
+
+
+def _fault_of_jpeg(page: TiffPage, content: bytes) -> str:
+    """Return a fault if a JPEG stream is larger than its strip or tile: it decides what is allocated."""
+    rows, columns = page.chunks[:2] if page.planarconfig != 2 else page.chunks[1:3]
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        try:
+            with Image.open(BytesIO(content[start : start + length]), formats=["JPEG"]) as stream:
+                width, height = stream.size
+        except Image.DecompressionBombError:
+            return "a JPEG stream of far more pixels than its strip"
+        if width > columns or height > max(rows, page.imagelength):
+            return f"a JPEG stream of {height}x{width} pixels in a smaller strip"
+    return ""
+
+
+def _visible(page: TiffPage, stored: np.ndarray) -> np.ndarray:
+    """Return the pixels (H, W, C) as a viewer shows them, from those that tifffile decoded."""
+    pixels = np.moveaxis(stored, 0, -1) if page.axes == "SYX" else np.atleast_3d(stored)
+    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
+        colours = (page.colormap >> 8).astype(np.uint8)[:, pixels[:, :, 0]]
+        return np.ascontiguousarray(np.moveaxis(colours, 0, -1))
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        pixels = ~pixels if pixels.dtype == bool else (2**page.bitspersample - 1) - pixels
+    if len(page.extrasamples) == 1 and (pixels[:, :, -1] == np.iinfo(pixels.dtype).max).all():
+        pixels = pixels[:, :, :-1]
+    return pixels

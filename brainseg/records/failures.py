@@ -4,13 +4,12 @@ Pure functions over the tables of a run or of a comparison, one row a patient. T
 few stand out by chance, so a low one is a question to ask, not a finding. The figure of it is in failures_figure.py.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainseg.data.volume import patient_of
 from brainseg.errors import DataError
+from brainseg.records.clinical import match_clinical
 from brainseg.records.statistics import bootstrap
 from brainseg.training.metrics import MISSED_DICE, missed
 
@@ -71,7 +70,7 @@ def observe(
     if clinical is not None:
         if taken := sorted({ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_ALARMS} & set(clinical)):
             raise DataError(f"clinical columns {', '.join(taken)}: factors of this analysis already; give them another name")
-        rows = clinical.set_index("Patient").reindex(patients.patient.map(patient_of))
+        rows = match_clinical(clinical, patients.patient)
         usable = [name for name in rows if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= NAMES]
         parts += [_grouped(scores, name, _by_column(rows[name])) for name in usable]
     return pd.concat(parts, ignore_index=True)[["factor", "group", "patient", "value", "missed"]]
@@ -86,22 +85,6 @@ def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -
     if store is not None:
         found["sequences"] = found.patient.map(sequences(store))
     return found
-
-
-def read_clinical(path: str | Path) -> "pd.DataFrame":
-    """The public set's data.csv: a column Patient (name, a date at its end is left out), each further column a factor. Raises DataError."""
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype={"Patient": str})
-    except (OSError, ValueError) as error:  # no such file; not text, not a table
-        raise DataError(f"{path}: not a table ({' '.join(str(error).split())[:200]}); give the public set's data.csv") from error
-    if "Patient" not in table:
-        raise DataError(f"{path}: no column Patient; give the public set's data.csv")
-    table["Patient"] = table.Patient.map(patient_of, na_action="ignore")
-    if twice := table.Patient[table.Patient.duplicated()].tolist():
-        raise DataError(f"{path}: patients {', '.join(map(str, twice[:5]))} are there twice; leave one row of each")
-    return table
 
 
 def institution(patient: str) -> str:

@@ -159,8 +159,8 @@ def test_several_runs_or_masks_are_faults_that_patterns_settle(tmp_path: Path) -
 
 
 def test_bids_without_sessions_and_with_masks_beside_the_images(tmp_path: Path) -> None:
-    images, masks = cohorts.make_patient(0)
-    for subject in ("01", "02"):
+    for subject, index in {"01": 0, "02": 2}.items():
+        images, masks = cohorts.make_patient(index)
         anat = tmp_path / "source" / f"sub-{subject}" / "anat"
         cohorts.write_image(anat / f"sub-{subject}_FLAIR.nii", images[:, 3], 0)
         cohorts.write_image(anat / f"sub-{subject}_label-lesion_mask.nii", (masks > 0).astype(np.uint8), 0)

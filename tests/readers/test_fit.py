@@ -12,7 +12,8 @@ from PIL import Image
 
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import FaultyCohort, prepare
-from brainseg.data.readers.base import Reading, to_uint8
+from brainseg.data.intensity import to_uint8
+from brainseg.data.readers.base import Reading
 from brainseg.data.readers.fit import crop_or_pad, resample_in_plane
 from brainseg.data.store import Store
 from brainseg.errors import RequestError

@@ -27,7 +27,8 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Ima
 
 def read(source: Path, reading: Reading = FLAIR) -> tuple[np.ndarray, np.ndarray, Store]:
     """Prepare a cohort and return its images (N, C, H, W), masks (N, H, W) and the open store."""
-    prepare(source, source.parent / "own.h5", workers=1, reading=reading)
+    # The 48 orders of one scan are duplicates, so they are kept together.
+    prepare(source, source.parent / "own.h5", workers=1, reading=reading, on_duplicate="keep_together")
     store = Store(source.parent / "own.h5")
     return store.images(0, store.shape[0]), store.masks(0, store.shape[0])[:, 0], store
 

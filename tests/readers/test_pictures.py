@@ -190,7 +190,7 @@ def test_a_volume_without_a_sequence_gets_flair_in_its_place(tmp_path: Path) -> 
     source = tmp_path / "source"
     for patient in ("A", "B"):
         for number in (1, 2):
-            cohorts.write_picture(source / "FLAIR" / f"{patient}_{number}.png", GREY)
+            cohorts.write_picture(source / "FLAIR" / f"{patient}_{number}.png", np.roll(GREY, ord(patient)))
             cohorts.write_picture(source / "seg" / f"{patient}_{number}.png", 255 * MASK)
             if patient == "A":
                 cohorts.write_picture(source / "T1" / f"{patient}_{number}.png", 255 - GREY)

@@ -10,7 +10,8 @@ import numpy as np
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.open import open_image
-from brainseg.data.readers.base import Scan, check_images, list_some, to_uint8
+from brainseg.data.intensity import to_uint8
+from brainseg.data.readers.base import Scan, check_images, list_some
 from brainseg.data.readers.labels import Labels, map_labels
 from brainseg.data.readers.regrid import axial_grid, count_outside, resample_onto
 from brainseg.data.volume import main_channel

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from brainseg.data.naming import is_system, printable
 from brainseg.errors import check
 
 FIELDS = {"patient": "[^/]+", "session": "[^/]+", "slice": "[0-9]+"}
@@ -50,7 +51,7 @@ class Pattern:
 def list_files(source: Path, suffixes: Sequence[str] | None = None) -> list[str]:
     """Return the files below a folder as relative paths, sorted; of these suffixes only, where given.
 
-    Hidden files and folders are left out, so also the `._` files that macOS packs into archives.
+    Hidden files and those of operating systems are left out, also the `._` files that macOS packs into archives.
     Links are followed. Folders that cannot be listed raise OSError.
     """
     return sorted(
@@ -61,7 +62,7 @@ def list_files(source: Path, suffixes: Sequence[str] | None = None) -> list[str]
 def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
     for entry in os.scandir(folder):
         path = prefix + entry.name
-        if entry.name.startswith("."):
+        if is_system(entry.name):
             continue
         # Analyze pairs and NIfTI files may be folders by mistake; open_image names those.
         if entry.is_dir():
@@ -89,4 +90,4 @@ def summarise_files(paths: Iterable[str], most: int = 4) -> str:
     if not listed:
         return "no files"
     count = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
-    return f"{count}, such as {', '.join(listed[:most])}"
+    return f"{count}, such as {', '.join(map(printable, listed[:most]))}"

@@ -3,11 +3,13 @@
 from collections import Counter
 from pathlib import Path
 
-from brainseg.data.layout import Folder, find_folders
+from brainseg.data.folder import Folder
+from brainseg.data.naming import printable
 from brainseg.data.readers import bids, brats, nnunet
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.guess import guess_patterns
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files, suffix_of
+from brainseg.data.tree import Tree, walk
 from brainseg.errors import RequestError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -38,24 +40,26 @@ def recognise(source: Path, reading: Reading | None = None) -> str:
     paths = list_files(source)
     if guess_patterns([path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)])[0]:
         return "nifti"
-    raise RequestError(f"source={source}: no patient found: {_describe(source, paths)}")
+    # Its own report says how the names of slices differ from those of the public set.
+    if any(path.lower().endswith((".tif", ".tiff")) for path in paths):
+        return "kaggle_3m"
+    raise RequestError(f"source={source}: no patient found: {_describe(paths)}")
 
 
 def is_kaggle(source: Path) -> bool:
-    """Return True if a folder holds slices or masks of its own name, or the source holds such a folder of folders."""
-    top = Folder(source)
-    folders = find_folders(top)
-    inner = any((source / name).is_dir() for name in ("kaggle_3m", "lgg-mri-segmentation/kaggle_3m"))
-    return inner or any(folder.slices or folder.masks for folder in folders)
+    """Return True if a folder below the source holds a slice of its own name, or the source cannot be listed."""
+    top, tree = Folder(source), Tree()
+    walk(top, top, tree)
+    return bool(tree.patients or top.faults)
 
 
-def _describe(source: Path, paths: list[str]) -> str:
+def _describe(paths: list[str]) -> str:
     """Return what a source holds, and the reader that would fit, in one line."""
     if not paths:
         return "the folder holds no files; name the folder that holds the patients"
     counts = Counter(suffix_of(path) for path in paths)
     kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(4))
-    found = f"its layout is not recognised; it holds {kinds}, such as {', '.join(paths[:3])}"
+    found = f"its layout is not recognised; it holds {kinds}, such as {', '.join(map(printable, paths[:3]))}"
     return f"{found}; {_remedy(paths)}"
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from brainseg.data.layout import LARGEST_NUMBER, Folder
+from brainseg.data.folder import Folder
+from brainseg.data.intensity import to_uint8
+from brainseg.data.layout import LARGEST_NUMBER
 from brainseg.data.readers.base import (
     Reader,
     Reading,
@@ -16,7 +18,6 @@ from brainseg.data.readers.base import (
     check_masks,
     list_some,
     require,
-    to_uint8,
 )
 from brainseg.data.readers.fit import fit
 from brainseg.data.source import Cohort, Show, compare_sizes, in_processes
@@ -37,7 +38,7 @@ def scan(
     top = Folder(Path(source))
     patients = getattr(reader, "patients", {})
     names = _names(reader, top)
-    folders = [Folder(top.path / name, patient=patients.get(name, "")) for name in names]
+    folders = [Folder(top.path / name, named_patient=patients.get(name, "")) for name in names]
     verified = in_processes(partial(verify, reader, reading=reading), folders, workers)
     folders = list(show(verified, len(folders)) if show else verified)
     compare_sizes(folders)
@@ -86,11 +87,11 @@ def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Fold
         text = str(error)
         folder.faults.append(text if text.startswith(f"{name}/") else f"{name}: {text}")
         return folder
-    folder.patient = scan.patient or folder.patient
+    folder.named_patient = scan.patient or folder.named_patient
     folder.notes += scan.notes
     folder.sizes[0] = scan.images.shape[2:]
     slices = zip(numbers, scan.images, scan.masks, strict=True)
-    folder.volume = describe(name, slices, reader.channels, scan.spacing or UNKNOWN, folder.patient)
+    folder.volume = describe(name, slices, reader.channels, scan.spacing or UNKNOWN, folder.named_patient)
     return folder
 
 
@@ -103,7 +104,7 @@ def load(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> tuple[
     assert volume is not None, "only a verified volume without faults can be loaded"
     numbers, scan = _read(reader, folder, reading)
     slices = zip(numbers, scan.images, scan.masks, strict=True)
-    if digest(volume.name, slices, scan.spacing or UNKNOWN, folder.patient) != volume.digest:
+    if digest(volume.name, slices, scan.spacing or UNKNOWN) != volume.digest:
         raise DataError(f"{folder.path}: changed while it was being read; start again")
     return scan.images, scan.masks[:, None]
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brainseg.data.store import FOREIGN, is_store
 from brainseg.data.studies import kaggle, simpleitk, tiff
 from brainseg.data.studies.study import Study
 from brainseg.data.volume import main_channel
@@ -41,8 +42,10 @@ def check_input(source: str | Sequence[str | None]) -> None:
     """Refuse a path that is not there. Raises RequestError."""
     for path in [source] if isinstance(source, str) else source:
         check(path is None or Path(path).exists(), "input", path, "no such file or folder")
-        check(path is None or not path.endswith((".h5", ".hdf5")), "input", path, "a file of prepared slices, not a scan",
-              f"brainseg.evaluate scores its patients, with data.path={path}")
+        if path is not None and path.endswith((".h5", ".hdf5")):
+            check(is_store(path), "input", path, f"no scan, and {FOREIGN}", "save the scan as NIfTI, TIFF or DICOM")
+            check(False, "input", path, "a file of prepared slices, not a scan",
+                  f"brainseg.evaluate scores its patients, with data.path={path}")
 
 
 def _folder(path: Path, sequences: Mapping[str, str], channels: Sequence[str]) -> list[Study]:

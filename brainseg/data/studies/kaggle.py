@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_files, find_folders
 from brainseg.data.reader import Scan
 from brainseg.data.studies.tiff import write_mask, write_probability
@@ -46,7 +47,7 @@ class KaggleStudy:
         truth = _stack([read_mask(path) for path in masks.values()], self.name) if scored else None
         if truth is not None and truth.shape[1:] != images.shape[2:]:
             raise DataError(f"{self.name}: masks of {_size(truth.shape[1:])} pixels, slices of {_size(images.shape[2:])}")
-        return Scan(images, truth, None, list(slices))
+        return Scan(to_uint8(images), truth, None, list(slices))
 
     def write(self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool) -> list[Path]:
         written = []
@@ -80,6 +81,8 @@ def _stack(slices: list[np.ndarray], name: str) -> np.ndarray:
     sizes = sorted({one.shape[-2:] for one in slices})
     if len(sizes) > 1:
         raise DataError(f"{name}: slices of {' and '.join(map(_size, sizes))} pixels; must be of one size")
+    if len({one.dtype for one in slices}) > 1:
+        raise DataError(f"{name}: slices of 8 and of 16 bits; must be of one type")
     return np.stack(slices)
 
 

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from brainseg.data.reader import Scan, check_images, to_uint8
+from brainseg.data.intensity import to_uint8
+from brainseg.data.reader import Scan, check_images
 from brainseg.errors import DataError, check
 
 LARGEST_VOLUME = 2**28  # voxels of a sequence, as 1024 slices of 512 x 512: 2 GB while it is stretched to eight bits
