@@ -24,10 +24,16 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
             stretched[:, channel] = values
         elif images.dtype.kind in "iu" and int(largest) - int(smallest) < LARGEST_TABLE:
             # Scanners store a few thousand values: counting and a table take a tenth of the time.
-            offsets = values - smallest if images.dtype.kind == "u" else values.astype(np.int64) - int(smallest)
+            offsets = (
+                values - smallest
+                if images.dtype.kind == "u"
+                else values.astype(np.int64) - int(smallest)
+            )
             levels = np.arange(int(largest) - int(smallest) + 1, dtype=np.float64)
             histogram = np.bincount(offsets.ravel(), minlength=len(levels))
-            stretched[:, channel] = _stretch(levels, percentile(histogram, 0.005), percentile(histogram, 0.995))[offsets]
+            stretched[:, channel] = _stretch(
+                levels, percentile(histogram, 0.005), percentile(histogram, 0.995)
+            )[offsets]
         else:
             values = values.astype(np.float64)
             stretched[:, channel] = _stretch(values, *np.percentile(values, (0.5, 99.5)))

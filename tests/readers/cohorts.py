@@ -55,7 +55,9 @@ def as_nifti(slices: np.ndarray, index: int, axes: str | None = None) -> nibabel
     array = slices.transpose(2, 1, 0)
     image = nibabel.Nifti1Image(array, affine_of(index, array.shape))
     stored = orientations.axcodes2ornt(axes or STORED_AS[index])
-    return image.as_reoriented(orientations.ornt_transform(orientations.io_orientation(image.affine), stored))
+    return image.as_reoriented(
+        orientations.ornt_transform(orientations.io_orientation(image.affine), stored)
+    )
 
 
 def write_image(path: Path, slices: np.ndarray, index: int, by: str = "nibabel") -> None:
@@ -83,7 +85,9 @@ def write_folders(source: Path) -> Path:
     """Write `P0/scan_flair.nii.gz` and so on with nibabel."""
     for index, images, masks in patients():
         for channel, name in enumerate(CHANNELS):
-            write_image(source / f"P{index}" / f"scan_{name.lower()}.nii.gz", images[:, channel], index)
+            write_image(
+                source / f"P{index}" / f"scan_{name.lower()}.nii.gz", images[:, channel], index
+            )
         write_image(source / f"P{index}" / "scan_seg.nii.gz", masks, index)
     return source
 
@@ -115,11 +119,18 @@ def write_decathlon(source: Path) -> Path:
     for index, images, masks in patients():
         parts = [as_nifti(images[:, channel], index) for channel in range(len(CHANNELS))]
         array = np.stack([np.asarray(part.dataobj) for part in parts], axis=-1)
-        nibabel.save(nibabel.Nifti1Image(array, parts[0].affine), source / "imagesTr" / f"P{index}.nii.gz")
+        nibabel.save(
+            nibabel.Nifti1Image(array, parts[0].affine), source / "imagesTr" / f"P{index}.nii.gz"
+        )
         write_image(source / "labelsTr" / f"P{index}.nii.gz", masks, index)
         # The archives of the Decathlon hold a file of macOS beside each.
         (source / "imagesTr" / f"._P{index}.nii.gz").write_bytes(b"\0" * 100)
-    describe(source, modality=dict(enumerate(CHANNELS)), labels=dict(enumerate(CLASSES)), tensorImageSize="4D")
+    describe(
+        source,
+        modality=dict(enumerate(CHANNELS)),
+        labels=dict(enumerate(CLASSES)),
+        tensorImageSize="4D",
+    )
     return source
 
 
@@ -143,7 +154,9 @@ def write_bids(source: Path) -> Path:
         write_image(masks_folder / f"{name}_desc-brain_mask.nii.gz", np.ones_like(masks), index)
     rows = "".join(f"{value}\t{name}\n" for value, name in enumerate(CLASSES))
     (source / "derivatives" / "lesions" / "desc-lesion_dseg.tsv").write_text("index\tname\n" + rows)
-    (source / "dataset_description.json").write_text(json.dumps({"Name": "phantom", "BIDSVersion": "1.9.0"}))
+    (source / "dataset_description.json").write_text(
+        json.dumps({"Name": "phantom", "BIDSVersion": "1.9.0"})
+    )
     return source
 
 
@@ -181,7 +194,10 @@ def write_colour(source: Path, by: str = "pillow") -> Path:
     for index, images, masks in patients():
         for number in range(len(images)):
             pixels = images[number][[0, 3, 1]].transpose(1, 2, 0)
-            for folder, content in {"images": pixels, "masks": 255 * (masks[number] > 0).astype(np.uint8)}.items():
+            for folder, content in {
+                "images": pixels,
+                "masks": 255 * (masks[number] > 0).astype(np.uint8),
+            }.items():
                 path = source / folder / f"P{index}_{number + 1}.png"
                 write_picture(path if by == "pillow" else path.with_suffix(".ppm"), content)
     if by == "ImageMagick":
@@ -195,7 +211,9 @@ def image_magick() -> str | None:
     """Return the path of ImageMagick's converter, None where it is not installed."""
     for name in ("/usr/bin/convert", "/usr/local/bin/magick", "magick", "convert"):
         if path := shutil.which(name):
-            version = subprocess.run([path, "-version"], capture_output=True, text=True, check=False)
+            version = subprocess.run(
+                [path, "-version"], capture_output=True, text=True, check=False
+            )
             if "ImageMagick" in version.stdout:
                 return path
     return None
@@ -208,7 +226,9 @@ def write_kaggle(source: Path) -> Path:
         folder.mkdir(parents=True)
         for number in range(len(images)):
             pixels = images[number][[0, 3, 1]].transpose(1, 2, 0)
-            tifffile.imwrite(folder / f"P{index}_{number + 1}.tif", pixels, photometric="rgb", metadata=None)
+            tifffile.imwrite(
+                folder / f"P{index}_{number + 1}.tif", pixels, photometric="rgb", metadata=None
+            )
             mask = 255 * (masks[number] > 0).astype(np.uint8)
             tifffile.imwrite(folder / f"P{index}_{number + 1}_mask.tif", mask, metadata=None)
     return source

@@ -23,7 +23,9 @@ SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 @given(SIDES, SIDES)
-def test_padding_then_cropping_back_changes_nothing(before: tuple[int, int], after: tuple[int, int]) -> None:
+def test_padding_then_cropping_back_changes_nothing(
+    before: tuple[int, int], after: tuple[int, int]
+) -> None:
     slices = np.arange(1, 2 * before[0] * before[1] + 1, dtype=np.uint16).reshape(2, *before)
     fitted = crop_or_pad(slices, after)
     assert fitted.shape == (2, *after)
@@ -33,7 +35,10 @@ def test_padding_then_cropping_back_changes_nothing(before: tuple[int, int], aft
     for axis in (1, 2):
         excess = before[axis - 1] - after[axis - 1]
         lost = np.flatnonzero(np.isin(slices, fitted).any(axis=(0, 3 - axis)))
-        assert excess <= 0 or (lost[0], before[axis - 1] - 1 - lost[-1]) == (excess // 2, excess - excess // 2)
+        assert excess <= 0 or (lost[0], before[axis - 1] - 1 - lost[-1]) == (
+            excess // 2,
+            excess - excess // 2,
+        )
 
 
 def test_resampling_in_plane_agrees_with_pillow() -> None:
@@ -54,7 +59,9 @@ def test_a_mask_keeps_its_values_its_area_and_its_centre(to_spacing: float) -> N
     resampled = resample_in_plane(mask, (3.0, 1.0, 0.5), to_spacing, nearest=True)
     assert set(np.unique(resampled).tolist()) == {0, 2} and not resampled[0].any()
     assert np.count_nonzero(resampled) * to_spacing**2 == pytest.approx(12 * 24 * 0.5, rel=0.2)
-    centre = (np.argwhere(resampled[1]).mean(axis=0) + 0.5 - np.array(resampled.shape[1:]) / 2) * to_spacing
+    centre = (
+        np.argwhere(resampled[1]).mean(axis=0) + 0.5 - np.array(resampled.shape[1:]) / 2
+    ) * to_spacing
     assert centre == pytest.approx([(18 - 20) * 1.0, (28 - 25) * 0.5], abs=0.6 * to_spacing)
 
 
@@ -83,10 +90,18 @@ def test_spacing_needs_a_voxel_size(tmp_path: Path) -> None:
     source = cohorts.write_pictures(tmp_path / "source")
     reading = Reading("images", {"FLAIR": "FLAIR/{patient}_{slice}.png"}, mask="masks/{patient}_{slice}.png",
                       classes={"tumour": [1, 2]}, spacing=1.0)  # fmt: skip
-    with pytest.raises(FaultyCohort, match="P0: the file gives no voxel size, so spacing=1 cannot be reached"):
+    with pytest.raises(
+        FaultyCohort, match="P0: the file gives no voxel size, so spacing=1 cannot be reached"
+    ):
         prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
-    kaggle = PrepareConfig(source=str(cohorts.write_kaggle(tmp_path / "tiff")), output=str(tmp_path / "x.h5"), spacing=1.0)
-    with pytest.raises(RequestError, match=r"spacing=1\.0: TIFF slices of kaggle_3m give no voxel size"):
+    kaggle = PrepareConfig(
+        source=str(cohorts.write_kaggle(tmp_path / "tiff")),
+        output=str(tmp_path / "x.h5"),
+        spacing=1.0,
+    )
+    with pytest.raises(
+        RequestError, match=r"spacing=1\.0: TIFF slices of kaggle_3m give no voxel size"
+    ):
         check(kaggle)
 
 
@@ -106,5 +121,9 @@ def test_whole_numbers_are_stretched_as_floats_are(images: np.ndarray) -> None:
             assert np.array_equal(stretched[:, channel], values)
             continue
         low, high = np.percentile(values.astype(np.float64), (0.5, 99.5))
-        exact = 255 * ((values - low) / (high - low)).clip(0, 1) if low < high else np.zeros(values.shape)
+        exact = (
+            255 * ((values - low) / (high - low)).clip(0, 1)
+            if low < high
+            else np.zeros(values.shape)
+        )
         assert abs(stretched[:, channel] - exact).max() <= 0.5 + 1e-9

@@ -16,7 +16,10 @@ from brainseg.data.store import Store
 PATTERNS = {
     "folders": ({name: f"*_{name.lower()}.nii.gz" for name in CHANNELS}, "*_seg.nii.gz"),
     "flat": ({name: f"*_{name.lower()}.nrrd" for name in CHANNELS}, "*_seg.mha"),
-    "pictures": ({name: f"{name}/{{patient}}_{{slice}}.png" for name in CHANNELS}, "masks/{patient}_{slice}.png"),
+    "pictures": (
+        {name: f"{name}/{{patient}}_{{slice}}.png" for name in CHANNELS},
+        "masks/{patient}_{slice}.png",
+    ),
 }
 VALUES = {"oedema": 1, "core": 2}
 # Layout, writer, settings, and the reader that is recognised.
@@ -33,7 +36,9 @@ FOUR_CHANNELS: list[tuple[str, Callable[[Path], Path], Reading, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("layout", "write", "reading", "reader"), FOUR_CHANNELS, ids=[row[0] for row in FOUR_CHANNELS])
+@pytest.mark.parametrize(
+    ("layout", "write", "reading", "reader"), FOUR_CHANNELS, ids=[row[0] for row in FOUR_CHANNELS]
+)
 def test_every_layout_gives_the_pixels_and_masks_that_were_written(
     layout: str, write: Callable[[Path], Path], reading: Reading, reader: str, tmp_path: Path
 ) -> None:
@@ -44,7 +49,9 @@ def test_every_layout_gives_the_pixels_and_masks_that_were_written(
     with Store(tmp_path / "own.h5") as store:
         assert set(store.channels) == set(CHANNELS) and tuple(store.classes) == CLASSES
         order = [CHANNELS.index(name) for name in store.channels]
-        for index, (start, stop) in enumerate(zip(store.first_slice[:-1], store.first_slice[1:], strict=True)):
+        for index, (start, stop) in enumerate(
+            zip(store.first_slice[:-1], store.first_slice[1:], strict=True)
+        ):
             images, masks = cohorts.expected(index)
             assert np.array_equal(store.images(start, stop), images[:, order]), (layout, index)
             assert np.array_equal(store.masks(start, stop)[:, 0], masks), (layout, index)
@@ -73,12 +80,17 @@ def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> Non
     channels = ["pre-contrast", "FLAIR", "post-contrast"]
     pictures = Reading("images", images="images/{patient}_{slice}.png", mask="masks/{patient}_{slice}.png",
                        channels=channels, size=(24, 28))  # fmt: skip
-    writers = {"tiff": (cohorts.write_kaggle, Reading(size=(24, 28))), "pillow": (cohorts.write_colour, pictures)}
+    writers = {
+        "tiff": (cohorts.write_kaggle, Reading(size=(24, 28))),
+        "pillow": (cohorts.write_colour, pictures),
+    }
     if cohorts.image_magick():
         writers["magick"] = (lambda source: cohorts.write_colour(source, "ImageMagick"), pictures)
     prints = {}
     for name, (write, reading) in writers.items():
-        summary = prepare(write(tmp_path / name), tmp_path / f"{name}.h5", workers=1, reading=reading)
+        summary = prepare(
+            write(tmp_path / name), tmp_path / f"{name}.h5", workers=1, reading=reading
+        )
         prints[name] = summary.fingerprint
         with Store(tmp_path / f"{name}.h5") as store:
             images, masks = cohorts.make_patient(0)
@@ -87,10 +99,24 @@ def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> Non
     assert len(set(prints.values())) == 1, prints
 
 
-def test_an_imported_cohort_is_trained_on_for_two_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(cohorts.write_bids(tmp_path / "source"), tmp_path / "own.h5", workers=1, reading=Reading(size=(32, 32)))
+def test_an_imported_cohort_is_trained_on_for_two_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(
+        cohorts.write_bids(tmp_path / "source"),
+        tmp_path / "own.h5",
+        workers=1,
+        reading=Reading(size=(32, 32)),
+    )
     monkeypatch.chdir(tmp_path)
-    settings = ["data.path=own.h5", "epochs=2", "split=kfold", "split.folds=5", "device=cpu", "device.threads=1"]
+    settings = [
+        "data.path=own.h5",
+        "epochs=2",
+        "split=kfold",
+        "split.folds=5",
+        "device=cpu",
+        "device.threads=1",
+    ]
     settings += ["tracking=none", "model.depth=2", "model.width=4", "output=run"]
     with pytest.raises(SystemExit) as stop:
         cli.main("train", train.run, train.check, settings)

@@ -32,11 +32,12 @@ def touch(source: Path, *paths: str) -> Path:
 def listed(source: Path, flair: str, mask: str) -> dict[str, tuple[str, str | None, str | None]]:
     """Return patient, FLAIR and mask of each case."""
     cases, _ = find_cases(source, {"FLAIR": flair}, mask)
-    paths = [
-        (case.name, case.patient, case.images.get("FLAIR"), case.mask) for case in cases
-    ]
+    paths = [(case.name, case.patient, case.images.get("FLAIR"), case.mask) for case in cases]
     return {
-        name: (patient, *[str(file.path.relative_to(source)) if file else None for file in (image, mask_)])
+        name: (
+            patient,
+            *[str(file.path.relative_to(source)) if file else None for file in (image, mask_)],
+        )
         for name, patient, image, mask_ in paths
     }
 
@@ -61,21 +62,32 @@ def listed(source: Path, flair: str, mask: str) -> dict[str, tuple[str, str | No
     ],
 )  # fmt: skip
 def test_the_patient_is_the_folder_or_what_the_star_matches(
-    tmp_path: Path, files: list[str], flair: str, mask: str, expected: dict[str, tuple[str, str, str]]
+    tmp_path: Path,
+    files: list[str],
+    flair: str,
+    mask: str,
+    expected: dict[str, tuple[str, str, str]],
 ) -> None:
     assert listed(touch(tmp_path, *files), flair, mask) == expected
 
 
 def test_names_with_anything_in_them_are_taken_as_they_are(tmp_path: Path) -> None:
     names = ["Müller (1)", "王_2", "a=b, c", "#7 [x]", "100%"]
-    source = touch(tmp_path, *[f"{name}/{part}.nii.gz" for name in names for part in ("f", "m")], ".hidden/f.nii.gz")
+    source = touch(
+        tmp_path,
+        *[f"{name}/{part}.nii.gz" for name in names for part in ("f", "m")],
+        ".hidden/f.nii.gz",
+    )
     assert sorted(listed(source, "f.nii.gz", "m.nii.gz")) == sorted(names)
 
 
 @given(st.from_regex(r"[A-Za-z0-9 .()+-]{1,12}", fullmatch=True), st.integers(0, 99999))
 def test_a_pattern_finds_the_fields_that_a_name_was_made_of(patient: str, number: int) -> None:
     pattern = Pattern("images", "img/{patient}/{patient}_{slice}.png")
-    assert pattern.match(f"img/{patient}/{patient}_{number:03d}.png") == {"patient": patient, "slice": f"{number:03d}"}
+    assert pattern.match(f"img/{patient}/{patient}_{number:03d}.png") == {
+        "patient": patient,
+        "slice": f"{number:03d}",
+    }
     assert pattern.match(f"img/{patient}/x{patient}_{number}.png") is None
     assert pattern.match(f"img/{patient}/{patient}_{number}xpng") is None
 
@@ -85,8 +97,16 @@ def test_a_pattern_finds_the_fields_that_a_name_was_made_of(patient: str, number
     [
         ("*_FLAIR.nii.gz", "*_seg.nii.gz", "sequences.FLAIR=*_FLAIR.nii.gz: matches no file below"),
         ("*_flair.nii.gz", "*_mask.nii.gz", "mask=*_mask.nii.gz: matches no file below"),
-        ("{name}_flair.nii.gz", "*_seg.nii.gz", "{name} is no field; known: patient, session, slice"),
-        ("*.nii.gz", "*.nii.gz", "matches P1/scan_flair.nii.gz, as mask does; give patterns that tell the files apart"),
+        (
+            "{name}_flair.nii.gz",
+            "*_seg.nii.gz",
+            "{name} is no field; known: patient, session, slice",
+        ),
+        (
+            "*.nii.gz",
+            "*.nii.gz",
+            "matches P1/scan_flair.nii.gz, as mask does; give patterns that tell the files apart",
+        ),
         ("/data/flair.nii.gz", "*_seg.nii.gz", "must be a pattern relative to the source"),
         ("{session}/flair.nii.gz", "*_seg.nii.gz", "names no {patient}; put {patient} where"),
     ],
@@ -118,12 +138,18 @@ def source(tmp_path: Path) -> Path:
     """Six patients with FLAIR, T1 and masks of one class, in folders."""
     for index, images, masks in cohorts.patients():
         for channel, name in ((0, "t1"), (3, "flair")):
-            cohorts.write_image(tmp_path / "source" / f"P{index}" / f"{name}.nii.gz", images[:, channel], index)
-        cohorts.write_image(tmp_path / "source" / f"P{index}" / "mask.nii.gz", (masks > 0).astype(np.uint8), index)
+            cohorts.write_image(
+                tmp_path / "source" / f"P{index}" / f"{name}.nii.gz", images[:, channel], index
+            )
+        cohorts.write_image(
+            tmp_path / "source" / f"P{index}" / "mask.nii.gz", (masks > 0).astype(np.uint8), index
+        )
     return tmp_path / "source"
 
 
-READING = Reading("nifti", {"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}, mask="mask.nii.gz", size=(32, 32))
+READING = Reading(
+    "nifti", {"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}, mask="mask.nii.gz", size=(32, 32)
+)
 
 
 def faults_of(source: Path, reading: Reading = READING) -> list[str]:
@@ -134,9 +160,13 @@ def faults_of(source: Path, reading: Reading = READING) -> list[str]:
     return refused.value.faults
 
 
-def test_a_missing_sequence_is_filled_with_flair_and_reported(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_sequence_is_filled_with_flair_and_reported(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (source / "P3" / "t1.nii.gz").unlink()
-    config = PrepareConfig(source=str(source), output=str(source.parent / "own.h5"), workers=1, size=32)
+    config = PrepareConfig(
+        source=str(source), output=str(source.parent / "own.h5"), workers=1, size=32
+    )
     assert command.run(config) == 0
     printed = capsys.readouterr().out
     assert "no T1 (FLAIR stands in for it) in 1 of 6 volumes: P3" in printed
@@ -168,7 +198,10 @@ def test_each_fault_names_file_value_and_remedy(source: Path) -> None:
     (source / "P3" / "t1.nii.gz").write_bytes(content[: len(content) // 2])
     for name in ("flair", "t1"):
         rewrite(source / "P4" / f"{name}.nii.gz", np.zeros_like)
-    rewrite(source / "P5" / "mask.nii.gz", lambda voxels: voxels * 3 + (np.arange(voxels.size).reshape(voxels.shape) == 0))
+    rewrite(
+        source / "P5" / "mask.nii.gz",
+        lambda voxels: voxels * 3 + (np.arange(voxels.size).reshape(voxels.shape) == 0),
+    )
     faults = faults_of(source)
     tumour = np.count_nonzero(cohorts.make_patient(5)[1])
     assert len(faults) == 6
@@ -197,12 +230,25 @@ def test_one_faulty_session_leaves_the_whole_patient_out(source: Path) -> None:
         shutil.copytree(source / f"P{index}", source.parent / "sessions" / patient / f"P{index}")
     source = source.parent / "sessions"
     (source / "S" / "P1" / "mask.nii.gz").unlink()
-    reading = Reading("nifti", {"FLAIR": "{patient}/{session}/flair.nii.gz"}, mask="{patient}/{session}/mask.nii.gz", size=(32, 32))
+    reading = Reading(
+        "nifti",
+        {"FLAIR": "{patient}/{session}/flair.nii.gz"},
+        mask="{patient}/{session}/mask.nii.gz",
+        size=(32, 32),
+    )
     summary = prepare(source, source.parent / "own.h5", "skip_patient", 1, reading=reading)
-    assert summary.left_out == ["S"] and [volume.patient for volume in summary.volumes] == ["P2", "P3", "P4", "P5"]
+    assert summary.left_out == ["S"] and [volume.patient for volume in summary.volumes] == [
+        "P2",
+        "P3",
+        "P4",
+        "P5",
+    ]
 
 
-@given(st.lists(st.sampled_from([0, 1, 2, 4, 300, 10**7]), min_size=1, max_size=30), st.sampled_from(["i2", "f4", "i8", "u4"]))
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 4, 300, 10**7]), min_size=1, max_size=30),
+    st.sampled_from(["i2", "f4", "i8", "u4"]),
+)
 def test_labels_are_mapped_by_value(values: list[int], kind: str) -> None:
     if kind == "i2":
         values = [value % 1000 for value in values]
@@ -215,7 +261,10 @@ def test_labels_are_mapped_by_value(values: list[int], kind: str) -> None:
 
 
 def test_a_mask_blurred_by_interpolation_is_refused() -> None:
-    with pytest.raises(DataError, match=r"2 mask values are no whole numbers, such as 0.25, 0.5; interpolation has blurred"):
+    with pytest.raises(
+        DataError,
+        match=r"2 mask values are no whole numbers, such as 0.25, 0.5; interpolation has blurred",
+    ):
         map_labels(np.array([0, 0.25, 0.5, 1]), Labels())
 
 

@@ -38,12 +38,28 @@ def faults_of(source: Path, reading: Reading = BESIDE) -> list[str]:
     return refused.value.faults
 
 
-@pytest.mark.parametrize("options", [{}, {"bits": 1}, {"compression": "tiff_lzw"}, {"compression": "tiff_adobe_deflate"}, {"quality": 95}])
-def test_grey_pictures_are_read_whatever_stores_them(tmp_path: Path, options: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bits": 1},
+        {"compression": "tiff_lzw"},
+        {"compression": "tiff_adobe_deflate"},
+        {"quality": 95},
+    ],
+)
+def test_grey_pictures_are_read_whatever_stores_them(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
     suffix = "tif" if "compression" in options else "jpg" if "quality" in options else "png"
     pixels = GREY if "bits" not in options else 255 * (GREY > 100).astype(np.uint8)
-    picture = Image.fromarray(pixels) if "bits" not in options else Image.fromarray(pixels).convert("1")
-    picture.save(tmp_path / f"grey.{suffix}", **{key: value for key, value in options.items() if key != "bits"})
+    picture = (
+        Image.fromarray(pixels) if "bits" not in options else Image.fromarray(pixels).convert("1")
+    )
+    picture.save(
+        tmp_path / f"grey.{suffix}",
+        **{key: value for key, value in options.items() if key != "bits"},
+    )
     read = read_picture(tmp_path / f"grey.{suffix}", colour=False)
     if "bits" in options:
         assert np.array_equal(read[0], pixels > 0)
@@ -59,7 +75,12 @@ def test_grey_stored_in_colour_is_grey_and_16_bits_are_kept(tmp_path: Path) -> N
     deep = GREY.astype(np.uint16) * 200
     Image.fromarray(deep).save(tmp_path / "deep.png")
     tifffile.imwrite(tmp_path / "deep.tif", deep, photometric="minisblack")
-    for name, pixels in {"rgb.png": GREY, "rgba.png": GREY, "deep.png": deep, "deep.tif": deep}.items():
+    for name, pixels in {
+        "rgb.png": GREY,
+        "rgba.png": GREY,
+        "deep.png": deep,
+        "deep.tif": deep,
+    }.items():
         assert not has_colour(tmp_path / name)
         assert np.array_equal(read_picture(tmp_path / name, colour=False)[0], pixels), name
 
@@ -164,7 +185,12 @@ def test_pictures_of_other_kinds_are_refused_by_name(tmp_path: Path, mode: str) 
         Image.fromarray(GREY).save(path, save_all=True, append_images=[Image.fromarray(GREY)])
     else:
         Image.new("1", (20_000, 20_000)).save(path)
-    reason = {"RGBA": "is transparent", "CMYK": "stored as CMYK", "frames": "holds 2 pictures", "bomb": "4096"}[mode]
+    reason = {
+        "RGBA": "is transparent",
+        "CMYK": "stored as CMYK",
+        "frames": "holds 2 pictures",
+        "bomb": "4096",
+    }[mode]
     with pytest.raises(DataError, match=f"{path.name}: .*{reason}"):
         read_picture(path, colour=False)
 
@@ -172,15 +198,33 @@ def test_pictures_of_other_kinds_are_refused_by_name(tmp_path: Path, mode: str) 
 @pytest.mark.parametrize(
     ("reading", "message"),
     [
-        (Reading(images="{patient}.png", mask="{patient}/{slice}_mask.png"), "images={patient}.png: must name {patient} and {slice}"),
+        (
+            Reading(images="{patient}.png", mask="{patient}/{slice}_mask.png"),
+            "images={patient}.png: must name {patient} and {slice}",
+        ),
         (Reading(images="{patient}/{slice}.png"), "mask=null: needs a pattern, as"),
         (Reading(mask="{patient}/{slice}.png"), "images=null: needs a pattern"),
-        (Reading(images="{patient}-{slice}.png", mask="{patient}/{slice}_mask.png"), "images={patient}-{slice}.png: matches no file"),
-        (Reading(images="{patient}/{slice}.png", mask="{patient}/{slice}_mask.png", channels=["a", "b"]), "pictures are grey: one name"),
-        (Reading(images="{patient}/{slice}.png", mask="{patient}/{slice}_mask.png", onto="T1"), "onto=T1: pictures have no position"),
+        (
+            Reading(images="{patient}-{slice}.png", mask="{patient}/{slice}_mask.png"),
+            "images={patient}-{slice}.png: matches no file",
+        ),
+        (
+            Reading(
+                images="{patient}/{slice}.png",
+                mask="{patient}/{slice}_mask.png",
+                channels=["a", "b"],
+            ),
+            "pictures are grey: one name",
+        ),
+        (
+            Reading(images="{patient}/{slice}.png", mask="{patient}/{slice}_mask.png", onto="T1"),
+            "onto=T1: pictures have no position",
+        ),
     ],
 )
-def test_patterns_that_cannot_work_are_refused(tmp_path: Path, reading: Reading, message: str) -> None:
+def test_patterns_that_cannot_work_are_refused(
+    tmp_path: Path, reading: Reading, message: str
+) -> None:
     with pytest.raises(RequestError) as refused:
         make(write_patient(tmp_path), reading)
     assert message.replace(", as", ";") in str(refused.value).replace(", as", ";")
@@ -190,7 +234,9 @@ def test_a_volume_without_a_sequence_gets_flair_in_its_place(tmp_path: Path) -> 
     source = tmp_path / "source"
     for patient in ("A", "B"):
         for number in (1, 2):
-            cohorts.write_picture(source / "FLAIR" / f"{patient}_{number}.png", np.roll(GREY, ord(patient)))
+            cohorts.write_picture(
+                source / "FLAIR" / f"{patient}_{number}.png", np.roll(GREY, ord(patient))
+            )
             cohorts.write_picture(source / "seg" / f"{patient}_{number}.png", 255 * MASK)
             if patient == "A":
                 cohorts.write_picture(source / "T1" / f"{patient}_{number}.png", 255 - GREY)
@@ -202,13 +248,20 @@ def test_a_volume_without_a_sequence_gets_flair_in_its_place(tmp_path: Path) -> 
 
 
 def test_sources_that_no_reader_knows_are_described(tmp_path: Path) -> None:
-    for number, (files, message) in enumerate({
-        (): "no patient found: the folder holds no files",
-        ("a/x.png", "a/y.png"): "it holds 2 .png, such as a/x.png, a/y.png; give patterns, as reader=images images=",
-        ("a/scan.nii.gz",): "it holds 1 .nii.gz, such as a/scan.nii.gz; give patterns, as reader=nifti sequences.FLAIR=",
-        ("a/1.dcm", "a/2.dcm"): "convert the DICOM series to NIfTI, as with dcm2niix",
-        ("a.txt",): "docs/own_data.md lists the layouts that are read",
-    }.items()):
+    for number, (files, message) in enumerate(
+        {
+            (): "no patient found: the folder holds no files",
+            (
+                "a/x.png",
+                "a/y.png",
+            ): "it holds 2 .png, such as a/x.png, a/y.png; give patterns, as reader=images images=",
+            (
+                "a/scan.nii.gz",
+            ): "it holds 1 .nii.gz, such as a/scan.nii.gz; give patterns, as reader=nifti sequences.FLAIR=",
+            ("a/1.dcm", "a/2.dcm"): "convert the DICOM series to NIfTI, as with dcm2niix",
+            ("a.txt",): "docs/own_data.md lists the layouts that are read",
+        }.items()
+    ):
         source = tmp_path / str(number)
         source.mkdir()
         for path in files:

@@ -93,9 +93,13 @@ def check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) -
     rule = f"must be {expected} for images of shape {images.shape}"
     require(masks.shape == expected, f"masks of shape {masks.shape}: {rule}")
     require(masks.dtype.kind in "buif", f"masks are {masks.dtype}: must be class indices")
-    wrong = [f"{value:g}" for value in np.unique(masks).tolist() if value not in range(len(classes))]
+    wrong = [
+        f"{value:g}" for value in np.unique(masks).tolist() if value not in range(len(classes))
+    ]
     rule = f"must be class indices, 0 to {len(classes) - 1} ({', '.join(classes)})"
-    require(not wrong, f"mask values {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}: {rule}")
+    require(
+        not wrong, f"mask values {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}: {rule}"
+    )
 
 
 def require(condition: bool, rule: str) -> None:

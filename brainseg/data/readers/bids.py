@@ -33,7 +33,10 @@ def is_dataset(source: Path) -> bool:
 
 
 def make(source: Path, reading: Reading) -> CaseReader:
-    """Return the reader of a dataset. Raises RequestError if it holds no images, or `sequences` match none."""
+    """Return the reader of a dataset.
+
+    Raises RequestError if it holds no images, or `sequences` match none.
+    """
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     masks: dict[str, list[str]] = defaultdict(list)
     ignored = []
@@ -49,9 +52,17 @@ def make(source: Path, reading: Reading) -> CaseReader:
             images[volume][name].append(path)
         else:
             ignored.append(path)
-    check(bool(images), "source", source, "holds no image in sub-*/anat or sub-*/ses-*/anat", "see docs/own_data.md")
+    check(
+        bool(images),
+        "source",
+        source,
+        "holds no image in sub-*/anat or sub-*/ses-*/anat",
+        "see docs/own_data.md",
+    )
     channels, notes = _channels(images, reading.sequences)
-    cases = [_case(source, volume, images[volume], masks[volume], channels) for volume in sorted(images)]
+    cases = [
+        _case(source, volume, images[volume], masks[volume], channels) for volume in sorted(images)
+    ]
     labels = parse_classes(reading.classes) if reading.classes else _labels_of(source)
     return CaseReader(cases, channels, labels, reading.onto, notes, ignored)
 
@@ -68,10 +79,14 @@ def _is_mask(path: str, entities: Mapping[str, str], suffix: str, pattern: str |
     return suffix in MASKS and not about_brain
 
 
-def _sequence_of(path: str, entities: Mapping[str, str], suffix: str, sequences: Mapping[str, str]) -> str | None:
+def _sequence_of(
+    path: str, entities: Mapping[str, str], suffix: str, sequences: Mapping[str, str]
+) -> str | None:
     """Return the sequence of an image: by the patterns of the request, else by suffix and contrast agent."""
     if sequences:
-        return next((name for name, pattern in sequences.items() if _fits(path, str(pattern))), None)
+        return next(
+            (name for name, pattern in sequences.items() if _fits(path, str(pattern))), None
+        )
     name = sequence_of(suffix)
     return f"{name}c" if name == "T1" and "ce" in entities else name
 
@@ -85,19 +100,44 @@ def _channels(
     images: Mapping[str, Mapping[str, Sequence[str]]], sequences: Mapping[str, str]
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the sequences that at least half of the volumes have, and a note about the others."""
-    counts = {name: sum(name in found for found in images.values()) for name in ("FLAIR", "T1", "T1c", "T2", *sequences)}
+    counts = {
+        name: sum(name in found for found in images.values())
+        for name in ("FLAIR", "T1", "T1c", "T2", *sequences)
+    }
     if sequences:
         for name, pattern in sequences.items():
-            check(counts[name] > 0, f"sequences.{name}", pattern, "matches no image", "as '*_acq-3D_T1w.nii.gz'")
+            check(
+                counts[name] > 0,
+                f"sequences.{name}",
+                pattern,
+                "matches no image",
+                "as '*_acq-3D_T1w.nii.gz'",
+            )
         return tuple(sequences), []
     usual = tuple(name for name, count in counts.items() if 2 * count >= len(images))
-    rare = [f"{name} (in {count} of {len(images)})" for name, count in counts.items() if count and name not in usual]
-    check(bool(usual), "source", f"{len(images)} volumes", "have no sequence in common", "name them, as sequences.FLAIR=")
-    return usual, [f"too rare for a channel: {', '.join(rare)}; sequences.NAME=PATTERN takes them"] if rare else []
+    rare = [
+        f"{name} (in {count} of {len(images)})"
+        for name, count in counts.items()
+        if count and name not in usual
+    ]
+    check(
+        bool(usual),
+        "source",
+        f"{len(images)} volumes",
+        "have no sequence in common",
+        "name them, as sequences.FLAIR=",
+    )
+    return usual, [
+        f"too rare for a channel: {', '.join(rare)}; sequences.NAME=PATTERN takes them"
+    ] if rare else []
 
 
 def _case(
-    source: Path, volume: str, images: Mapping[str, Sequence[str]], masks: Sequence[str], channels: Sequence[str]
+    source: Path,
+    volume: str,
+    images: Mapping[str, Sequence[str]],
+    masks: Sequence[str],
+    channels: Sequence[str],
 ) -> Case:
     """Return the case of a session, with a fault wherever several files could be meant."""
     faults = [
@@ -106,7 +146,9 @@ def _case(
         if name in channels and len(paths) > 1
     ]
     if len(masks) > 1:
-        faults.append(f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'")
+        faults.append(
+            f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'"
+        )
     files = {name: ImageFile(source / images[name][0]) for name in channels if name in images}
     mask = ImageFile(source / masks[0]) if masks else None
     return Case(volume, volume.partition("_")[0], files, mask, tuple(faults))

@@ -1,9 +1,9 @@
 """Data of the BraTS challenges, 2017 to 2024: names of files, patients and classes.
 
-    BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz       2017 to 2020, below HGG and LGG before 2020
-    BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz                  2021
-    BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz           2023 and 2024: GLI, MEN, MET, PED, SSA, GoAT
-    BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_gtv.nii.gz           2024, radiotherapy
+BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz       2017 to 2020, below HGG and LGG before 2020
+BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz                  2021
+BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz           2023 and 2024: GLI, MEN, MET, PED, SSA, GoAT
+BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_gtv.nii.gz           2024, radiotherapy
 """
 
 import re
@@ -20,7 +20,9 @@ from brainseg.data.readers.labels import parse_classes
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files, stem_of
 from brainseg.errors import check
 
-FILE = re.compile(r"(?P<case>brats.*?)[_-](?P<part>flair|t1|t1ce|t2|t1n|t1c|t2w|t2f|seg|gtv)", re.IGNORECASE)
+FILE = re.compile(
+    r"(?P<case>brats.*?)[_-](?P<part>flair|t1|t1ce|t2|t1n|t1c|t2w|t2f|seg|gtv)", re.IGNORECASE
+)
 # The last number of a case is its time point, from 2017 to 2019 and from 2023 on.
 PATIENT = re.compile(r"(brats1[789]_.+?)_[0-9]+|(brats-.+-[0-9]+)-[0-9]+", re.IGNORECASE)
 GLIOMA_TO_2021 = {"necrosis": 1, "oedema": 2, "enhancing": 4}
@@ -31,7 +33,10 @@ RADIOTHERAPY = {"tumour": 1}
 
 
 def make(source: Path, reading: Reading) -> CaseReader:
-    """Return the reader of a challenge's data. Raises RequestError for data of two challenges with other classes."""
+    """Return the reader of a challenge's data.
+
+    Raises RequestError for data of two challenges with other classes.
+    """
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     ignored: list[str] = []
     for path in list_files(source, IMAGE_SUFFIXES):
@@ -42,12 +47,24 @@ def make(source: Path, reading: Reading) -> CaseReader:
             name = "mask" if part in ("seg", "gtv") else str(sequence_of(part))
             files[found["case"]][name].append(path)
         # One mask of 2020 kept the name of its patient's date: W39_1998.09.19_Segm.nii.
-        elif folder and folder[0].lower().startswith("brats") and "seg" in path.rpartition("/")[2].lower():
+        elif (
+            folder
+            and folder[0].lower().startswith("brats")
+            and "seg" in path.rpartition("/")[2].lower()
+        ):
             files[folder[0]]["mask"].append(path)
         else:
             ignored.append(path)
-    check(bool(files), "source", source, "holds no file with a name of BraTS", "as BraTS2021_00000_flair.nii.gz")
-    counts = {name: sum(name in case for case in files.values()) for name in ("T1", "T1c", "T2", "FLAIR")}
+    check(
+        bool(files),
+        "source",
+        source,
+        "holds no file with a name of BraTS",
+        "as BraTS2021_00000_flair.nii.gz",
+    )
+    counts = {
+        name: sum(name in case for case in files.values()) for name in ("T1", "T1c", "T2", "FLAIR")
+    }
     channels = tuple(name for name, count in counts.items() if count)
     cases = [_case(source, name, files[name]) for name in sorted(files)]
     reader = CaseReader(cases, channels, onto=reading.onto, ignored=ignored)
@@ -76,7 +93,11 @@ def patient_of_case(name: str) -> str:
 
 
 def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
-    faults = [f"{len(paths)} files are {key}: {list_some(paths, 3)}" for key, paths in files.items() if len(paths) > 1]
+    faults = [
+        f"{len(paths)} files are {key}: {list_some(paths, 3)}"
+        for key, paths in files.items()
+        if len(paths) > 1
+    ]
     if "mask" not in files:
         faults.append("no file ends in seg (validation data have no masks)")
     found = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
@@ -85,7 +106,10 @@ def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
 
 
 def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
-    """Return the classes and their values in the masks, by the names of the cases. Raises RequestError for a mixture."""
+    """Return the classes and their values in the masks, by the names of the cases.
+
+    Raises RequestError for a mixture.
+    """
     kinds = {kind: name for name in names for kind in [_kind_of(name)]}
     tables = {"to 2021": GLIOMA_TO_2021, "MEN-RT": RADIOTHERAPY, "PED": CHILDREN_2024}
     chosen = {id(tables.get(kind, GLIOMA)): tables.get(kind, GLIOMA) for kind in kinds}
@@ -111,6 +135,6 @@ def _of_children(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
     if pixels[4]:
         return classes, []
     note = "no mask holds label 4, so labels 1, 2, 3 are taken to be those of BraTS-PED 2023"
-    return (classes[0], *CHILDREN_2023), [f"{note} ({', '.join(CHILDREN_2023)}); classes.NAME=LABEL overrules it"]
-
-
+    return (classes[0], *CHILDREN_2023), [
+        f"{note} ({', '.join(CHILDREN_2023)}); classes.NAME=LABEL overrules it"
+    ]

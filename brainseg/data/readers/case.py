@@ -99,17 +99,23 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     if faults or case.mask is None:
         raise DataError("; ".join(faults))
     volumes = {name: case.images[name].open() for name in channels if name in case.images}
-    reference = Reference(onto or main, case.images[onto or main].path, volumes[onto or main].grid, onto is not None)
+    reference = Reference(
+        onto or main, case.images[onto or main].path, volumes[onto or main].grid, onto is not None
+    )
     notes = _notes_of(volumes)
     if reference.grid.plane != "axial":
-        notes.append(f"{reference.name} was acquired in {reference.grid.plane} planes; axial slices are cut across them")
+        notes.append(
+            f"{reference.name} was acquired in {reference.grid.plane} planes; axial slices are cut across them"
+        )
     slices = {}
     for name, volume in volumes.items():
         resampled = reference.differs(volume.grid, case.images[name].path)
         axial = volume.grid.to_axial(volume.read())
         if resampled:
             axial = resample_onto(axial, axial_grid(volume.grid), axial_grid(reference.grid))
-            notes.append(f"{name} is resampled onto the grid of {reference.name}, by linear interpolation")
+            notes.append(
+                f"{name} is resampled onto the grid of {reference.name}, by linear interpolation"
+            )
         check_images(axial[:, None], [name])
         slices[name] = to_uint8(axial[:, None])
     mask = _read_mask(case.mask, labels, reference, notes)
@@ -139,8 +145,13 @@ class Reference(NamedTuple):
         raise DataError(f"{path}: its grid is not that of {self.path.name}: {difference}; {remedy}")
 
 
-def _read_mask(file: ImageFile, labels: Labels, reference: Reference, notes: list[str]) -> np.ndarray:
-    """Return class indices uint8 (S, H, W) on the grid of the reference. Raises DataError naming the file."""
+def _read_mask(
+    file: ImageFile, labels: Labels, reference: Reference, notes: list[str]
+) -> np.ndarray:
+    """Return class indices uint8 (S, H, W) on the grid of the reference.
+
+    Raises DataError naming the file.
+    """
     volume = file.open()
     resampled = reference.differs(volume.grid, file.path)
     voxels = volume.read()
@@ -157,7 +168,9 @@ def _read_mask(file: ImageFile, labels: Labels, reference: Reference, notes: lis
         raise DataError(f"{file.path}: {rule}; it belongs to another scan, or its header is wrong")
     notes.append(f"the mask is resampled onto the grid of {reference.name}, by nearest neighbour")
     if outside:
-        notes.append(f"{outside:,} of {tumour:,} voxels of the mask lie outside of {reference.name} and are lost")
+        notes.append(
+            f"{outside:,} of {tumour:,} voxels of the mask lie outside of {reference.name} and are lost"
+        )
     return resample_onto(indices, source, target, nearest=True)
 
 

@@ -41,17 +41,23 @@ def fit(
             rule = f"the file gives no voxel size, so spacing={to_spacing:g} cannot be reached"
             raise DataError(f"{rule}; set the voxel size in its header, or leave spacing out")
         if not np.allclose(spacing[1:], to_spacing, rtol=1e-4):
-            linear = [resample_in_plane(images[:, c], spacing, to_spacing) for c in range(images.shape[1])]
+            linear = [
+                resample_in_plane(images[:, c], spacing, to_spacing) for c in range(images.shape[1])
+            ]
             images = np.stack(linear, axis=1)
             masks = resample_in_plane(masks, spacing, to_spacing, nearest=True)
-            notes.append(f"resampled in plane to {to_spacing:g} mm (linear, the mask by nearest neighbour)")
+            notes.append(
+                f"resampled in plane to {to_spacing:g} mm (linear, the mask by nearest neighbour)"
+            )
         spacing = (spacing[0], to_spacing, to_spacing)
     if size is not None and tuple(size) != images.shape[2:]:
         whole = np.count_nonzero(masks)
         images, masks = crop_or_pad(images, size), crop_or_pad(masks, size)
         if lost := whole - np.count_nonzero(masks):
             sides = "x".join(map(str, size))
-            notes.append(f"size={sides} cuts off {lost:,} of {whole:,} mask pixels; give a larger size")
+            notes.append(
+                f"size={sides} cuts off {lost:,} of {whole:,} mask pixels; give a larger size"
+            )
     return images, masks, spacing, notes
 
 
@@ -62,7 +68,9 @@ def resample_in_plane(
     import SimpleITK as sitk
 
     slices, *sides = volume.shape
-    new = [max(1, round(side * mm / to_spacing)) for side, mm in zip(sides, spacing[1:], strict=True)]
+    new = [
+        max(1, round(side * mm / to_spacing)) for side, mm in zip(sides, spacing[1:], strict=True)
+    ]
     image = sitk.GetImageFromArray(volume if nearest else volume.astype(np.float32))
     image.SetSpacing([spacing[2], spacing[1], spacing[0]])
     # The centre of the field of view stays where it is, so the first pixel's centre moves.

@@ -12,7 +12,20 @@ SEQUENCES = {
     "T1c": ("t1c", "t1ce", "t1gd", "t1post", "post", "t1wce"),
     "T2": ("t2", "t2w"),
 }
-MASKS = ("seg", "mask", "label", "labels", "lesion", "tumor", "tumour", "roi", "segmentation", "gt", "gtv", "dseg")
+MASKS = (
+    "seg",
+    "mask",
+    "label",
+    "labels",
+    "lesion",
+    "tumor",
+    "tumour",
+    "roi",
+    "segmentation",
+    "gt",
+    "gtv",
+    "dseg",
+)
 NAMES = {word: name for name, words in SEQUENCES.items() for word in words}
 
 

@@ -34,28 +34,51 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
     values: dict[int, int] = {0: 0}
     for name, listed in classes.items():
         setting = f"classes.{name}"
-        check(NAME.fullmatch(name) is not None, setting, listed, "a name has letters, digits, space, _ . -")
+        check(
+            NAME.fullmatch(name) is not None,
+            setting,
+            listed,
+            "a name has letters, digits, space, _ . -",
+        )
         numbers = listed if isinstance(listed, list) else [listed]
-        whole = bool(numbers) and all(type(number) is int and 0 <= number < 2**31 for number in numbers)
-        check(whole, setting, listed, "must be the value of this class in the masks, or a list", "as [1,2,4]")
+        whole = bool(numbers) and all(
+            type(number) is int and 0 <= number < 2**31 for number in numbers
+        )
+        check(
+            whole,
+            setting,
+            listed,
+            "must be the value of this class in the masks, or a list",
+            "as [1,2,4]",
+        )
         for number in numbers:
             index = names.index(name)
             taken = values.setdefault(number, index)
             rule = f"value {number} is already {names[taken]}"
             check(taken == index, setting, listed, rule, "each value belongs to one class")
-    check(1 < len(names) <= MOST_CLASSES, "classes", list(classes), "must name at least one class besides background")
+    check(
+        1 < len(names) <= MOST_CLASSES,
+        "classes",
+        list(classes),
+        "must name at least one class besides background",
+    )
     return Labels(tuple(names), values)
 
 
 def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
-    """Return the class index uint8 of each value of a mask. Raises DataError listing values of no class."""
+    """Return the class index uint8 of each value of a mask.
+
+    Raises DataError listing values of no class.
+    """
     whole = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
     if whole is not mask and (blurred := mask[whole != mask]).size:
         raise DataError(_describe_blurred(blurred))
     # A histogram and a table are 20 times as fast as np.unique, which sorts.
     small = whole.min() >= 0 and whole.max() < LARGEST_TABLE
     histogram = np.bincount(whole.ravel()) if small else None
-    found, counts = np.unique(whole, return_counts=True) if histogram is None else _nonzero(histogram)
+    found, counts = (
+        np.unique(whole, return_counts=True) if histogram is None else _nonzero(histogram)
+    )
     values = labels.values
     if values is None:
         values = {0: 0, 255: 1} if set(found.tolist()) <= {0, 255} else {0: 0, 1: 1}
@@ -87,13 +110,19 @@ def _describe_strange(found: Sequence[int], counts: Sequence[int], labels: Label
     Without classes all values but 0 are listed, since all need a class then.
     """
     known = {0} if labels.values is None else labels.values
-    strange = [(value, count) for value, count in zip(found, counts, strict=True) if value not in known]
+    strange = [
+        (value, count) for value, count in zip(found, counts, strict=True) if value not in known
+    ]
     listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in strange[:SHOWN])
     listed += f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
     example = ",".join(str(value) for value, _ in strange[:SHOWN])
     if labels.values is None:
         rule = "without classes, a mask holds 0 and 1, or 0 and 255"
         return f"mask values {listed}: {rule}; say which are tumour, as classes.tumour=[{example}]"
-    allowed = ", ".join(f"{value} {labels.classes[index]}" for value, index in sorted(labels.values.items()))
-    remedy = f"name them, as classes.NAME=[{example}], or ignore them by classes.background=[{example}]"
+    allowed = ", ".join(
+        f"{value} {labels.classes[index]}" for value, index in sorted(labels.values.items())
+    )
+    remedy = (
+        f"name them, as classes.NAME=[{example}], or ignore them by classes.background=[{example}]"
+    )
     return f"mask values {listed} belong to no class; known are {allowed}; {remedy}"

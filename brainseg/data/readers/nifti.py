@@ -32,7 +32,13 @@ def make(source: Path, reading: Reading) -> CaseReader:
         check(bool(sequences), "sequences", "{}", f"{source} holds {_contents(source)}", EXAMPLE)
         texts = [f"sequences.{name}='{text}'" for name, text in sequences.items()]
         notes.append(f"patterns by the files' names: {' '.join(texts)} mask='{mask}'")
-    check(mask is not None, "mask", "null", "prepare needs the masks", "give their pattern, as mask='*_seg.nii.gz'")
+    check(
+        mask is not None,
+        "mask",
+        "null",
+        "prepare needs the masks",
+        "give their pattern, as mask='*_seg.nii.gz'",
+    )
     cases, ignored = find_cases(source, sequences, mask)
     labels = parse_classes(reading.classes) if reading.classes else None
     reader = CaseReader(cases, tuple(sequences), onto=reading.onto, notes=notes, ignored=ignored)
@@ -44,36 +50,59 @@ EXAMPLE = "name the files by patterns, as sequences.FLAIR='*_flair.nii.gz' mask=
 
 
 def list_cases(folder: str | Path, sequences: Mapping[str, str]) -> list[Case]:
-    """Return the cases below a folder, without masks, by one pattern per sequence. Raises RequestError."""
+    """Return the cases below a folder, without masks, by one pattern per sequence.
+
+    Raises RequestError.
+    """
     return find_cases(Path(folder), sequences, None)[0]
 
 
-def find_cases(source: Path, sequences: Mapping[str, str], mask: str | None) -> tuple[list[Case], list[str]]:
-    """Return the cases of a folder, sorted by name, and the images that no pattern matches. Raises RequestError."""
+def find_cases(
+    source: Path, sequences: Mapping[str, str], mask: str | None
+) -> tuple[list[Case], list[str]]:
+    """Return the cases of a folder, sorted by name, and the images that no pattern matches.
+
+    Raises RequestError.
+    """
     texts = {name: str(text) for name, text in sequences.items()} | ({MASK: mask} if mask else {})
     for name in sequences:
         rule = "a name has letters, digits, space, _ . -"
-        check(NAME.fullmatch(name) is not None and name != MASK, f"sequences.{name}", sequences[name], rule)
+        check(
+            NAME.fullmatch(name) is not None and name != MASK,
+            f"sequences.{name}",
+            sequences[name],
+            rule,
+        )
     paths = list_files(source)
     patterns = {name: _resolved(name, text, paths) for name, text in texts.items()}
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     patients: dict[str, str] = {}
     ignored = []
     for path in paths:
-        matches = {name: found for name, pattern in patterns.items() if (found := pattern.match(path)) is not None}
+        matches = {
+            name: found
+            for name, pattern in patterns.items()
+            if (found := pattern.match(path)) is not None
+        }
         if not matches:
             ignored += [path] if path.lower().endswith(IMAGE_SUFFIXES) else []
             continue
         # A file that several patterns match belongs to the one that says most about its name.
         name = max(matches, key=lambda key: patterns[key].literal)
-        twins = [key for key in matches if patterns[key].literal == patterns[name].literal and key != name]
+        twins = [
+            key
+            for key in matches
+            if patterns[key].literal == patterns[name].literal and key != name
+        ]
         check(not twins, _setting(name), texts[name], f"matches {path}, as {list_some(map(_setting, twins))} does",
               "give patterns that tell the files apart")  # fmt: skip
         patient, volume = _names(matches[name])
         files[volume][name].append(path)
         patients[volume] = patient
     _check_found(source, files, texts, paths)
-    cases = [_case(source, volume, patients[volume], files[volume], texts) for volume in sorted(files)]
+    cases = [
+        _case(source, volume, patients[volume], files[volume], texts) for volume in sorted(files)
+    ]
     return cases, ignored
 
 
@@ -86,13 +115,30 @@ def _resolved(name: str, text: str, paths: Sequence[str]) -> Pattern:
     pattern = Pattern(setting, text)
     if "patient" in pattern.fields:
         return pattern
-    check(not pattern.fields, setting, text, "names no {patient}", "put {patient} where the patient's name stands")
+    check(
+        not pattern.fields,
+        setting,
+        text,
+        "names no {patient}",
+        "put {patient} where the patient's name stands",
+    )
     first, _, rest = text.partition("/")
     if rest and "*" in first:
-        return Pattern(setting, text.replace(first, "{patient}" if first == "*" else first.replace("*", "{patient}", 1), 1))
+        return Pattern(
+            setting,
+            text.replace(
+                first, "{patient}" if first == "*" else first.replace("*", "{patient}", 1), 1
+            ),
+        )
     folders = Pattern(setting, "{patient}/" + text)
     if _count(pattern, paths) > _count(folders, paths):
-        check(pattern.stars > 0, setting, text, "names one file of the source", "put a star where the patient's name stands")
+        check(
+            pattern.stars > 0,
+            setting,
+            text,
+            "names one file of the source",
+            "put a star where the patient's name stands",
+        )
         check(pattern.stars == 1, setting, text, "has several stars, and one of them is the patient",
               "write {patient} in its place, as '{patient}_*_flair.nii.gz'")  # fmt: skip
         return Pattern(setting, text.replace("*", "{patient}"))
@@ -110,7 +156,11 @@ def _names(fields: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _case(
-    source: Path, name: str, patient: str, files: Mapping[str, Sequence[str]], texts: Mapping[str, str]
+    source: Path,
+    name: str,
+    patient: str,
+    files: Mapping[str, Sequence[str]],
+    texts: Mapping[str, str],
 ) -> Case:
     """Return a case with a fault for each pattern that several of its files match."""
     faults = [
@@ -126,7 +176,10 @@ def _case(
 
 
 def _check_found(
-    source: Path, files: Mapping[str, Mapping[str, Sequence[str]]], texts: Mapping[str, str], paths: Sequence[str]
+    source: Path,
+    files: Mapping[str, Mapping[str, Sequence[str]]],
+    texts: Mapping[str, str],
+    paths: Sequence[str],
 ) -> None:
     """Raise RequestError for a pattern that matches no file at all."""
     for name, text in texts.items():
@@ -134,7 +187,13 @@ def _check_found(
             rule = f"matches no file below {source}, which holds {summarise_files(paths)}"
             deep = any(Pattern("", "**/" + text).match(path) is not None for path in paths)
             remedy = "a pattern starts at the source or at a folder in it, as '{patient}/{session}/flair.nii.gz'"
-            check(False, _setting(name), text, rule, remedy if deep else "* stands for any characters but /")
+            check(
+                False,
+                _setting(name),
+                text,
+                rule,
+                remedy if deep else "* stands for any characters but /",
+            )
 
 
 def _setting(name: str) -> str:

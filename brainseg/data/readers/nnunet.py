@@ -27,7 +27,10 @@ def is_dataset(source: Path) -> bool:
 
 
 def make(source: Path, reading: Reading) -> CaseReader:
-    """Return the reader of a dataset. Raises RequestError for one that is incomplete, or has overlapping regions."""
+    """Return the reader of a dataset.
+
+    Raises RequestError for one that is incomplete, or has overlapping regions.
+    """
     description = _read_description(source / DESCRIPTION)
     notes: list[str] = []
     stored = description.get("channel_names") or description.get("modality")
@@ -49,7 +52,9 @@ def _read_description(path: Path) -> dict[str, Any]:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise RequestError(f"source={path.parent}: {path.name} cannot be read ({reason}); mend it") from error
+        raise RequestError(
+            f"source={path.parent}: {path.name} cannot be read ({reason}); mend it"
+        ) from error
     check(isinstance(description, dict), "source", path, "is no JSON object", "mend it")
     return description
 
@@ -77,7 +82,13 @@ def _clean(name: str) -> str:
 def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
     """Return classes and values: `{"0": "background"}` of version 1, `{"background": 0}` of version 2."""
     stored = description.get("labels")
-    check(isinstance(stored, dict) and bool(stored), "source", DESCRIPTION, "has no labels", "add them, or give classes")
+    check(
+        isinstance(stored, dict) and bool(stored),
+        "source",
+        DESCRIPTION,
+        "has no labels",
+        "add them, or give classes",
+    )
     assert isinstance(stored, dict)
     listed: dict[str, list[int]] = {}
     try:
@@ -85,7 +96,9 @@ def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
             name, values = (value, [key]) if isinstance(value, str) else (key, value)
             listed[str(name)] = [int(v) for v in (values if isinstance(values, list) else [values])]
     except (TypeError, ValueError) as error:
-        raise RequestError(f"source={DESCRIPTION}: labels {stored} are no numbers; mend them, or give classes") from error
+        raise RequestError(
+            f"source={DESCRIPTION}: labels {stored} are no numbers; mend them, or give classes"
+        ) from error
     _refuse_overlap(listed, description)
     classes: dict[str, list[int]] = {}
     for name, values in listed.items():
@@ -108,24 +121,34 @@ def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, A
     """
     last = {value: name for name, values in listed.items() for value in values}
     regions = {name: values for name, values in listed.items() if len(values) > 1}
-    shared = [name for name, values in regions.items() if any(last[value] != name for value in values)]
+    shared = [
+        name for name, values in regions.items() if any(last[value] != name for value in values)
+    ]
     if not shared:
         return
     exclusive: dict[str, list[int]] = {}
     for value, name in last.items():
         if value:
-            exclusive.setdefault((_clean(name) or f"class {value}").replace(" ", "_"), []).append(value)
+            exclusive.setdefault((_clean(name) or f"class {value}").replace(" ", "_"), []).append(
+                value
+            )
     texts = [f"classes.{name}={str(values).replace(' ', '') if len(values) > 1 else values[0]}"
              for name, values in exclusive.items()]  # fmt: skip
     rule = f"{DESCRIPTION} has regions that overlap ({', '.join(shared)}); here each pixel has one class"
-    raise RequestError(f"source={description.get('name', DESCRIPTION)}: {rule}; name the classes, as {' '.join(texts)}")
+    raise RequestError(
+        f"source={description.get('name', DESCRIPTION)}: {rule}; name the classes, as {' '.join(texts)}"
+    )
 
 
 def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], list[str]]:
     """Return the cases of imagesTr and labelsTr, and the files that are none of theirs."""
     images = [path for path in list_files(source / "imagesTr") if path.endswith(ending)]
     folder = source / "labelsTr"
-    masks = {path.removesuffix(ending) for path in list_files(folder) if path.endswith(ending)} if folder.is_dir() else set()
+    masks = (
+        {path.removesuffix(ending) for path in list_files(folder) if path.endswith(ending)}
+        if folder.is_dir()
+        else set()
+    )
     found: dict[str, dict[str, ImageFile]] = {name: {} for name in masks}
     ignored = []
     for path in images:
@@ -139,7 +162,9 @@ def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], 
         else:
             ignored.append(f"imagesTr/{path}")
     if not found:
-        raise RequestError(f"source={source}: imagesTr holds no file that ends in {ending}; see file_ending of {DESCRIPTION}")
+        raise RequestError(
+            f"source={source}: imagesTr holds no file that ends in {ending}; see file_ending of {DESCRIPTION}"
+        )
     cases = []
     for name in sorted(found):
         mask = ImageFile(folder / f"{name}{ending}") if name in masks else None

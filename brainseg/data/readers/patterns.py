@@ -29,7 +29,13 @@ class Pattern:
         for part in parts:
             name = part[1:-1] if part.startswith("{") else ""
             if name:
-                check(name in FIELDS, setting, text, f"{part} is no field", f"known: {', '.join(FIELDS)}")
+                check(
+                    name in FIELDS,
+                    setting,
+                    text,
+                    f"{part} is no field",
+                    f"known: {', '.join(FIELDS)}",
+                )
                 expression += f"(?P={name})" if name in seen else f"(?P<{name}>{FIELDS[name]})"
                 seen.add(name)
             elif part == "*":
@@ -37,7 +43,12 @@ class Pattern:
                 expression += f"(?P<star{stars}>[^/]*)"
             else:
                 expression += {"**/": "(?:[^/]+/)*", "?": "[^/]"}.get(part, re.escape(part))
-        check(bool(text) and not text.startswith("/"), setting, text, "must be a pattern relative to the source")
+        check(
+            bool(text) and not text.startswith("/"),
+            setting,
+            text,
+            "must be a pattern relative to the source",
+        )
         self.fields, self.stars = seen, stars
         self.literal = sum(len(part) for part in parts if part[:1] not in ("{", "*", "?"))
         self._expression = re.compile(expression)
@@ -55,7 +66,9 @@ def list_files(source: Path, suffixes: Sequence[str] | None = None) -> list[str]
     Links are followed. Folders that cannot be listed raise OSError.
     """
     return sorted(
-        path for path in _walk(source, "", DEEPEST) if suffixes is None or path.lower().endswith(tuple(suffixes))
+        path
+        for path in _walk(source, "", DEEPEST)
+        if suffixes is None or path.lower().endswith(tuple(suffixes))
     )
 
 

@@ -1,4 +1,7 @@
-"""Reading of single pictures, PNG, JPEG or TIFF, with Pillow; TIFF of other kinds than Pillow reads goes through `data/tiff.py`."""
+"""Reading of single pictures, PNG, JPEG or TIFF, with Pillow;
+
+TIFF of other kinds than Pillow reads goes through `data/tiff.py`.
+"""
 
 import warnings
 from pathlib import Path
@@ -14,7 +17,10 @@ GREY = ("1", "L", "I;16", "I;16B", "I", "F")
 
 
 def has_colour(path: Path) -> bool:
-    """Return True if the red, green and blue of any pixel differ; False also for a picture that cannot be read."""
+    """Return True if the red, green and blue of any pixel differ;
+
+    False also for a picture that cannot be read.
+    """
     try:
         pixels = _decode(path)
     except DataError:
@@ -23,13 +29,20 @@ def has_colour(path: Path) -> bool:
 
 
 def read_picture(path: Path, colour: bool) -> np.ndarray:
-    """Return a picture as (3, H, W) in colour or (1, H, W) in grey. Raises DataError naming the file."""
+    """Return a picture as (3, H, W) in colour or (1, H, W) in grey.
+
+    Raises DataError naming the file.
+    """
     pixels = _decode(path)
     if colour:
-        return np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else np.repeat(pixels[None], 3, axis=0)
+        return (
+            np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else np.repeat(pixels[None], 3, axis=0)
+        )
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
-            raise DataError(f"{path}: is in colour, unlike the first pictures; channels=[A,B,C] reads all in colour")
+            raise DataError(
+                f"{path}: is in colour, unlike the first pictures; channels=[A,B,C] reads all in colour"
+            )
         pixels = pixels[..., 0]
     return pixels[None]
 
@@ -45,7 +58,8 @@ def read_indices(path: Path) -> np.ndarray:
         if (pixels != pixels[..., :1]).any():
             raise DataError(f"{path}: a mask in colour; save it in grey, with one value per class")
         pixels = pixels[..., 0]
-    # White is 255 in a picture of one bit, too: programs that save space choose the bits anew in each file.
+    # White is 255 in a picture of one bit, too: programs that save space choose the bits anew in
+    # each file.
     return 255 * pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
@@ -67,7 +81,9 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
             return pixels[..., 0] if pixels.shape[2] == 1 else pixels
         raise DataError(f"{path}: is no PNG, JPEG, TIFF, BMP or PPM; convert it to PNG") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: its header says more than {LARGEST} pixels to a side; split it") from error
+        raise DataError(
+            f"{path}: its header says more than {LARGEST} pixels to a side; split it"
+        ) from error
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there any more; start again") from error
     # Pillow raises these for damaged files, the last for PNG chunks that are no chunks.
@@ -77,7 +93,9 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
 
 def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
     if max(picture.size) > LARGEST:
-        raise DataError(f"{path}: {picture.height}x{picture.width} pixels; a side has at most {LARGEST}")
+        raise DataError(
+            f"{path}: {picture.height}x{picture.width} pixels; a side has at most {LARGEST}"
+        )
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise DataError(f"{path}: holds {frames} pictures; save each slice in a file of its own")
     if picture.mode == "P" and not (palette and _is_colour_coded(picture)):

@@ -31,7 +31,9 @@ def recognise(source: Path, reading: Reading | None = None) -> str:
     if reading.images is not None:
         return "images"
     if reading.sequences:
-        pictures = [text for text in map(str, reading.sequences.values()) if text.lower().endswith(PICTURES)]
+        pictures = [
+            text for text in map(str, reading.sequences.values()) if text.lower().endswith(PICTURES)
+        ]
         return "images" if pictures else "bids" if bids.is_dataset(source) else "nifti"
     if bids.is_dataset(source):
         return "bids"
@@ -58,7 +60,9 @@ def _describe(paths: list[str]) -> str:
     if not paths:
         return "the folder holds no files; name the folder that holds the patients"
     counts = Counter(suffix_of(path) for path in paths)
-    kinds = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(4))
+    kinds = ", ".join(
+        f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(4)
+    )
     found = f"its layout is not recognised; it holds {kinds}, such as {', '.join(map(printable, paths[:3]))}"
     return f"{found}; {_remedy(paths)}"
 

@@ -44,11 +44,23 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
     registered_class = None if name in (KAGGLE, *FILES) else extension("brainseg.readers", name)
     known = ", ".join([KAGGLE, *FILES, *registered("brainseg.readers")])
     rule = f"known: {known}; docs/extending.md says how to add one"
-    check(name in (KAGGLE, *FILES) or registered_class is not None, "reader", name, "no such reader", rule)
+    check(
+        name in (KAGGLE, *FILES) or registered_class is not None,
+        "reader",
+        name,
+        "no such reader",
+        rule,
+    )
     _check_settings(name, reading)
     if name == KAGGLE:
         remedy = "leave spacing out; size=256 cuts or pads"
-        check(reading.spacing is None, "spacing", reading.spacing, "TIFF slices of kaggle_3m give no voxel size", remedy)
+        check(
+            reading.spacing is None,
+            "spacing",
+            reading.spacing,
+            "TIFF slices of kaggle_3m give no voxel size",
+            remedy,
+        )
         return name, partial(scan_kaggle_3m, size=reading.size)
     if name in FILES:
         return name, partial(_scan_files, name, reading=reading)
@@ -56,9 +68,17 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
 
 
 def _scan_files(
-    name: str, source: str | Path, workers: int | None = None, show: Show | None = None, *, reading: Reading
+    name: str,
+    source: str | Path,
+    workers: int | None = None,
+    show: Show | None = None,
+    *,
+    reading: Reading,
 ) -> Cohort:
-    """List the files of a source, then verify every volume. Raises RequestError if nothing fits the settings."""
+    """List the files of a source, then verify every volume.
+
+    Raises RequestError if nothing fits the settings.
+    """
     return scan(FILES[name](Path(source), reading), source, workers, show, reading)
 
 
@@ -68,13 +88,22 @@ def _check_settings(name: str, reading: Reading) -> None:
         value = getattr(reading, setting)
         takes = [reader for reader, settings in TAKES.items() if setting in settings]
         remedy = f"leave it out, or use reader={' or '.join(takes)}"
-        check(not value or setting in TAKES.get(name, ()), setting, value, f"reader={name} takes no {setting}", remedy)
+        check(
+            not value or setting in TAKES.get(name, ()),
+            setting,
+            value,
+            f"reader={name} takes no {setting}",
+            remedy,
+        )
     if reading.classes:
         parse_classes(reading.classes)
 
 
 def _construct(name: str, registered_class: Any) -> Reader:
-    """Return an instance of the class that a package registered. Raises RequestError if it is no reader."""
+    """Return an instance of the class that a package registered.
+
+    Raises RequestError if it is no reader.
+    """
     try:
         reader = registered_class()
         channels, classes = list(reader.channels), list(reader.classes)

@@ -19,7 +19,9 @@ def axial_grid(grid: Grid) -> Grid:
     return Grid((i, j, k), grid.affine @ orientations.inv_ornt_aff(turned, grid.shape))
 
 
-def resample_onto(volume: np.ndarray, source: Grid, target: Grid, nearest: bool = False) -> np.ndarray:
+def resample_onto(
+    volume: np.ndarray, source: Grid, target: Grid, nearest: bool = False
+) -> np.ndarray:
     """Return a volume (i, j, k) of grid `source` on grid `target`, linear unless `nearest`.
 
     Voxels outside of the source are zero. Whole numbers stay whole numbers of the same type.

@@ -34,7 +34,10 @@ def scan(
     show: Show | None = None,
     reading: Reading = UNCHANGED,
 ) -> Cohort:
-    """Read and verify every volume in `workers` processes (None: one per core). Faults are gathered, none is raised."""
+    """Read and verify every volume in `workers` processes (None: one per core).
+
+    Faults are gathered, none is raised.
+    """
     top = Folder(Path(source))
     patients = getattr(reader, "patients", {})
     names = _names(reader, top)
@@ -46,11 +49,16 @@ def scan(
     top.ignored += getattr(reader, "ignored", ())
     classes = tuple(reader.classes)
     if hasattr(reader, "name_classes"):
-        pixels = sum((folder.volume.class_pixels for folder in folders if folder.volume), np.zeros(256, np.int64))
+        pixels = sum(
+            (folder.volume.class_pixels for folder in folders if folder.volume),
+            np.zeros(256, np.int64),
+        )
         classes, renamed = reader.name_classes(pixels)
         notes += renamed
     top.warnings += notes
-    return Cohort(top, folders, partial(load, reader, reading=reading), tuple(reader.channels), classes, notes)
+    return Cohort(
+        top, folders, partial(load, reader, reading=reading), tuple(reader.channels), classes, notes
+    )
 
 
 def _names(reader: Reader, top: Folder) -> list[str]:
@@ -62,7 +70,9 @@ def _names(reader: Reader, top: Folder) -> list[str]:
         return []
     odd = [name for name in names if not name.isprintable() or Path(name).name != name]
     twice = sorted({name for name in names if names.count(name) > 1})
-    top.faults += [f"{name!a}: no name for a volume: it must be printable and without a slash" for name in odd]
+    top.faults += [
+        f"{name!a}: no name for a volume: it must be printable and without a slash" for name in odd
+    ]
     top.faults += [f"{name}: listed more than once" for name in twice]
     if not names:
         top.faults.append(f"{top.path}: {type(reader).__name__} finds no volume there")
@@ -91,11 +101,15 @@ def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Fold
     folder.notes += scan.notes
     folder.sizes[0] = scan.images.shape[2:]
     slices = zip(numbers, scan.images, scan.masks, strict=True)
-    folder.volume = describe(name, slices, reader.channels, scan.spacing or UNKNOWN, folder.named_patient)
+    folder.volume = describe(
+        name, slices, reader.channels, scan.spacing or UNKNOWN, folder.named_patient
+    )
     return folder
 
 
-def load(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> tuple[np.ndarray, np.ndarray]:
+def load(
+    reader: Reader, folder: Folder, reading: Reading = UNCHANGED
+) -> tuple[np.ndarray, np.ndarray]:
     """Return images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume.
 
     Raises DataError if the volume has changed since it was verified.
@@ -117,14 +131,18 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
     try:
         scan = Scan(*reader.read(folder.path.parent, folder.path.name))
         images, masks = np.asarray(scan.images), np.asarray(scan.masks)
-        spacing: Sequence[float] = UNKNOWN if scan.spacing is None else tuple(map(float, scan.spacing))
+        spacing: Sequence[float] = (
+            UNKNOWN if scan.spacing is None else tuple(map(float, scan.spacing))
+        )
         numbers = list(range(1, len(images) + 1))
         if scan.slice_number is not None:
             numbers = [int(number) for number in scan.slice_number]
         _check_patient(scan.patient)
     except DataError as error:
         raise DataError(str(error).replace(f"{folder.path.parent}/", "")) from error
-    except Exception as error:  # foreign code, and the libraries that it reads files with, raise anything
+    except (
+        Exception
+    ) as error:  # foreign code, and the libraries that it reads files with, raise anything
         raise DataError(f"cannot be read: {_reason(error)}") from error
     check_images(images, reader.channels)
     check_masks(masks, images, reader.classes)
@@ -133,7 +151,9 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
     rule = f"must rise, one per slice, from 0 or more up to {LARGEST_NUMBER}"
     require(fits, f"slice numbers {numbers[:5]}...: {rule}")
     known = len(spacing) == 3 and (spacing is UNKNOWN or all(0 < side < 1e6 for side in spacing))
-    require(known, f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None")
+    require(
+        known, f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None"
+    )
     notes = [*scan.notes, *_find_black_slices(images, masks, numbers, reader.channels)]
     images, masks = to_uint8(images), masks.astype(np.uint8)
     images, masks, spacing, fitted = fit(images, masks, spacing, reading.spacing, reading.size)
@@ -143,22 +163,34 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
 def _find_black_slices(
     images: np.ndarray, masks: np.ndarray, numbers: Sequence[int], channels: Sequence[str]
 ) -> list[str]:
-    """Return a note per channel that has no signal in slices with tumour. Raises DataError where none has any."""
+    """Return a note per channel that has no signal in slices with tumour.
+
+    Raises DataError where none has any.
+    """
     with_tumour = np.asarray(masks.any(axis=(1, 2)))
     flat = np.asarray(images.max(axis=(2, 3)) == images.min(axis=(2, 3)))  # (S, C)
-    black = [number for number, lost in zip(numbers, with_tumour & flat.all(axis=1), strict=True) if lost]
+    black = [
+        number for number, lost in zip(numbers, with_tumour & flat.all(axis=1), strict=True) if lost
+    ]
     remedy = "the image is damaged or the mask belongs to another scan"
-    require(not black, f"slices {list_some(black)} hold a mask and no image, every pixel is equal; {remedy}")
+    require(
+        not black,
+        f"slices {list_some(black)} hold a mask and no image, every pixel is equal; {remedy}",
+    )
     partly = (with_tumour[:, None] & flat).sum(axis=0)
     return [
         f"{channel} has no signal in slices that hold a mask"
-        for channel, count, constant in zip(channels, partly, np.asarray(flat.all(axis=0)), strict=True)
+        for channel, count, constant in zip(
+            channels, partly, np.asarray(flat.all(axis=0)), strict=True
+        )
         if count and not constant
     ]
 
 
 def _check_patient(patient: Any) -> None:
-    named = patient is None or (isinstance(patient, str) and patient != "" and patient.isprintable())
+    named = patient is None or (
+        isinstance(patient, str) and patient != "" and patient.isprintable()
+    )
     require(named, f"patient {patient!r}: must be a printable name, or None")
 
 
