@@ -8,11 +8,12 @@ LARGEST_TABLE = 2**20  # levels of a channel that are stretched by a table
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Return images (S, C, H, W) as uint8, stretched channel by channel unless they are whole numbers from 0 to 255.
+    """Return images (S, C, H, W) as uint8, stretched unless they are whole numbers from 0 to 255.
 
-    The 0.5th percentile of a channel becomes 0 and the 99.5th becomes 255. The network's input is cut at the
-    10th and 99th percentile, so that the loss is rounding by 1/510 of that range: MRI has no unit, and its
-    noise is coarser. A channel that is all but constant is stretched from its smallest to its largest value.
+    The 0.5th percentile of a channel becomes 0 and the 99.5th becomes 255. The network's input is
+    cut at the 10th and 99th percentile, so that the loss is rounding by 1/510 of that range: MRI
+    has no unit, and its noise is coarser. A channel that is all but constant is stretched from its
+    smallest to its largest value.
     """
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
@@ -41,7 +42,7 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as uint8, `low` as 0 and `high` as 255; where these are equal, smallest and largest value."""
+    """Return values as uint8, from `low` to `high`, or over their whole range if these are equal."""
     low, high = (low, high) if low < high else (values.min(), values.max())
     if not low < high:
         return np.zeros(values.shape, np.uint8)

@@ -1,13 +1,14 @@
 """What a reader is, what it returns, and the checks that every volume passes.
 
-    class Mine:                                         registered under the entry-point group `brainseg.readers`
+    class Mine:                                         registered under `brainseg.readers`
         channels = ("T1", "FLAIR")                      any number
         classes = ("background", "oedema", "core")      by class index, two or more
         def volumes(self, source): ...                  names
         def read(self, source, volume): ...             a `Scan`
 
-No split parts two volumes of one patient. The patient is `Scan.patient`, else the volume's name without its date
-(`_YYYYMMDD`). A sequence that is missing in a volume is to be filled with the volume's FLAIR, as in the public set.
+No split parts two volumes of one patient. The patient is `Scan.patient`, else the volume's name
+without its date (`_YYYYMMDD`). A sequence that is missing in a volume is to be filled with the
+volume's FLAIR, as in the public set.
 """
 
 import re
@@ -39,8 +40,9 @@ class Scan(NamedTuple):
 class Reader(Protocol):
     """Protocol of the readers of a cohort; an instance is used from several processes.
 
-    A registered class is constructed without arguments. It may also have an attribute `patients`, a mapping
-    from the name of a volume to its patient, which is then known even for a volume that cannot be read.
+    A registered class is constructed without arguments. It may also have an attribute `patients`, a
+    mapping from the name of a volume to its patient, which is then known even for a volume that
+    cannot be read.
     """
 
     @property
@@ -60,7 +62,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings of `prepare` that say how the source is read; see PrepareConfig for their meaning."""
+    """Settings of `prepare` that say how the source is read, as in PrepareConfig."""
 
     reader: str | None = None
     sequences: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class Reading:
 
 
 def check_images(images: np.ndarray, channels: Sequence[str]) -> None:
-    """Raise DataError unless `images` are finite numbers (S, C, H, W) of these channels, of a possible size."""
+    """Raise DataError unless `images` are finite numbers (S, C, H, W) of these channels."""
     shape = images.shape
     fits = images.ndim == 4 and shape[0] > 0 and shape[1] == len(channels)
     fits = fits and all(0 < side <= LARGEST for side in shape[2:])

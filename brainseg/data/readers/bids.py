@@ -1,6 +1,7 @@
-"""Datasets in the Brain Imaging Data Structure: sub-LABEL/[ses-LABEL/]anat, with masks in derivatives or beside the images.
+"""Datasets in the Brain Imaging Data Structure, with masks in derivatives or beside the images.
 
-A volume is a session, `sub-01_ses-02`, and its patient is the subject, `sub-01`. See https://bids.neuroimaging.io.
+Images lie in sub-LABEL/[ses-LABEL/]anat. A volume is a session, `sub-01_ses-02`, and its patient
+is the subject, `sub-01`. See https://bids.neuroimaging.io.
 """
 
 import csv
@@ -22,7 +23,7 @@ BRAIN = ("brain", "head", "GM", "WM", "CSF")  # of desc or label: no tumour
 
 
 def entities_of(path: str) -> tuple[dict[str, str], str]:
-    """Return the entities of a file's name and its suffix: {sub: 01, ce: gad} and T1w of sub-01_ce-gad_T1w.nii.gz."""
+    """Return the entities and the suffix of a name: {sub: 01} and T1w of sub-01_T1w.nii.gz."""
     *pairs, suffix = path.rpartition("/")[2].partition(".")[0].split("_")
     return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
 
@@ -68,7 +69,7 @@ def make(source: Path, reading: Reading) -> CaseReader:
 
 
 def _volume_of(entities: Mapping[str, str]) -> str:
-    """Return the name of a session's volume: sub-01_ses-02, or sub-01 where there are no sessions."""
+    """Return the name of a session's volume: sub-01_ses-02, or sub-01 without sessions."""
     return "_".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
 
 
@@ -82,7 +83,7 @@ def _is_mask(path: str, entities: Mapping[str, str], suffix: str, pattern: str |
 def _sequence_of(
     path: str, entities: Mapping[str, str], suffix: str, sequences: Mapping[str, str]
 ) -> str | None:
-    """Return the sequence of an image: by the patterns of the request, else by suffix and contrast agent."""
+    """Return the sequence of an image, by the patterns if given, else by suffix and agent."""
     if sequences:
         return next(
             (name for name, pattern in sequences.items() if _fits(path, str(pattern))), None
@@ -141,7 +142,8 @@ def _case(
 ) -> Case:
     """Return the case of a session, with a fault wherever several files could be meant."""
     faults = [
-        f"{len(paths)} images are {name}: {list_some(paths, 3)}; choose by sequences.{name}='*_PART_*'"
+        f"{len(paths)} images are {name}: {list_some(paths, 3)}; "
+        f"choose by sequences.{name}='*_PART_*'"
         for name, paths in images.items()
         if name in channels and len(paths) > 1
     ]
@@ -155,7 +157,7 @@ def _case(
 
 
 def _labels_of(source: Path) -> Labels:
-    """Return the classes of a table of labels, `*dseg.tsv` with columns index and name; one class where there is none.
+    """Return the classes of a table of labels, `*dseg.tsv`, and one class where there is no table.
 
     Raises DataError for a table that cannot be read.
     """

@@ -1,9 +1,9 @@
 """Data of the BraTS challenges, 2017 to 2024: names of files, patients and classes.
 
-BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz       2017 to 2020, below HGG and LGG before 2020
-BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz                  2021
-BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz           2023 and 2024: GLI, MEN, MET, PED, SSA, GoAT
-BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_gtv.nii.gz           2024, radiotherapy
+BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz   2017 to 2020, some below HGG and LGG
+BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz              2021
+BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz       from 2023: GLI MEN MET PED SSA GoAT
+BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_gtv.nii.gz       2024, radiotherapy
 """
 
 import re
@@ -87,7 +87,7 @@ def is_dataset(source: Path) -> bool:
 
 
 def patient_of_case(name: str) -> str:
-    """Return the patient of a case: BraTS-GLI-00000 of its time points BraTS-GLI-00000-000 and -001."""
+    """Return the patient of a case, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
     found = PATIENT.fullmatch(name)
     return (found[1] or found[2]) if found else name
 
@@ -113,8 +113,9 @@ def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
     kinds = {kind: name for name in names for kind in [_kind_of(name)]}
     tables = {"to 2021": GLIOMA_TO_2021, "MEN-RT": RADIOTHERAPY, "PED": CHILDREN_2024}
     chosen = {id(tables.get(kind, GLIOMA)): tables.get(kind, GLIOMA) for kind in kinds}
-    check(len(chosen) == 1, "source", source, f"{list_some(kinds.values())} have masks with different classes",
-          "prepare each challenge by itself, or give classes")  # fmt: skip
+    rule = f"{list_some(kinds.values())} have masks with different classes"
+    remedy = "prepare each challenge by itself, or give classes"
+    check(len(chosen) == 1, "source", source, rule, remedy)
     return next(iter(chosen.values()))
 
 
@@ -130,7 +131,7 @@ def _without_cavity(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _of_children(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes of 2023 where no mask holds the label 4, which 2024 introduced with another order."""
+    """Return the classes of 2023 where no mask holds the label 4, which is new in 2024."""
     classes = parse_classes(CHILDREN_2024).classes
     if pixels[4]:
         return classes, []

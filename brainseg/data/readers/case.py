@@ -1,4 +1,4 @@
-"""A case: the files of one volume in formats that store a whole volume per file, brought onto one grid."""
+"""A case: the files of one volume, brought onto one grid."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Files of one volume by sequence, and of its mask; `faults` say what is missing or ambiguous."""
+    """Files of one volume by sequence, and its mask; `faults` say what is missing or ambiguous."""
 
     name: str
     patient: str
@@ -82,10 +82,10 @@ class CaseReader:
 
 
 def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | None = None) -> Scan:
-    """Return axial slices of all channels and the mask, on the grid of `onto`, else of FLAIR, else of the first file.
+    """Return axial slices of all channels and the mask, on the grid of `onto`, else of FLAIR.
 
-    FLAIR stands in for a missing sequence. Raises DataError for a missing or unreadable file, and where
-    grids differ and `onto` is None.
+    FLAIR stands in for a missing sequence. Raises DataError for a missing or unreadable file, and
+    where grids differ and `onto` is None.
     """
     main = channels[main_channel(channels)]
     missing = [name for name in channels if name not in case.images]
@@ -105,7 +105,8 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     notes = _notes_of(volumes)
     if reference.grid.plane != "axial":
         notes.append(
-            f"{reference.name} was acquired in {reference.grid.plane} planes; axial slices are cut across them"
+            f"{reference.name} was acquired in {reference.grid.plane} planes, "
+            "and axial slices are cut across them"
         )
     slices = {}
     for name, volume in volumes.items():
@@ -132,9 +133,10 @@ class Reference(NamedTuple):
     may_resample: bool
 
     def differs(self, grid: Grid, path: Path) -> bool:
-        """Return True if the voxels of a file lie elsewhere. Raises DataError unless they may be resampled.
+        """Return True if the voxels of a file lie elsewhere.
 
-        The order of the axes does not count: all are brought into the same one.
+        Raises DataError unless they may be resampled. The order of the axes does not count: all are
+        brought into the same one.
         """
         difference = axial_grid(self.grid).difference(axial_grid(grid))
         if not difference or self.may_resample:
@@ -169,7 +171,8 @@ def _read_mask(
     notes.append(f"the mask is resampled onto the grid of {reference.name}, by nearest neighbour")
     if outside:
         notes.append(
-            f"{outside:,} of {tumour:,} voxels of the mask lie outside of {reference.name} and are lost"
+            f"{outside:,} of {tumour:,} voxels of the mask lie outside of {reference.name} "
+            "and are lost"
         )
     return resample_onto(indices, source, target, nearest=True)
 

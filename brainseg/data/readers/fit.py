@@ -1,4 +1,4 @@
-"""In-plane resampling and central cropping or padding, so that all slices of a cohort have one size."""
+"""In-plane resampling, central cropping and padding: all slices of a cohort have one size."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ from brainseg.errors import DataError
 def crop_or_pad(slices: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Return (..., H, W) cut or padded with zeros at its centre to `size`, height and width.
 
-    Where an odd number of rows or columns is cut or added, the extra one lies at the bottom or at the right.
+    Where an odd number of rows or columns is cut or added, the extra one lies at the bottom or at
+    the right.
     """
     for axis, side in zip((-2, -1), size, strict=True):
         excess = slices.shape[axis] - side
@@ -31,9 +32,10 @@ def fit(
     to_spacing: float | None,
     size: Sequence[int] | None,
 ) -> tuple[np.ndarray, np.ndarray, Sequence[float], list[str]]:
-    """Resample images uint8 (S, C, H, W) and masks (S, H, W) in plane to `to_spacing` mm, then crop or pad to `size`.
+    """Resample images uint8 (S, C, H, W) and masks (S, H, W) in plane, then crop or pad them.
 
-    Returns images, masks, spacing and notes. Raises DataError if the present spacing is not known.
+    Pixels become `to_spacing` mm wide, slices `size`, height and width. Returns images, masks,
+    spacing and notes. Raises DataError if the present spacing is not known.
     """
     notes = []
     if to_spacing is not None:
@@ -64,7 +66,7 @@ def fit(
 def resample_in_plane(
     volume: np.ndarray, spacing: Sequence[float], to_spacing: float, nearest: bool = False
 ) -> np.ndarray:
-    """Return (S, H, W) with pixels of `to_spacing` mm over the same field of view, linear unless `nearest`."""
+    """Return (S, H, W) with pixels of `to_spacing` mm, interpolated linearly unless `nearest`."""
     import SimpleITK as sitk
 
     slices, *sides = volume.shape

@@ -1,4 +1,4 @@
-"""Patterns of file names by the words that they end in: `P1_flair.nii.gz` is the FLAIR of P1, `P1_seg.nii.gz` its mask."""
+"""Patterns of file names by their last words: P1_flair.nii.gz is FLAIR, P1_seg.nii.gz its mask."""
 
 import re
 from collections import Counter
@@ -40,7 +40,7 @@ def last_word(name: str) -> str:
 
 
 def guess_patterns(paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
-    """Return a pattern per sequence and one of the masks, none where names do not say which file is which.
+    """Return a pattern per sequence and one of the masks, none where the names do not say enough.
 
     `paths` are relative to the source. The most frequent pattern of a sequence is taken.
     """

@@ -1,4 +1,4 @@
-"""Class indices from the values of a mask file: which values a class has, and a report of those that no class has."""
+"""Class indices from the values of a mask, and a report of values that no class has."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ LARGEST_TABLE = 2**20  # values of a mask that are looked up in a table
 
 
 class Labels(NamedTuple):
-    """Names of the classes, background first, and the class index of each value that a mask may hold.
+    """Names of the classes, background first, and the class index of each value of a mask.
 
     `values` None stands for a mask of one class, stored as 0 and 1 or as 0 and 255.
     """

@@ -1,9 +1,9 @@
-"""Cohorts of one file per sequence: a folder per patient, a flat folder, or a pattern that names its fields.
+"""Cohorts of one file per sequence, in a folder per patient or in a flat folder.
 
-    sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'                      P1/scan_flair.nii.gz, or P1_flair.nii.gz
-    sequences.FLAIR='anat/FLAIR.nii.gz' mask='anat/mask.nii.gz'               P1/anat/FLAIR.nii.gz
-    sequences.FLAIR='images/*_flair.nii.gz' mask='labels/*.nii.gz'            P1 is what the star matches
-    sequences.FLAIR='{patient}/{session}/flair.nii.gz' mask=...               sessions of one patient stay together
+    FLAIR='*_flair.nii.gz'                       P1/scan_flair.nii.gz, or P1_flair.nii.gz
+    FLAIR='anat/FLAIR.nii.gz'                    P1/anat/FLAIR.nii.gz
+    FLAIR='images/*_flair.nii.gz'                images/P1_flair.nii.gz
+    FLAIR='{patient}/{session}/flair.nii.gz'     sessions of one patient stay together
 
 Formats are those that `predict` reads: NIfTI, NRRD, MetaImage, MGZ.
 """
@@ -94,8 +94,9 @@ def find_cases(
             for key in matches
             if patterns[key].literal == patterns[name].literal and key != name
         ]
-        check(not twins, _setting(name), texts[name], f"matches {path}, as {list_some(map(_setting, twins))} does",
-              "give patterns that tell the files apart")  # fmt: skip
+        rule = f"matches {path}, as {list_some(map(_setting, twins))} does"
+        remedy = "give patterns that tell the files apart"
+        check(not twins, _setting(name), texts[name], rule, remedy)
         patient, volume = _names(matches[name])
         files[volume][name].append(path)
         patients[volume] = patient
@@ -107,7 +108,7 @@ def find_cases(
 
 
 def _resolved(name: str, text: str, paths: Sequence[str]) -> Pattern:
-    """Return the pattern with `{patient}` where the patient stands: the folder, or the star in a flat folder.
+    """Return the pattern with `{patient}` in place of the folder, or of the star in a flat folder.
 
     Raises RequestError where a star does not say enough.
     """
@@ -139,8 +140,9 @@ def _resolved(name: str, text: str, paths: Sequence[str]) -> Pattern:
             "names one file of the source",
             "put a star where the patient's name stands",
         )
-        check(pattern.stars == 1, setting, text, "has several stars, and one of them is the patient",
-              "write {patient} in its place, as '{patient}_*_flair.nii.gz'")  # fmt: skip
+        rule = "has several stars, and one of them is the patient"
+        remedy = "write {patient} in its place, as '{patient}_*_flair.nii.gz'"
+        check(pattern.stars == 1, setting, text, rule, remedy)
         return Pattern(setting, text.replace("*", "{patient}"))
     return folders
 
@@ -164,7 +166,8 @@ def _case(
 ) -> Case:
     """Return a case with a fault for each pattern that several of its files match."""
     faults = [
-        f"{len(paths)} files match {_setting(key)}={texts[key]}: {list_some(paths, 3)}; name one of them"
+        f"{len(paths)} files match {_setting(key)}={texts[key]}: {list_some(paths, 3)}; "
+        "name one of them"
         for key, paths in files.items()
         if len(paths) > 1
     ]
@@ -186,7 +189,10 @@ def _check_found(
         if not any(name in matched for matched in files.values()):
             rule = f"matches no file below {source}, which holds {summarise_files(paths)}"
             deep = any(Pattern("", "**/" + text).match(path) is not None for path in paths)
-            remedy = "a pattern starts at the source or at a folder in it, as '{patient}/{session}/flair.nii.gz'"
+            remedy = (
+                "a pattern starts at the source or at a folder in it, "
+                "as '{patient}/{session}/flair.nii.gz'"
+            )
             check(
                 False,
                 _setting(name),

@@ -1,7 +1,7 @@
-"""Datasets of nnU-Net (version 1 and 2) and of the Medical Segmentation Decathlon: imagesTr, labelsTr, dataset.json.
+"""Datasets of nnU-Net (version 1 and 2) and of the Medical Segmentation Decathlon.
 
-nnU-Net stores a file per channel, `imagesTr/CASE_0000.nii.gz`; the Decathlon one file of several volumes,
-`imagesTr/CASE.nii.gz`. The mask is `labelsTr/CASE.nii.gz` in both.
+nnU-Net stores a file per channel, `imagesTr/CASE_0000.nii.gz`; the Decathlon one file of several
+volumes, `imagesTr/CASE.nii.gz`. The mask is `labelsTr/CASE.nii.gz` in both.
 """
 
 import json
@@ -34,15 +34,16 @@ def make(source: Path, reading: Reading) -> CaseReader:
     description = _read_description(source / DESCRIPTION)
     notes: list[str] = []
     stored = description.get("channel_names") or description.get("modality")
-    check(isinstance(stored, dict) and bool(stored), "source", source / DESCRIPTION,
-          "has no channel_names (or modality, as in version 1)", "add them, as {\"0\": \"FLAIR\"}")  # fmt: skip
+    rule = "has no channel_names (or modality, as in version 1)"
+    has_channels = isinstance(stored, dict) and bool(stored)
+    check(has_channels, "source", source / DESCRIPTION, rule, 'add them, as {"0": "FLAIR"}')
     assert isinstance(stored, dict)
     channels = _channels(stored, notes)
     labels = parse_classes(reading.classes) if reading.classes else _labels(description, notes)
     ending = str(description.get("file_ending", ".nii.gz"))
     pictures = ending.lower() in (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
-    check(not pictures, "reader", "nnunet", f"{source / DESCRIPTION} says file_ending {ending}, which are pictures",
-          "use reader=images with patterns of their names")  # fmt: skip
+    rule = f"{source / DESCRIPTION} says file_ending {ending}, which are pictures"
+    check(not pictures, "reader", "nnunet", rule, "use reader=images with patterns of their names")
     cases, ignored = _cases(source, channels, ending)
     return CaseReader(cases, tuple(channels), labels, reading.onto, notes, ignored)
 
@@ -60,7 +61,7 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def _channels(stored: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """Return the names of the channels in the order of their numbers, FLAIR under its usual name."""
+    """Return the names of the channels by number, FLAIR under its usual name."""
     numbers = sorted(stored, key=lambda key: (len(str(key)), str(key)))
     names: list[str] = []
     for number in numbers:
@@ -74,13 +75,13 @@ def _channels(stored: Mapping[str, Any], notes: list[str]) -> list[str]:
 
 
 def _clean(name: str) -> str:
-    """Return a name with a dash in the place of all that no metric's name may hold; "" if nothing remains."""
+    """Return a name with dashes for signs that no metric's name may hold, "" if nothing remains."""
     cleaned = re.sub(r"-{2,}", "-", re.sub(r"[^\w .-]", "-", name)).strip(" .-")
     return cleaned if NAME.fullmatch(cleaned) else ""
 
 
 def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
-    """Return classes and values: `{"0": "background"}` of version 1, `{"background": 0}` of version 2."""
+    """Return classes and values of {"0": "background"} (v1) or {"background": 0} (v2)."""
     stored = description.get("labels")
     check(
         isinstance(stored, dict) and bool(stored),
@@ -117,7 +118,8 @@ def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
 def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, Any]) -> None:
     """Raise RequestError for regions that share a value: here, each pixel has one class.
 
-    nnU-Net writes the regions one over the other, in the file's order, so the last region of a value is its class.
+    nnU-Net writes the regions one over the other, in the file's order, so the last region of a
+    value is its class.
     """
     last = {value: name for name, values in listed.items() for value in values}
     regions = {name: values for name, values in listed.items() if len(values) > 1}
@@ -134,9 +136,13 @@ def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, A
             )
     texts = [f"classes.{name}={str(values).replace(' ', '') if len(values) > 1 else values[0]}"
              for name, values in exclusive.items()]  # fmt: skip
-    rule = f"{DESCRIPTION} has regions that overlap ({', '.join(shared)}); here each pixel has one class"
+    rule = (
+        f"{DESCRIPTION} has regions that overlap ({', '.join(shared)}); "
+        "here each pixel has one class"
+    )
     raise RequestError(
-        f"source={description.get('name', DESCRIPTION)}: {rule}; name the classes, as {' '.join(texts)}"
+        f"source={description.get('name', DESCRIPTION)}: {rule}; "
+        f"name the classes, as {' '.join(texts)}"
     )
 
 
@@ -163,7 +169,8 @@ def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], 
             ignored.append(f"imagesTr/{path}")
     if not found:
         raise RequestError(
-            f"source={source}: imagesTr holds no file that ends in {ending}; see file_ending of {DESCRIPTION}"
+            f"source={source}: imagesTr holds no file that ends in {ending}; "
+            f"see file_ending of {DESCRIPTION}"
         )
     cases = []
     for name in sorted(found):

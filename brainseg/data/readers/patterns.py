@@ -1,4 +1,4 @@
-"""Patterns of file names: `*` and `?` as in a shell, and `{patient}`, `{session}`, `{slice}`, which say what a name means."""
+"""Patterns of file names: `*`, `?` and the fields `{patient}`, `{session}` and `{slice}`."""
 
 import os
 import re
@@ -11,15 +11,16 @@ from brainseg.errors import check
 FIELDS = {"patient": "[^/]+", "session": "[^/]+", "slice": "[0-9]+"}
 DEEPEST = 8  # levels of folders below the source
 IMAGE_SUFFIXES = (
-    ".nii", ".nii.gz", ".nii.bz2", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh",
+    ".nii", ".nii.gz", ".nii.bz2", ".hdr", ".hdr.gz",
+    ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh",
 )  # fmt: skip
 
 
 class Pattern:
     """A pattern of paths relative to a folder, with `/` between their parts.
 
-    `pattern.match(path)` returns the fields of a path that fits, None of another; stars that stand for
-    something are the field `star`. Raises RequestError for a pattern that cannot work.
+    `pattern.match(path)` returns the fields of a path that fits, None of another; stars that stand
+    for something are the field `star`. Raises RequestError for a pattern that cannot work.
     """
 
     def __init__(self, setting: str, text: str) -> None:
@@ -60,10 +61,10 @@ class Pattern:
 
 
 def list_files(source: Path, suffixes: Sequence[str] | None = None) -> list[str]:
-    """Return the files below a folder as relative paths, sorted; of these suffixes only, where given.
+    """Return the files below a folder as relative paths, sorted, of these suffixes if given.
 
-    Hidden files and those of operating systems are left out, also the `._` files that macOS packs into archives.
-    Links are followed. Folders that cannot be listed raise OSError.
+    Hidden files and those of operating systems are left out, also the `._` files that macOS packs
+    into archives. Links are followed. Folders that cannot be listed raise OSError.
     """
     return sorted(
         path
@@ -86,7 +87,7 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file's name as it is written there: .nii.gz, .png, or "" where there is none."""
+    """Return the suffix of a file's name as written: .nii.gz, .png, or "" where there is none."""
     base = name.rpartition("/")[2]
     known = max((end for end in IMAGE_SUFFIXES if base.lower().endswith(end)), key=len, default="")
     return base[len(base) - len(known) :] if known else Path(base).suffix

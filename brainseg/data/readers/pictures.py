@@ -41,7 +41,8 @@ def read_picture(path: Path, colour: bool) -> np.ndarray:
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise DataError(
-                f"{path}: is in colour, unlike the first pictures; channels=[A,B,C] reads all in colour"
+                f"{path}: is in colour, unlike the first pictures; "
+                "channels=[A,B,C] reads all in colour"
             )
         pixels = pixels[..., 0]
     return pixels[None]
@@ -50,8 +51,8 @@ def read_picture(path: Path, colour: bool) -> np.ndarray:
 def read_indices(path: Path) -> np.ndarray:
     """Return the values (H, W) of a mask. Raises DataError naming the file.
 
-    A palette of colours stands for its indices. One of greys stands for the greys, since programs that save
-    space choose the indices anew in each file.
+    A palette of colours stands for its indices. One of greys stands for the greys, since programs
+    that save space choose the indices anew in each file.
     """
     pixels = _decode(path, palette=True)
     if pixels.ndim == 3:
@@ -64,7 +65,7 @@ def read_indices(path: Path) -> np.ndarray:
 
 
 def _decode(path: Path, palette: bool = False) -> np.ndarray:
-    """Return the pixels (H, W), or (H, W, 3) of a picture in colour, without an alpha channel that hides nothing.
+    """Return the pixels (H, W), or (H, W, 3) of a picture in colour.
 
     Raises DataError naming the file.
     """

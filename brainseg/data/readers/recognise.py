@@ -49,7 +49,7 @@ def recognise(source: Path, reading: Reading | None = None) -> str:
 
 
 def is_kaggle(source: Path) -> bool:
-    """Return True if a folder below the source holds a slice of its own name, or the source cannot be listed."""
+    """Return True if a folder holds a slice of its own name, or the source cannot be listed."""
     top, tree = Folder(source), Tree()
     walk(top, top, tree)
     return bool(tree.patients or top.faults)
@@ -63,7 +63,8 @@ def _describe(paths: list[str]) -> str:
     kinds = ", ".join(
         f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(4)
     )
-    found = f"its layout is not recognised; it holds {kinds}, such as {', '.join(map(printable, paths[:3]))}"
+    examples = ", ".join(map(printable, paths[:3]))
+    found = f"its layout is not recognised; it holds {kinds}, such as {examples}"
     return f"{found}; {_remedy(paths)}"
 
 

@@ -1,4 +1,4 @@
-"""Readers by name: the built-in ones, and those that packages register under the entry-point group `brainseg.readers`."""
+"""Readers by name: built-in ones, and those of the entry-point group `brainseg.readers`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +36,7 @@ TAKES = {
 
 
 def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
-    """Return the reader's name, and the function that verifies every volume of a source. Raises RequestError.
+    """Return the reader's name and the function that verifies a source. Raises RequestError.
 
     Without `reading.reader` the layout of the source is recognised.
     """

@@ -41,7 +41,7 @@ def resample_onto(
 
 
 def count_outside(indices: np.ndarray, source: Grid, target: Grid) -> int:
-    """Return how many nonzero voxels of `source` have their centre outside of the field of view of `target`."""
+    """Return how many nonzero voxels of `source` have their centre outside of `target`."""
     to_target = np.linalg.inv(target.affine) @ source.affine
     voxels = apply_affine(to_target, np.argwhere(indices))
     inside = (voxels >= -0.5) & (voxels <= np.array(target.shape) - 0.5)

@@ -1,4 +1,4 @@
-"""Verification and loading of the volumes that a reader lists; each is read whole, in several processes."""
+"""Verification and loading of the volumes that a reader lists, in several processes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -62,7 +62,7 @@ def scan(
 
 
 def _names(reader: Reader, top: Folder) -> list[str]:
-    """Return the names of the volumes, sorted; what is wrong with them goes to the faults of `top`."""
+    """Return the names of the volumes, sorted, and add what is wrong with them to `top`."""
     try:
         names = sorted(map(str, reader.volumes(top.path)))
     except Exception as error:  # foreign code raises anything
@@ -89,7 +89,7 @@ def _grouped(folders: Sequence[Folder]) -> list[str]:
 
 
 def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Folder:
-    """Read a volume once: add its faults and notes, its size and, if there is no fault, its description."""
+    """Read a volume once and add its faults, notes and size, and its description if it is sound."""
     name = folder.path.name
     try:
         numbers, scan = _read(reader, folder, reading)
@@ -124,7 +124,7 @@ def load(
 
 
 def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], Scan]:
-    """Return slice numbers and a checked scan: images uint8 (S, C, H, W), masks uint8 (S, H, W), spacing never None.
+    """Return slice numbers and a checked scan: images uint8 (S, C, H, W), masks uint8 (S, H, W).
 
     Raises DataError naming what is wrong.
     """
