@@ -1,4 +1,4 @@
-"""What readers return, under the names that other modules import; the code is in `readers/`."""
+"""The reader protocol under the names that other modules import. The code is in `readers/`."""
 
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Reader, Scan, check_images

@@ -1,4 +1,4 @@
-"""What a reader is, what it returns, and the checks that every volume passes.
+"""The protocol of readers, the scans that they return, and the checks that every volume passes.
 
     class Mine:                                         registered under `brainseg.readers`
         channels = ("T1", "FLAIR")                      any number

@@ -19,6 +19,7 @@ from brainseg.errors import DataError, check
 
 SUFFIXES = (".nii", ".nii.gz")
 MASKS = ("dseg", "mask")
+# Masks of the whole head and of tissues come from preprocessing and show no tumour.
 BRAIN = ("brain", "head", "GM", "WM", "CSF")  # of desc or label: no tumour
 
 
@@ -102,7 +103,7 @@ def _channels(
 ) -> tuple[tuple[str, ...], list[str]]:
     """Return the sequences that at least half of the volumes have, and a note about the others."""
     counts = {
-        name: sum(name in found for found in images.values())
+        name: sum(name in files for files in images.values())
         for name in ("FLAIR", "T1", "T1c", "T2", *sequences)
     }
     if sequences:
@@ -115,6 +116,7 @@ def _channels(
                 "as '*_acq-3D_T1w.nii.gz'",
             )
         return tuple(sequences), []
+    # A sequence of few patients would be a channel that is a copy of FLAIR in all others.
     usual = tuple(name for name, count in counts.items() if 2 * count >= len(images))
     rare = [
         f"{name} (in {count} of {len(images)})"

@@ -40,12 +40,12 @@ def make(source: Path, reading: Reading) -> CaseReader:
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     ignored: list[str] = []
     for path in list_files(source, IMAGE_SUFFIXES):
-        found = FILE.fullmatch(stem_of(path.rpartition("/")[2]))
+        match = FILE.fullmatch(stem_of(path.rpartition("/")[2]))
         folder = path.split("/")[-2:-1]
-        if found:
-            part = found["part"].lower()
+        if match:
+            part = match["part"].lower()
             name = "mask" if part in ("seg", "gtv") else str(sequence_of(part))
-            files[found["case"]][name].append(path)
+            files[match["case"]][name].append(path)
         # One mask of 2020 kept the name of its patient's date: W39_1998.09.19_Segm.nii.
         elif (
             folder
@@ -88,8 +88,8 @@ def is_dataset(source: Path) -> bool:
 
 def patient_of_case(name: str) -> str:
     """Return the patient of a case, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
-    found = PATIENT.fullmatch(name)
-    return (found[1] or found[2]) if found else name
+    match = PATIENT.fullmatch(name)
+    return (match[1] or match[2]) if match else name
 
 
 def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
@@ -100,9 +100,9 @@ def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
     ]
     if "mask" not in files:
         faults.append("no file ends in seg (validation data have no masks)")
-    found = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
-    mask = found.pop("mask", None)
-    return Case(name, patient_of_case(name), found, mask, tuple(faults))
+    located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
+    mask = located.pop("mask", None)
+    return Case(name, patient_of_case(name), located, mask, tuple(faults))
 
 
 def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
@@ -120,8 +120,8 @@ def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
 
 
 def _kind_of(name: str) -> str:
-    found = re.match(r"brats-(men-rt|[a-z]+)-", name, re.IGNORECASE)
-    return found[1].upper() if found else "to 2021"
+    match = re.match(r"brats-(men-rt|[a-z]+)-", name, re.IGNORECASE)
+    return match[1].upper() if match else "to 2021"
 
 
 def _without_cavity(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:

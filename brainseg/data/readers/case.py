@@ -19,7 +19,7 @@ from brainseg.errors import DataError
 
 
 class ImageFile(NamedTuple):
-    """One sequence: a file, or one volume of a file that holds several, counted from 1."""
+    """File of a sequence, or one volume of a file that holds several, counted from 1."""
 
     path: Path
     volume: int | None = None
@@ -89,6 +89,7 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     """
     main = channels[main_channel(channels)]
     missing = [name for name in channels if name not in case.images]
+    # Only FLAIR may stand in for a sequence, because `describe` reports copies of FLAIR alone.
     faults = [*case.faults]
     if (missing and main != "FLAIR") or main in missing:
         faults.append(f"no {', '.join(missing)}; only FLAIR can stand in for another sequence")

@@ -1,4 +1,4 @@
-"""In-plane resampling, central cropping and padding: all slices of a cohort have one size."""
+"""Resampling in plane, central cropping and padding: all slices of a cohort have one size."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,9 @@ def crop_or_pad(slices: np.ndarray, size: Sequence[int]) -> np.ndarray:
         if excess > 0:
             slices = np.take(slices, range(excess // 2, excess // 2 + side), axis)
         elif excess < 0:
-            before = -excess // 2
+            pad_before = -excess // 2
             widths = [(0, 0)] * slices.ndim
-            widths[axis] = (before, -excess - before)
+            widths[axis] = (pad_before, -excess - pad_before)
             slices = np.pad(slices, widths)
     return np.ascontiguousarray(slices)
 
@@ -53,12 +53,12 @@ def fit(
             )
         spacing = (spacing[0], to_spacing, to_spacing)
     if size is not None and tuple(size) != images.shape[2:]:
-        whole = np.count_nonzero(masks)
+        tumour_pixels = np.count_nonzero(masks)
         images, masks = crop_or_pad(images, size), crop_or_pad(masks, size)
-        if lost := whole - np.count_nonzero(masks):
+        if lost := tumour_pixels - np.count_nonzero(masks):
             sides = "x".join(map(str, size))
             notes.append(
-                f"size={sides} cuts off {lost:,} of {whole:,} mask pixels; give a larger size"
+                f"size={sides} cuts off {lost:,} of {tumour_pixels:,} mask pixels; give a larger size"
             )
     return images, masks, spacing, notes
 

@@ -52,8 +52,8 @@ def guess_patterns(paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
         if key is None or "/" in folder:
             continue
         stem = stem_of(name)
-        before = stem[: len(stem) - len(word)]
-        text = ("*" + before[-1] if before else "") + name[len(before) :]
+        prefix = stem[: len(stem) - len(word)]
+        text = ("*" + prefix[-1] if prefix else "") + name[len(prefix) :]
         patterns.setdefault(key, Counter())[text] += 1
     best = {key: counts.most_common(1)[0][0] for key, counts in patterns.items()}
     mask = best.pop("mask", None)

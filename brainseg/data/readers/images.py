@@ -93,9 +93,9 @@ def _find(
     patients, ignored = {}, []
     for path in list_files(source):
         matches = {
-            name: found
+            name: fields
             for name, pattern in patterns.items()
-            if (found := pattern.match(path)) is not None
+            if (fields := pattern.match(path)) is not None
         }
         if not matches:
             ignored.append(path)

@@ -41,11 +41,11 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
             "a name has letters, digits, space, _ . -",
         )
         numbers = listed if isinstance(listed, list) else [listed]
-        whole = bool(numbers) and all(
+        is_valid = bool(numbers) and all(
             type(number) is int and 0 <= number < 2**31 for number in numbers
         )
         check(
-            whole,
+            is_valid,
             setting,
             listed,
             "must be the value of this class in the masks, or a list",
@@ -53,9 +53,9 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
         )
         for number in numbers:
             index = names.index(name)
-            taken = values.setdefault(number, index)
-            rule = f"value {number} is already {names[taken]}"
-            check(taken == index, setting, listed, rule, "each value belongs to one class")
+            owner = values.setdefault(number, index)
+            rule = f"value {number} is already {names[owner]}"
+            check(owner == index, setting, listed, rule, "each value belongs to one class")
     check(
         1 < len(names) <= MOST_CLASSES,
         "classes",
@@ -70,26 +70,26 @@ def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
 
     Raises DataError listing values of no class.
     """
-    whole = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
-    if whole is not mask and (blurred := mask[whole != mask]).size:
+    integers = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
+    if integers is not mask and (blurred := mask[integers != mask]).size:
         raise DataError(_describe_blurred(blurred))
     # A histogram and a table are 20 times as fast as np.unique, which sorts.
-    small = whole.min() >= 0 and whole.max() < LARGEST_TABLE
-    histogram = np.bincount(whole.ravel()) if small else None
-    found, counts = (
-        np.unique(whole, return_counts=True) if histogram is None else _nonzero(histogram)
+    small = integers.min() >= 0 and integers.max() < LARGEST_TABLE
+    histogram = np.bincount(integers.ravel()) if small else None
+    present, counts = (
+        np.unique(integers, return_counts=True) if histogram is None else _nonzero(histogram)
     )
     values = labels.values
     if values is None:
-        values = {0: 0, 255: 1} if set(found.tolist()) <= {0, 255} else {0: 0, 1: 1}
-    if not set(found.tolist()) <= set(values):
-        raise DataError(_describe_strange(found.tolist(), counts.tolist(), labels))
-    indices = np.array([values[value] for value in found.tolist()], np.uint8)
+        values = {0: 0, 255: 1} if set(present.tolist()) <= {0, 255} else {0: 0, 1: 1}
+    if not set(present.tolist()) <= set(values):
+        raise DataError(_describe_strange(present.tolist(), counts.tolist(), labels))
+    indices = np.array([values[value] for value in present.tolist()], np.uint8)
     if not small:
-        return indices[np.searchsorted(found, whole)]
-    table = np.zeros(found[-1] + 1, np.uint8)
-    table[found] = indices
-    return table[whole.astype(np.uint8) if whole.dtype == bool else whole]
+        return indices[np.searchsorted(present, integers)]
+    table = np.zeros(present[-1] + 1, np.uint8)
+    table[present] = indices
+    return table[integers.astype(np.uint8) if integers.dtype == bool else integers]
 
 
 def _nonzero(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +104,16 @@ def _describe_blurred(values: np.ndarray) -> str:
     return f"{rule}; interpolation has blurred the mask, resample it by nearest neighbour"
 
 
-def _describe_strange(found: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
+def _describe_strange(present: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
     """Return the values of no class with their counts, what is allowed, and the setting to change.
 
     Without classes all values but 0 are listed, since all need a class then.
     """
-    known = {0} if labels.values is None else labels.values
+    allowed_values = {0} if labels.values is None else labels.values
     strange = [
-        (value, count) for value, count in zip(found, counts, strict=True) if value not in known
+        (value, count)
+        for value, count in zip(present, counts, strict=True)
+        if value not in allowed_values
     ]
     listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in strange[:SHOWN])
     listed += f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""

@@ -74,15 +74,15 @@ def find_cases(
             rule,
         )
     paths = list_files(source)
-    patterns = {name: _resolved(name, text, paths) for name, text in texts.items()}
+    patterns = {name: _resolve_pattern(name, text, paths) for name, text in texts.items()}
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     patients: dict[str, str] = {}
     ignored = []
     for path in paths:
         matches = {
-            name: found
+            name: fields
             for name, pattern in patterns.items()
-            if (found := pattern.match(path)) is not None
+            if (fields := pattern.match(path)) is not None
         }
         if not matches:
             ignored += [path] if path.lower().endswith(IMAGE_SUFFIXES) else []
@@ -100,14 +100,14 @@ def find_cases(
         patient, volume = _names(matches[name])
         files[volume][name].append(path)
         patients[volume] = patient
-    _check_found(source, files, texts, paths)
+    _refuse_empty(source, files, texts, paths)
     cases = [
         _case(source, volume, patients[volume], files[volume], texts) for volume in sorted(files)
     ]
     return cases, ignored
 
 
-def _resolved(name: str, text: str, paths: Sequence[str]) -> Pattern:
+def _resolve_pattern(name: str, text: str, paths: Sequence[str]) -> Pattern:
     """Return the pattern with `{patient}` in place of the folder, or of the star in a flat folder.
 
     Raises RequestError where a star does not say enough.
@@ -131,6 +131,7 @@ def _resolved(name: str, text: str, paths: Sequence[str]) -> Pattern:
                 first, "{patient}" if first == "*" else first.replace("*", "{patient}", 1), 1
             ),
         )
+    # A file that lies beside the patients' folders, such as an atlas, makes no flat folder of them.
     folders = Pattern(setting, "{patient}/" + text)
     if _count(pattern, paths) > _count(folders, paths):
         check(
@@ -173,12 +174,12 @@ def _case(
     ]
     if MASK in texts and MASK not in files:
         faults.append(f"no file matches mask={texts[MASK]}")
-    found = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
-    images = {key: found[key] for key in texts if key in found and key != MASK}
-    return Case(name, patient, images, found.get(MASK), tuple(faults))
+    located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
+    images = {key: located[key] for key in texts if key in located and key != MASK}
+    return Case(name, patient, images, located.get(MASK), tuple(faults))
 
 
-def _check_found(
+def _refuse_empty(
     source: Path,
     files: Mapping[str, Mapping[str, Sequence[str]]],
     texts: Mapping[str, str],

@@ -107,11 +107,11 @@ def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
             notes.append(f"label {name} ({values[0]}) is no class; a mask that holds it is a fault")
             continue
         is_background = values == [0] or name.lower() == BACKGROUND
-        known = BACKGROUND if is_background else _clean(name) or f"class {values[0]}"
-        known = f"{known} {values[0]}" if known in classes else known
-        classes[known] = values
-        if known != name:
-            notes.append(f"label {name!r} of {DESCRIPTION} is called {known}")
+        title = BACKGROUND if is_background else _clean(name) or f"class {values[0]}"
+        title = f"{title} {values[0]}" if title in classes else title
+        classes[title] = values
+        if title != name:
+            notes.append(f"label {name!r} of {DESCRIPTION} is called {title}")
     return parse_classes(classes)
 
 
@@ -155,26 +155,27 @@ def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], 
         if folder.is_dir()
         else set()
     )
-    found: dict[str, dict[str, ImageFile]] = {name: {} for name in masks}
+    files: dict[str, dict[str, ImageFile]] = {name: {} for name in masks}
     ignored = []
     for path in images:
         stem, file = path.removesuffix(ending), source / "imagesTr" / path
         name, _, number = stem.rpartition("_")
         if stem in masks:  # the Decathlon: all channels in one file
             for index, channel in enumerate(channels):
-                found[stem][channel] = ImageFile(file, index + 1 if len(channels) > 1 else None)
+                files[stem][channel] = ImageFile(file, index + 1 if len(channels) > 1 else None)
         elif re.fullmatch("[0-9]{4}", number) and int(number) < len(channels):
-            found.setdefault(name, {})[channels[int(number)]] = ImageFile(file)
+            files.setdefault(name, {})[channels[int(number)]] = ImageFile(file)
         else:
             ignored.append(f"imagesTr/{path}")
-    if not found:
+    # An empty imagesTr most often means another file_ending than the description says.
+    if not files:
         raise RequestError(
             f"source={source}: imagesTr holds no file that ends in {ending}; "
             f"see file_ending of {DESCRIPTION}"
         )
     cases = []
-    for name in sorted(found):
+    for name in sorted(files):
         mask = ImageFile(folder / f"{name}{ending}") if name in masks else None
         faults = () if mask else (f"labelsTr holds no {name}{ending}",)
-        cases.append(Case(name, patient_of(name), found[name], mask, faults))
+        cases.append(Case(name, patient_of(name), files[name], mask, faults))
     return cases, ignored

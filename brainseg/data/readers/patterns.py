@@ -56,8 +56,8 @@ class Pattern:
 
     def match(self, path: str) -> dict[str, str] | None:
         """Return the fields of a path that fits, None of another."""
-        found = self._expression.fullmatch(path)
-        return found.groupdict() if found else None
+        match = self._expression.fullmatch(path)
+        return match.groupdict() if match else None
 
 
 def list_files(source: Path, suffixes: Sequence[str] | None = None) -> list[str]:
@@ -89,8 +89,8 @@ def _walk(folder: Path, prefix: str, depth: int) -> Iterator[str]:
 def suffix_of(name: str) -> str:
     """Return the suffix of a file's name as written: .nii.gz, .png, or "" where there is none."""
     base = name.rpartition("/")[2]
-    known = max((end for end in IMAGE_SUFFIXES if base.lower().endswith(end)), key=len, default="")
-    return base[len(base) - len(known) :] if known else Path(base).suffix
+    suffix = max((end for end in IMAGE_SUFFIXES if base.lower().endswith(end)), key=len, default="")
+    return base[len(base) - len(suffix) :] if suffix else Path(base).suffix
 
 
 def stem_of(name: str) -> str:

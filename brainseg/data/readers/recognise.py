@@ -64,8 +64,8 @@ def _describe(paths: list[str]) -> str:
         f"{count} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(4)
     )
     examples = ", ".join(map(printable, paths[:3]))
-    found = f"its layout is not recognised; it holds {kinds}, such as {examples}"
-    return f"{found}; {_remedy(paths)}"
+    text = f"its layout is not recognised; it holds {kinds}, such as {examples}"
+    return f"{text}; {_remedy(paths)}"
 
 
 def _remedy(paths: list[str]) -> str:

@@ -42,8 +42,8 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
     """
     name = reading.reader or recognise(Path(source), reading)
     registered_class = None if name in (KAGGLE, *FILES) else extension("brainseg.readers", name)
-    known = ", ".join([KAGGLE, *FILES, *registered("brainseg.readers")])
-    rule = f"known: {known}; docs/extending.md says how to add one"
+    names = ", ".join([KAGGLE, *FILES, *registered("brainseg.readers")])
+    rule = f"known: {names}; docs/extending.md says how to add one"
     check(
         name in (KAGGLE, *FILES) or registered_class is not None,
         "reader",
@@ -51,6 +51,7 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
         "no such reader",
         rule,
     )
+    # A setting that a reader ignores would look as if it had been obeyed.
     _check_settings(name, reading)
     if name == KAGGLE:
         remedy = "leave spacing out; size=256 cuts or pads"
@@ -110,11 +111,11 @@ def _construct(name: str, registered_class: Any) -> Reader:
     except Exception as error:  # foreign code raises anything
         reason = f"{type(error).__name__}: {error}"
         check(False, "reader", name, f"{registered_class!r} is no reader ({reason})", PROTOCOL)
-    for what, names, least in (("channels", channels, 1), ("classes", classes, 2)):
-        fits = least <= len(names) <= 256 and len(set(names)) == len(names)
+    for kind, names, minimum in (("channels", channels, 1), ("classes", classes, 2)):
+        fits = minimum <= len(names) <= 256 and len(set(names)) == len(names)
         fits = fits and all(isinstance(text, str) and NAME.fullmatch(text) for text in names)
-        rule = f"must be {least} or more different names of letters, digits, space, _ . -"
-        check(fits, f"reader {name}, {what}", names, rule)
+        rule = f"must be {minimum} or more different names of letters, digits, space, _ . -"
+        check(fits, f"reader {name}, {kind}", names, rule)
     for method in ("volumes", "read"):
         has_method = callable(getattr(reader, method, None))
         check(has_method, "reader", name, f"has no method {method}", PROTOCOL)

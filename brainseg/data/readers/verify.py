@@ -45,7 +45,7 @@ def scan(
     verified = in_processes(partial(verify, reader, reading=reading), folders, workers)
     folders = list(show(verified, len(folders)) if show else verified)
     compare_sizes(folders)
-    notes = [*getattr(reader, "notes", ()), *_grouped(folders)]
+    notes = [*getattr(reader, "notes", ()), *_group_notes(folders)]
     top.ignored += getattr(reader, "ignored", ())
     classes = tuple(reader.classes)
     if hasattr(reader, "name_classes"):
@@ -79,7 +79,7 @@ def _names(reader: Reader, top: Folder) -> list[str]:
     return [] if odd or twice else names
 
 
-def _grouped(folders: Sequence[Folder]) -> list[str]:
+def _group_notes(folders: Sequence[Folder]) -> list[str]:
     """Return the notes of all volumes, each text once, with the volumes that it concerns."""
     concerned: dict[str, list[str]] = {}
     for folder in folders:
@@ -150,11 +150,15 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
     fits = fits and numbers[0] >= 0 and numbers[-1] <= LARGEST_NUMBER
     rule = f"must rise, one per slice, from 0 or more up to {LARGEST_NUMBER}"
     require(fits, f"slice numbers {numbers[:5]}...: {rule}")
-    known = len(spacing) == 3 and (spacing is UNKNOWN or all(0 < side < 1e6 for side in spacing))
+    is_length = len(spacing) == 3 and (
+        spacing is UNKNOWN or all(0 < side < 1e6 for side in spacing)
+    )
     require(
-        known, f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None"
+        is_length,
+        f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None",
     )
     notes = [*scan.notes, *_find_black_slices(images, masks, numbers, reader.channels)]
+    # Stretched before they are cut or padded, so that a border does not move the percentiles.
     images, masks = to_uint8(images), masks.astype(np.uint8)
     images, masks, spacing, fitted = fit(images, masks, spacing, reading.spacing, reading.size)
     return numbers, Scan(images, masks, spacing, numbers, scan.patient, [*notes, *fitted])
