@@ -61,7 +61,7 @@ def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[
         return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
     found = _network(config.name)
     check(found is not None, "model.name", config.name, "no such network",
-          _known(config.name, ["unet", *registered("brainseg.models")], "or a class of monai.networks.nets"))
+          _known(config.name, ["unet", *registered("brainseg.models")], "monai.networks.nets", nn.Module))
     given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
     return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
 
@@ -98,7 +98,7 @@ def loss(config: LossConfig, outputs: int = 1) -> nn.Module:
     own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
     found = own or _monai("monai.losses", config.name, nn.Module)
     check(found is not None, "loss.name", config.name, "no such loss",
-          _known(config.name, [*LOSSES, *registered("brainseg.losses")], "or a class of monai.losses"))
+          _known(config.name, [*LOSSES, *registered("brainseg.losses")], "monai.losses", nn.Module))
     if own:
         return _call(found, "loss", config, {})
     return FloatMask(_call(found, "loss", config, _activation(found, config, outputs)))
@@ -147,7 +147,7 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
     for key, value in config.options.items():
         check(free or key in taken, f"{family}.options.{key}", value, f"{config.name} takes no such option",
-              f"known: {', '.join(name for name in taken if name not in given)}")
+              f"known: {', '.join(name for name in taken if name not in given)}{_without_options(family, config.name)}")
         check(key not in given and not str(key).startswith("pretrained"), f"{family}.options.{key}", value, "is no option",
               "no weights are fetched" if str(key).startswith("pretrained") else "the data or another setting says it")
     if "weight_decay" in given and "weight_decay" not in taken:
@@ -159,18 +159,36 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
         raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
 
 
+def _without_options(family: str, name: str) -> str:
+    """Return how to choose a loss or an optimizer without the options of the choice that was composed, after a semicolon."""
+    choice = {"loss": "monai", "optimizer": "own"}.get(family)
+    return f"; if the option is that of another choice, write {family}={choice} {family}.name={name}" if choice else ""
+
+
 def _monai(module: str, name: str, kind: type) -> Any:
-    """A class that MONAI's module itself defines under this name (its imports of other libraries are not offered)."""
-    if not name.isidentifier() or not name[0].isupper() or name in FETCHING:
+    """Return the class that MONAI's module defines under this name, or None."""
+    if not name.isidentifier() or not name[0].isupper():
         return None
+    return _monai_classes(module, kind).get(name)
+
+
+def _monai_classes(module: str, kind: type) -> dict[str, Any]:
+    """Return the classes that MONAI's module itself defines, by name; its imports of other libraries are not offered."""
+    # The import takes seconds, so it waits until such a name is asked for.
     import monai.losses
-    import monai.networks.nets  # takes seconds: imported only when such a name is asked for
+    import monai.networks.nets
 
-    found = getattr({"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module], name, None)
-    own = inspect.isclass(found) and issubclass(found, kind) and found.__module__.startswith(module)
-    return found if own else None
+    members = vars({"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module])
+    own = (found for found in members.items() if inspect.isclass(found[1]) and issubclass(found[1], kind))
+    return {name: found for name, found in own if found.__module__.startswith(module) and name not in FETCHING}
 
 
-def _known(name: str, table: Iterable[str], more: str = "") -> str:
-    close = difflib.get_close_matches(name, table, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(sorted(table))} {more}".strip()
+def _known(name: str, table: Iterable[str], module: str = "", kind: type = object) -> str:
+    """Return which known name was meant, if one is like it, and where the known names are listed."""
+    listed = sorted(table)
+    close = difflib.get_close_matches(name, listed, n=1)
+    if module and not close:
+        theirs = _monai_classes(module, kind)
+        close = [other for other in theirs if other.lower() == name.lower()] or difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
+    more = f" or a class of {module}" if module else ""
+    return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(listed)}{more}"

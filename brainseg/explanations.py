@@ -42,7 +42,8 @@ def explained(error: Exception, command: str, overrides: Sequence[str] = ()) -> 
     if isinstance(inner, ValidationError) and inner.full_key:
         return _wrong_value(str(inner.full_key), inner.value, command, typed)
     for name in typed:
-        if _choices_with(name, command):
+        group = name.partition(".")[0]
+        if _choices_with(name, command) and group not in typed and group in settings(command):
             return _no_setting(name, command, typed)
     text = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     cause = next(iter(str(error.__cause__ or "").splitlines()), "")

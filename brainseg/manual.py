@@ -22,12 +22,12 @@ from brainseg.request import CONFIGS, HERE
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {
-    "--help": "this page; behind overrides, as `scheduler=step --help`, the settings of what they choose",
-    "--cfg job": "the settings as YAML, with the overrides given, and nothing else",
-    "--info defaults": "which files they come from; also searchpath, plugins, config",
-    "--config-dir DIR": "a folder with further choices, as DIR/loss/mine.yaml",
+    "--help": "show this page; add overrides to see the settings of an option, such as `scheduler=step --help`",
+    "--cfg job": "print the settings as YAML, overrides included, and run nothing",
+    "--info defaults": "print which files the settings come from; also searchpath, plugins, config",
+    "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
-MULTIRUN = {"-m": "every combination of the lists given, as `-m seed=0,1 model.depth=3,4`"}
+MULTIRUN = {"-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"}
 
 
 class Setting(NamedTuple):

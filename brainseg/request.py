@@ -28,6 +28,7 @@ from brainseg import config as schema
 from brainseg import launchers
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import by_setting, setting_of, value_of
+from brainseg.config.text import text_of
 from brainseg.errors import DataError, RequestError, check
 from brainseg.explanations import explained, nearest, no_value, several_values, unreadable
 from brainseg.signals import Signals
@@ -50,6 +51,10 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
 
     A config that varies settings is refused unless the job is one `of_sweep`: alone it would train with the defaults.
     """
+    for override in overrides:
+        # A config is resolved when it is composed and again when it is read back: the second time this would be a reference.
+        literal = "\\${" in override and not is_hydras(override)
+        check(not literal, setting_of(override), text_of(value_of(override)), "no name may hold ${", "use another name")
     composed = compose_checked(command, overrides)
     varied = composed.hydra.sweeper.get("params")
     if varied and not of_sweep:
@@ -96,7 +101,7 @@ def check_output(command: str, config: Any) -> None:
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
     _refuse_before(command, overrides)
-    for parsed in _parsed(command, overrides):
+    for parsed in parse(command, overrides):
         if parsed.is_sweep_override():
             raise RequestError(several_values(parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command))
     # `sweep=` is a group of choices to train (conf/sweep) and a plain setting to compare, where Hydra would take it for the group.
@@ -112,7 +117,7 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
 def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes for a sweep as a whole, checked as each of its jobs. Raises RequestError."""
     _refuse_before(command, overrides)
-    _parsed(command, overrides)
+    parse(command, overrides)
     with one_line(command, overrides):
         composed = GlobalHydra.instance().config_loader().load_configuration(command, overrides, RunMode.MULTIRUN)
         _refuse_imports(composed, command)
@@ -126,8 +131,12 @@ def expand(command: str, overrides: list[str]) -> list[list[str]]:
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-        own = [override for override in overrides if is_hydras(override) and not setting_of(override).startswith("hydra.sweeper.params")]
-        batches = BasicSweeper.split_arguments(OverridesParser.create(loader).parse_overrides(swept), None)
+        own = [text for text in overrides if is_hydras(text) and not setting_of(text).startswith("hydra.sweeper.params")]
+        parsed = OverridesParser.create(loader).parse_overrides(swept)
+        for override in parsed:
+            check(not override.is_interval_sweep(), override.get_key_element(), override.get_value_string(),
+                  "an interval has no values to run", "give values or range(...), or take brainseg.search")
+        batches = BasicSweeper.split_arguments(parsed, None)
         return [own + job for batch in batches for job in batch]
 
 
@@ -136,7 +145,7 @@ def is_hydras(override: str) -> bool:
     return setting_of(override).startswith(("hydra.", "hydra/", "hydra@")) or setting_of(override) == "hydra"
 
 
-def _parsed(command: str, overrides: list[str]) -> list[Override]:
+def parse(command: str, overrides: list[str]) -> list[Override]:
     """Return the overrides as Hydra parses them. Raises RequestError for one that has no value or cannot be parsed."""
     parser, parsed = OverridesParser.create(), []
     for number, override in enumerate(overrides):
@@ -166,10 +175,10 @@ def _refuse_before(command: str, overrides: list[str]) -> None:
         check(not added, f"+{key}", value, f"{key} has a default", f"write {key}={value}")
         if key.split("@")[0].strip() != "hydra.searchpath":
             continue
-        (parsed,) = _parsed(command, [override])
+        (parsed,) = parse(command, [override])
         folders: Any = parsed.value()
         for folder in folders if isinstance(folders, list) else [folders]:
-            path = str(folder).removeprefix("file://")
+            path = str(folder).removeprefix("file://").replace("\\${", "${")
             check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
             check(os.path.isdir(path), key, folder, "no such folder")  # pathlib's raises where the name is too long
 

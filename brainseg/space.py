@@ -12,13 +12,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
 from brainseg.config.text import as_typed
 from brainseg.errors import check
-from brainseg.request import CONFIGS, is_hydras, one_line
+from brainseg.request import CONFIGS, is_hydras, one_line, parse
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -41,8 +40,7 @@ def load(name: str) -> Space:
 
 def typed(overrides: list[str]) -> tuple[list[str], Space]:
     """The overrides of a command line that stay the same in every trial, and the space of those that are sweeps. Raises RequestError."""
-    with one_line():
-        parsed = OverridesParser.create().parse_overrides(as_typed("train", overrides, sweeps=True))
+    parsed = parse("train", as_typed("train", overrides, sweeps=True))
     swept = {one.get_key_element(): one for one in parsed if one.is_sweep_override()}
     fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
     return fixed, {name.lstrip("+"): _checked(name, name.lstrip("+"), _typed(one)) for name, one in swept.items()}

@@ -23,7 +23,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration: every setting
 
 Made by `python scripts/configuration_reference.py` from `brainseg/config/` and `conf/`; edit those. `python -m brainseg.COMMAND --help`
-prints the same in a terminal, behind overrides (as `scheduler=step --help`) with what they choose.
+prints the same in a terminal; add overrides, such as `scheduler=step --help`, to see the settings of an option.
 
 A setting is `KEY=VALUE`, a choice `GROUP=CHOICE`: it takes a file of `conf/GROUP`, which sets some of the group's settings; what is typed
 wins. `null` stands for none. `eval "$(brainseg completion bash)"` completes both with the Tab key (also zsh, fish).

@@ -103,6 +103,99 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(argument: str, words: list[
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("epochs 20", "epochs: has no value; write epochs=20 without spaces"),
+        ("resume", "resume: has no value; write resume=VALUE"),
+        ("model.depth = 3", "model.depth: has no value; write model.depth=3 without spaces"),
+        ("-m model.depth=3, 4", "model.depth=3,: a value is missing after the comma; write model.depth=3,4 without spaces"),
+        ("-m loss.name=dice, x", "loss.name=dice,: a value is missing beside a comma; write the values without spaces"),
+        ("epochs=ten", "epochs=ten: must be a whole number"),
+        ("force=maybe", "force=maybe: must be true or false"),
+        ("augment.flip=true", "augment.flip=true: must be a number"),
+        ("scheduler=step scheduler.epochs=3", "scheduler.epochs=3: must be a list in brackets, as 'scheduler.epochs=[3]'"),
+        ("data.name=null", "data.name=null: must have a value; a text null is put in quotes, as 'data.name=\"null\"'"),
+        ("output=[a]", "output=[a]: takes one text, and no list; text in brackets is put in quotes, as 'output=\"[a]\"'"),
+        ("optimizer=rmsprop", "optimizer=rmsprop: no such choice; for another of torch.optim, optimizer=own optimizer.name=rmsprop"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: must be at least 0; usual values are 1e-4 to 1e-2"),
+        ("split.train=0.9", "split.train+validation+test=1.2: the shares must add up to 1; set all three, as split.train=0.7"),
+        ("trackin=none", "trackin: no such setting; did you mean tracking?"),
+        ("model=attention_unet model.depth=5", "model.depth: not a setting of the model chosen but of model=unet; the arguments"),
+        ("model.name=SegResNet", "model.name=SegResNet: the settings of model are those of another choice; choose it as model=monai"),
+        ("split.fold=1", "split.fold: not a setting of the split chosen but of split=kfold; choose split=kfold as well"),
+        ("scheduler=step scheduler.warmup=0.1", "scheduler.warmup: not a setting of the scheduler chosen but of scheduler=cosine or sch"),
+        ("device=cuda:0", "device=cuda:0: no such choice; write device=cuda device.name=cuda:0; known:"),
+        ("hydra/launcher=joblib hydra.launcher.x=1", "hydra.launcher.x: no such setting; of hydra/launcher=joblib can be set: n_jobs"),
+        ("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: no such setting; of hydra/launcher=basic can be set: nothing; choose one"),
+        ("hydra.run.dir=D", "hydra.run.dir=D: is Hydra's folder, not that of the run; write output=D"),
+        ("-m seed=0,1 hydra.sweep.dir=D", "hydra.sweep.dir=D: is Hydra's folder, not that of the run; write output=D"),
+        ("sweep=architecture", "sweep=architecture: varies model.depth, model.width, which only a sweep does; put -m first"),
+        ("+experiment=best", "+experiment=best: experiment has a default; write experiment=best"),
+        ("output=a,b", "output=a,b: several values; a sweep over them begins with -m, text that holds a comma is put in quotes, as"),
+        ("-m optimizer.lr=interval(1,2)", "optimizer.lr=interval(1,2): an interval has no values to run; give values or range(...)"),
+        ("-e 5", "-e: no such flag; --help lists the flags"),
+    ],
+)
+def test_mistakes_of_newcomers_are_answered_with_what_to_type(typed: str, answer: str, capsys, empty_folder: Path) -> None:
+    assert call(*typed.split(" ")) == (2, [])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {answer}") and error.count("\n") == 1, error
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "answer"),
+    [
+        ("register", "checkpoint=runs/x name=y", "checkpoint: no such setting; did you mean run?"),
+        ("evaluate", "parts=test checkpoint=a.pt", "parts=test: must be a list in brackets, as 'parts=[test]'"),
+        ("evaluate", "split.fold=1 checkpoint=a.pt", "split.fold: not a setting of the split chosen but of split=kfold"),
+        ("predict", "output=null checkpoint=a input=b", "output=null: must have a value; a text null is put in quotes"),
+        ("predict", "-m output=a,b checkpoint=a input=b", "-m: only brainseg.train takes a sweep"),
+    ],
+)
+def test_mistakes_at_other_commands_are_answered_too(command: str, typed: str, answer: str, capsys) -> None:
+    assert call(*typed.split(" "), command=command) == (2, [])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {answer}") and error.count("\n") == 1, error
+
+
+def test_an_experiment_without_its_package_line_is_told_so(capsys, empty_folder: Path) -> None:
+    folder = empty_folder / "eigene (1) größe?"
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("model: {depth: 3}\n")
+    assert call(f"--config-dir={folder}", "experiment=mine") == (2, [])
+    assert capsys.readouterr().err == "error: experiment=mine: its file must begin with the line # @package _global_\n"
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {depth: 3}\n")
+    assert call(f"--config-dir={folder}", "experiment=mine")[1][0][0].model.depth == 3
+
+
+@pytest.mark.parametrize("typed", ["-m seed=0,1 epochs=2", "seed=0,1 -m epochs=2", "epochs=2 seed=0,1 -m"])
+def test_flags_may_stand_anywhere(typed: str) -> None:
+    code, calls = call(*typed.split())
+    assert (code, [(config.seed, config.epochs) for config, _ in calls]) == (0, [(0, 2), (1, 2)])
+
+
+@pytest.mark.parametrize("output", ["file", "file/below"])
+def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_made(output: str, capsys, empty_folder: Path) -> None:
+    (empty_folder / "file").write_text("not a folder")
+    assert call(f"output={output}") == (2, [])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: output={output}: ") and error.endswith("is a file; give a folder\n")
+    assert [path.name for path in empty_folder.iterdir()] == ["file"]
+
+
+def test_text_reaches_the_run_as_it_was_typed() -> None:
+    [(config, job)] = call("output=2024_01_15", "tracking.experiment=größe & (1)", "data.volume=1.10")[1]
+    assert (config.output, config.tracking.experiment, config.data.volume) == ("2024_01_15", "größe & (1)", "1.10")
+    [(config, _)] = call(*job.overrides)[1]
+    assert config.output == "2024_01_15", "the overrides that a run stores mean the same when they are repeated"
+    swept = call("-m", "tracking.experiment=1.10,größe #2,'a,b'")[1]
+    assert [config.tracking.experiment for config, _ in swept] == ["1.10", "größe #2", "a,b"]
+    [(config,)] = call("run=1.10", "name=2024_01", "alias=null", command="register")[1]
+    assert (config.run, config.name, config.alias) == ("1.10", "2024_01", None)
+
+
 def test_a_wrong_job_late_in_a_sweep_stops_all_of_it(capsys, empty_folder: Path) -> None:
     code, calls = call("-m", "model.depth=2,3,99")
     assert (code, calls) == (2, [])

@@ -156,8 +156,10 @@ def training_survives_on_small_disk(halfway: Halfway, root: Path, free: int) -> 
         shutil.copytree(halfway.folder / "run", disk / "run")
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(shutil.disk_usage(disk).free - free))
-        arguments = [*halfway.arguments, f"hydra.run.dir={root}/hydra{free}"]
-        ended = Child(command, *arguments, cwd=disk).end()
+        # Hydra's own files go to another disk, since they are no part of the run.
+        (root / f"hydra{free}").mkdir()
+        (disk / "runs").symlink_to(root / f"hydra{free}")
+        ended = Child(command, *halfway.arguments, cwd=disk).end()
         if wrong := wrong_failure(ended, disk / "run"):
             return f"{free} bytes free: {wrong}\n{ended.said}"
         ballast.unlink()

@@ -43,6 +43,8 @@ GARBAGE = [
     "${oc.env:HOME}", "${oc.env:NO_SUCH}", "${oc.decode:'[1'}", "${oc.create:{a:1}}", "${now:%Y}", "${eval:1}", "${hydra:job.name}",
     "é", "漢字", "🧠", "\u202eabc", "\u200d", "a\tb", "a\nb", "a\x00b", "\udcff", "\x1b[31m", "x" * 5000, "/", "..", "../../etc/passwd",
     "/dev/null", "/dev/zero", "~", "*", "-", "--", "=", "os.mkdir", "torch.load", "__class__", "A", "Unet", "1e", "- 1", "+1", "1.", ".1",
+    "2024_01_15", "1.10", "größe (1).h5", "~/x", "a,b c", "[a b,c]", "it's", "a#b&c;d", "\\,", "[",
+    "{a b:c}", "\u00a0", "e\u0308", "한 א", "???x",
 ]
 OPTIONS = ["smooth", "weight", "per_sample", "betas", "eps", "momentum", "channels", "strides", "features", "act", "norm", "params", "lr",
            "x", "__init__", "self", "pretrained", "in_channels", "spatial_dims", "fused", "capturable", "maximize"]
