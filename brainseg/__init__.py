@@ -12,7 +12,7 @@ from brainseg.signals import end_at_once
 
 if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
-    from brainseg.data.reader import Reader, Scan
+    from brainseg.data.readers.base import Reader, Scan
     from brainseg.models.unet import UNet
     from brainseg.segmenter import segment
     from brainseg.trained import load_checkpoint
@@ -27,7 +27,7 @@ if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a pr
         sys.exit(f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate")
 
 _HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
-         "Reader": "brainseg.data.reader", "Scan": "brainseg.data.reader",
+         "Reader": "brainseg.data.readers.base", "Scan": "brainseg.data.readers.base",
          "segment": "brainseg.segmenter", "load_checkpoint": "brainseg.trained"}  # fmt: skip
 
 

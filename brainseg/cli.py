@@ -235,8 +235,8 @@ def _repeated(overrides: list[str]) -> str | None:
 
 
 def with_options_added(argv: list[str]) -> list[str]:
-    """`optimizer.options.momentum=0.9` needs Hydra's `++` because options (and sequences) are free; add it, since nobody would guess it."""
-    free = (".options", "sequences.")
+    """Return the arguments with Hydra's `++` where a setting is free, as optimizer.options.momentum=0.9 and classes.core=2 are."""
+    free = (".options", "sequences.", "classes.")
     return [f"++{a}" if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
 
 

@@ -1,6 +1,9 @@
 """From a folder of slices to one HDF5 file, verified first.
 
     python -m brainseg.prepare source=kaggle_3m output=lgg.h5
+    python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240        also nnU-Net, BIDS, BraTS
+    python -m brainseg.prepare source=scans output=own.h5 sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'
+    python -m brainseg.prepare source=slices output=own.h5 images='img/{patient}_{slice}.png' mask='seg/{patient}_{slice}.png'
     python -m brainseg.prepare source=scans output=own.h5 reader=mine       a layout of your own: docs/extending.md
 """
 
@@ -8,13 +11,15 @@ import os
 import shlex
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from brainseg import cli
 from brainseg.config import PrepareConfig
 from brainseg.data.conversion import Summary, prepare
 from brainseg.data.fault_report import enumerate_names, summarise
-from brainseg.data.reader import scanner
+from brainseg.data.readers.base import Reading
+from brainseg.data.readers.registry import scanner
 from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 from brainseg.errors import DataError
 from brainseg.errors import check as require
@@ -29,7 +34,7 @@ def check(config: PrepareConfig) -> None:
     source, output = Path(config.source), Path(config.output)
     rule = "is a file" if source.is_file() else "no such folder"
     require(source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders")
-    scanner(config.reader)
+    scanner(source, reading_of(config))
     require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
     if output.is_file():
         require(not is_open_elsewhere(output), "output", output, OPEN, "close that program, or remove the file")
@@ -43,8 +48,8 @@ def run(config: PrepareConfig) -> int:
     """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
     start = time.perf_counter()
     try:
-        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True, reader=config.reader,
-                          on_duplicate=config.on_duplicate)
+        summary = prepare(config.source, config.output, config.on_fault, config.workers, progress=True,
+                          on_duplicate=config.on_duplicate, reading=reading_of(config))
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -57,6 +62,11 @@ def run(config: PrepareConfig) -> int:
     return 0
 
 
+def reading_of(config: PrepareConfig) -> Reading:
+    """Return the settings that say how the source is read."""
+    return Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
+
+
 def describe(summary: Summary, output: Path) -> list[str]:
     """The summary in lines for the terminal."""
     volumes = summary.volumes
@@ -64,7 +74,8 @@ def describe(summary: Summary, output: Path) -> list[str]:
     with_tumour = sum(int((volume.tumour_pixels > 0).sum()) for volume in volumes)
     _, _, height, width = volumes[0].shape
     size = output.stat().st_size
-    lines = [f"fault: {fault}" for fault in summarise(summary.faults)]
+    lines = [f"reader: {summary.reader}; channels: {', '.join(summary.channels)}; classes: {', '.join(summary.classes)}"]
+    lines += [f"fault: {fault}" for fault in summarise(summary.faults)]
     left_out = len(summary.left_out)
     lines += [f"left out {left_out} patient{'s' * (left_out > 1)}: {', '.join(summary.left_out)}"] if left_out else []
     lines += [f"warning: {warning}" for warning in summarise(summary.warnings)]

@@ -18,7 +18,8 @@ from tiffs import write_cohort, write_slice, write_volume
 from brainseg.config import KFoldConfig
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
-from brainseg.data.reader import Scan, scan
+from brainseg.data.readers.base import Scan
+from brainseg.data.readers.verify import scan
 from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.data.volume import fingerprint, hash_slice
@@ -151,11 +152,9 @@ class Arrays:
 
 
 def test_every_reader_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "scanner", lambda name: partial(scan, Arrays()))
-    with pytest.raises(
-        FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored"
-    ) as refused:
-        prepare(tmp_path, tmp_path / "own.h5", workers=1, reader="arrays")
+    monkeypatch.setattr(conversion, "scanner", lambda source, reading: ("arrays", partial(scan, Arrays())))
+    with pytest.raises(FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored") as refused:
+        prepare(tmp_path, tmp_path / "own.h5", workers=1)
     assert len(refused.value.faults) == 1
 
 

@@ -60,6 +60,8 @@ def test_the_commands_of_the_page_run(call: Callable[..., str], mylab: Path, mon
             with Store(mylab / "nifti.h5") as store, Store(mylab / "own.h5") as arrays:
                 assert store.spacing.tolist() == [[5.0, 1.0, 0.5]] * 6
                 assert (store.masks(0, 24) == (arrays.masks(0, 24) > 0)).all() and store.masks(0, 24).any()
+                order = [CHANNELS.index(name) for name in store.channels]
+                assert sorted(order) == [0, 1, 2, 3] and (store.images(0, 24) == arrays.images(0, 24)[:, order]).all()
         elif "prepare" in line:
             said = call(line)
             assert "6 patients, 6 volumes, 24 slices of 32x32 pixels" in said and "class 2, core: in 6 of 6 volumes" in said

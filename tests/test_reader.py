@@ -10,7 +10,10 @@ from own_cohort import CHANNELS, CLASSES, SPACING, volume
 
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
-from brainseg.data.reader import Scan, scan, scanner, to_uint8
+from brainseg.data.intensity import to_uint8
+from brainseg.data.readers.base import Reading, Scan
+from brainseg.data.readers.registry import scanner
+from brainseg.data.readers.verify import scan
 from brainseg.data.store import Store
 from brainseg.errors import RequestError
 
@@ -38,7 +41,10 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make `prepare` use a reader without installing it."""
 
     def use(reader: Any) -> None:
-        monkeypatch.setattr(conversion, "scanner", lambda name: partial(scan, reader))
+        def scanner(source: Path, reading: Reading) -> Any:
+            return "mine", partial(scan, reader, reading=reading)
+
+        monkeypatch.setattr(conversion, "scanner", scanner)
 
     return use
 
@@ -95,5 +101,5 @@ def test_other_names_are_other_data(own: Any, tmp_path: Path) -> None:
 
 
 def test_an_unknown_reader_is_refused_with_those_known() -> None:
-    with pytest.raises(RequestError, match=r"no such reader; known: kaggle_3m"):
-        scanner("nothing")
+    with pytest.raises(RequestError, match=r"no such reader; known: kaggle_3m, nifti, nnunet, bids, brats, images"):
+        scanner("source", Reading("nothing"))

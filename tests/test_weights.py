@@ -95,7 +95,7 @@ class Whole(nn.Linear):
 
 
 @pytest.mark.parametrize(("content", "rule"), [
-    (b"# README\n\nText.\n", "is not a file of weights; give one that torch.save or brainseg wrote"),
+    (b"# README\n\nText.\n", "is not a file of weights; name a checkpoint"),
     (b"", "is not a file of weights"),
     (b"\x80\x02damaged", "damaged"),
     (None, r"it holds \S*Whole.*; save the weights alone, as torch.save\(model.state_dict\(\), FILE\)"),

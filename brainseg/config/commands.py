@@ -38,9 +38,17 @@ class SearchConfig:
 
 @dataclass
 class PrepareConfig:
-    source: str = setting(MISSING, "folder of patients' folders")
+    source: str = setting(MISSING, "folder of the cohort")
     output: str = setting(MISSING, "HDF5 file to write")
-    reader: str = setting("kaggle_3m", "layout of the source: kaggle_3m, or a name registered under brainseg.readers")
+    reader: str | None = setting(None, "layout: kaggle_3m, nifti, nnunet, bids, brats, images, or a registered name; null: recognised")
+    sequences: dict[str, str] = setting({}, "nifti, bids, images: pattern of each sequence's files, as sequences.FLAIR='*_flair.nii.gz'")
+    images: str | None = setting(None, "images: pattern of the slices, as 'images/{patient}_{slice}.png'")
+    mask: str | None = setting(None, "nifti, bids, images: pattern of the masks, as '*_seg.nii.gz'")
+    channels: list[str] | None = setting(None, "images: names of the colours red, green, blue, or of grey, as channels")
+    classes: dict[str, Any] = setting({}, "values in the masks of each class, as classes.tumour=[1,2,4]; {}: the format's, else 0 and 1")
+    onto: str | None = setting(None, "sequence onto whose grid others and the mask are resampled; null: other grids are faults")
+    spacing: float | None = setting(None, "pixel size in mm that slices are resampled to in plane; null: as they are")
+    size: Any = setting(None, "pixels that slices are cut or padded to at the centre, as 256 or [256,224]; null: as they are")
     on_fault: str = setting("error", "error, or skip_patient to leave patients with faults out, by name")
     on_duplicate: str = setting("error", "the same scan under two patients' names: error, or keep_together to make them one patient")
     workers: int | None = setting(None, "processes; null: all cores")
@@ -49,6 +57,14 @@ class PrepareConfig:
         check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
         check_choice("on_duplicate", self.on_duplicate, ("error", "keep_together"))
         check_range("workers", self.workers, 1)
+        check_range("spacing", self.spacing, 0.05, 50)
+        sides = self.size if isinstance(self.size, list) else [self.size] * 2
+        # A setting of any type holds a number as the text that was typed.
+        sides = [int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides]
+        fits = len(sides) == 2 and all(type(side) is int and 8 <= side <= 4096 for side in sides)
+        rule = "must be a side from 8 to 4096, or two, height and width"
+        check(self.size is None or fits, "size", self.size, rule, "as 256 or [256,224]")
+        self.size = None if self.size is None else sides
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """From a folder of slices to the HDF5 file: verify everything, then write, or say why not."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from tqdm import tqdm
 from brainseg.data.duplicates import mark_duplicates
 from brainseg.data.fault_report import summarise
 from brainseg.data.plausibility import doubts
-from brainseg.data.reader import scanner
+from brainseg.data.readers.base import Reading
+from brainseg.data.readers.registry import scanner
 from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
@@ -42,6 +44,7 @@ class Summary:
     ignored: list[str]
     left_out: list[str]  # patients with faults, under on_fault="skip_patient"
     faults: list[str]  # theirs
+    reader: str  # by which the source was read
 
 
 def prepare(
@@ -50,10 +53,10 @@ def prepare(
     on_fault: str = "error",
     workers: int | None = None,
     progress: bool = False,
-    reader: str = "kaggle_3m",
     on_duplicate: str = "error",
+    reading: Reading | None = None,
 ) -> Summary:
-    """Verify the folder `source`, in the layout that `reader` knows, and write it as one HDF5 file; an equal file is left as it is.
+    """Verify the folder `source`, read as `reading` says, and write it as one HDF5 file; an equal file is left as it is.
 
     Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out. The same scan
     under the names of two patients is a fault of the later one, unless `on_duplicate="keep_together"` makes them one patient.
@@ -64,7 +67,8 @@ def prepare(
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
         return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
 
-    found = scanner(reader)(source, workers, show)
+    reader, scan = scanner(source, reading or Reading())
+    found = scan(source, workers, show)
     if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
         raise RequestError(f"source={source}: {found.faults[0]}")
     # A scan whose twin is left out is no duplicate, so faulty patients go first.
@@ -79,11 +83,19 @@ def prepare(
     if written:
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
         write_store(output, cohort.volumes, show(map(cohort.load, cohort.folders), len(cohort.folders), "write"),
-                    cohort.channels, cohort.classes)
+                    cohort.channels, cohort.classes, _preparation(reader, reading, cohort))
     left_out = found.faulty_patients if on_fault == "skip_patient" else []
     warnings = [*found.warnings, *doubts(cohort.volumes, cohort.classes)]
     return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, warnings, found.ignored, left_out,
-                   found.faults)
+                   found.faults, reader)
+
+
+def _preparation(reader: str, reading: Reading | None, cohort: Cohort) -> str:
+    """Return reader, settings and notes as JSON; "" for slices that are stored as they are."""
+    settings = {name: value for name, value in vars(reading or Reading()).items() if value and name != "reader"}
+    if reader == "kaggle_3m" and not settings:
+        return ""
+    return json.dumps({"reader": reader, "settings": settings, "notes": cohort.notes}, default=list)
 
 
 def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainseg.data.reader import Scan
+from brainseg.data.readers.base import Scan
 from brainseg.data.store import Store
 from brainseg.data.volume import CHANNELS, CLASSES, UNKNOWN, describe
 
@@ -24,7 +24,7 @@ class MemoryStore(Store):
         images = scan.images
         masks = np.zeros((len(images), *images.shape[2:]), np.uint8) if scan.masks is None else scan.masks
         numbers = scan.slice_number or range(1, len(images) + 1)
-        volume = describe(name, zip(numbers, images, masks, strict=True), channels, scan.spacing or UNKNOWN)
+        volume = describe(name, zip(numbers, images, masks, strict=True), channels, scan.spacing or UNKNOWN, scan.patient or "")
         self.path, self.fingerprint, self.shape = Path(name), volume.digest, images.shape
         self.slice_number, self.tumour_pixels = volume.slice_number, volume.tumour_pixels
         self.first_slice = np.array([0, len(images)])

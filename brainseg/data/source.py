@@ -18,6 +18,7 @@ import numpy as np
 
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
+from brainseg.data.readers.fit import crop_or_pad
 from brainseg.data.stored_pixels import locate, read_located
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint, renamed_patients
@@ -37,6 +38,7 @@ class Cohort:
     load: Callable[[Folder], tuple[np.ndarray, np.ndarray]]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
     channels: Sequence[str] = field(default=CHANNELS)
     classes: Sequence[str] = field(default=CLASSES)  # background first
+    notes: Sequence[str] = ()  # what a reader did to the volumes; among the warnings, too
 
     def _all(self, kind: str) -> list[str]:
         return [line for folder in (self.top, *self.folders) for line in getattr(folder, kind)]
@@ -73,25 +75,29 @@ class Cohort:
         return replace(self, folders=[folder for folder in self.folders if folder.patient not in left_out])
 
 
-def scan(source: str | Path, workers: int | None = None, show: Show | None = None) -> Cohort:
-    """Verify every file below `source` in so many processes (None: one a core); faults are gathered, none is raised.
+def scan(
+    source: str | Path, workers: int | None = None, show: Show | None = None, size: Sequence[int] | None = None
+) -> Cohort:
+    """Verify every file below `source` in `workers` processes (None: one per core). Faults are gathered, none is raised.
+
+    Slices are cut or padded to `size`, height and width, where it is given.
     """
     top = Folder(Path(source))
     found = find_folders(top)
-    verified = in_processes(verify, found, workers)
+    verified = in_processes(partial(verify, size=size), found, workers)
     folders = list(show(verified, len(found)) if show else verified)
     compare_sizes(folders)
-    return Cohort(top, folders, load)
+    return Cohort(top, folders, partial(load, size=size))
 
 
-def verify(folder: Folder) -> Folder:
-    """Read every slice and mask of a volume once: adds its faults, sizes and, if there is no fault, its description."""
-    volume = describe(folder.path.name, _read(folder)) if folder.slices else None
+def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
+    """Read every slice and mask of a volume once: add its faults, sizes and, if there is no fault, its description."""
+    volume = describe(folder.path.name, _read(folder, size)) if folder.slices else None
     folder.volume = None if folder.faults else volume
     return folder
 
 
-def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
+def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume.
 
     Raises DataError if the volume has changed since it was verified.
@@ -101,7 +107,9 @@ def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
     images = np.zeros(volume.shape, np.uint8)
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
     again = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
-    for read in (partial(read_located, folder, volume.shape), partial(_read, again)):
+    # What lies at known places in the files has the size that it was stored with.
+    located = [partial(read_located, folder, volume.shape)] if size is None else []
+    for read in (*located, partial(_read, again, size)):
         slices = read()
         if len(slices) != len(images) or any(image.shape != images.shape[1:] for _, image, _ in slices):
             continue
@@ -112,8 +120,8 @@ def load(folder: Folder) -> tuple[np.ndarray, np.ndarray]:
     raise DataError(f"{folder.path}: changed while it was being read; start again")
 
 
-def _read(folder: Folder) -> list[Slice]:
-    """Return the sound slices of a volume by number, and add what is wrong with the others to its faults.
+def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
+    """Return the sound slices of a volume by number, at `size`, and add what is wrong with the others to its faults.
 
     Slices of 16 bits are stretched to eight together, because their scale is that of the volume.
     """
@@ -122,16 +130,21 @@ def _read(folder: Folder) -> list[Slice]:
         image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
         mask = _attempt(read_mask, folder.masks.get(number), folder)
         if image is not None:
-            folder.sizes[number] = image.shape[1:]
+            folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
         if image is None or mask is None:
             continue
         locate(folder, path, image.transpose(1, 2, 0))
         locate(folder, folder.masks[number], 255 * mask, mask)
         if mask.shape != image.shape[1:]:
             name = f"{folder.path.name}/{folder.masks[number].name}"
-            size = _size(image.shape[1:])
-            folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {size}")
+            folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
             continue
+        if size is not None:
+            pixels = np.count_nonzero(mask)
+            image, mask = crop_or_pad(image, size), crop_or_pad(mask, size)
+            if lost := pixels - np.count_nonzero(mask):
+                place = f"{folder.path.name}/{path.name}"
+                folder.warnings.append(f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels")
         slices.append((number, image, mask))
     if all(image.dtype == np.uint8 for _, image, _ in slices):
         return slices
@@ -161,7 +174,8 @@ def compare_sizes(folders: list[Folder]) -> None:
     if len(counts) < 2:
         return
     usual = max(counts, key=lambda size: (counts[size], size))
-    rule = f"most of the cohort has {_size(usual)}; all slices must have one size"
+    remedy = f"size={usual[0] if usual[0] == usual[1] else list(usual)} cuts or pads them at the centre"
+    rule = f"most of the cohort has {_size(usual)}; all slices must have one size; {remedy}"
     for folder in folders:
         odd = {number: size for number, size in folder.sizes.items() if size != usual}
         name = folder.path.name

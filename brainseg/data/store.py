@@ -9,6 +9,7 @@
     copies         (V, C) uint8           1: the channel is a copy of FLAIR, its own sequence is missing
     spacing        (V, 3) float32         mm between slices, rows and columns; NaN unknown
     channels (C,), classes (K,) UTF-8     names; attributes: format, schema, fingerprint
+    preparation                           attribute, JSON: reader, settings and notes, where slices are not stored as they were
 
 Every dataset carries Fletcher-32 checksums; libver="latest" adds them to the metadata. Images are left uncompressed: gzip
 halves them, but reads ten times and writes twenty times as slowly (measured on the 61 real patients).
@@ -103,6 +104,7 @@ class Store:
             raise DataError(f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}")
         self._check_parts(file)
         self.fingerprint: str = bytes(file.attrs["fingerprint"]).decode()
+        self.preparation: str = bytes(file.attrs.get("preparation", b"")).decode()
         self.shape: tuple[int, int, int, int] = file["images"].shape
         self.slice_number: np.ndarray = file["slice_number"][()]
         self.tumour_pixels: np.ndarray = file["tumour_pixels"][()]

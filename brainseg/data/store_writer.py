@@ -24,10 +24,12 @@ def write_store(
     pixels: Iterable[tuple[np.ndarray, np.ndarray]],
     channels: Sequence[str] = CHANNELS,
     classes: Sequence[str] = CLASSES,
+    preparation: str = "",
 ) -> None:
     """Write the file atomically; its bytes depend on the arguments alone.
 
     `volumes` are sorted by name; `pixels` gives images (S, C, H, W) and masks (S, 1, H, W), uint8, of each in turn.
+    `preparation` says in JSON how the source was read.
     """
     remove_stale(path)  # a killed process leaves as much as the file takes, hidden
     small = SMALL + SMALL_ROW * sum(volume.shape[0] for volume in volumes)
@@ -38,6 +40,8 @@ def write_store(
         with h5py.File(temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2) as file:
             reserved = _reserve(file.id.get_vfd_handle(), small)
             first_slice = _write_header(file, volumes, channels, classes)
+            if preparation:
+                file.attrs["preparation"] = np.bytes_(preparation.encode())
             images, masks, written = file["images"], file["masks"], 0
             for start, stop, (image, mask) in zip(first_slice[:-1], first_slice[1:], pixels, strict=True):
                 size = image.nbytes + mask.nbytes

@@ -30,7 +30,7 @@ class Volume:
     spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
     covered_slices: int = 0  # slices on which classes above 0 cover more than half of the head
     slice_hashes: frozenset[bytes] = frozenset()  # of each slice of the main channel that is not constant
-    patient: str = ""  # the volume's name without its date; another name if that patient has the same scan
+    patient: str = ""  # the volume's name without its date; another name if a reader says so, or if that patient has the same scan
 
     def __post_init__(self) -> None:
         if not self.patient:
@@ -56,7 +56,11 @@ def main_channel(channels: Sequence[str]) -> int:
 
 
 def describe(
-    name: str, slices: Iterable[Slice], channels: Sequence[str] = CHANNELS, spacing: Sequence[float] = UNKNOWN
+    name: str,
+    slices: Iterable[Slice],
+    channels: Sequence[str] = CHANNELS,
+    spacing: Sequence[float] = UNKNOWN,
+    patient: str = "",
 ) -> Volume:
     """Work out a `Volume` from its slices, with one of them in memory at a time; for arrays: `zip(numbers, images, masks[:, 0])`."""
     content = _begin(name, spacing)
@@ -94,6 +98,7 @@ def describe(
         spacing=tuple(map(float, spacing)),
         covered_slices=_count_covered(np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]),
         slice_hashes=frozenset(slice_hashes),
+        patient=patient,
     )
 
 

@@ -1,0 +1,130 @@
+"""Class indices from the values of a mask, and a report of values that no class has."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from brainseg.data.readers.base import NAME
+from brainseg.data.volume import CLASSES
+from brainseg.errors import DataError, check
+
+BACKGROUND = CLASSES[0]
+MOST_CLASSES = 256
+SHOWN = 6  # values in a message
+LARGEST_TABLE = 2**20  # values of a mask that are looked up in a table
+
+
+class Labels(NamedTuple):
+    """Names of the classes, background first, and the class index of each value of a mask.
+
+    `values` None stands for a mask of one class, stored as 0 and 1 or as 0 and 255.
+    """
+
+    classes: tuple[str, ...] = CLASSES
+    values: Mapping[int, int] | None = None
+
+
+def parse_classes(classes: Mapping[str, Any]) -> Labels:
+    """Return what `classes.NAME=VALUE` or `classes.NAME=[VALUE,...]` say. Raises RequestError.
+
+    Values of `classes.background` belong to no tumour, as 0 always does.
+    """
+    names = [BACKGROUND, *[name for name in classes if name != BACKGROUND]]
+    values: dict[int, int] = {0: 0}
+    for name, listed in classes.items():
+        setting = f"classes.{name}"
+        check(
+            NAME.fullmatch(name) is not None,
+            setting,
+            listed,
+            "a name has letters, digits, space, _ . -",
+        )
+        numbers = listed if isinstance(listed, list) else [listed]
+        is_valid = bool(numbers) and all(
+            type(number) is int and 0 <= number < 2**31 for number in numbers
+        )
+        check(
+            is_valid,
+            setting,
+            listed,
+            "must be the value of this class in the masks, or a list",
+            "as [1,2,4]",
+        )
+        for number in numbers:
+            index = names.index(name)
+            owner = values.setdefault(number, index)
+            rule = f"value {number} is already {names[owner]}"
+            check(owner == index, setting, listed, rule, "each value belongs to one class")
+    check(
+        1 < len(names) <= MOST_CLASSES,
+        "classes",
+        list(classes),
+        "must name at least one class besides background",
+    )
+    return Labels(tuple(names), values)
+
+
+def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
+    """Return the class index uint8 of each value of a mask.
+
+    Raises DataError listing values of no class.
+    """
+    integers = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
+    if integers is not mask and (blurred := mask[integers != mask]).size:
+        raise DataError(_describe_blurred(blurred))
+    # A histogram and a table are 20 times as fast as np.unique, which sorts.
+    small = integers.min() >= 0 and integers.max() < LARGEST_TABLE
+    histogram = np.bincount(integers.ravel()) if small else None
+    present, counts = (
+        np.unique(integers, return_counts=True) if histogram is None else _nonzero(histogram)
+    )
+    values = labels.values
+    if values is None:
+        values = {0: 0, 255: 1} if set(present.tolist()) <= {0, 255} else {0: 0, 1: 1}
+    if not set(present.tolist()) <= set(values):
+        raise DataError(_describe_strange(present.tolist(), counts.tolist(), labels))
+    indices = np.array([values[value] for value in present.tolist()], np.uint8)
+    if not small:
+        return indices[np.searchsorted(present, integers)]
+    table = np.zeros(present[-1] + 1, np.uint8)
+    table[present] = indices
+    return table[integers.astype(np.uint8) if integers.dtype == bool else integers]
+
+
+def _nonzero(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that occur, rising, and their counts."""
+    values = np.flatnonzero(histogram)
+    return values, histogram[values]
+
+
+def _describe_blurred(values: np.ndarray) -> str:
+    listed = ", ".join(f"{value:g}" for value in np.unique(values)[:SHOWN].tolist())
+    rule = f"{values.size:,} mask values are no whole numbers, such as {listed}"
+    return f"{rule}; interpolation has blurred the mask, resample it by nearest neighbour"
+
+
+def _describe_strange(present: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
+    """Return the values of no class with their counts, what is allowed, and the setting to change.
+
+    Without classes all values but 0 are listed, since all need a class then.
+    """
+    allowed_values = {0} if labels.values is None else labels.values
+    strange = [
+        (value, count)
+        for value, count in zip(present, counts, strict=True)
+        if value not in allowed_values
+    ]
+    listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in strange[:SHOWN])
+    listed += f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
+    example = ",".join(str(value) for value, _ in strange[:SHOWN])
+    if labels.values is None:
+        rule = "without classes, a mask holds 0 and 1, or 0 and 255"
+        return f"mask values {listed}: {rule}; say which are tumour, as classes.tumour=[{example}]"
+    allowed = ", ".join(
+        f"{value} {labels.classes[index]}" for value, index in sorted(labels.values.items())
+    )
+    remedy = (
+        f"name them, as classes.NAME=[{example}], or ignore them by classes.background=[{example}]"
+    )
+    return f"mask values {listed} belong to no class; known are {allowed}; {remedy}"

@@ -1,0 +1,118 @@
+"""Reading of single pictures, PNG, JPEG or TIFF, with Pillow;
+
+TIFF of other kinds than Pillow reads goes through `data/tiff.py`.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from brainseg.data.tiff import LARGEST, read_tiff
+from brainseg.errors import DataError
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
+GREY = ("1", "L", "I;16", "I;16B", "I", "F")
+
+
+def has_colour(path: Path) -> bool:
+    """Return True if the red, green and blue of any pixel differ;
+
+    False also for a picture that cannot be read.
+    """
+    try:
+        pixels = _decode(path)
+    except DataError:
+        return False
+    return pixels.ndim == 3 and bool((pixels != pixels[..., :1]).any())
+
+
+def read_picture(path: Path, colour: bool) -> np.ndarray:
+    """Return a picture as (3, H, W) in colour or (1, H, W) in grey.
+
+    Raises DataError naming the file.
+    """
+    pixels = _decode(path)
+    if colour:
+        return (
+            np.moveaxis(pixels, -1, 0) if pixels.ndim == 3 else np.repeat(pixels[None], 3, axis=0)
+        )
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise DataError(
+                f"{path}: is in colour, unlike the first pictures; "
+                "channels=[A,B,C] reads all in colour"
+            )
+        pixels = pixels[..., 0]
+    return pixels[None]
+
+
+def read_indices(path: Path) -> np.ndarray:
+    """Return the values (H, W) of a mask. Raises DataError naming the file.
+
+    A palette of colours stands for its indices. One of greys stands for the greys, since programs
+    that save space choose the indices anew in each file.
+    """
+    pixels = _decode(path, palette=True)
+    if pixels.ndim == 3:
+        if (pixels != pixels[..., :1]).any():
+            raise DataError(f"{path}: a mask in colour; save it in grey, with one value per class")
+        pixels = pixels[..., 0]
+    # White is 255 in a picture of one bit, too: programs that save space choose the bits anew in
+    # each file.
+    return 255 * pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def _decode(path: Path, palette: bool = False) -> np.ndarray:
+    """Return the pixels (H, W), or (H, W, 3) of a picture in colour.
+
+    Raises DataError naming the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                return _pixels(picture, path, palette)
+    except DataError:  # a ValueError, which damaged files raise, too
+        raise
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            pixels = read_tiff(path)
+            return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+        raise DataError(f"{path}: is no PNG, JPEG, TIFF, BMP or PPM; convert it to PNG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path}: its header says more than {LARGEST} pixels to a side; split it"
+        ) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is not there any more; start again") from error
+    # Pillow raises these for damaged files, the last for PNG chunks that are no chunks.
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path}: unreadable or truncated; copy or download it again") from error
+
+
+def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
+    if max(picture.size) > LARGEST:
+        raise DataError(
+            f"{path}: {picture.height}x{picture.width} pixels; a side has at most {LARGEST}"
+        )
+    if (frames := getattr(picture, "n_frames", 1)) > 1:
+        raise DataError(f"{path}: holds {frames} pictures; save each slice in a file of its own")
+    if picture.mode == "P" and not (palette and _is_colour_coded(picture)):
+        picture = picture.convert("RGB")
+    if picture.mode in ("LA", "RGBA", "PA"):
+        alpha = np.asarray(picture.getchannel("A"))
+        if alpha.min() < 255:
+            raise DataError(f"{path}: is transparent in places; save it without an alpha channel")
+        picture = picture.convert({"LA": "L", "RGBA": "RGB"}.get(picture.mode, "P"))
+    if picture.mode not in (*GREY, "P", "RGB"):
+        raise DataError(f"{path}: colours are stored as {picture.mode}; save it in grey or RGB")
+    return np.asarray(picture)
+
+
+def _is_colour_coded(picture: Image.Image) -> bool:
+    """Return True if a picture with a palette uses any colour that is no grey."""
+    colours = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
+    used = colours[np.unique(np.asarray(picture))]
+    return bool((used != used[:, :1]).any())

@@ -1,0 +1,122 @@
+"""Readers by name: built-in ones, and those of the entry-point group `brainseg.readers`."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from brainseg.data.readers import bids, brats, images, nifti, nnunet
+from brainseg.data.readers.base import NAME, Reader, Reading
+from brainseg.data.readers.labels import parse_classes
+from brainseg.data.readers.recognise import recognise
+from brainseg.data.readers.verify import scan
+from brainseg.data.source import Cohort, Show
+from brainseg.data.source import scan as scan_kaggle_3m
+from brainseg.errors import check
+from brainseg.extensions import extension, registered
+
+Scanner = Callable[[str | Path, int | None, Show | None], Cohort]
+KAGGLE = "kaggle_3m"
+FILES: dict[str, Callable[[Path, Reading], Reader]] = {
+    "nifti": nifti.make,
+    "nnunet": nnunet.make,
+    "bids": bids.make,
+    "brats": brats.make,
+    "images": images.make,
+}
+PROTOCOL = "see Reader in brainseg/data/readers/base.py"
+# Settings that a reader takes besides spacing and size, which every reader takes.
+TAKES = {
+    "nifti": ("sequences", "mask", "classes", "onto"),
+    "nnunet": ("classes", "onto"),
+    "bids": ("sequences", "mask", "classes", "onto"),
+    "brats": ("classes", "onto"),
+    "images": ("sequences", "images", "mask", "channels", "classes"),
+}
+
+
+def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
+    """Return the reader's name and the function that verifies a source. Raises RequestError.
+
+    Without `reading.reader` the layout of the source is recognised.
+    """
+    name = reading.reader or recognise(Path(source), reading)
+    registered_class = None if name in (KAGGLE, *FILES) else extension("brainseg.readers", name)
+    names = ", ".join([KAGGLE, *FILES, *registered("brainseg.readers")])
+    rule = f"known: {names}; docs/extending.md says how to add one"
+    check(
+        name in (KAGGLE, *FILES) or registered_class is not None,
+        "reader",
+        name,
+        "no such reader",
+        rule,
+    )
+    # A setting that a reader ignores would look as if it had been obeyed.
+    _check_settings(name, reading)
+    if name == KAGGLE:
+        remedy = "leave spacing out; size=256 cuts or pads"
+        check(
+            reading.spacing is None,
+            "spacing",
+            reading.spacing,
+            "TIFF slices of kaggle_3m give no voxel size",
+            remedy,
+        )
+        return name, partial(scan_kaggle_3m, size=reading.size)
+    if name in FILES:
+        return name, partial(_scan_files, name, reading=reading)
+    return name, partial(scan, _construct(name, registered_class), reading=reading)
+
+
+def _scan_files(
+    name: str,
+    source: str | Path,
+    workers: int | None = None,
+    show: Show | None = None,
+    *,
+    reading: Reading,
+) -> Cohort:
+    """List the files of a source, then verify every volume.
+
+    Raises RequestError if nothing fits the settings.
+    """
+    return scan(FILES[name](Path(source), reading), source, workers, show, reading)
+
+
+def _check_settings(name: str, reading: Reading) -> None:
+    """Raise RequestError for a setting that the reader does not take, or classes that cannot be."""
+    for setting in ("sequences", "images", "mask", "channels", "classes", "onto"):
+        value = getattr(reading, setting)
+        takes = [reader for reader, settings in TAKES.items() if setting in settings]
+        remedy = f"leave it out, or use reader={' or '.join(takes)}"
+        check(
+            not value or setting in TAKES.get(name, ()),
+            setting,
+            value,
+            f"reader={name} takes no {setting}",
+            remedy,
+        )
+    if reading.classes:
+        parse_classes(reading.classes)
+
+
+def _construct(name: str, registered_class: Any) -> Reader:
+    """Return an instance of the class that a package registered.
+
+    Raises RequestError if it is no reader.
+    """
+    try:
+        reader = registered_class()
+        channels, classes = list(reader.channels), list(reader.classes)
+    except Exception as error:  # foreign code raises anything
+        reason = f"{type(error).__name__}: {error}"
+        check(False, "reader", name, f"{registered_class!r} is no reader ({reason})", PROTOCOL)
+    for kind, names, minimum in (("channels", channels, 1), ("classes", classes, 2)):
+        fits = minimum <= len(names) <= 256 and len(set(names)) == len(names)
+        fits = fits and all(isinstance(text, str) and NAME.fullmatch(text) for text in names)
+        rule = f"must be {minimum} or more different names of letters, digits, space, _ . -"
+        check(fits, f"reader {name}, {kind}", names, rule)
+    for method in ("volumes", "read"):
+        has_method = callable(getattr(reader, method, None))
+        check(has_method, "reader", name, f"has no method {method}", PROTOCOL)
+    return reader

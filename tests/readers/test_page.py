@@ -1,0 +1,50 @@
+"""docs/own_data.md: its commands run as they stand there, on a cohort in the layout that each names."""
+
+import re
+import shlex
+from pathlib import Path
+
+import cohorts
+import numpy as np
+import pytest
+
+from brainseg import cli
+from brainseg import prepare as command
+from brainseg.data.store import Store
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "own_data.md").read_text()
+COMMANDS = [
+    line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+]
+WRITERS = {
+    "brats": cohorts.write_brats,
+    "Task01_BrainTumour": cohorts.write_decathlon,
+    "bids": cohorts.write_bids,
+    "niftis": cohorts.write_folders,
+    "slices": cohorts.write_colour,
+}
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_page_runs(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(COMMANDS) == 7
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = shlex.split(line)[2:]
+    assert module == "brainseg.prepare"
+    settings = dict(argument.split("=", 1) for argument in arguments)
+    source = WRITERS[settings["source"]](Path(settings["source"]))
+    if source.name == "niftis":  # the page's masks have other values than the cohort's
+        one_class = "classes.tumour" not in settings and "classes.core" not in settings
+        for path in source.glob("*/*_seg.nii.gz"):
+            index = int(path.parent.name[1:])
+            masks = cohorts.make_patient(index)[1]
+            cohorts.write_image(path, np.minimum(masks, 1) if one_class else masks, index)
+    size = [] if "size" in settings else ["size=32"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main("prepare", command.run, command.check, [*arguments, *size, "workers=1"])
+    printed = capsys.readouterr()
+    assert stop.value.code == 0, printed.err
+    with Store(settings["output"]) as store:
+        assert len(store.volumes) == 6 and store.masks(0, store.shape[0]).any()
