@@ -44,7 +44,8 @@ PLACED = {
 
 
 def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"```\n(.*?)```", page.read_text(), re.DOTALL)
+    fences = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)
+    blocks = [block for kind, block in fences if kind in ("", "bash")]
     lines = [line.split(" #")[0].rstrip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line.startswith("python ")]
 

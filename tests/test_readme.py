@@ -13,7 +13,7 @@ from brainseg import config as schema
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)]
-LINES = [line for kind, block in BLOCKS if kind == "" for line in block.replace("\\\n", " ").splitlines()]  # a backslash goes on
+LINES = [line for kind, block in BLOCKS if kind in ("", "bash") for line in block.replace("\\\n", " ").splitlines()]  # a backslash goes on
 COMMANDS = [line for line in LINES if line.startswith("python -m brainseg.")]
 ELSEWHERE = re.compile(r"resume=runs/|from=runs/|=own |=own.h5|brainseg.sync")  # need a run or a package: test_extending.py has the latter
 
