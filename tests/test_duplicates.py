@@ -1,4 +1,6 @@
-"""The same scan under two names is found whatever it is called, and no split trains on it and tests on it."""
+"""The same scan under two names is found whatever it is called, and no split trains on it and tests
+on it.
+"""
 
 import shutil
 from functools import partial
@@ -26,8 +28,12 @@ from brainseg.errors import DataError
 FIRST, COPY = "TCGA_AA_0000_20010101", "TCGA_ZZ_9999_20200101"
 
 
-def copy(source: Path, name: str, twin: str, slices: int | None = None, mirror: bool = False) -> None:
-    """Write the slices of `name` under the name `twin`, all or some of them, compressed so that the files differ."""
+def copy(
+    source: Path, name: str, twin: str, slices: int | None = None, mirror: bool = False
+) -> None:
+    """Write the slices of `name` under the name `twin`, all or some of them, compressed so that the
+    files differ.
+    """
     for path in sorted((source / name).iterdir()):
         number = int(path.stem.removesuffix("_mask").rsplit("_", 1)[1])
         pixels = tifffile.imread(path)[:, ::-1] if mirror else tifffile.imread(path)
@@ -35,7 +41,12 @@ def copy(source: Path, name: str, twin: str, slices: int | None = None, mirror: 
             continue
         target = source / twin / path.name.replace(name, twin)
         target.parent.mkdir(exist_ok=True)
-        tifffile.imwrite(target, np.ascontiguousarray(pixels), compression="zlib", photometric="rgb" if pixels.ndim == 3 else "minisblack")
+        tifffile.imwrite(
+            target,
+            np.ascontiguousarray(pixels),
+            compression="zlib",
+            photometric="rgb" if pixels.ndim == 3 else "minisblack",
+        )
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -45,14 +56,17 @@ def test_one_scan_of_two_patients_is_a_fault_that_names_both(tmp_path: Path, mir
     with pytest.raises(FaultyCohort) as refused:
         prepare(source, tmp_path / "lgg.h5", workers=1)
     assert refused.value.faults == [
-        f"{COPY}: 3 of 3 slices are also in {FIRST}, as they are or mirrored; a split would train and test on the same scan; "
+        f"{COPY}: 3 of 3 slices are also in {FIRST}, as they are or mirrored; a split "
+        "would train and test on the same scan; "
         "remove one, or set on_duplicate=keep_together to make them one patient"
     ]
     assert not (tmp_path / "lgg.h5").exists()
 
 
 @pytest.mark.parametrize(("shared", "is_duplicate"), [(2, True), (1, False)])
-def test_a_fifth_of_the_slices_is_the_same_scan(tmp_path: Path, shared: int, is_duplicate: bool) -> None:
+def test_a_fifth_of_the_slices_is_the_same_scan(
+    tmp_path: Path, shared: int, is_duplicate: bool
+) -> None:
     source = tmp_path / "kaggle_3m"
     write_volume(source, "a", slices=10)
     write_volume(source, "b", slices=10)
@@ -79,14 +93,23 @@ def test_kept_together_they_are_one_patient_in_every_split(tmp_path: Path) -> No
     copy(source, FIRST, COPY, mirror=True)
     copy(source, COPY, "TCGA_ZZ_8888_20200101", slices=2)
     summary = prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
-    assert len(summary.warnings) == 3 and all("kept together as volumes of one patient" in line for line in summary.warnings)
+    assert len(summary.warnings) == 3 and all(
+        "kept together as volumes of one patient" in line for line in summary.warnings
+    )
     with Store(tmp_path / "lgg.h5") as store:
         assert len(store.volumes) == 7 and len(set(store.patients)) == 5
-        together = {patient for volume, patient in zip(store.volumes, store.patients, strict=True) if volume[5:7] == "ZZ"}
+        together = {
+            patient
+            for volume, patient in zip(store.volumes, store.patients, strict=True)
+            if volume[5:7] == "ZZ"
+        }
         assert together == {"TCGA_AA_0000"}
         for fold in range(5):
             split = draw(KFoldConfig(folds=5, fold=fold), store.patients)
-            assert sum("TCGA_AA_0000" in part for part in (split.train, split.validation, split.test)) == 1
+            assert (
+                sum("TCGA_AA_0000" in part for part in (split.train, split.validation, split.test))
+                == 1
+            )
     prepare(source, tmp_path / "again.h5", workers=2, on_duplicate="keep_together")
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "lgg.h5").read_bytes()
     assert not prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together").written
@@ -105,7 +128,10 @@ def test_the_patients_are_part_of_the_fingerprint(tmp_path: Path) -> None:
         names = file["patients"][()]
         names[-1] = names[1]
         file["patients"][...] = names
-    with Store(tmp_path / "lgg.h5") as store, pytest.raises(DataError, match="the content does not have its fingerprint"):
+    with (
+        Store(tmp_path / "lgg.h5") as store,
+        pytest.raises(DataError, match="the content does not have its fingerprint"),
+    ):
         store.verify()
 
 
@@ -118,7 +144,9 @@ class Arrays:
         return ["a", "b", "c"]
 
     def read(self, source: Path, volume: str) -> Scan:
-        images = np.random.default_rng(ord(volume) if volume == "c" else 0).integers(0, 4000, (6, 1, 8, 8))
+        images = np.random.default_rng(ord(volume) if volume == "c" else 0).integers(
+            0, 4000, (6, 1, 8, 8)
+        )
         masks = np.arange(6)[:, None, None] == np.full((8, 8), 2 if volume == "b" else 3)
         return Scan(images[..., ::-1] if volume == "b" else images, masks)
 
@@ -138,7 +166,9 @@ def test_skip_patient_leaves_out_the_later_name_alone(tmp_path: Path) -> None:
     summary = prepare(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     assert summary.left_out == ["TCGA_AA_0001", "TCGA_ZZ_9999"]
     with Store(tmp_path / "lgg.h5") as store:
-        assert store.patients == ["TCGA_AA_0000", "TCGA_AA_0002", "TCGA_ZZ_7777"], "a scan whose twin is faulty stays"
+        assert store.patients == ["TCGA_AA_0000", "TCGA_AA_0002", "TCGA_ZZ_7777"], (
+            "a scan whose twin is faulty stays"
+        )
 
 
 def test_two_equal_volumes_of_one_patient_are_a_warning(tmp_path: Path) -> None:
@@ -146,13 +176,16 @@ def test_two_equal_volumes_of_one_patient_are_a_warning(tmp_path: Path) -> None:
     copy(source, FIRST, "TCGA_AA_0000_20200101")
     (warning,) = prepare(source, tmp_path / "lgg.h5", workers=1).warnings
     assert warning == (
-        f"TCGA_AA_0000_20200101: 3 of 3 slices are also in {FIRST}, as they are or mirrored; both are volumes of TCGA_AA_0000, "
+        f"TCGA_AA_0000_20200101: 3 of 3 slices are also in {FIRST}, as they are or "
+        "mirrored; both are volumes of TCGA_AA_0000, "
         "so the scan counts twice"
     )
 
 
 @given(arrays.arrays(np.uint8, (5, 7)), arrays.arrays(np.uint8, (5, 7)), st.booleans())
-def test_a_hash_is_that_of_the_pixels_up_to_a_mirror(pixels: np.ndarray, other: np.ndarray, mirror: bool) -> None:
+def test_a_hash_is_that_of_the_pixels_up_to_a_mirror(
+    pixels: np.ndarray, other: np.ndarray, mirror: bool
+) -> None:
     equal = np.array_equal(pixels, other) or np.array_equal(pixels[:, ::-1], other)
     assert (hash_slice(pixels) == hash_slice(other)) == equal
     assert hash_slice(pixels[:, ::-1]) == hash_slice(pixels)

@@ -10,15 +10,25 @@ from brainseg.data.fault_report import enumerate_names, summarise
 
 
 def test_thousands_of_faults_of_one_kind_are_five_lines_and_a_count() -> None:
-    faults = [f"TCGA_{p}/TCGA_{p}_{n}.tif: mask values 0, {n}; must be 0 and 255" for p in range(131) for n in range(30)][:3929]
+    faults = [
+        f"TCGA_{p}/TCGA_{p}_{n}.tif: mask values 0, {n}; must be 0 and 255"
+        for p in range(131)
+        for n in range(30)
+    ][:3929]
     report = summarise(faults)
     assert report == [*faults[:5], "... and 3,924 more like these, 3,929 in 131 volumes"]
 
 
 def test_kinds_are_told_apart_and_few_faults_are_all_listed() -> None:
     few = [f"a/a_{n}.tif: no mask" for n in range(6)]
-    many = [f"b{n}: its images are named b{n}_1_<number>.tif, not after the folder" for n in range(9)]
-    assert summarise([*few, *many]) == [*few, *many[:5], "... and 4 more like these, 9 in 9 volumes"]
+    many = [
+        f"b{n}: its images are named b{n}_1_<number>.tif, not after the folder" for n in range(9)
+    ]
+    assert summarise([*few, *many]) == [
+        *few,
+        *many[:5],
+        "... and 4 more like these, 9 in 9 volumes",
+    ]
     assert summarise([]) == []
 
 

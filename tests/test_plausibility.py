@@ -36,7 +36,13 @@ def check(source: Path, *overrides: str) -> None:
     """Check a request to train on four patients, to validate on one and to test on one."""
     split = source.parent / "split.json"
     split.write_text(json.dumps({"train": NAMES[:4], "validation": NAMES[4:5], "test": NAMES[5:]}))
-    fixed = [f"data.path={source.parent / 'lgg.h5'}", "split=file", f"split.path={split}", "device=cpu", "tracking=none"]
+    fixed = [
+        f"data.path={source.parent / 'lgg.h5'}",
+        "split=file",
+        f"split.path={split}",
+        "device=cpu",
+        "tracking=none",
+    ]
     train.check(compose(*fixed, *overrides))
 
 
@@ -50,18 +56,27 @@ def test_a_cohort_without_tumour_is_a_warning_and_no_training(source: Path) -> N
     assert warnings(source) == [
         "no mask of any volume has a pixel of tumour: a network that predicts nothing would score a Dice of 1.000"
     ]
-    with pytest.raises(RequestError, match="none of the 4 train patients has a pixel of tumour, so its Dice would mean nothing") as refused:
+    with pytest.raises(
+        RequestError,
+        match="none of the 4 train patients has a pixel of tumour, so its Dice would mean nothing",
+    ) as refused:
         check(source)
     assert "set allow_empty=true" in str(refused.value)
     check(source, "allow_empty=true")
 
 
-@pytest.mark.parametrize(("patients", "part"), [(slice(4, 5), "1 validation"), (slice(5, 6), "1 test"), (slice(4), "4 train")])
+@pytest.mark.parametrize(
+    ("patients", "part"),
+    [(slice(4, 5), "1 validation"), (slice(5, 6), "1 test"), (slice(4), "4 train")],
+)
 def test_a_part_without_tumour_is_no_training(source: Path, patients: slice, part: str) -> None:
     change_masks(source, np.zeros_like, patients)
     (warning,) = warnings(source)
     assert warning.startswith(f"no tumour in {part[0]} of 6 volumes: TCGA_AA_000")
-    with pytest.raises(RequestError, match=rf"data\.path=.*lgg\.h5: none of the {part} patients has a pixel of tumour"):
+    with pytest.raises(
+        RequestError,
+        match=rf"data\.path=.*lgg\.h5: none of the {part} patients has a pixel of tumour",
+    ):
         check(source)
     check(source, "allow_empty=true")
 
@@ -69,9 +84,14 @@ def test_a_part_without_tumour_is_no_training(source: Path, patients: slice, par
 def test_inverted_masks_are_a_warning_and_no_training(source: Path) -> None:
     change_masks(source, np.invert)
     inverted, everywhere = warnings(source)
-    assert inverted.startswith("tumour covers more than half of the head in most slices, so the masks look inverted or mark the head, in 6")
+    assert inverted.startswith(
+        "tumour covers more than half of the head in most slices, so the masks look inverted or mark the head, in 6"
+    )
     assert everywhere.startswith("every slice of every volume has tumour")
-    with pytest.raises(RequestError, match="covers more than half of most slices of the train patients, so the masks look inverted"):
+    with pytest.raises(
+        RequestError,
+        match="covers more than half of most slices of the train patients, so the masks look inverted",
+    ):
         check(source)
     check(source, "allow_empty=true")
 
@@ -94,9 +114,13 @@ def test_masks_of_the_head_are_a_warning(source: Path) -> None:
 
 
 def test_tumour_in_every_slice_is_a_warning_alone(source: Path) -> None:
-    change_masks(source, lambda mask: np.maximum(mask, np.pad(np.full((1, 1), 255), ((8, 7), (8, 7)))))
+    change_masks(
+        source, lambda mask: np.maximum(mask, np.pad(np.full((1, 1), 255), ((8, 7), (8, 7))))
+    )
     (warning,) = warnings(source)
-    assert warning.startswith("every slice of every volume has tumour: false alarms on slices without it cannot be counted")
+    assert warning.startswith(
+        "every slice of every volume has tumour: false alarms on slices without it cannot be counted"
+    )
     check(source)
 
 

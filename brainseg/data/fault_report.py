@@ -1,4 +1,4 @@
-"""Shortens long lists of faults and names: a cohort with 3,929 faults of one kind needs no 3,929 lines."""
+"""Short reports of many faults and names: 3,929 faults of one kind need no 3,929 lines."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ NAMES = 20
 
 
 def summarise(lines: Sequence[str]) -> list[str]:
-    """Return the first five lines of each kind, and a line that counts the others and the volumes that they are in.
+    """Return the first five lines of each kind, and a line that counts the others and the volumes
+    that they are in.
 
-    Lines are of one kind if they differ in the volume, the file and in numbers alone. `lines` begin with the volume's name.
+    Lines are of one kind if they differ in the volume, the file and in numbers alone. `lines` begin
+    with the volume's name.
     """
     kinds: dict[str, list[str]] = {}
     for line in lines:
@@ -21,7 +23,10 @@ def summarise(lines: Sequence[str]) -> list[str]:
         report += alike[:SHOWN] if len(alike) > SHOWN + 1 else alike
         if len(alike) > SHOWN + 1:
             volumes = len({_volume(line) for line in alike})
-            report.append(f"... and {len(alike) - SHOWN:,} more like these, {len(alike):,} in {volumes:,} volume{'s' * (volumes > 1)}")
+            report.append(
+                f"... and {len(alike) - SHOWN:,} more like these, {len(alike):,} in {volumes:,} "
+                f"volume{'s' * (volumes > 1)}"
+            )
     if len(kinds) > KINDS:
         hidden = sum(len(alike) for alike in list(kinds.values())[KINDS:])
         report.append(f"... and {hidden:,} of {len(kinds) - KINDS} other kinds")
@@ -30,11 +35,15 @@ def summarise(lines: Sequence[str]) -> list[str]:
 
 def enumerate_names(names: Sequence[str]) -> str:
     """Return the names as a list with commas, of which the first twenty are written out."""
-    return ", ".join(names[:NAMES]) + (f" and {len(names) - NAMES} more" if len(names) > NAMES else "")
+    return ", ".join(names[:NAMES]) + (
+        f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    )
 
 
 def _volume(line: str) -> str:
-    """Return the name of the volume that a line is about: it is followed by a slash or by a colon and a space."""
+    """Return the name of the volume that a line is about: it is followed by a slash or by a colon
+    and a space.
+    """
     return re.split(r"/|: ", line, maxsplit=1)[0]
 
 

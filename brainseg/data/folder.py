@@ -19,8 +19,10 @@ class Folder:
     faults: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # (height, width) of each readable slice
-    offsets: dict[Path, int] = field(default_factory=dict)  # of the pixels in a file that holds them uncompressed
+    # Height and width of each readable slice.
+    sizes: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    # Where the pixels begin in a file that holds them uncompressed.
+    offsets: dict[Path, int] = field(default_factory=dict)
     volume: Volume | None = None  # there when verified and without a fault
     notes: list[str] = field(default_factory=list)  # what a reader did to the volume; equal ones are printed once
     named_patient: str = ""  # by the reader, "" if the patient follows from the folder's name
@@ -31,7 +33,10 @@ class Folder:
 
 
 def entries_of(folder: Folder) -> list[os.DirEntry]:
-    """Return the content of a folder by name without system files. A folder that cannot be listed has that as its fault."""
+    """Return the content of a folder by name without system files.
+
+    A folder that cannot be listed has that as its fault.
+    """
     try:
         entries = [entry for entry in os.scandir(folder.path) if not is_system(entry.name)]
         return sorted(entries, key=lambda entry: entry.name)
@@ -46,4 +51,6 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 
 def leads_outside(entry: os.DirEntry, source: Path) -> bool:
-    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(source.resolve())
+    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(
+        source.resolve()
+    )

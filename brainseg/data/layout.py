@@ -1,11 +1,12 @@
-"""Finds the slices and masks of a folder in the `kaggle_3m` layout by their names; opens none of them.
+"""The `kaggle_3m` layout: slices and masks are found by their names, and no file is opened.
 
-    <cohort>/<volume>/<volume>_<n>.tif        slice n: height x width x 3, uint8: pre-contrast, FLAIR, post-contrast
-    <cohort>/<volume>/<volume>_<n>_mask.tif   its mask: height x width, uint8, 0/255 or 0/1
+    <cohort>/<volume>/<volume>_<n>.tif        slice n, RGB: pre-contrast, FLAIR, post-contrast
+    <cohort>/<volume>/<volume>_<n>_mask.tif   its mask, grey: 0 and 255, or 0 and 1
     <cohort>/data.csv                         clinical data; not needed, so not read
 
-The cohort is the source, or a folder below it. A fault is a short line that is stored with its volume. A gap in the slice
-numbers is a warning. Hidden and system files are skipped. An image under another name is a fault, other files are ignored.
+The cohort is the source, or a folder below it. A fault is a short line that is stored with its
+volume. A gap in the slice numbers is a warning. Hidden and system files are skipped. An image under
+another name is a fault, other files are ignored.
 """
 
 import re
@@ -21,8 +22,8 @@ LARGEST_NUMBER = 99_999
 def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
     """Return the volumes of the one cohort at or below the source, sorted by name.
 
-    What concerns no volume goes to the faults, warnings and ignored names of `top`. Where nothing can be used, the list is
-    empty and `top` has one fault.
+    What concerns no volume goes to the faults, warnings and ignored names of `top`. Where nothing
+    can be used, the list is empty and `top` has one fault.
     """
     tree = Tree()
     walk(top, top, tree)
@@ -30,14 +31,22 @@ def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
         return []
     # A slice that was left beside the patients' folders makes no patient of the folder above them.
     above = tree.cohorts.keys() - tree.patients
-    patients = {cohort: [path for path in paths if path not in above] for cohort, paths in tree.cohorts.items()}
+    patients = {
+        cohort: [path for path in paths if path not in above]
+        for cohort, paths in tree.cohorts.items()
+    }
     tree.cohorts = {cohort: paths for cohort, paths in patients.items() if paths}
     if len(tree.cohorts) != 1 and (tree.cohorts or not tree.faulty):
-        top.faults.append(describe_places(tree, top.path) if tree.cohorts else describe_absence(tree, top.path))
+        top.faults.append(
+            describe_places(tree, top.path) if tree.cohorts else describe_absence(tree, top.path)
+        )
         return []
     cohort = next(iter(tree.cohorts), top.path)
     folders = list(tree.faulty)
-    for path in [*tree.cohorts.get(cohort, ()), *(path for path in tree.pictures if path.parent == cohort)]:
+    for path in [
+        *tree.cohorts.get(cohort, ()),
+        *(path for path in tree.pictures if path.parent == cohort),
+    ]:
         folder = Folder(path)
         find_files(folder, top.path, need_masks)
         folders.append(folder)
@@ -46,18 +55,23 @@ def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
 
 
 def _add_remarks(top: Folder, tree: Tree, cohort: Path) -> None:
-    """Add to `top` what lies beside the volumes of the cohort: a slice is a fault, other images and files are named."""
+    """Add to `top` what lies beside the volumes of the cohort: a slice is a fault, other images and
+    files are named.
+    """
     names = [entry.name for entry in entries_of(Folder(cohort)) if not is_folder(entry)]
     rule = "a slice that lies beside the patients' folders; put it into the folder of its patient"
     top.faults += [f"{printable(name)}: {rule}" for name in names if SLICE.fullmatch(name)]
     top.warnings += [
-        f"{path.relative_to(top.path)}/: its images are not read, as it does not lie beside the patients' folders"
+        f"{path.relative_to(top.path)}/: its images are not read, as it does not lie "
+        "beside the patients' folders"
         for path in tree.pictures
         if cohort not in (path, path.parent)
     ]
     top.ignored += [name for name in tree.ignored if not SLICE.fullmatch(name)]
     if cohort in tree.pictures:
-        top.ignored += [printable(name) for name in names if name != "data.csv" and not SLICE.fullmatch(name)]
+        top.ignored += [
+            printable(name) for name in names if name != "data.csv" and not SLICE.fullmatch(name)
+        ]
 
 
 def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
@@ -77,13 +91,18 @@ def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
             continue
         files[number] = Path(entry.path)
         if leads_outside(entry, source):
-            folder.faults.append(f"{shown}: a link that leads outside the source; put the file in its place")
+            folder.faults.append(
+                f"{shown}: a link that leads outside the source; put the file in its place"
+            )
             folder.unread.add(files[number])
         elif not Path(entry.path).is_file():
             folder.faults.append(f"{shown}: not a regular file")
             folder.unread.add(files[number])
     folder.faults += misnamed(folder.path, others, has_slices=bool(folder.slices or folder.masks))
-    folder.slices, folder.masks = dict(sorted(folder.slices.items())), dict(sorted(folder.masks.items()))
+    folder.slices, folder.masks = (
+        dict(sorted(folder.slices.items())),
+        dict(sorted(folder.masks.items())),
+    )
     unpaired = [path for number, path in folder.slices.items() if number not in folder.masks]
     folder.faults += [f"{name}/{path.name}: no mask" for path in unpaired if need_masks]
     orphans = [path for number, path in folder.masks.items() if number not in folder.slices]
@@ -101,4 +120,6 @@ def _find_gaps(folder: Folder) -> None:
     gaps = sorted(set(range(1, last)) - set(folder.slices))
     if gaps:
         shown = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
-        folder.warnings.append(f"{folder.path.name}: slices are numbered up to {last}, without {shown}")
+        folder.warnings.append(
+            f"{folder.path.name}: slices are numbered up to {last}, without {shown}"
+        )

@@ -1,11 +1,37 @@
-"""Names of files and folders in a cohort: which ones belong to the system, and which ones look like images."""
+"""Names of files and folders in a cohort: which ones belong to the system, and which ones look like
+images.
+"""
 
 import re
 from pathlib import Path
 
-# Finder, Explorer, archivers and network drives leave these in every folder. Nobody put them there, so no report names them.
-SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "@eadir")
-IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".npy")
+# Finder, Explorer, archivers and network drives leave these in every folder. Nobody put them there,
+# so no report names them.
+SYSTEM = (
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "$recycle.bin",
+    "system volume information",
+    "@eadir",
+)
+IMAGES = (
+    ".tif",
+    ".tiff",
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".dcm",
+    ".nii",
+    ".nii.gz",
+    ".nrrd",
+    ".mha",
+    ".npy",
+)
 SLICE = re.compile(r"(?P<volume>.+)_(?P<number>[0-9]+)(?P<mask>_mask)?\.tiff?", re.IGNORECASE)
 
 
@@ -20,14 +46,19 @@ def is_image(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """Return the name as it can be printed. Bytes that are not UTF-8 become escapes such as `\\udcfc`."""
+    """Return the name as it can be printed.
+
+    Bytes that are not UTF-8 become escapes such as `\\udcfc`.
+    """
     return name if name.isprintable() else ascii(name)
 
 
 def misnamed(folder: Path, names: list[str], has_slices: bool) -> list[str]:
-    """Return a fault for each image whose name does not fit its folder, or one fault if all bear another folder's name.
+    """Return a fault for each image whose name does not fit its folder, or one fault if all bear
+    another folder's name.
 
-    `names` are the misnamed images of the folder, and `has_slices` says that the folder holds others with the right name.
+    `names` are the misnamed images of the folder, and `has_slices` says that the folder holds
+    others with the right name.
     """
     if not names:
         return []
@@ -37,7 +68,19 @@ def misnamed(folder: Path, names: list[str], has_slices: bool) -> list[str]:
         (prefix,) = prefixes
         remedy = f"rename the folder to {prefix}, or the files after the folder"
         if (folder.parent / prefix).exists():
-            remedy = f"the folder {prefix} is there too: remove the copy, or rename its files after the folder"
-        return [f"{folder.name}: its images are named {printable(prefix)}_<number>.tif, not after the folder; {printable(remedy)}"]
-    rule = f"an image that is named neither {folder.name}_<number>.tif nor {folder.name}_<number>_mask.tif"
-    return [f"{folder.name}/{printable(name)}: {rule}; rename it, or move it out of the source" for name in names]
+            remedy = (
+                f"the folder {prefix} is there too: remove the copy, or rename its files after "
+                "the folder"
+            )
+        return [
+            f"{folder.name}: its images are named {printable(prefix)}_<number>.tif, not "
+            f"after the folder; {printable(remedy)}"
+        ]
+    rule = (
+        f"an image that is named neither {folder.name}_<number>.tif nor "
+        f"{folder.name}_<number>_mask.tif"
+    )
+    return [
+        f"{folder.name}/{printable(name)}: {rule}; rename it, or move it out of the source"
+        for name in names
+    ]

@@ -1,4 +1,4 @@
-"""Searches a source for the folder that holds the patients' folders, at whatever depth an archive was unpacked."""
+"""The search for the folder that holds the patients' folders, at any depth below a source."""
 
 import os
 from dataclasses import dataclass, field
@@ -12,17 +12,22 @@ EXPECTED = "<folder>/<folder>_<number>.tif and <folder>_<number>_mask.tif"
 
 @dataclass
 class Tree:
-    """The folders below a source, as `_walk` sorts them."""
+    """The folders below a source, as `walk` sorts them."""
 
-    cohorts: dict[Path, list[Path]] = field(default_factory=dict)  # cohort: its folders that hold slices by name
-    patients: set[Path] = field(default_factory=set)  # folders that hold a slice with the folder's own name
-    pictures: list[Path] = field(default_factory=list)  # folders that hold images, none of them named as a slice
+    # Each folder that has folders of slices below it, with those.
+    cohorts: dict[Path, list[Path]] = field(default_factory=dict)
+    # Folders that hold a slice with the folder's own name.
+    patients: set[Path] = field(default_factory=set)
+    # Folders that hold images, none of them named as a slice.
+    pictures: list[Path] = field(default_factory=list)
     faulty: list[Folder] = field(default_factory=list)  # folders that cannot be entered
     ignored: list[str] = field(default_factory=list)
 
 
 def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
-    """Sort a folder and all below it into `tree`, and return True if there are images anywhere in it."""
+    """Sort a folder and all below it into `tree`, and return True if there are images anywhere in
+    it.
+    """
     entries = entries_of(folder)
     names = [entry.name for entry in entries if not is_folder(entry)]
     has_images = folder is not top and any(map(is_image, names))
@@ -43,17 +48,25 @@ def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
 
 
 def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
-    """Sort the folder behind an entry into `tree`, and return True if there are images anywhere in it."""
+    """Sort the folder behind an entry into `tree`, and return True if there are images anywhere in
+    it.
+    """
     folder = Folder(Path(entry.path))
     has_images = False
-    if entry.is_symlink() and Path(os.path.realpath(folder.path.parent)).is_relative_to(os.path.realpath(folder.path)):
-        tree.ignored.append(f"{printable(str(folder.path.relative_to(top.path)))} (a link to a folder above it)")
+    if entry.is_symlink() and Path(os.path.realpath(folder.path.parent)).is_relative_to(
+        os.path.realpath(folder.path)
+    ):
+        tree.ignored.append(
+            f"{printable(str(folder.path.relative_to(top.path)))} (a link to a folder above it)"
+        )
         return False
     if not entry.name.isprintable():
         rule = "the name holds characters that cannot be printed, or bytes that are not UTF-8"
         folder.faults.append(f"{entry.name!a}: {rule}; rename the folder")
     elif leads_outside(entry, top.path):
-        folder.faults.append(f"{entry.name}: a link that leads outside the source; put the files in its place")
+        folder.faults.append(
+            f"{entry.name}: a link that leads outside the source; put the files in its place"
+        )
     else:
         has_images = walk(folder, top, tree)
     if folder.faults:
@@ -64,19 +77,38 @@ def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
 
 
 def describe_places(tree: Tree, source: Path) -> str:
-    """Return the fault of a source with more than one cohort, such as the two copies in the public archive."""
+    """Return the fault of a source with more than one cohort, such as the two copies in the public
+    archive.
+    """
     places = [f"{path} ({len(folders)})" for path, folders in sorted(tree.cohorts.items())]
     more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
     rule = f"folders of slices lie in different places: {', '.join(places[:3])}{more}"
-    return f"{printable(rule)}; give one of them as source, or move the others out of {printable(str(source))}"
+    return (
+        f"{printable(rule)}; give one of them as source, or move the others out of "
+        f"{printable(str(source))}"
+    )
 
 
 def describe_absence(tree: Tree, source: Path) -> str:
-    """Return the fault of a source without a patient, with an example of the images that are there instead."""
+    """Return the fault of a source without a patient, with an example of the images that are there
+    instead.
+    """
     loose = [name for name in tree.ignored if is_image(name)]
     if any(SLICE.fullmatch(Path(name).name) for name in loose):
-        return f"no patient's folder: the slices, such as {loose[0]}, lie in the source itself; give the folder above it"
-    examples = [name for path in tree.pictures for name in sorted(os.listdir(path)) if is_image(name) and not is_system(name)]
+        return (
+            f"no patient's folder: the slices, such as {loose[0]}, lie in the source "
+            "itself; give the folder above it"
+        )
+    examples = [
+        name
+        for path in tree.pictures
+        for name in sorted(os.listdir(path))
+        if is_image(name) and not is_system(name)
+    ]
     names = [printable(name) for name in examples + loose]
-    instead = f"; its images have other names, such as {names[0]}: rename them, or choose another reader" if names else ""
+    instead = (
+        f"; its images have other names, such as {names[0]}: rename them, or choose another reader"
+        if names
+        else ""
+    )
     return f"no patient found: expected {EXPECTED}{instead}"

@@ -1,4 +1,6 @@
-"""The clinical table of a cohort, such as data.csv of the public set, and which of its rows belongs to which patient."""
+"""The clinical table of a cohort, such as data.csv of the public set, and which of its rows belongs
+to which patient.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -19,16 +21,19 @@ REMEDY = "give a table with a column Patient, such as the public set's data.csv"
 def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFrame":
     """Return the table of a CSV file: the column Patient, and each further column as a factor.
 
-    Columns are separated by commas, semicolons or tabs. Numbers between semicolons may have a decimal comma. The text is UTF-8
-    with or without a byte order mark, UTF-16 with one, else Latin-1. Raises DataError if the file is no such table, if it has
-    a patient twice, or if it has none of `patients`.
+    Columns are separated by commas, semicolons or tabs. Numbers between semicolons may have a
+    decimal comma. The text is UTF-8 with or without a byte order mark, UTF-16 with one, else
+    Latin-1. Raises DataError if the file is no such table, if it has a patient twice, or if it has
+    none of `patients`.
     """
     import pandas as pd
 
     try:
         text = _decode(Path(path).read_bytes())
         separator = _separator(text)
-        table = pd.read_csv(StringIO(text), sep=separator, dtype={"Patient": str}, skipinitialspace=True)
+        table = pd.read_csv(
+            StringIO(text), sep=separator, dtype={"Patient": str}, skipinitialspace=True
+        )
     except (OSError, ValueError) as error:  # no such file; not text, not a table
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a table ({reason}); {REMEDY}") from error
@@ -42,19 +47,25 @@ def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFra
     named = table[table.Patient.notna()]
     repeated = named.Patient[named.Patient.map(patient_key).duplicated()].tolist()
     if repeated:
-        raise DataError(f"{path}: patients {enumerate_names(repeated)} are there twice; leave one row of each")
+        raise DataError(
+            f"{path}: patients {enumerate_names(repeated)} are there twice; leave one row of each"
+        )
     if len(patients):
         _check_match(path, table, patients)
     return table
 
 
 def patient_key(name: str) -> str:
-    """Return what two spellings of a patient's name have in common: dashes equal underscores, and a date at the end is left out."""
+    """Return what two spellings of a patient's name have in common: dashes equal underscores, and a
+    date at the end is left out.
+    """
     return patient_of(str(name).strip().replace("-", "_")).casefold()
 
 
 def match_clinical(table: "pd.DataFrame", patients: Sequence[str]) -> "pd.DataFrame":
-    """Return the clinical rows of `patients` in their order, with missing values for a patient that has no row."""
+    """Return the clinical rows of `patients` in their order, with missing values for a patient that
+    has no row.
+    """
     named = table[table.Patient.notna()]
     rows = named.set_index(named.Patient.map(patient_key)).drop(columns="Patient")
     return rows.reindex([patient_key(patient) for patient in patients])
@@ -67,13 +78,26 @@ def _check_match(path: str | Path, table: "pd.DataFrame", patients: Sequence[str
     if not names.keys().isdisjoint(keys):
         return
     nearest = difflib.get_close_matches(keys[0], names, n=1, cutoff=0)
-    example = f", and the name nearest to {patient_of(patients[0])} is {names[nearest[0]]}" if nearest else ""
-    rule = f"none of the {len(keys)} scored patients is among the {len(names)} in its column Patient{example}"
-    raise DataError(f"clinical={path}: {rule}; write the names as the cohort's folders are named, or leave clinical out")
+    example = (
+        f", and the name nearest to {patient_of(patients[0])} is {names[nearest[0]]}"
+        if nearest
+        else ""
+    )
+    rule = (
+        f"none of the {len(keys)} scored patients is among the {len(names)} in its "
+        f"column Patient{example}"
+    )
+    raise DataError(
+        f"clinical={path}: {rule}; write the names as the cohort's folders are named, "
+        "or leave clinical out"
+    )
 
 
 def _decode(content: bytes) -> str:
-    """Return the text of a table as spreadsheets save it. Raises UnicodeDecodeError for UTF-16 that is cut short."""
+    """Return the text of a table as spreadsheets save it.
+
+    Raises UnicodeDecodeError for UTF-16 that is cut short.
+    """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     try:
@@ -83,9 +107,11 @@ def _decode(content: bytes) -> str:
 
 
 def _separator(text: str) -> str:
-    """Return the separator under which the header has a column Patient, and a comma if it has none."""
+    """Return the separator under which the header has a column Patient, else a comma."""
     header = next(iter(text.splitlines()), "")
-    names = {separator: [name.strip(' "') for name in header.split(separator)] for separator in ",;\t"}
+    names = {
+        separator: [name.strip(' "') for name in header.split(separator)] for separator in ",;\t"
+    }
     return next((separator for separator, columns in names.items() if "Patient" in columns), ",")
 
 
@@ -96,4 +122,6 @@ def _with_decimal_points(column: "pd.Series") -> "pd.Series":
     if column.name == "Patient" or pd.api.types.is_numeric_dtype(column):
         return column
     numbers = pd.to_numeric(column.astype(str).str.replace(",", ".", regex=False), errors="coerce")
-    return numbers if (numbers.notna() == column.notna()).all() and numbers.notna().any() else column
+    return (
+        numbers if (numbers.notna() == column.notna()).all() and numbers.notna().any() else column
+    )

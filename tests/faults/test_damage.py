@@ -167,23 +167,27 @@ def _garbled(source: Path, name: str) -> None:
     path.write_bytes(changed)
 
 
+def _rename_files(folder: Path, name: str) -> None:
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace(folder.name, name))
+
+
 def slice_of(pixels: np.ndarray, **options: Any) -> Callable[[Path, str], None]:
     return lambda source, name: tifffile.imwrite(source / name / f"{name}_2.tif", pixels, metadata=None, **options)
 
 
-FURTHER = {  # besides the 21 of tests/test_source.py: what it does to a volume, what its line says
+FURTHER = {  # besides those of tests/test_source.py: what it does to a volume, what its line says
     "whole_volume": (lambda s, n: write_volume(s, n, size=8), "whole_volume: all slices have 8x8 pixels"),
     "bomb": (_bomb, "bomb_2.tif: its header says 20000x20000 pixels"),
     "loop": (_loop, "loop_2.tif: "),
     "dangling": (_dangling, "dangling_2.tif: not a regular file"),
     "directory": (_folder, "directory_2.tif: not a regular file"),
     "garbled": (_garbled, "garbled_2.tif: "),
-    "tiled": (slice_of(IMAGE, photometric="rgb", tile=(16, 16)), "tiled_2.tif: compression"),
-    "planar": (slice_of(IMAGE.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"), "planar_2.tif: stored as"),
-    "negative": (slice_of(IMAGE[..., 0], photometric="miniswhite"), "negative_2.tif: stored as"),
+    "negative": (slice_of(IMAGE[..., 0], photometric="miniswhite"), "negative_2.tif: 1 channel(s)"),
     "float": (slice_of(IMAGE.astype(np.float32), photometric="rgb"), "float_2.tif: pixels are float32"),
     "alpha": (slice_of(np.dstack([IMAGE, MASK]), photometric="rgb", extrasamples=["unassalpha"]), "alpha_2.tif: 4 channel(s)"),
-    "binary": (lambda s, n: tifffile.imwrite(s / n / f"{n}_2_mask.tif", MASK.astype(bool), metadata=None), "binary_2_mask.tif: pixels are"),
+    "misnamed": (lambda s, n: write_slice(s, n, "s002", IMAGE, None), "misnamed_s002.tif: an image that is named neither"),
+    "undated": (lambda s, n: _rename_files(s / n, f"{n}_20010101"), "undated: its images are named undated_20010101_<number>.tif"),
 }
 
 
