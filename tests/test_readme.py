@@ -9,6 +9,7 @@ from hydra import initialize_config_dir
 
 from brainseg import cli, search
 from brainseg import config as schema
+from brainseg.config.text import as_typed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,9 +34,10 @@ def test_every_command_of_the_pages_is_a_valid_request(line: str, tmp_path: Path
             data = [one for one in trains if not one.startswith("data.path=")]
             assert search.plan(data, cli.compose_job("search", own)).space
         elif overrides[0] == "-m":
-            assert all(cli.compose_job(command, job) for job in cli.expand(command, overrides[1:]))
+            jobs = cli.expand(command, as_typed(command, overrides[1:], sweeps=True))
+            assert all(cli.compose_job(command, job, of_sweep=True) for job in jobs)
         else:
-            assert cli.compose_job(command, overrides)
+            assert cli.compose_job(command, as_typed(command, overrides))
 
 
 def test_every_make_target_of_the_readme_exists() -> None:
