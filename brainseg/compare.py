@@ -32,6 +32,7 @@ from brainseg.records.folders import check_no_run, locate
 from brainseg.records.gathering import Run, gather
 from brainseg.records.labels import differing_settings, labelled
 from brainseg.records.mlflow_refusals import RefusedError
+from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.places import relocated
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
@@ -69,7 +70,9 @@ def _baseline(name: str, runs: Sequence[Run]) -> Run:
 
 def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
-    config = CompareConfig(sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, tracking.uri))
+    # The store of this request, and not that of the runs, which a sweep may only have skipped.
+    uri = tracking_uri(tracking.uri) if tracking.name != "none" else None
+    config = CompareConfig(sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, uri))
     note = _bring(sweep, root, tracking) if tracking.name != "none" else ""
     try:
         comparison = compare(gather(None, sweep, None, root, None), None, strict=False)

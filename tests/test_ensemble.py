@@ -133,6 +133,7 @@ def test_predict_files_a_patient_that_a_member_saw_as_leaky(members: dict[str, s
     """Splits name patients, scores name their scans, which end in a date."""
     both = [load_checkpoint(members[name]) for name in ("a", "other fold")]
     shared = next(name for name in both[0].split.test if both[1].split.role(name) == "train")
-    scored = SimpleNamespace(name="x", score=SimpleNamespace(patient=f"{shared}_20000101"))
+    scored = SimpleNamespace(name="x", role="train", score=SimpleNamespace(patient=f"{shared}_20000101"))
     assert predict._leaky([scored], both)
+    assert not predict._leaky([SimpleNamespace(name="x", role="unknown", score=scored.score)], both), "another scan under that name"
     assert not predict._leaky([scored], both[:1])

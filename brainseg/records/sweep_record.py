@@ -63,7 +63,9 @@ def _stored(folder: Path, root: Path) -> str:
 
 def _today(stored: str, root: Path) -> Path:
     """Return where a recorded folder lies today: below `root` by its path or its name, else at its own path."""
-    places = [root / stored, root / Path(stored).name, Path(stored)]
+    # An absolute path would replace the root.
+    below = [] if Path(stored).is_absolute() else [root / stored]
+    places = [*below, root / Path(stored).name, Path(stored)]
     return next((place for place in places if (place / "run.json").is_file()), places[0])
 
 
