@@ -238,14 +238,14 @@ def test_pixels_are_read_again_as_they_were_verified(tmp_path: Path, writer: str
             tifffile.imwrite(path, pixels, photometric=colours, compression="zlib" if writer.endswith("zlib") else None)
     (verified,) = scan(tmp_path, workers=1).folders
     decoded = []
-    monkeypatch.setattr(source, "read_slice", lambda path, channels: (decoded.append(path), read_slice(path, channels))[1])
+    monkeypatch.setattr(source, "read_slice", lambda path, **options: (decoded.append(path), read_slice(path, **options))[1])
     images, masks = load(verified)
     assert np.array_equal(images, expected) and masks.sum() == 24
     assert bool(decoded) == (" " in writer)
 
 
-def test_a_place_that_only_looks_right_is_decoded(tmp_path: Path) -> None:
-    """Rows between those that are compared may differ: the digest shows it."""
+def test_pixels_at_a_wrong_place_are_decoded(tmp_path: Path) -> None:
+    """A file that changed between both readings is found by the digest of its volume."""
     (verified,) = scan(write_volume(tmp_path, "a").parent, workers=1).folders
     images, masks = load(verified)
     verified.offsets = dict.fromkeys(verified.offsets, 0)

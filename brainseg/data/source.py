@@ -19,7 +19,7 @@ import numpy as np
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.readers.fit import crop_or_pad
-from brainseg.data.stored_pixels import locate, read_located
+from brainseg.data.stored_pixels import read_plain_pixels
 from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint, renamed_patients
 from brainseg.errors import DataError
@@ -108,7 +108,7 @@ def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray,
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
     again = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
     # What lies at known places in the files has the size that it was stored with.
-    located = [partial(read_located, folder, volume.shape)] if size is None else []
+    located = [partial(read_plain_pixels, folder, volume.shape)] if size is None else []
     for read in (*located, partial(_read, again, size)):
         slices = read()
         if len(slices) != len(images) or any(image.shape != images.shape[1:] for _, image, _ in slices):
@@ -127,14 +127,13 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
     """
     slices: list[Slice] = []
     for number, path in folder.slices.items():
-        image = _attempt(partial(read_slice, channels=len(CHANNELS)), path, folder)
-        mask = _attempt(read_mask, folder.masks.get(number), folder)
+        read_image = partial(read_slice, channels=len(CHANNELS), offsets=folder.offsets)
+        image = _attempt(read_image, path, folder)
+        mask = _attempt(partial(read_mask, offsets=folder.offsets), folder.masks.get(number), folder)
         if image is not None:
             folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
         if image is None or mask is None:
             continue
-        locate(folder, path, image.transpose(1, 2, 0))
-        locate(folder, folder.masks[number], 255 * mask, mask)
         if mask.shape != image.shape[1:]:
             name = f"{folder.path.name}/{folder.masks[number].name}"
             folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")

@@ -51,23 +51,24 @@ UNREADABLE = (
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def read_slice(path: Path, channels: int) -> np.ndarray:
+def read_slice(path: Path, channels: int, offsets: dict[Path, int] | None = None) -> np.ndarray:
     """Return the pixels (C, H, W) of a slice: uint8, or uint16 or int16 to be stretched by volume.
 
-    Raises DataError naming the file.
+    `offsets` is filled as in `read_tiff`. Raises DataError naming the file.
     """
-    pixels = read_tiff(path)
+    pixels = read_tiff(path, offsets=offsets)
     if pixels.shape[2] != channels:
         raise DataError(f"{path}: {pixels.shape[2]} channel(s); a slice must have {channels}")
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, offsets: dict[Path, int] | None = None) -> np.ndarray:
     """Return the class index (H, W), uint8, of a mask of two values: 0, and 1, 255 or 65535.
 
-    Raises DataError naming the file, with the values and how many pixels have each.
+    `offsets` is filled as in `read_tiff`. Raises DataError naming the file, with the values and how
+    many pixels have each.
     """
-    pixels = read_tiff(path, MASK_TYPES)
+    pixels = read_tiff(path, MASK_TYPES, offsets)
     if pixels.shape[2] == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, :1]  # a grey image stored as RGB
     if pixels.shape[2] != 1:
@@ -83,10 +84,13 @@ def read_mask(path: Path) -> np.ndarray:
     return tumour.view(np.uint8)
 
 
-def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
+def read_tiff(
+    path: Path, types: Sequence[str] = SLICE_TYPES, offsets: dict[Path, int] | None = None
+) -> np.ndarray:
     """Return the pixels (H, W, C) of a TIFF of one page, as tifffile decodes them.
 
-    MINISWHITE is inverted, a palette of greys is applied and an opaque alpha channel is dropped.
+    MINISWHITE is inverted, a palette of greys is applied and an opaque alpha channel is dropped. If
+    the file contains the pixels uncompressed in one piece, its place in bytes is put into `offsets`.
     Raises DataError naming the file.
     """
     try:
@@ -98,7 +102,13 @@ def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
         with np.errstate(over="ignore"), TiffFile(BytesIO(content)) as file:
             page = file.pages.first
             fault = fault_of(page, size, types) or _fault_of_pages(file)
-            pixels = np.empty(0) if fault else _visible(page, page.asarray(maxworkers=1))
+            start = 0 if fault else _start_of_plain_pixels(page)
+            if start:
+                # A tenth of the time that the decoder takes for the strips of the public archive.
+                stored = np.frombuffer(content, np.uint8, page.nbytes, start)
+                pixels = stored.reshape(page.imagelength, page.imagewidth, -1)
+            elif not fault:
+                pixels = _visible(page, page.asarray(maxworkers=1))
     except DataError:
         raise
     except UNREADABLE as error:
@@ -106,7 +116,27 @@ def read_tiff(path: Path, types: Sequence[str] = SLICE_TYPES) -> np.ndarray:
         fault = reason or "damaged, or not a TIFF file"
     if fault:
         raise DataError(f"{path}: {fault}")
+    if offsets is not None and start:
+        offsets[path] = start
     return pixels
+
+
+def _start_of_plain_pixels(page: TiffPage) -> int:
+    """Return where all pixels lie in one piece as they are decoded, 0 if they do not.
+
+    `fault_of` has found nothing against the page.
+    """
+    is_plain = page.compression == COMPRESSION.NONE and page.dtype == np.uint8
+    is_plain = is_plain and page.bitspersample == 8 and page.predictor == 1 and page.fillorder == 1
+    if not is_plain or page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB):
+        return 0
+    if page.is_tiled or page.axes == "SYX" or page.extrasamples:
+        return 0
+    strip = page.rowsperstrip * page.imagewidth * page.samplesperpixel
+    count = math.ceil(page.imagelength / page.rowsperstrip)
+    starts = page.dataoffsets
+    in_one_piece = all(starts[index] == starts[0] + index * strip for index in range(count))
+    return starts[0] if in_one_piece else 0
 
 
 def fault_of(page: TiffPage, size: int, types: Sequence[str]) -> str:
@@ -153,15 +183,18 @@ def _fault_of_segments(page: TiffPage, size: int) -> str:
     missing = f"truncated: the file does not contain all of its {height}x{width} pixels"
     if len(starts) != count or len(lengths) != count or min(starts) <= 0 or min(lengths) <= 0:
         return missing
+    if any(start + length > size for start, length in zip(starts, lengths, strict=True)):
+        return missing
+    if page.compression != COMPRESSION.NONE:
+        return ""
+    row_bytes = math.ceil(columns * per_row * page.bitspersample / 8)
     strips = math.ceil(height / rows)
-    for index, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-        if start + length > size:
+    # The last strip needs the rows that are left, and may contain more. A tile is always whole.
+    last = rows if page.is_tiled else height - (strips - 1) * rows
+    for index, length in enumerate(lengths):
+        is_last = not page.is_tiled and index % strips == strips - 1
+        if length < (last if is_last else rows) * row_bytes:
             return missing
-        if page.compression == COMPRESSION.NONE:
-            # The last strip needs the rows that are left, and may contain more. A tile is always whole.
-            used = rows if page.is_tiled else min(rows, height - index % strips * rows)
-            if length < used * math.ceil(columns * per_row * page.bitspersample / 8):
-                return missing
     return ""
 
 
