@@ -40,7 +40,7 @@ def run(config: PredictConfig) -> int:
     device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than a study does
     members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
-    studies = find(config.input, config.sequences, segmenter.channels, config.volume)
+    studies = find(config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes)
     segmentation.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
     segmentation.check_free(output, studies, settings)
@@ -145,12 +145,19 @@ def _training_data(members: Sequence[Trained]) -> list[str]:
 
 
 def _assigned(studies: Sequence[Study], channels: Sequence[str]) -> list[str]:
-    """Return a line that says where each sequence comes from, for each way that the studies say so."""
+    """Return a line that says where each sequence comes from, for each way that the studies say so.
+
+    Of more than ten ways the first ten are listed, and summary.json holds all.
+    """
     lines = []
     for study in studies:
         places = {channel: study.assignment.get(channel, "missing") for channel in channels}
+        if "mask" in study.assignment:
+            places["mask to score by"] = study.assignment["mask"]
         lines.append("sequences:     " + ", ".join(f"{channel}: {place}" for channel, place in places.items()))
-    return list(dict.fromkeys(lines))
+    lines = list(dict.fromkeys(lines))
+    more = [f"sequences:     {len(lines) - 10} more, in summary.json"] if len(lines) > 10 else []
+    return [*lines[:10], *more]
 
 
 def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:

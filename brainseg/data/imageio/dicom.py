@@ -208,9 +208,12 @@ def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
         return chosen[0]
     listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
     listed += "; ..." if len(volumes) > 12 else ""
+    if volume is not None and len(volumes) == 1:
+        raise DataError(f"{path}: holds one volume, and no volume {volume}; leave volume out")
     if volume is not None:
         raise DataError(f"{path}: volume={volume} fits {len(chosen)} of its volumes ({listed})")
-    raise DataError(f"{path} holds {len(volumes)} volumes ({listed}). Choose one by number or name")
+    rule = f"holds {len(volumes)} volumes ({listed})"
+    raise DataError(f"{path} {rule}; choose one with volume=N, from 1 to {len(volumes)}")
 
 
 def _is_named(volume: DicomVolume, name: str) -> bool:

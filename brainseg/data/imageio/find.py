@@ -5,6 +5,7 @@ input=scan.tif                                        a stack of slices, the seq
 input=flair.nii.gz                                    one sequence: FLAIR, or the one that is needed
 input=[pre.nii.gz,flair.nii.gz,post.nii.gz]           in the checkpoint's order; null: missing
 input=folder sequences.FLAIR=t2_flair.nii.gz          a file, a subfolder, or a part of a description
+input=folder sequences.FLAIR='*_flair.nii.gz'         every case of a cohort; see `cohort`, `dicom_cohort`
 """
 
 import itertools
@@ -13,32 +14,39 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brainseg.data.imageio import dicom, formats, tiff_folder, tiff_stack
-from brainseg.data.imageio.assignment import assign, check_names, plain, typed
+from brainseg.data.imageio import dicom, dicom_cohort, formats, tiff_folder, tiff_stack
+from brainseg.data.imageio.assignment import assign, check_names, folded, plain, typed
 from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.imageio.cohort import check_name, find_cohort
 from brainseg.data.imageio.open import SUFFIXES, open_image
 from brainseg.data.imageio.streams import read_start
 from brainseg.data.imageio.study import Study, study_of
 from brainseg.data.store import is_store
-from brainseg.data.volume import main_channel
+from brainseg.data.volume import CLASSES, main_channel
 from brainseg.errors import DataError, RequestError, check
 
 Source = str | Sequence[str | None]
 
 
 def find(
-    source: Source, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None = None
+    source: Source,
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    volume: int | None = None,
+    classes: Sequence[str] = CLASSES,
 ) -> list[Study]:
     """Return the studies that a request means, judged by names and headers; voxels are read later.
 
     `channels` are the sequences that the checkpoint needs, and `volume` is the number of the volume of
-    files that hold several. Raises RequestError for whatever is wrong with them.
+    files that hold several. `classes` are those of the checkpoint, which masks are scored by. Raises
+    RequestError for whatever is wrong with them.
     """
+    sequences = _by_channel(sequences, channels)
     try:
         if not isinstance(source, str):
             return [_list(source, sequences, channels, volume)]
         if Path(source).is_dir():
-            return _folder(Path(source), sequences, channels, volume)
+            return _folder(Path(source), sequences, channels, classes, volume)
         return [_file(Path(source), sequences, channels, volume)]
     except DataError as error:
         # Names and headers are judged before anything is created, so that the request is wrong.
@@ -73,18 +81,39 @@ def study_name(path: Path) -> str:
             )
             name = shorter or name
         name = name.removesuffix(".nii").removesuffix(".NII").removesuffix(".ome") or path.name
-    fits = name.isprintable() and name not in ("", ".", "..")
-    check(fits, "input", ascii(name), "is no name for a folder of results", "rename it")
+    check_name(name)
     return name
 
 
+def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[str, str]:
+    """Return `sequences` under the checkpoint's names of the channels, whatever their case."""
+    known = {folded(channel): channel for channel in channels}
+    named = {known.get(folded(name), name): text for name, text in sequences.items()}
+    rule = "names a channel of the checkpoint twice"
+    check(len(named) == len(sequences), "sequences", ", ".join(sequences), rule)
+    return named
+
+
 def _folder(
-    path: Path, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None
+    path: Path,
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    classes: Sequence[str],
+    volume: int | None,
 ) -> list[Study]:
+    """Return the studies of a cohort, or the one study of a patient's folder."""
     if not sequences and (studies := tiff_folder.find_patients(path, channels)):
         return list(studies)
+    if cases := find_cohort(path, sequences, channels, classes, volume):
+        return cases
     name = study_name(path)
     images, left_aside = images_in(path, volume)
+
+    def list_images(folder: Path) -> tuple[list[ImageVolume], list[str]]:
+        return images_in(folder, volume)
+
+    if cases := dicom_cohort.find_patients(path, images, sequences, channels, list_images):
+        return cases
     rule = "holds no slices, NIfTI files or DICOM series that can be read"
     reason = f" ({left_aside[0]})" if left_aside else ""
     check(bool(images), "input", path, rule + reason)

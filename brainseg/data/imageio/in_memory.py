@@ -14,7 +14,7 @@ from brainseg.data.imageio.base import check_finite, check_shear, check_volume, 
 from brainseg.data.imageio.find import check_input, find, image_at
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.study import Study, check_sequences, compose, study_of
-from brainseg.data.reader import Scan
+from brainseg.data.readers.base import Scan
 from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError, check
 

@@ -18,7 +18,7 @@ from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti import NiftiVolume
 from brainseg.data.imageio.nifti_writer import write_nifti
 from brainseg.data.intensity import to_uint8
-from brainseg.data.reader import Scan, check_images
+from brainseg.data.readers.base import Scan, check_images
 from brainseg.errors import DataError, check
 
 
@@ -128,8 +128,7 @@ def study_of(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[s
         same = not {path.resolve() for path in first.files}.isdisjoint(
             path.resolve() for path in second.files
         )
-        # One DICOM object may hold several volumes, which are told apart by their number.
-        same = same and getattr(first, "number", 1) == getattr(second, "number", 1)
+        same = same and _number_of(first) == _number_of(second)
         rule = f"{channel} and {other} are the same file"
         check(not same, "input", described(first), rule, "leave a missing sequence out")
     (first_channel, first), *others = ordered.items()
@@ -174,6 +173,12 @@ def check_sequences(names: Sequence[str], channels: Sequence[str]) -> None:
     check(
         stands_in, "input", ", ".join(names), rule, "give FLAIR at least, as sequences.FLAIR=FILE"
     )
+
+
+def _number_of(volume: ImageVolume) -> int:
+    """Return the number of a volume among those of its file, from 1."""
+    # A DICOM object has `number`, and files of other formats have `volume`.
+    return getattr(volume, "number", None) or getattr(volume, "volume", None) or 1
 
 
 def described(volume: ImageVolume) -> str:

@@ -13,7 +13,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries, imwrite
 
 from brainseg.data.imageio.base import check_finite, check_volume
 from brainseg.data.imageio.study import check_sequences, compose
-from brainseg.data.reader import Scan
+from brainseg.data.readers.base import Scan
 from brainseg.data.tiff import UNREADABLE, fault_of, has_lost_pages
 from brainseg.errors import DataError, check
 from brainseg.files import writing

@@ -34,10 +34,11 @@ def is_dataset(source: Path) -> bool:
     return any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat"))
 
 
-def make(source: Path, reading: Reading) -> CaseReader:
+def make(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader:
     """Return the reader of a dataset.
 
-    Raises RequestError if it holds no images, or `sequences` match none.
+    Sequences of few volumes are left out unless `keeps_rare`. Raises RequestError if the dataset
+    holds no images, or `sequences` match none.
     """
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     masks: dict[str, list[str]] = defaultdict(list)
@@ -61,12 +62,13 @@ def make(source: Path, reading: Reading) -> CaseReader:
         "holds no image in sub-*/anat or sub-*/ses-*/anat",
         "see docs/own_data.md",
     )
-    channels, notes = _channels(images, reading.sequences)
+    channels, notes = _channels(images, reading.sequences, keeps_rare)
     cases = [
         _case(source, volume, images[volume], masks[volume], channels) for volume in sorted(images)
     ]
-    labels = parse_classes(reading.classes) if reading.classes else _labels_of(source)
-    return CaseReader(cases, channels, labels, reading.onto, notes, ignored)
+    table = _table_of(source)
+    labels = parse_classes(reading.classes) if reading.classes else _labels_of(table)
+    return CaseReader(cases, channels, labels, reading.onto, notes, ignored, table)
 
 
 def _volume_of(entities: Mapping[str, str]) -> str:
@@ -99,9 +101,14 @@ def _fits(path: str, pattern: str) -> bool:
 
 
 def _channels(
-    images: Mapping[str, Mapping[str, Sequence[str]]], sequences: Mapping[str, str]
+    images: Mapping[str, Mapping[str, Sequence[str]]],
+    sequences: Mapping[str, str],
+    keeps_rare: bool,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the sequences that at least half of the volumes have, and a note about the others."""
+    """Return the sequences that at least half of the volumes have, and a note about the others.
+
+    All sequences are returned if `keeps_rare`.
+    """
     counts = {
         name: sum(name in files for files in images.values())
         for name in ("FLAIR", "T1", "T1c", "T2", *sequences)
@@ -116,6 +123,8 @@ def _channels(
                 "as '*_acq-3D_T1w.nii.gz'",
             )
         return tuple(sequences), []
+    if keeps_rare:
+        return tuple(name for name, count in counts.items() if count), []
     # A sequence of few patients would be a channel that is a copy of FLAIR in all others.
     usual = tuple(name for name, count in counts.items() if 2 * count >= len(images))
     rare = [
@@ -149,27 +158,30 @@ def _case(
         for name, paths in images.items()
         if name in channels and len(paths) > 1
     ]
-    if len(masks) > 1:
-        faults.append(
-            f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'"
-        )
+    several = f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'"
     files = {name: ImageFile(source / images[name][0]) for name in channels if name in images}
     mask = ImageFile(source / masks[0]) if masks else None
-    return Case(volume, volume.partition("_")[0], files, mask, tuple(faults))
+    of_mask = (several,) if len(masks) > 1 else ()
+    return Case(volume, volume.partition("_")[0], files, mask, tuple(faults), of_mask)
 
 
-def _labels_of(source: Path) -> Labels:
-    """Return the classes of a table of labels, `*dseg.tsv`, and one class where there is no table.
+def _table_of(source: Path) -> Path | None:
+    """Return the dataset's table of labels, `*dseg.tsv`, None where there is none."""
+    tables = sorted([*source.glob("derivatives/**/*dseg.tsv"), *source.glob("*dseg.tsv")])
+    return tables[0] if tables else None
+
+
+def _labels_of(table: Path | None) -> Labels:
+    """Return the classes of a table of labels, and one class where there is no table.
 
     Raises DataError for a table that cannot be read.
     """
-    tables = sorted([*source.glob("derivatives/**/*dseg.tsv"), *source.glob("*dseg.tsv")])
-    if not tables:
+    if table is None:
         return Labels()
-    with tables[0].open(newline="", encoding="utf-8-sig") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     try:
         return parse_classes({row["name"]: int(row["index"]) for row in rows if int(row["index"])})
     except (KeyError, TypeError, ValueError) as error:
         reason = "needs columns index and name, with whole numbers and plain names"
-        raise DataError(f"{tables[0]}: {reason}; mend it, or give classes") from error
+        raise DataError(f"{table}: {reason}; mend it, or give classes") from error

@@ -93,16 +93,17 @@ def patient_of_case(name: str) -> str:
 
 
 def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
-    faults = [
-        f"{len(paths)} files are {key}: {list_some(paths, 3)}"
+    faults = {
+        key: f"{len(paths)} files are {key}: {list_some(paths, 3)}"
         for key, paths in files.items()
         if len(paths) > 1
-    ]
+    }
     if "mask" not in files:
-        faults.append("no file ends in seg (validation data have no masks)")
+        faults["mask"] = "no file ends in seg (validation data have no masks)"
+    of_mask = (faults.pop("mask"),) if "mask" in faults else ()
     located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
     mask = located.pop("mask", None)
-    return Case(name, patient_of_case(name), located, mask, tuple(faults))
+    return Case(name, patient_of_case(name), located, mask, tuple(faults.values()), of_mask)
 
 
 def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:

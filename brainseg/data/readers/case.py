@@ -31,13 +31,18 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """Files of one volume by sequence, and its mask; `faults` say what is missing or ambiguous."""
+    """Files of one volume by sequence, and its mask.
+
+    `faults` say what is ambiguous about the images, `mask_faults` what is missing or ambiguous about
+    the mask, without which a scan can still be segmented.
+    """
 
     name: str
     patient: str
     images: Mapping[str, ImageFile]
     mask: ImageFile | None = None
     faults: tuple[str, ...] = ()
+    mask_faults: tuple[str, ...] = ()
 
 
 @dataclass
@@ -53,6 +58,8 @@ class CaseReader:
     onto: str | None = None
     notes: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
+    # The file that says what the values of the masks mean.
+    labels_file: Path | None = None
     rename: Callable[[np.ndarray], tuple[tuple[str, ...], list[str]]] | None = None
 
     def __post_init__(self) -> None:
@@ -90,7 +97,7 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
     main = channels[main_channel(channels)]
     missing = [name for name in channels if name not in case.images]
     # Only FLAIR may stand in for a sequence, because `describe` reports copies of FLAIR alone.
-    faults = [*case.faults]
+    faults = [*case.faults, *case.mask_faults]
     if (missing and main != "FLAIR") or main in missing:
         faults.append(f"no {', '.join(missing)}; only FLAIR can stand in for another sequence")
     if case.mask is None:

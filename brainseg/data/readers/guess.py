@@ -39,10 +39,13 @@ def last_word(name: str) -> str:
     return re.split(r"[_\-. ]", stem_of(name).lower())[-1]
 
 
-def guess_patterns(paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
+def guess_patterns(
+    paths: Sequence[str], needs_mask: bool = True
+) -> tuple[dict[str, str], str | None]:
     """Return a pattern per sequence and one of the masks, none where the names do not say enough.
 
-    `paths` are relative to the source. The most frequent pattern of a sequence is taken.
+    `paths` are relative to the source. The most frequent pattern of a sequence is taken. Without
+    masks no sequence is returned unless `needs_mask` is False.
     """
     patterns: dict[str, Counter[str]] = {}
     for path in paths:
@@ -57,4 +60,6 @@ def guess_patterns(paths: Sequence[str]) -> tuple[dict[str, str], str | None]:
         patterns.setdefault(key, Counter())[text] += 1
     best = {key: counts.most_common(1)[0][0] for key, counts in patterns.items()}
     mask = best.pop("mask", None)
-    return ({name: best[name] for name in SEQUENCES if name in best} if mask else {}), mask
+    if needs_mask and not mask:
+        return {}, None
+    return {name: best[name] for name in SEQUENCES if name in best}, mask

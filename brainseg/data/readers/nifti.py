@@ -166,17 +166,18 @@ def _case(
     texts: Mapping[str, str],
 ) -> Case:
     """Return a case with a fault for each pattern that several of its files match."""
-    faults = [
-        f"{len(paths)} files match {_setting(key)}={texts[key]}: {list_some(paths, 3)}; "
+    faults = {
+        key: f"{len(paths)} files match {_setting(key)}={texts[key]}: {list_some(paths, 3)}; "
         "name one of them"
         for key, paths in files.items()
         if len(paths) > 1
-    ]
+    }
     if MASK in texts and MASK not in files:
-        faults.append(f"no file matches mask={texts[MASK]}")
+        faults[MASK] = f"no file matches mask={texts[MASK]}"
+    of_mask = (faults.pop(MASK),) if MASK in faults else ()
     located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
     images = {key: located[key] for key in texts if key in located and key != MASK}
-    return Case(name, patient, images, located.get(MASK), tuple(faults))
+    return Case(name, patient, images, located.get(MASK), tuple(faults.values()), of_mask)
 
 
 def _refuse_empty(

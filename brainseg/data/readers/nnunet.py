@@ -26,10 +26,10 @@ def is_dataset(source: Path) -> bool:
     return (source / DESCRIPTION).is_file() and (source / "imagesTr").is_dir()
 
 
-def make(source: Path, reading: Reading) -> CaseReader:
-    """Return the reader of a dataset.
+def make(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
+    """Return the reader of the cases of imagesTr, or with `part` "Ts" of those of imagesTs.
 
-    Raises RequestError for one that is incomplete, or has overlapping regions.
+    Raises RequestError for a dataset that is incomplete, or has overlapping regions.
     """
     description = _read_description(source / DESCRIPTION)
     notes: list[str] = []
@@ -44,8 +44,10 @@ def make(source: Path, reading: Reading) -> CaseReader:
     pictures = ending.lower() in (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
     rule = f"{source / DESCRIPTION} says file_ending {ending}, which are pictures"
     check(not pictures, "reader", "nnunet", rule, "use reader=images with patterns of their names")
-    cases, ignored = _cases(source, channels, ending)
-    return CaseReader(cases, tuple(channels), labels, reading.onto, notes, ignored)
+    cases, ignored = _cases(source, channels, ending, part)
+    return CaseReader(
+        cases, tuple(channels), labels, reading.onto, notes, ignored, source / DESCRIPTION
+    )
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -146,10 +148,12 @@ def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, A
     )
 
 
-def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], list[str]]:
-    """Return the cases of imagesTr and labelsTr, and the files that are none of theirs."""
-    images = [path for path in list_files(source / "imagesTr") if path.endswith(ending)]
-    folder = source / "labelsTr"
+def _cases(
+    source: Path, channels: list[str], ending: str, part: str
+) -> tuple[list[Case], list[str]]:
+    """Return the cases of imagesTr and labelsTr (or Ts), and the files that are none of theirs."""
+    images_folder, folder = f"images{part}", source / f"labels{part}"
+    images = [path for path in list_files(source / images_folder) if path.endswith(ending)]
     masks = (
         {path.removesuffix(ending) for path in list_files(folder) if path.endswith(ending)}
         if folder.is_dir()
@@ -158,24 +162,27 @@ def _cases(source: Path, channels: list[str], ending: str) -> tuple[list[Case], 
     files: dict[str, dict[str, ImageFile]] = {name: {} for name in masks}
     ignored = []
     for path in images:
-        stem, file = path.removesuffix(ending), source / "imagesTr" / path
+        stem, file = path.removesuffix(ending), source / images_folder / path
         name, _, number = stem.rpartition("_")
-        if stem in masks:  # the Decathlon: all channels in one file
+        is_numbered = re.fullmatch("[0-9]{4}", number) is not None
+        # A file of the Decathlon holds all channels. Its test cases have no masks to be known by.
+        if stem in masks or (part == "Ts" and not is_numbered):
+            files.setdefault(stem, {})
             for index, channel in enumerate(channels):
                 files[stem][channel] = ImageFile(file, index + 1 if len(channels) > 1 else None)
-        elif re.fullmatch("[0-9]{4}", number) and int(number) < len(channels):
+        elif is_numbered and int(number) < len(channels):
             files.setdefault(name, {})[channels[int(number)]] = ImageFile(file)
         else:
-            ignored.append(f"imagesTr/{path}")
+            ignored.append(f"{images_folder}/{path}")
     # An empty imagesTr most often means another file_ending than the description says.
     if not files:
         raise RequestError(
-            f"source={source}: imagesTr holds no file that ends in {ending}; "
+            f"source={source}: {images_folder} holds no file that ends in {ending}; "
             f"see file_ending of {DESCRIPTION}"
         )
     cases = []
     for name in sorted(files):
         mask = ImageFile(folder / f"{name}{ending}") if name in masks else None
-        faults = () if mask else (f"labelsTr holds no {name}{ending}",)
-        cases.append(Case(name, patient_of(name), files[name], mask, faults))
+        missing = () if mask else (f"labels{part} holds no {name}{ending}",)
+        cases.append(Case(name, patient_of(name), files[name], mask, mask_faults=missing))
     return cases, ignored

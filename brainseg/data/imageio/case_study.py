@@ -1,0 +1,91 @@
+"""Studies of a cohort's cases: images with a mask to be scored against, and cases that cannot be read."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from brainseg.data.imageio.study import ImageStudy
+from brainseg.data.readers.base import Scan
+from brainseg.data.readers.case import ImageFile
+from brainseg.data.readers.labels import Labels, map_labels
+from brainseg.data.readers.regrid import axial_grid
+from brainseg.errors import DataError
+
+
+@dataclass
+class CaseStudy(ImageStudy):
+    """An `ImageStudy` whose patient is known, and whose mask is read where there is one."""
+
+    patient: str
+    mask: ImageFile | None = None
+    labels: Labels = field(default_factory=Labels)
+    # The file that says what the values of the mask mean.
+    labels_file: Path | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Return the files of the images, and those that the score depends on."""
+        files = [*super().files]
+        if self.mask is not None:
+            files += [*self.mask.open().files, *([self.labels_file] if self.labels_file else [])]
+        return files
+
+    @property
+    def assignment(self) -> Mapping[str, str]:
+        """Return the file of each sequence, and that of the mask under "mask"."""
+        mask = {"mask": str(self.mask.path)} if self.mask is not None else {}
+        return {**super().assignment, **mask}
+
+    def read(self) -> Scan:
+        """Return the images, and the mask as class indices. Raises DataError naming the file."""
+        scan = super().read()
+        masks = self._read_mask(self.mask) if self.mask is not None else None
+        return scan._replace(masks=masks, patient=self.patient)
+
+    def _read_mask(self, file: ImageFile) -> np.ndarray:
+        volume = file.open()
+        difference = axial_grid(self.grid).difference(axial_grid(volume.grid))
+        if difference:
+            rule = (
+                f"the mask does not lie on the grid of the images ({difference}, as axial slices)"
+            )
+            raise DataError(f"{file.path}: {rule}; resample it, or remove it")
+        try:
+            return map_labels(volume.grid.to_axial(volume.read()), self.labels)
+        except DataError as error:
+            raise DataError(f"{file.path}: {error}") from error
+
+
+@dataclass
+class FaultyStudy:
+    """A case that cannot be read: `read` raises its problem, so that other cases are segmented."""
+
+    name: str
+    channels: Sequence[str]
+    problem: str
+    paths: Mapping[str, Path]
+    notes: Sequence[str] = ()
+    voxel_millilitres: float | None = None
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Return the files of the case that can be opened."""
+        return [path for path in self.paths.values() if os.access(path, os.R_OK)]
+
+    @property
+    def assignment(self) -> Mapping[str, str]:
+        """Return the file of each sequence."""
+        return {channel: str(path) for channel, path in self.paths.items()}
+
+    def read(self) -> Scan:
+        """Raise DataError with the problem of the case."""
+        raise DataError(self.problem)
+
+    def write(
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+    ) -> list[Path]:
+        """Raise DataError, because a case that cannot be read has no mask."""
+        raise DataError(self.problem)

@@ -1,0 +1,153 @@
+"""Cohorts of image files below a folder, listed by the readers of `prepare`, as one study per case.
+
+The layouts are nnU-Net and the Decathlon, BIDS, BraTS, and a file per sequence with patterns of
+names. Masks may be absent. The DICOM series of several patients are in `dicom_cohort`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from brainseg.data.imageio.assignment import folded, plain
+from brainseg.data.imageio.case_study import CaseStudy, FaultyStudy
+from brainseg.data.imageio.cohort_layout import find_reader
+from brainseg.data.imageio.open import open_image
+from brainseg.data.imageio.study import Study, check_sequences, study_of
+from brainseg.data.readers.base import list_some
+from brainseg.data.readers.case import Case, CaseReader
+from brainseg.data.readers.guess import sequence_of
+from brainseg.data.readers.labels import Labels
+from brainseg.errors import DataError, RequestError, check
+
+# The public set's names of the T1-weighted sequences, by the names that readers give them.
+ALIASES = {"precontrast": "T1", "postcontrast": "T1c"}
+
+
+def find_cohort(
+    path: Path,
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    classes: Sequence[str],
+    volume: int | None = None,
+) -> list[Study]:
+    """Return a study per case of a cohort below `path`, an empty list if it holds no cohort.
+
+    `channels` and `classes` are those of the checkpoint. A case that cannot be read is returned as
+    a `FaultyStudy`. Raises RequestError if no case can be read, or if no sequence is known.
+    """
+    try:
+        reader = find_reader(path, sequences, channels)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
+    if reader is None:
+        return []
+    if sequences:
+        check_sequences(list(sequences), channels)
+    names = _names_by_channel(path, reader.channels, channels)
+    labels, notes = _labels_for(reader, classes)
+    others = [name for name in reader.channels if name not in names.values()]
+    if others:
+        notes.append(f"{list_some(others)} left aside: the checkpoint takes {', '.join(channels)}")
+    studies = [
+        _study_of_case(reader, case, names, channels, labels, volume, notes)
+        for case in reader.cases
+    ]
+    refuse_faulty(path, studies)
+    return studies
+
+
+def refuse_faulty(path: Path, studies: Sequence[Study]) -> None:
+    """Raise RequestError if no study of a cohort can be read, with the problem of the first."""
+    problems = [study.problem for study in studies if isinstance(study, FaultyStudy)]
+    if problems and len(problems) == len(studies):
+        first = f"{studies[0].name}: {problems[0]}"
+        more = (
+            f"; {len(problems) - 1} more cases cannot be read either" if len(problems) > 1 else ""
+        )
+        raise RequestError(f"input={path}: {first}{more}")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be that of a folder of results. Raises RequestError."""
+    fits = name.isprintable() and name not in ("", ".", "..")
+    check(fits, "input", ascii(name), "is no name for a folder of results", "rename it")
+
+
+def _names_by_channel(path: Path, names: Sequence[str], channels: Sequence[str]) -> dict[str, str]:
+    """Return the cohort's name of each channel's sequence, in any case: T1 for pre-contrast."""
+    chosen = {}
+    for channel in channels:
+        equal = [name for name in names if plain(name) == plain(channel)]
+        alike = [name for name in names if _kind_of(name) and _kind_of(name) == _kind_of(channel)]
+        matches = equal or alike
+        rule = f"{list_some(matches)} could each be {channel}"
+        remedy = f"choose by sequences.{channel}=PATTERN"
+        check(len(matches) < 2, "input", path, rule, remedy)
+        if matches:
+            chosen[channel] = matches[0]
+    rule = f"holds {list_some(names)}, and the checkpoint takes {', '.join(channels)}"
+    remedy = f"say which files are which, as sequences.{channels[0]}='*_0000.nii.gz'"
+    check(bool(chosen), "input", path, rule, remedy)
+    return chosen
+
+
+def _kind_of(name: str) -> str | None:
+    return sequence_of(name) or ALIASES.get(plain(name))
+
+
+def _labels_for(reader: CaseReader, classes: Sequence[str]) -> tuple[Labels | None, list[str]]:
+    """Return the labels that give the masks the checkpoint's classes, and notes.
+
+    None is returned where the masks have other classes, or where there are no masks.
+    """
+    if all(case.mask is None for case in reader.cases):
+        return None, []
+    labels = reader.labels
+    if len(classes) == len(labels.classes) == 2:
+        same = folded(classes[1]) == folded(labels.classes[1])
+        note = f"{labels.classes[1]} of the masks is scored as {classes[1]}"
+        return labels, [] if same else [note]
+    # The names of some classes depend on the labels that the masks hold, which nobody has counted.
+    for count in (0, 1):
+        names = reader.name_classes(np.full(256, count))[0]
+        if [*map(folded, names)] == [*map(folded, classes)]:
+            values = {v: index for v, index in (labels.values or {}).items() if index < len(names)}
+            return Labels(tuple(names), values), []
+    return None, [
+        f"not scored: the masks have the classes {', '.join(labels.classes[1:])}, "
+        f"the checkpoint {', '.join(classes[1:])}"
+    ]
+
+
+def _study_of_case(
+    reader: CaseReader,
+    case: Case,
+    names: Mapping[str, str],
+    channels: Sequence[str],
+    labels: Labels | None,
+    volume: int | None,
+    notes: Sequence[str],
+) -> Study:
+    """Return the study of a case, a `FaultyStudy` if its names or headers show a fault."""
+    check_name(case.name)
+    files = {channel: case.images[name] for channel, name in names.items() if name in case.images}
+    try:
+        if case.faults or not files:
+            needed = f"has no image of {', '.join(names.values())}"
+            raise DataError("; ".join(case.faults) or needed)
+        images = {
+            channel: open_image(file.path, file.volume or volume) for channel, file in files.items()
+        }
+        study = study_of(case.name, images, channels)
+    except (DataError, RequestError) as error:
+        paths = {channel: file.path for channel, file in files.items()}
+        return FaultyStudy(case.name, channels, str(error), paths)
+    notes = [*study.notes, *notes]
+    mask = case.mask if labels is not None and not case.mask_faults else None
+    if labels is not None and mask is None:
+        notes.append(f"not scored: {'; '.join(case.mask_faults) or 'no mask'}")
+    return CaseStudy(
+        study.name, channels, study.volumes, notes, case.patient, mask,
+        labels or Labels(), reader.labels_file,
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Patients of a folder of DICOM series, a study each, told apart by PatientID and StudyInstanceUID."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from brainseg.data.imageio.assignment import assign
+from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.imageio.case_study import FaultyStudy
+from brainseg.data.imageio.cohort import check_name, refuse_faulty
+from brainseg.data.imageio.dicom import DicomVolume
+from brainseg.data.imageio.study import Study, study_of
+from brainseg.errors import DataError, RequestError, check
+
+ListImages = Callable[[Path], tuple[list[ImageVolume], list[str]]]
+
+
+def find_patients(
+    path: Path,
+    images: Sequence[ImageVolume],
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    list_images: ListImages,
+) -> list[Study]:
+    """Return a study per patient of the DICOM series below `path`, an empty list for one patient.
+
+    `list_images` returns the images in a folder, and lines on what is left aside. Raises
+    RequestError if the folders do not tell the patients apart, or if no patient can be read.
+    """
+    groups: dict[tuple[str, ...], list[DicomVolume]] = {}
+    for image in images:
+        if isinstance(image, DicomVolume):
+            groups.setdefault(image.images[0].series[:2], []).append(image)
+    if len(groups) < 2:
+        return []
+    if sequences and _is_assigned(path, images, sequences, channels):
+        return []
+    studies = [
+        _study_of(folder, sequences, channels, list_images)
+        for folder in _folders_of(path, list(groups.values()))
+    ]
+    refuse_faulty(path, studies)
+    return studies
+
+
+def _is_assigned(
+    path: Path,
+    images: Sequence[ImageVolume],
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+) -> bool:
+    """Return True if `sequences` names one series each, of all that lie there."""
+    try:
+        assign(str(path), images, sequences, channels)
+    except RequestError:
+        return False
+    return True
+
+
+def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Path]:
+    """Return the subfolder of each group. Raises RequestError unless each has one of its own."""
+    folders = [
+        {Path(os.path.relpath(file, path)).parts[0] for each in group for file in each.files}
+        for group in groups
+    ]
+    names = [name for group in folders for name in group]
+    apart = len(set(names)) == len(names) == len(groups)
+    apart = apart and all((path / name).is_dir() for name in names)
+    rule = f"holds {len(groups)} patients or studies by its DICOM headers, which share folders"
+    check(apart, "input", path, rule, "give each a subfolder of its own, or give one of them")
+    return [path / name for name in sorted(names)]
+
+
+def _study_of(
+    folder: Path,
+    sequences: Mapping[str, str],
+    channels: Sequence[str],
+    list_images: ListImages,
+) -> Study:
+    """Return the study of one patient's folder, a `FaultyStudy` if it cannot be assigned."""
+    check_name(folder.name)
+    # The headers are read once more, so that each patient has its own lines on other files.
+    images, left_aside = list_images(folder)
+    try:
+        study = study_of(folder.name, assign(str(folder), images, sequences, channels), channels)
+    except (DataError, RequestError) as error:
+        return FaultyStudy(folder.name, channels, str(error), {"": images[0].files[0]})
+    study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
+    return study
