@@ -33,7 +33,9 @@ def find_patients(
             groups.setdefault(image.images[0].series[:2], []).append(image)
     if len(groups) < 2:
         return []
-    if sequences and _is_assigned(path, images, sequences, channels):
+    # Some tools replace the study's UID series by series: then one patient's names must be clear.
+    is_one_patient = len({patient for patient, *_ in groups}) == 1
+    if (sequences or is_one_patient) and _is_assigned(path, images, sequences, channels):
         return []
     studies = [
         _study_of(folder, sequences, channels, list_images)
@@ -49,7 +51,7 @@ def _is_assigned(
     sequences: Mapping[str, str],
     channels: Sequence[str],
 ) -> bool:
-    """Return True if `sequences` names one series each, of all that lie there."""
+    """Return True if it is clear which of all series is which sequence."""
     try:
         assign(str(path), images, sequences, channels)
     except RequestError:
