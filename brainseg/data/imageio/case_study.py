@@ -70,8 +70,8 @@ def _describe_strange(voxels: np.ndarray, labels: Labels) -> str:
     """Return a note on whole values of a mask that belong to no class, "" if there are none."""
     present = np.unique(voxels)
     whole = [int(value) for value in present if value == np.rint(value)]
-    known = labels.values or ({0, 255} if set(whole) <= {0, 255} else {0, 1})
-    if set(whole) <= set(known):
+    allowed = labels.values or ({0, 255} if set(whole) <= {0, 255} else {0, 1})
+    if set(whole) <= set(allowed):
         return ""
     values = ",".join(str(value) for value in whole if value)
     return (

@@ -66,10 +66,16 @@ def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Pat
         for group in groups
     ]
     names = [name for group in folders for name in group]
-    apart = len(set(names)) == len(names) == len(groups)
-    apart = apart and all((path / name).is_dir() for name in names)
+    has_own_folders = len(set(names)) == len(names) == len(groups)
+    has_own_folders = has_own_folders and all((path / name).is_dir() for name in names)
     rule = f"holds {len(groups)} patients or studies by its DICOM headers, which share folders"
-    check(apart, "input", path, rule, "give each a subfolder of its own, or give one of them")
+    check(
+        has_own_folders,
+        "input",
+        path,
+        rule,
+        "give each a subfolder of its own, or give one of them",
+    )
     return [path / name for name in sorted(names)]
 
 

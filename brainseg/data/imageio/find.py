@@ -89,11 +89,11 @@ def study_name(path: Path) -> str:
 
 def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[str, str]:
     """Return `sequences` under the checkpoint's names of the channels, whatever their case."""
-    known = {folded(channel): channel for channel in channels}
-    named = {known.get(folded(name), name): text for name, text in sequences.items()}
+    by_folded_name = {folded(channel): channel for channel in channels}
+    renamed = {by_folded_name.get(folded(name), name): text for name, text in sequences.items()}
     rule = "names a channel of the checkpoint twice"
-    check(len(named) == len(sequences), "sequences", ", ".join(sequences), rule)
-    return named
+    check(len(renamed) == len(sequences), "sequences", ", ".join(sequences), rule)
+    return renamed
 
 
 def _folder(
