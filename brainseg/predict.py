@@ -151,6 +151,9 @@ def _assigned(studies: Sequence[Study], channels: Sequence[str]) -> list[str]:
     """
     lines = []
     for study in studies:
+        if set(channels).isdisjoint(study.assignment):
+            # A case that cannot be read is named by its error.
+            continue
         places = {channel: study.assignment.get(channel, "missing") for channel in channels}
         if "mask" in study.assignment:
             places["mask to score by"] = study.assignment["mask"]

@@ -234,6 +234,22 @@ def test_a_mask_on_another_grid_or_of_other_classes(tmp_path: Path) -> None:
     assert first.read().masks.sum() == truth().sum()
 
 
+@pytest.mark.parametrize(("values", "is_scored"), [((1,), True), ((255,), True), ((1, 2), False)])
+def test_masks_whose_values_are_not_explained_stop_nothing(
+    values: tuple[int, ...], is_scored: bool, tmp_path: Path
+) -> None:
+    for case in ("P1", "P2"):
+        write_nifti(tmp_path / "in" / case / "flair.nii.gz", scan())
+        mask = np.where(truth(), values[0], 0).astype(np.int16)
+        mask[0, 0, 0] = values[-1]
+        write_nifti(tmp_path / "in" / case / "seg.nii.gz", mask)
+    facts = segment(tmp_path, tmp_path / "in")
+    check_masks(tmp_path, "P1", "P2")
+    assert bool(facts["metrics"]) is is_scored
+    noted = [names for note, names in facts["notes"].items() if "with the values 1,2" in note]
+    assert noted == ([] if is_scored else [["P1", "P2"]])
+
+
 def test_files_of_one_patient_are_no_cohort(tmp_path: Path) -> None:
     for name in ("pre-contrast", "FLAIR", "post-contrast"):
         write_nifti(tmp_path / "one" / f"{name}.nii.gz", scan())
@@ -245,7 +261,7 @@ def test_files_of_one_patient_are_no_cohort(tmp_path: Path) -> None:
         find(str(tmp_path / "two"), {}, CHANNELS)
     for name in ("flair", "t1"):
         write_nifti(tmp_path / "three" / name / f"{name}.nii.gz", scan())
-    with pytest.raises(RequestError, match="holds no slices, NIfTI files or DICOM series"):
+    with pytest.raises(RequestError, match=r"holds no slices, .* such as flair/flair.nii.gz, by"):
         find(str(tmp_path / "three"), {}, CHANNELS)
 
 
@@ -267,6 +283,16 @@ def test_dicom_folders_of_patients_have_a_study_each(tmp_path: Path) -> None:
     facts = segment(tmp_path, source, "sequences.FLAIR=t2 flair", code=1)
     check_masks(tmp_path, "P1", "P2")
     assert list(facts["failed"]) == ["P3"]
+
+
+def test_series_of_one_patient_under_several_study_uids_are_one_study(tmp_path: Path) -> None:
+    for number, name in enumerate(CHANNELS):
+        tags = {"StudyInstanceUID": f"1.2.{number}", "SeriesDescription": "", "PatientID": "P1"}
+        write_series(
+            tmp_path / "P1" / name, scan(), MATRIX, SeriesInstanceUID=f"1.{number}", **tags
+        )
+    (study,) = find(str(tmp_path / "P1"), {}, CHANNELS)
+    assert study.name == "P1" and list(study.assignment) == list(CHANNELS)
 
 
 def test_dicom_patients_that_share_folders_are_refused(tmp_path: Path) -> None:

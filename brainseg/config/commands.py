@@ -153,7 +153,7 @@ class PredictConfig:
     checkpoint: Any = setting(MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble")
     input: Any = setting(MISSING, "slices, TIFF stack, image file, or folder of them; a list: one a sequence, in the checkpoint's order")
     output: str = setting("predictions", "folder to write to")
-    sequences: dict[str, str] = setting({}, "which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME")
+    sequences: dict[str, str] = setting({}, "which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME, or a pattern")
     volume: int | None = setting(None, "of files that hold several volumes the one with this number, from 1")
     probabilities: bool = setting(False, "write the probabilities, too")
     overlays: bool = setting(True, "draw each study, and a contact sheet of all")

@@ -7,15 +7,17 @@ from pathlib import Path
 import cohorts
 import numpy as np
 import pytest
+from scans import THRESHOLD, threshold_weights
 
-from brainseg import cli
+from brainseg import cli, predict
 from brainseg import prepare as command
 from brainseg.data.store import Store
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "own_data.md").read_text()
-COMMANDS = [
+LINES = [
     line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
 ]
+COMMANDS = [line for line in LINES if "brainseg.predict" not in line]
 WRITERS = {
     "brats": cohorts.write_brats,
     "Task01_BrainTumour": cohorts.write_decathlon,
@@ -48,3 +50,18 @@ def test_a_command_of_the_page_runs(
     assert stop.value.code == 0, printed.err
     with Store(settings["output"]) as store:
         assert len(store.volumes) == 6 and store.masks(0, store.shape[0]).any()
+
+
+def test_the_command_that_segments_new_cases_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cohorts.write_folders(Path("niftis"))
+    (line,) = [line for line in LINES if line not in COMMANDS]
+    arguments = shlex.split(line)[3:]
+    assert arguments[0] == "checkpoint=runs/RUN"
+    arguments[0] = f"checkpoint={threshold_weights(tmp_path / 'w.pt')}"
+    with pytest.raises(SystemExit) as stop:
+        cli.main("predict", predict.run, predict.check, [*arguments, *THRESHOLD, "viewer=0"])
+    assert not stop.value.code
+    assert len(list(tmp_path.glob("predictions/P?/P?_mask.nii.gz"))) == cohorts.PATIENTS

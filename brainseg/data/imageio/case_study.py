@@ -40,12 +40,15 @@ class CaseStudy(ImageStudy):
         return {**super().assignment, **mask}
 
     def read(self) -> Scan:
-        """Return the images, and the mask as class indices. Raises DataError naming the file."""
+        """Return the images, and the mask as class indices. Raises DataError naming the file.
+
+        A mask with values of no class is not returned, and becomes a note.
+        """
         scan = super().read()
         masks = self._read_mask(self.mask) if self.mask is not None else None
         return scan._replace(masks=masks, patient=self.patient)
 
-    def _read_mask(self, file: ImageFile) -> np.ndarray:
+    def _read_mask(self, file: ImageFile) -> np.ndarray | None:
         volume = file.open()
         difference = axial_grid(self.grid).difference(axial_grid(volume.grid))
         if difference:
@@ -53,10 +56,28 @@ class CaseStudy(ImageStudy):
                 f"the mask does not lie on the grid of the images ({difference}, as axial slices)"
             )
             raise DataError(f"{file.path}: {rule}; resample it, or remove it")
+        voxels = volume.read()
+        if note := _describe_strange(voxels, self.labels):
+            self.notes = list(dict.fromkeys([*self.notes, note]))
+            return None
         try:
-            return map_labels(volume.grid.to_axial(volume.read()), self.labels)
+            return map_labels(volume.grid.to_axial(voxels), self.labels)
         except DataError as error:
             raise DataError(f"{file.path}: {error}") from error
+
+
+def _describe_strange(voxels: np.ndarray, labels: Labels) -> str:
+    """Return a note on whole values of a mask that belong to no class, "" if there are none."""
+    present = np.unique(voxels)
+    whole = [int(value) for value in present if value == np.rint(value)]
+    allowed = labels.values or ({0, 255} if set(whole) <= {0, 255} else {0, 1})
+    if set(whole) <= set(allowed):
+        return ""
+    values = ",".join(str(value) for value in whole if value)
+    return (
+        f"not scored: masks with the values {values}, and nothing says which classes they are; "
+        f"prepare takes classes.NAME=[{values}], and evaluate scores its file"
+    )
 
 
 @dataclass

@@ -33,7 +33,9 @@ def find_patients(
             groups.setdefault(image.images[0].series[:2], []).append(image)
     if len(groups) < 2:
         return []
-    if sequences and _is_assigned(path, images, sequences, channels):
+    # Some tools replace the study's UID series by series: then one patient's names must be clear.
+    is_one_patient = len({patient for patient, *_ in groups}) == 1
+    if (sequences or is_one_patient) and _is_assigned(path, images, sequences, channels):
         return []
     studies = [
         _study_of(folder, sequences, channels, list_images)
@@ -49,7 +51,7 @@ def _is_assigned(
     sequences: Mapping[str, str],
     channels: Sequence[str],
 ) -> bool:
-    """Return True if `sequences` names one series each, of all that lie there."""
+    """Return True if it is clear which of all series is which sequence."""
     try:
         assign(str(path), images, sequences, channels)
     except RequestError:
@@ -64,10 +66,16 @@ def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Pat
         for group in groups
     ]
     names = [name for group in folders for name in group]
-    apart = len(set(names)) == len(names) == len(groups)
-    apart = apart and all((path / name).is_dir() for name in names)
+    has_own_folders = len(set(names)) == len(names) == len(groups)
+    has_own_folders = has_own_folders and all((path / name).is_dir() for name in names)
     rule = f"holds {len(groups)} patients or studies by its DICOM headers, which share folders"
-    check(apart, "input", path, rule, "give each a subfolder of its own, or give one of them")
+    check(
+        has_own_folders,
+        "input",
+        path,
+        rule,
+        "give each a subfolder of its own, or give one of them",
+    )
     return [path / name for name in sorted(names)]
 
 

@@ -21,11 +21,13 @@ from brainseg.data.imageio.cohort import check_name, find_cohort
 from brainseg.data.imageio.open import SUFFIXES, open_image
 from brainseg.data.imageio.streams import read_start
 from brainseg.data.imageio.study import Study, study_of
+from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files
 from brainseg.data.store import is_store
 from brainseg.data.volume import CLASSES, main_channel
 from brainseg.errors import DataError, RequestError, check
 
 Source = str | Sequence[str | None]
+PATTERN = "sequences.FLAIR='*_flair.nii.gz'"
 
 
 def find(
@@ -87,11 +89,11 @@ def study_name(path: Path) -> str:
 
 def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[str, str]:
     """Return `sequences` under the checkpoint's names of the channels, whatever their case."""
-    known = {folded(channel): channel for channel in channels}
-    named = {known.get(folded(name), name): text for name, text in sequences.items()}
+    by_folded_name = {folded(channel): channel for channel in channels}
+    renamed = {by_folded_name.get(folded(name), name): text for name, text in sequences.items()}
     rule = "names a channel of the checkpoint twice"
-    check(len(named) == len(sequences), "sequences", ", ".join(sequences), rule)
-    return named
+    check(len(renamed) == len(sequences), "sequences", ", ".join(sequences), rule)
+    return renamed
 
 
 def _folder(
@@ -116,7 +118,9 @@ def _folder(
         return cases
     rule = "holds no slices, NIfTI files or DICOM series that can be read"
     reason = f" ({left_aside[0]})" if left_aside else ""
-    check(bool(images), "input", path, rule + reason)
+    below = list_files(path, IMAGE_SUFFIXES) if not images else []
+    remedy = f"name those below it, such as {below[0]}, by patterns: {PATTERN}" if below else ""
+    check(bool(images), "input", path, rule + reason, remedy)
     study = study_of(name, assign(str(path), images, sequences, channels), channels)
     study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
     return [study]
