@@ -11,7 +11,8 @@ from tiffs import write_volume
 
 from brainseg import cli, prepare, train
 from brainseg.config.text import quote
-from brainseg.data.reader import scanner
+from brainseg.data.readers.base import Reading
+from brainseg.data.readers.registry import scanner
 from brainseg.errors import RequestError
 from brainseg.records.mlflow_store import connect, experiment_id, limited, sqlite_uri, tracking_uri
 
@@ -104,9 +105,9 @@ def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
     taken = []
     for sign in IN_NAMES:
         reader = type("Reader", (), {"channels": ("FLAIR",), "classes": ("background", f"a{sign}b"), "volumes": list, "read": list})
-        monkeypatch.setattr("brainseg.data.reader.extension", lambda group, name, reader=reader: reader)
+        monkeypatch.setattr("brainseg.data.readers.registry.extension", lambda group, name, reader=reader: reader)
         try:
-            scanner("mine")
+            scanner(tmp_path, Reading(reader="mine"))
         except RequestError as error:
             assert "letters, digits, space, _ . -" in str(error) and "\n" not in str(error)
         else:

@@ -15,7 +15,7 @@ import brainseg
 from brainseg import build, train, trained
 from brainseg.config import DataConfig, DeviceConfig, HoldoutConfig, InferenceConfig, ModelConfig, TrackingConfig, TrainConfig, UNetConfig
 from brainseg.data.memory import MemoryStore
-from brainseg.data.reader import Scan
+from brainseg.data.readers.base import Scan
 from brainseg.device import choose
 from brainseg.errors import DataError, RequestError
 from brainseg.segmenter import Segmenter
