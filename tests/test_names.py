@@ -88,7 +88,7 @@ def test_signs_that_cannot_be_printed_are_refused_in_one_line(sign: str, empty_f
     error = capsys.readouterr().err
     assert error == f"error: output={f'a{sign}b'!a}: holds characters that cannot be printed; remove them\n"
     assert run("prepare", "source=source", "output=all.h5", "workers=1") == 1
-    assert "the name holds characters that cannot be printed; rename the folder" in capsys.readouterr().err
+    assert "the name holds characters that cannot be printed, or bytes that are not UTF-8; rename" in capsys.readouterr().err
     assert [path.name for path in empty_folder.iterdir()] == ["source"]
 
 
