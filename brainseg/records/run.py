@@ -139,7 +139,7 @@ class RunFolder:
         except RequestError:
             lock.release()
             raise
-        handler = logging.FileHandler(self.path / "log.txt")
+        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         started = round(time.time() * 1000)
