@@ -162,14 +162,19 @@ def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[s
                     " and ".join(config.parts), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""))
     of_all = " of every checkpoint" if len(splits) > 1 else ""
     rule = f"no patient of {store.path} is in these parts{of_all}"
-    require(bool(names), "parts", ",".join(config.parts), rule, _remedy(members[0], store))
+    require(bool(names), "parts", ",".join(config.parts), rule, _remedy(config, members[0], store))
     return names
 
 
-def _remedy(member: Trained, store: Store) -> str:
+def _remedy(config: EvaluateConfig, member: Trained, store: Store) -> str:
     """Return what helps where none of the patients is in the parts: mostly the data are not those of the training."""
     if member.stored.get("fingerprint") in (None, store.fingerprint):
         return "choose other parts, or split=all"
+    named = (config.data.path, config.data.name, *dataclasses.asdict(config.data.phantom).values())
+    if all(value is None for value in named):
+        # The file of the training was found under its name, and holds something else.
+        return (f"the file was replaced since {member.name} was trained: put the former one back, or say where it is by data.path=FILE; "
+                "for the patients of this file, split=all")
     return f"{member.name} was trained on other data: leave data.path out for these; for the patients of this file, split=all"
 
 

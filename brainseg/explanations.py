@@ -15,6 +15,7 @@ from hydra import compose
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+from yaml import MarkedYAMLError
 
 from brainseg.config import CHOICES, TYPES
 from brainseg.config.overrides import by_setting, setting_of, value_of
@@ -33,6 +34,8 @@ def explained(error: Exception, command: str, overrides: Sequence[str] = ()) -> 
     """Return the one line for an error that was raised while `overrides` of a command were composed."""
     inner = error.__cause__ or error.__context__
     typed = by_setting(overrides)
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return _bad_yaml(error)
     if isinstance(error, MissingConfigException):
         return _no_choice(str(error.missing_cfg_file), list(error.options or ()))
     if isinstance(inner, ConfigKeyError | ConfigAttributeError) and inner.full_key:
@@ -48,6 +51,13 @@ def explained(error: Exception, command: str, overrides: Sequence[str] = ()) -> 
     text = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     cause = next(iter(str(error.__cause__ or "").splitlines()), "")
     return f"the settings cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")
+
+
+def _bad_yaml(error: MarkedYAMLError) -> str:
+    """Name the file and the line where YAML cannot be read, as for a tab or a name that stands there twice."""
+    mark = error.problem_mark
+    remedy = "lines are indented by spaces, and a name stands once in its group"
+    return f"{mark.name}, line {mark.line + 1}: no YAML ({error.problem}); {remedy}"
 
 
 def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
@@ -127,7 +137,7 @@ def _wrong_value(name: str, value: object, command: str, typed: Mapping[str, str
 def _no_setting(name: str, command: str, typed: Mapping[str, str]) -> str:
     """Explain a setting that is not there: one of another choice, an argument of a class, or a slip."""
     if name in ("experiment", "sweep") and name in typed:
-        return f"{name}={typed[name]}: its file must begin with the line # @package _global_"
+        return f"{name}={typed[name]}: its file must begin with the line # @package _global_, as UTF-8 without a byte-order mark"
     if name.startswith("hydra.launcher"):
         launcher = typed.get("hydra/launcher", "basic")
         target = LAUNCHERS[launcher]()._target_ if launcher in LAUNCHERS else ""

@@ -1,6 +1,10 @@
-"""Output that nobody reads any more must not end a run: the reader of a pipe may leave, as `| head -5`, and a terminal may close."""
+"""Output that nobody reads any more must not end a run: the reader of a pipe may leave, as `| head -5`, and a terminal may close.
+
+Nor must a patient's or a folder's name that the terminal's encoding lacks: such characters are written as escapes.
+"""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -50,8 +54,14 @@ class Unread:
 
 @contextmanager
 def dropped_when_unread() -> Iterator[None]:
-    """Inside, stdout and stderr are `Unread`; when the block ends, both are flushed and put back."""
+    """Inside, stdout and stderr are `Unread`; when the block ends, both are flushed and put back.
+
+    Characters that their encoding lacks are written as escapes, for good.
+    """
     before = sys.stdout, sys.stderr
+    for stream in before:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     unread: Any = Unread(sys.stdout), Unread(sys.stderr)
     sys.stdout, sys.stderr = unread
     try:

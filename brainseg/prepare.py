@@ -89,7 +89,9 @@ def describe(summary: Summary, output: Path) -> list[str]:
             lines += [f"{what} in {len(found)} of {len(volumes)} volumes: {enumerate_names(found)}"] if found else []
     for index, name in enumerate(summary.classes) if len(summary.classes) > 2 else ():
         pixels = [int(volume.class_pixels[index]) for volume in volumes]
-        lines += [f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"] if index else []
+        line = f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"
+        absent = "" if any(pixels) else "; every mean Dice would contain a Dice of 1 for it, so leave the class out"
+        lines += [f"{'warning: ' if absent else ''}{line}{absent}"] if index else []
     lines += [
         f"{len({volume.patient for volume in volumes})} patients, {len(volumes)} volumes, "
         f"{slices} slices of {height}x{width} pixels, {with_tumour} with {' or '.join(summary.classes[1:])}",

@@ -160,12 +160,31 @@ def test_mistakes_at_other_commands_are_answered_too(command: str, typed: str, a
     assert error.startswith(f"error: {answer}") and error.count("\n") == 1, error
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("model:\n\tdepth: 3\n", "found character"), ("model:\n  depth: 3\n  depth: 4\n", "found duplicate key depth")],
+)
+def test_an_experiment_that_is_no_yaml_is_named_with_its_line(content: str, problem: str, capsys, empty_folder: Path) -> None:
+    path = empty_folder / "experiment" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(f"# @package _global_\n{content}")
+    assert call(f"--config-dir={empty_folder}", "experiment=mine") == (2, [])
+    error = capsys.readouterr().err
+    line = 3 if "\t" in content else 4
+    assert error.startswith(f"error: {path}, line {line}: no YAML ({problem}") and error.count("\n") == 1, error
+
+
 def test_an_experiment_without_its_package_line_is_told_so(capsys, empty_folder: Path) -> None:
     folder = empty_folder / "eigene (1) größe?"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "mine.yaml").write_text("model: {depth: 3}\n")
     assert call(f"--config-dir={folder}", "experiment=mine") == (2, [])
-    assert capsys.readouterr().err == "error: experiment=mine: its file must begin with the line # @package _global_\n"
+    answer = "error: experiment=mine: its file must begin with the line # @package _global_, as UTF-8 without a byte-order mark\n"
+    assert capsys.readouterr().err == answer
+    # The editor of Windows writes this mark before the first line, where nobody sees it.
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {depth: 3}\n", encoding="utf-8-sig")
+    assert call(f"--config-dir={folder}", "experiment=mine") == (2, [])
+    assert capsys.readouterr().err == answer
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {depth: 3}\n")
     assert call(f"--config-dir={folder}", "experiment=mine")[1][0][0].model.depth == 3
 

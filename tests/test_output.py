@@ -47,3 +47,12 @@ def test_a_full_disk_is_still_an_error(tmp_path: Path) -> None:
         ended = subprocess.run([sys.executable, "-c", PRINTING], cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.DEVNULL,
                                timeout=60)
     assert ended.returncode != 0 and not (tmp_path / "finished").exists()
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", b"Wa\\u0142\\u0119sa \\xf6"), ("latin-1", b"Wa\\u0142\\u0119sa \xf6")])
+def test_a_name_that_the_terminal_cannot_write_is_escaped(tmp_path: Path, encoding: str, written: bytes) -> None:
+    """Locales of older clusters are Latin-1 or plain ASCII, where a patient's name ended the command after its work was done."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PYTHONIOENCODING": encoding}
+    script = "from brainseg.output import dropped_when_unread\nwith dropped_when_unread():\n    print('Wa\\u0142\\u0119sa \\xf6')"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, written, b"")

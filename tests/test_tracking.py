@@ -230,3 +230,54 @@ def test_only_the_process_at_work_on_a_folder_mirrors_it(tmp_path: Path) -> None
     assert not mirror.begun, "another host's"
     (tmp_path / "run" / "status.json").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     assert mirror.begun
+
+
+# A curve that was replaced
+
+
+def rewrite_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+
+
+def test_a_curve_that_was_replaced_gets_a_run_of_its_own(store: str, tmp_path: Path) -> None:
+    """A run that is extended from its best epoch on another curve: MLflow would keep the old values of the epochs behind it."""
+    folder = write_run(tmp_path / "run", store, epochs=3, state="finished", sweep="s1")
+    replicate(folder)
+    former = the_run(store).info.run_id
+    write_run(folder, store, epochs=2)
+    tracker = Tracker(folder)
+    tracker.update()
+    assert tracker.run_id == former, "what is there so far is the same curve"
+    other = [row(1), row(2), row(3), row(4)]
+    other[2]["metrics"]["train/loss"] = 0.25
+    rewrite_metrics(folder, other)
+    tracker.update()
+    replicate(folder)
+    mlflow = client(store)
+    runs = {run.info.run_id: run for run in mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id])}
+    assert set(runs) == {former, tracker.run_id} and len(runs) == 2
+    assert runs[former].info.run_name == "depth=4 (replaced)" and not any(tag.startswith("sweep") for tag in runs[former].data.tags)
+    losses = {name: {point.step: point.value for point in mlflow.get_metric_history(name, "train/loss")} for name in runs}
+    assert losses == {former: {1: 1.0, 2: 0.5, 3: 1 / 3}, tracker.run_id: {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.25}}
+
+
+def test_an_epoch_that_was_repeated_at_another_speed_is_the_same_curve(store: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", store, epochs=3)
+    replicate(folder)
+    repeated = [row(1), row(2), row(3)]
+    repeated[2]["metrics"]["speed/epoch_seconds"] = 7.0
+    rewrite_metrics(folder, repeated)
+    replicate(folder)
+    assert points(store, "speed/epoch_seconds")[-1][1] == 5.0, "the only run of the store has each point once"
+
+
+def test_the_final_scores_stand_at_the_epoch_of_the_checkpoint(store: str, tmp_path: Path) -> None:
+    """Of equal val/dice the lowest val/loss is best.pt: while nothing is predicted, val/dice stays the same."""
+    folder = write_run(tmp_path / "run", store, epochs=3, state="finished")
+    tied = [row(1), row(2), row(3)]
+    for one, loss in zip(tied, (0.9, 0.7, 0.8), strict=True):
+        one["metrics"] |= {"val/dice": 0.5, "val/loss": loss}
+    rewrite_metrics(folder, tied)
+    replicate(folder)
+    assert the_run(store).data.metrics["best/epoch"] == 2
+    assert [step for step, _, _ in points(store, "test/dice")] == [2]

@@ -151,6 +151,19 @@ def test_data_that_are_gone_are_named_in_one_line(project: Path, moved: Path, tm
     assert not Path("evaluations").exists()
 
 
+def test_a_data_file_that_was_replaced_is_said_to_be(project: Path, moved: Path, tmp_path: Path) -> None:
+    """Another cohort under the name of the training data: leaving `data.path` out, which was not typed, would help nobody."""
+    data = tmp_path / "cohort.h5"
+    shutil.copy(next((project / "data").glob("*.h5")), data)
+    content = checkpoint.load(moved / "checkpoints" / "best.pt")
+    content["config"]["data"] |= {"name": "hdf5", "path": "cohort.h5"}
+    checkpoint.save("alone.pt", content | {"data_path": str(data)})
+    shutil.copy(other_cohort(tmp_path / "other"), data)
+    with pytest.raises(RequestError, match=r"replaced since alone.pt was trained.*data.path=FILE") as refused:
+        scores(EvaluateConfig(checkpoint="alone.pt"))
+    assert "leave data.path out" not in str(refused.value)
+
+
 def test_weights_that_name_no_data_are_not_scored_on_the_phantom(moved: Path) -> None:
     content = checkpoint.load(moved / "checkpoints" / "best.pt")
     import torch

@@ -11,6 +11,7 @@ from typing import Any
 
 from brainseg.errors import DataError
 from brainseg.files import writing
+from brainseg.records.history import best_row
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"
 OF_CLASS = ("#ffb000", "#2f9bff", "#ff4fa3", "#35d07f", "#b07cff", "#ff6a2b", "#00d5d5", "#e8e85a")  # of class 1, 2, ..., in turn
@@ -30,7 +31,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     dice.set_title("Validation Dice", loc="left", fontweight="bold")
     scored = [row for row in rows if "val/dice" in row["metrics"]]
     if scored:
-        best = max(scored, key=lambda row: row["metrics"]["val/dice"])  # the earliest on a tie, as best.pt
+        best = best_row(scored)
         epoch, value = best["epoch"], best["metrics"]["val/dice"]
         for axes in (losses, dice):
             axes.axvline(epoch, color=GREY, linewidth=1, linestyle=":", zorder=0)

@@ -2,11 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
+from brainseg.records.history import best_row
 from brainseg.records.identity import EXTENDED
 from brainseg.records.mlflow_names import mlflow_keys
 from brainseg.records.mlflow_runs import place_tags
@@ -47,7 +49,7 @@ def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
     from mlflow.entities import Metric
 
     path = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows: list[Mapping[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     points = [(key, value, row) for row in rows for key, value in row["metrics"].items()]
     points += _final(folder, rows) if ended and rows else []
     keys = mlflow_keys({key for key, _, _ in points})
@@ -58,12 +60,12 @@ def _settings(folder: Path) -> dict[str, str]:
     return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
 
 
-def _final(folder: Path, rows: list[dict[str, Any]]) -> list[tuple[str, float | None, dict[str, Any]]]:
-    scored = [row for row in rows if row["metrics"].get("val/dice") is not None]
-    best = max(scored, key=lambda row: row["metrics"]["val/dice"], default=rows[-1])  # max takes the earliest on a tie
+def _final(folder: Path, rows: list[Mapping[str, Any]]) -> list[tuple[str, float | None, Mapping[str, Any]]]:
     summary = folder / "summary.json"
     tested = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
-    found = {"best/epoch": best["epoch"], "best/val_dice": best["metrics"].get("val/dice")} if scored else {}
+    best = best_row(rows)
+    dice = best["metrics"].get("val/dice")
+    found = {"best/epoch": best["epoch"], "best/val_dice": dice} if dice is not None else {}
     return [(key, value, best) for key, value in (found | tested).items()]
 
 

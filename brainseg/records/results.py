@@ -27,6 +27,29 @@ def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, flo
     return {name: value for role, scores in of_role.items() for name, value in summarise(scores, PREFIX[role]).items()}
 
 
+def _absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
+    """Return a line on each mean Dice that contains patients without the tumour, or the class.
+
+    Their Dice is 1 or 0 by definition, so that a network that predicts nothing scores 1 on them.
+    The line gives the mean over the other patients.
+    """
+    of_class: dict[str, Sequence[PatientScore]] = {
+        f"{metric}/{label}": [score.classes[label] for score in scores]
+        for label in scores[0].classes
+    }
+    of_class = of_class or {metric: scores}
+    lines = []
+    for name, its_scores in of_class.items():
+        present = [score.dice for score in its_scores if score.tumour_pixels]
+        absent = len(its_scores) - len(present)
+        if absent:
+            what = name.removeprefix(f"{metric}/") if name != metric else "tumour"
+            others = f"mean of the other {len(present)}: {np.mean(present):.4f}" if present else "no other patient"
+            lines.append(f"{name}: {tables.counted(absent, 'patient')} without {what}, "
+                         f"where Dice is 1 if none is predicted, else 0; {others}")
+    return lines
+
+
 class Results:
     """Scores by role, never pooled over roles, and the masks of those to be drawn."""
 
@@ -62,6 +85,7 @@ class Results:
             if len(dice):
                 interval = "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice)) if len(dice) > 1 else "no interval"
                 lines.append(f"{prefix}/dice of {tables.counted(len(dice), 'patient')}: {interval}")
+                lines += _absences(f"{prefix}/dice", self.of(role))
         unit = "mm" if self.dataset.in_mm else "pixels"
         lines.append(f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
                      "empty_slice_false_positives")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shlex
 import socket
@@ -138,7 +139,7 @@ class Tracker:
         self.named, self.sweep = experiment, sweep
         self.run_id = ""
         self.experiment = ""
-        self.sent: set[tuple[str, int]] = set()
+        self.sent: dict[tuple[str, int], float] = {}
         self.state = ""
 
     def update(self) -> None:
@@ -192,7 +193,8 @@ class Tracker:
             self.client.delete_tag(run_id, "error")
         if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
             keys = {point.key for point in self._points()}
-            self.sent = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
+            histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
+            self.sent = {(key, point.step): point.value for key, history in histories.items() for point in history}
             self.state = run.info.status
         return run_id
 
@@ -213,10 +215,35 @@ class Tracker:
         return metrics_of(self.folder, ended=self.status["state"] != "running")
 
     def _send_metrics(self) -> None:
+        if any(self._is_contradicted(point) for point in metrics_of(self.folder, ended=False)):
+            self._set_aside()
+            self.run_id = self._begin()
         new = [point for point in self._points() if (point.key, point.step) not in self.sent]
         if new:
             self.client.log_batch(self.run_id, metrics=new)
-            self.sent |= {(point.key, point.step) for point in new}
+            self.sent |= {(point.key, point.step): point.value for point in new}
+
+    def _is_contradicted(self, point: "Metric") -> bool:
+        """Return True if MLflow has another value at this step than the folder; speeds differ whenever an epoch is repeated."""
+        held = self.sent.get((point.key, point.step), point.value)
+        is_same = math.isclose(held, point.value, rel_tol=1e-9) or (math.isnan(held) and math.isnan(point.value))
+        return not (is_same or point.key.startswith("speed/"))
+
+    def _set_aside(self) -> None:
+        """Leave the MLflow run to the curve that it has, because MLflow changes no point; the folder's curve gets another run.
+
+        That is a run which was extended from its best epoch on another curve, or begun anew by other code.
+        """
+        run = self.client.get_run(self.run_id)
+        log.warning("%s has another curve than its MLflow run %s, which keeps its points; the folder gets a new run",
+                    self.folder, self.run_id)
+        for tag in run.data.tags:
+            if tag.startswith("sweep"):
+                self.client.delete_tag(self.run_id, tag)
+        self.client.update_run(self.run_id, status="KILLED", name=f"{run.info.run_name} (replaced)")
+        # Last, as from here on the run is not found by the uid any more.
+        self.client.set_tag(self.run_id, "brainseg.uid", f"{self.record['uid']}.replaced")
+        self.run_id, self.sent, self.state = "", {}, ""
 
     def _send_state(self) -> None:
         """The run's status; at its end also the files that are there by then, and of a finished run the model."""

@@ -139,9 +139,12 @@ class Watch:
         validated = "".join(f"{name} {metrics[name]:.4f}  " for name in ("val/loss", "val/dice") if name in metrics)
         log.info("epoch %3d  train/loss %.4f  %s%s%.1f s", state.epoch - 1, metrics["train/loss"], validated,
                  "best   " if improved else " " * 7 if validated else "", metrics["speed/epoch_seconds"])
-        if metrics.get("val/dice") == 0:
-            log.info("           %s", "the network predicts nothing yet" if state.predicts_nothing
-                     else "no pixel that the network predicts is tumour yet")
+        if "val/dice" in metrics and state.predicts_nothing:
+            # A patient without tumour has a Dice of 1 as long as nothing is predicted.
+            flattered = "; val/dice is that of patients without tumour" if metrics["val/dice"] else ""
+            log.info("           the network predicts nothing yet%s", flattered)
+        elif metrics.get("val/dice") == 0:
+            log.info("           no pixel that the network predicts is tumour yet")
         if self.mirror is not None:
             self.mirror.update()
         self.follow(self.folder, state)

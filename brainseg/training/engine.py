@@ -142,7 +142,8 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
     """Write the epoch into the history and begin the next; returns whether it is the best so far.
 
-    That is the highest val/dice, of equal ones the lowest val/loss: while a network predicts nothing, val/dice is 0 whatever is learnt.
+    That is the highest val/dice, of equal ones the lowest val/loss: while a network predicts nothing, val/dice stays the same whatever
+    is learnt, 0 where every patient has tumour.
     Patience and plateau begin to count at full size: at half size val/dice, which is of full slices, stays low whatever is learnt.
     """
     dice, loss = metrics.get("val/dice", -1.0), metrics.get("val/loss", math.inf)

@@ -268,6 +268,27 @@ def test_a_mask_blurred_by_interpolation_is_refused() -> None:
         map_labels(np.array([0, 0.25, 0.5, 1]), Labels())
 
 
+@pytest.mark.parametrize("header_kind", ["i2", "u1", "i4"])
+@pytest.mark.parametrize("value", [1, 2, 3, 255])
+def test_a_float_mask_that_nibabel_scaled_into_integers_is_read_as_written(
+    tmp_path: Path, header_kind: str, value: int
+) -> None:
+    drawn = np.zeros((8, 8, 4), np.int64)
+    drawn[2:5, 3:6, 1:3] = value
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(header_kind)
+    # nibabel stores floats in the header's integer type by a slope, and the slope is rounded.
+    nibabel.save(nibabel.Nifti1Image(drawn.astype(np.float64), np.eye(4), header), tmp_path / "m.nii")
+    for _ in range(3):
+        image = nibabel.load(tmp_path / "m.nii")
+        again = nibabel.Nifti1Image(image.get_fdata(), image.affine, image.header)
+        nibabel.save(again, tmp_path / "again.nii")
+        (tmp_path / "again.nii").replace(tmp_path / "m.nii")
+    stored = nibabel.load(tmp_path / "m.nii").get_fdata()
+    mapped = map_labels(stored, parse_classes({"tumour": value}))
+    assert np.array_equal(mapped, drawn > 0)
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [

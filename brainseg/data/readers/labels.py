@@ -13,6 +13,8 @@ BACKGROUND = CLASSES[0]
 MOST_CLASSES = 256
 SHOWN = 6  # values in a message
 LARGEST_TABLE = 2**20  # values of a mask that are looked up in a table
+# Programs that write a float mask as scaled integers, as nibabel does, leave 0.9999999 or 0.9997.
+ROUNDING = 1e-3
 
 
 class Labels(NamedTuple):
@@ -68,10 +70,11 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
 def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
     """Return the class index uint8 of each value of a mask.
 
-    Raises DataError listing values of no class.
+    Values within `ROUNDING` of a whole number stand for that number. Raises DataError listing
+    other fractions, and values of no class.
     """
     integers = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
-    if integers is not mask and (blurred := mask[integers != mask]).size:
+    if integers is not mask and (blurred := mask[np.abs(mask - integers) > ROUNDING]).size:
         raise DataError(_describe_blurred(blurred))
     # A histogram and a table are 20 times as fast as np.unique, which sorts.
     small = integers.min() >= 0 and integers.max() < LARGEST_TABLE
