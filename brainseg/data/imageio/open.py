@@ -26,7 +26,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     if nifti_header.header_class_of(start):
         return nifti.NiftiVolume(path, volume)
     if start[128:132] == b"DICM":
-        return dicom.open_file(path)
+        return dicom.open_file(path, volume)
     if start[:4] == b"NRRD":
         return simpleitk.ItkVolume(path, simpleitk.NRRD, volume)
     if name.endswith(METAIMAGE):
@@ -51,4 +51,4 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     if name.endswith(NRRD):
         raise DataError(f"{path}: not an NRRD file, whatever its name says; {READ}")
     # Old DICOM files have no mark at byte 128.
-    return dicom.open_file(path)
+    return dicom.open_file(path, volume)
