@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brainseg.data.imageio import dicom, formats, tiff_folder, tiff_stack
-from brainseg.data.imageio.assignment import assign, check_names, plain, typed
+from brainseg.data.imageio.assignment import assign, channels_in, check_names, typed
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.open import SUFFIXES, open_image
 from brainseg.data.imageio.streams import read_start
@@ -87,7 +87,8 @@ def _folder(
     images, left_aside = images_in(path, volume)
     rule = "holds no slices, NIfTI files or DICOM series that can be read"
     reason = f" ({left_aside[0]})" if left_aside else ""
-    check(bool(images), "input", path, rule + reason)
+    remedy = "NIfTI files in subfolders are not read; give the folder that contains them, or a list"
+    check(bool(images), "input", path, rule + reason, remedy)
     study = study_of(name, assign(str(path), images, sequences, channels), channels)
     study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
     return [study]
@@ -136,7 +137,7 @@ def _list(
     paths = {channel: Path(path) for channel, path in pairs if path is not None}
     check(bool(paths), "input", shown, "holds no file")
     for channel, path in paths.items():
-        named = [other for other in channels if plain(other) in plain(path.name)]
+        named = channels_in(path.name, channels)
         rule = f"is given as {channel}, and named after {' and '.join(named)}"
         remedy = (
             f"the order is {order}; null stands for a missing one; rename the file if it is right"
