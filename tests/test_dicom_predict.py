@@ -127,3 +127,12 @@ def test_volume_chooses_among_the_volumes_of_a_file(
     request = [f"checkpoint={weights}", f"input={path}", f"output={tmp_path / 'three'}"]
     call(*request, *THRESHOLD, "volume=3", code=2)
     assert "a.dcm: holds no volume 3; choose one from 1 to 2" in capfd.readouterr().err
+
+
+def test_volume_is_refused_for_a_folder_of_series(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "in", scan(), MATRIX)
+    request = [f"checkpoint={weights}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    call(*request, *THRESHOLD, "volume=2", code=2)
+    assert "choose with sequences.FLAIR='volume 2', or give one file" in capfd.readouterr().err

@@ -162,6 +162,9 @@ def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume
         if file.name.lower().endswith(SUFFIXES) and file.is_file() and not file.name.startswith(".")
     )
     series, left_aside = dicom.find_series(folder)
+    rule = "chooses within a file, and the folder holds DICOM series"
+    remedy = f"choose with sequences.FLAIR='volume {volume}', or give one file as input"
+    check(volume is None or bool(files), "volume", volume, rule, remedy)
     return [*(open_image(file, volume) for file in files), *series], left_aside
 
 
