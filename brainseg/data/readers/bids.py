@@ -61,6 +61,9 @@ def make(source: Path, reading: Reading) -> CaseReader:
         "holds no image in sub-*/anat or sub-*/ses-*/anat",
         "see docs/own_data.md",
     )
+    rule = "matches no file of the source"
+    remedy = "give part of the masks' names, such as '*_dseg.nii.gz'"
+    check(reading.mask is None or bool(masks), "mask", reading.mask, rule, remedy)
     channels, notes = _channels(images, reading.sequences)
     cases = [
         _case(source, volume, images[volume], masks[volume], channels) for volume in sorted(images)
