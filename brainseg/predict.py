@@ -217,7 +217,7 @@ def _said(
         lines.append(tables.metrics_table(metrics, title))
     empty = sum(not any(one.voxels.values()) for one in found)
     lines.append(f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
-                 f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made else ""))
+                 f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made > 1 else ""))
     return lines
 
 

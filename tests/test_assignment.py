@@ -153,3 +153,41 @@ def test_a_folder_with_a_label_beside_its_sequences_is_not_clear(folder: Path) -
     (folder / "in" / "FLAIR.nii.gz").rename(folder / "in" / "FLAIR_mask.nii.gz")
     with pytest.raises(RequestError, match="would be taken for FLAIR, and is named after mask"):
         find("in", {}, CHANNELS)
+
+
+@pytest.mark.parametrize(("names", "channels"), [
+    ("s_FLAIR s_T1w s_T1ce", "FLAIR T1 T1c"), ("b-t1n b-t1c b-t2w b-t2f", "T1 T1c T2 FLAIR"),
+    ("P_T1 P_T1Gd P_T2 P_T2_FLAIR", "T1 T1c T2 FLAIR"),
+])  # fmt: skip
+def test_each_file_of_a_folder_is_the_channel_that_its_name_means(
+    names: str, channels: str, tmp_path: Path
+) -> None:
+    pairs = zip(names.split(), channels.split(), strict=True)
+    expected = {channel: f"{name}.nii.gz" for name, channel in pairs}
+    for name in expected.values():
+        write_nifti(tmp_path / name, scan())
+    (study,) = find(str(tmp_path), {}, [*reversed(channels.split())])
+    assert {channel: Path(file).name for channel, file in study.assignment.items()} == expected
+
+
+def test_names_that_leave_a_channel_open_are_refused(tmp_path: Path) -> None:
+    for name in ("s_FLAIR", "s_T1w", "s_other"):
+        write_nifti(tmp_path / f"{name}.nii.gz", scan())
+    rule = "it is not clear which is FLAIR, T1, T1c: .*; assign them: sequences.FLAIR=NAME"
+    with pytest.raises(RequestError, match=rule):
+        find(str(tmp_path), {}, ["FLAIR", "T1", "T1c"])
+
+
+def test_a_list_in_the_wrong_order_is_refused_where_one_channel_contains_the_other(
+    tmp_path: Path,
+) -> None:
+    write_nifti(tmp_path / "P1_t1ce.nii.gz", scan())
+    rule = "is given as T1, and named after T1c; the order is T1, T1c"
+    with pytest.raises(RequestError, match=rule):
+        find([str(tmp_path / "P1_t1ce.nii.gz"), None], {}, ["T1", "T1c"])
+
+
+def test_a_folder_with_scans_in_subfolders_names_the_remedy(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "anat" / "s_FLAIR.nii.gz", scan())
+    with pytest.raises(RequestError, match="name those below it, such as anat/s_FLAIR.nii.gz, by patterns"):
+        find(str(tmp_path), {}, CHANNELS)

@@ -40,7 +40,7 @@ def test_a_series_beside_a_colour_capture(weights: Path, tmp_path: Path) -> None
     mask = mask_of(weights, tmp_path / "in")
     assert np.array_equal(mask_in_place(mask), truth())
     summary = (weights.parent / "out" / "summary.json").read_text()
-    assert "capture.dcm left aside: a colour image" in summary
+    assert "left aside: capture.dcm: a colour image" in summary
 
 
 def test_slopes_that_differ_by_slice_do_not_empty_the_mask(weights: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_what_is_no_volume_is_refused_before_anything_is_created(
     elif kind == "two volumes":
         twice = np.concatenate([scan()[:, :, 3:7], scan()[:, :, 3:7]], -1)
         source = write_enhanced(source / "a.dcm", twice, MATRIX, places=[0, 1, 2, 3] * 2)
-        rule = "a.dcm holds 2 volumes (1: repetition 1; 2: repetition 2)"
+        rule = "a.dcm holds 2 volumes (1: repetition 1; 2: repetition 2); choose one with volume=N, from 1 to 2"
     else:
         path = write_series(source, scan(), MATRIX)[-1]
         content = path.read_bytes()
@@ -111,3 +111,28 @@ def test_what_is_no_volume_is_refused_before_anything_is_created(
     printed = capfd.readouterr().err
     assert rule in printed and printed.startswith("error: ") and printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_volume_chooses_among_the_volumes_of_a_file(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dark = scan()
+    dark[dark < 300] = 0
+    flipped = scan()[::-1]
+    twice = np.concatenate([flipped, dark], -1)
+    places = [*range(SHAPE[2])] * 2
+    path = write_enhanced(tmp_path / "in" / "a.dcm", twice, MATRIX, places=places)
+    path = path / "a.dcm" if path.is_dir() else path
+    assert np.array_equal(mask_in_place(mask_of(weights, path, "volume=2")), truth())
+    request = [f"checkpoint={weights}", f"input={path}", f"output={tmp_path / 'three'}"]
+    call(*request, *THRESHOLD, "volume=3", code=2)
+    assert "a.dcm: holds no volume 3; choose one from 1 to 2" in capfd.readouterr().err
+
+
+def test_volume_is_refused_for_a_folder_of_series(
+    weights: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_series(tmp_path / "in", scan(), MATRIX)
+    request = [f"checkpoint={weights}", f"input={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    call(*request, *THRESHOLD, "volume=2", code=2)
+    assert "choose with sequences.FLAIR='volume 2', or give one file" in capfd.readouterr().err

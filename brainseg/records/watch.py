@@ -60,8 +60,9 @@ class Watch:
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
         log.info("run folder:   %s", self.folder.path)
         log.info("device:       asked %s, got %s", task.device.asked, task.device.got)
-        log.info("data:         %d training slices of %d patients, %d validation patients, split %s %s", len(task.train),
-                 len(self.split.train), len(self.split.validation), self.split.name, self.split.sha256[:10])
+        log.info("data:         %d training slices of %s, %s, split %s %s", len(task.train),
+                 tables.counted(len(self.split.train), "patient"),
+                 tables.counted(len(self.split.validation), "validation patient"), self.split.name, self.split.sha256[:10])
         if self.split.leaky:
             shared = len(set(self.split.train) & set(self.split.validation))
             log.warning("LEAKY SPLIT:  %d of %d validation patients are trained on; no number of this run is a score on new patients",

@@ -317,3 +317,9 @@ def test_validation_data_without_masks_say_so(tmp_path: Path) -> None:
         match=r"BraTS2021_00001: no file ends in seg \(validation data have no masks\)",
     ):
         prepare(tmp_path / "source", tmp_path / "own.h5", workers=1)
+
+
+def test_a_mask_pattern_that_matches_no_file_of_a_bids_dataset_is_refused(tmp_path: Path) -> None:
+    source = cohorts.write_bids(tmp_path)
+    with pytest.raises(RequestError, match=r"mask=.*desc-none.* matches no file of the source; give"):
+        bids.make(source, Reading(mask="*_desc-none_dseg.nii.gz"))

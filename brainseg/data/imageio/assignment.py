@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from brainseg.data.imageio.base import ImageVolume
+from brainseg.data.readers.guess import last_word, sequence_of
 from brainseg.data.volume import main_channel
 from brainseg.errors import check
 
@@ -94,6 +95,21 @@ def contradictions(names: Sequence[str], channel: str, channels: Sequence[str]) 
     return [word for kind, word in present.items() if kind not in allowed]
 
 
+def channels_in(text: str, channels: Sequence[str]) -> list[str]:
+    """Return the channels that a text names: T1c, but not T1, in the name of a T1ce file.
+
+    A word that `prepare` takes for a sequence, such as t2f or t1gd at the end of a file's name, names
+    the channel of that sequence too. Of names within each other the longest counts.
+    """
+    meaning = sequence_of(last_word(text))
+    named = [name for name in channels if plain(name) in plain(text) or name == meaning]
+    return [
+        name
+        for name in named
+        if not any(plain(name) in plain(other) for other in named if other != name)
+    ]
+
+
 def plain(text: str) -> str:
     """Return letters and digits alone, in lower case: how names of channels and files are compared."""
     return "".join(character for character in folded(text) if character.isalnum())
@@ -113,19 +129,24 @@ def _by_name(
     name: str, volumes: Sequence[ImageVolume], channels: Sequence[str]
 ) -> dict[str, ImageVolume]:
     """Return the images that bear the channels' names, if every image bears just one of them."""
-    matches = {
-        channel: [volume for volume in volumes if plain(channel) in plain(" ".join(volume.names))]
-        for channel in channels
-    }
-    clear = {channel: found[0] for channel, found in matches.items() if len(found) == 1}
+    matches = {}
+    for channel in channels:
+        named = [
+            volume
+            for volume in volumes
+            if channel in channels_in(" ".join(volume.names), channels)
+        ]
+        # T2_FLAIR contains T2, as the file of T2 does, and means another sequence.
+        fitting = [each for each in named if not contradictions(each.names, channel, channels)]
+        matches[channel] = fitting if len(named) > 1 else named
+    clear = {channel: images[0] for channel, images in matches.items() if len(images) == 1}
     sure = len(clear) == len(volumes) and len({id(volume) for volume in clear.values()}) == len(
         volumes
     )
     settings = " ".join(f"sequences.{channel}=NAME" for channel in channels)
     rule = f"{len(volumes)} series, and it is not clear which is {', '.join(channels)}: {listed(volumes)}"
-    check(
-        sure, "input", name, rule, f"say so of each, as {settings}; one left out counts as missing"
-    )
+    remedy = f"assign them: {settings}; a sequence that is left out counts as missing"
+    check(sure, "input", name, rule, remedy)
     return clear
 
 

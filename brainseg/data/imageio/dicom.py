@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainseg.data.imageio.base import check_volume
+from brainseg.data.imageio.base import check_volume, volume_index
 from brainseg.data.imageio.dicom_frames import Frame
 from brainseg.data.imageio.dicom_geometry import shear, stack
 from brainseg.data.imageio.dicom_header import (
@@ -190,10 +190,11 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
     return volumes, [*_lines(not_read, folder), *dict.fromkeys(filter(None, problems))]
 
 
-def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
-    """Return the volume in one file, or the volume of this number or name among several.
+def open_file(path: Path, volume: int | None = None) -> DicomVolume:
+    """Return the volume in one file, or the volume of this number, from 1, among several.
 
-    Raises DataError for a file that holds no image, and for several volumes of which none is named.
+    Raises DataError for a file that holds no image, for several volumes of which none is chosen, and
+    for a number that no volume has.
     """
     content = read_file(path)
     if content is None:
@@ -203,23 +204,12 @@ def open_file(path: Path, volume: int | str | None = None) -> DicomVolume:
     if content.problem:
         raise DataError(content.problem)
     volumes = _volumes_of([content], path.parent, [])
-    chosen = [each for each in volumes if volume is None or _is_named(each, str(volume))]
-    if len(chosen) == 1:
-        return chosen[0]
-    listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
-    listed += "; ..." if len(volumes) > 12 else ""
-    if volume is not None and len(volumes) == 1:
-        raise DataError(f"{path}: holds one volume, and no volume {volume}; leave volume out")
-    if volume is not None:
-        raise DataError(f"{path}: volume={volume} fits {len(chosen)} of its volumes ({listed})")
-    rule = f"holds {len(volumes)} volumes ({listed})"
-    raise DataError(f"{path} {rule}; choose one with volume=N, from 1 to {len(volumes)}")
-
-
-def _is_named(volume: DicomVolume, name: str) -> bool:
-    if name.isdecimal():
-        return int(name) == volume.number
-    return name.lower() in volume.group.detail.lower()
+    if volume is None and len(volumes) > 1:
+        listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
+        listed += "; ..." if len(volumes) > 12 else ""
+        remedy = f"choose one with volume=N, from 1 to {len(volumes)}"
+        raise DataError(f"{path} holds {len(volumes)} volumes ({listed}); {remedy}")
+    return volumes[volume_index(volume, len(volumes), path)]
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -276,5 +266,5 @@ def _lines(not_read: Sequence[LeftAside], root: Path) -> list[str]:
     lines = []
     for (_, reason), names in by_reason.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        lines.append(f"{names[0]}{more} left aside: {reason}")
+        lines.append(f"{names[0]}{more}: {reason}")
     return lines

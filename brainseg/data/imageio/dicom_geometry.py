@@ -93,5 +93,6 @@ def _check_distances(frames: Sequence[Frame], distances: np.ndarray, place: str)
     ]
     raise DataError(
         f"{place}: slices are {distances[furthest]:.2f} mm apart between {names[0]} and "
-        f"{names[1]}, and {usual:.2f} mm elsewhere. A slice is missing, or they are unevenly spaced"
+        f"{names[1]}, and {usual:.2f} mm elsewhere. A slice is missing, or they are unevenly spaced; "
+        "copy the series again, or save it as NIfTI with even spacing"
     )

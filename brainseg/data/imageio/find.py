@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brainseg.data.imageio import dicom, dicom_cohort, formats, tiff_folder, tiff_stack
-from brainseg.data.imageio.assignment import assign, check_names, folded, plain, typed
+from brainseg.data.imageio.assignment import assign, channels_in, check_names, folded, typed
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.cohort import check_name, find_cohort
 from brainseg.data.imageio.open import SUFFIXES, open_image
@@ -169,7 +169,7 @@ def _list(
     paths = {channel: Path(path) for channel, path in pairs if path is not None}
     check(bool(paths), "input", shown, "holds no file")
     for channel, path in paths.items():
-        named = [other for other in channels if plain(other) in plain(path.name)]
+        named = channels_in(path.name, channels)
         rule = f"is given as {channel}, and named after {' and '.join(named)}"
         remedy = (
             f"the order is {order}; null stands for a missing one; rename the file if it is right"
@@ -194,6 +194,9 @@ def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume
         if file.name.lower().endswith(SUFFIXES) and file.is_file() and not file.name.startswith(".")
     )
     series, left_aside = dicom.find_series(folder)
+    rule = "chooses within a file, and the folder holds DICOM series"
+    remedy = f"choose with sequences.FLAIR='volume {volume}', or give one file as input"
+    check(volume is None or bool(files), "volume", volume, rule, remedy)
     return [*(open_image(file, volume) for file in files), *series], left_aside
 
 

@@ -62,6 +62,9 @@ def make(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader
         "holds no image in sub-*/anat or sub-*/ses-*/anat",
         "see docs/own_data.md",
     )
+    rule = "matches no file of the source"
+    remedy = "give part of the masks' names, such as '*_dseg.nii.gz'"
+    check(reading.mask is None or bool(masks), "mask", reading.mask, rule, remedy)
     channels, notes = _channels(images, reading.sequences, keeps_rare)
     cases = [
         _case(source, volume, images[volume], masks[volume], channels) for volume in sorted(images)
