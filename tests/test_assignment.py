@@ -187,7 +187,7 @@ def test_a_list_in_the_wrong_order_is_refused_where_one_channel_contains_the_oth
         find([str(tmp_path / "P1_t1ce.nii.gz"), None], {}, ["T1", "T1c"])
 
 
-def test_a_folder_with_scans_in_subfolders_names_the_remedy(tmp_path: Path) -> None:
-    write_nifti(tmp_path / "anat" / "s_FLAIR.nii.gz", scan())
-    with pytest.raises(RequestError, match="name those below it, such as anat/s_FLAIR.nii.gz, by patterns"):
-        find(str(tmp_path), {}, CHANNELS)
+def test_a_scan_in_a_subfolder_is_a_cohort_of_one(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "anat" / "s_FLAIR.nii.gz", scan())
+    (study,) = find(str(tmp_path), {}, CHANNELS)
+    assert study.name == "anat" and list(study.files) == [path]
