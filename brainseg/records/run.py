@@ -112,7 +112,7 @@ class RunFolder:
         """Refuse to go on with a run on other data or patients (RequestError); other code is a warning."""
         facts = self.facts
         check(facts["data"]["fingerprint"] == fingerprint, "resume", self.path, "the data are not those it was trained on",
-              f"give data.path=FILE of those of {facts['data']['path']}, or start a new run")
+              "give data.path=FILE of those, or start a new run")
         check(facts["split"]["sha256"] == split.sha256, "resume", self.path, "the split is not the one it was trained under")
         if facts["code"]["sha256"] != code_version().sha256:
             log.warning("%s was made by another version of the code: the numbers may differ", self.path)

@@ -237,8 +237,9 @@ class Tracker:
         run = self.client.get_run(self.run_id)
         log.warning("%s has another curve than its MLflow run %s, which keeps its points; the folder gets a new run",
                     self.folder, self.run_id)
+        # It mirrors no folder any more, and no sweep's chart may show it.
         for tag in run.data.tags:
-            if tag.startswith("sweep"):
+            if tag.startswith("sweep") or tag in place_tags(self.folder):
                 self.client.delete_tag(self.run_id, tag)
         self.client.update_run(self.run_id, status="KILLED", name=f"{run.info.run_name} (replaced)")
         # Last, as from here on the run is not found by the uid any more.
