@@ -19,7 +19,6 @@ from tqdm import tqdm
 from brainseg.config import PhantomConfig
 from brainseg.data import anatomy
 from brainseg.data.anatomy import Array, Random, smooth_noise
-from brainseg.data.conversion import prepare
 from brainseg.errors import DataError, RequestError
 
 VERSION = 1  # raise it with any change of a pixel: files made by another version are then not found again
@@ -157,6 +156,9 @@ def ensure_cohort(config: PhantomConfig) -> Path:
     output = cohort_file(config)
     if output.is_file():
         return output
+    # Readers of other formats take half a second to import, and only the first use needs them.
+    from brainseg.data.conversion import prepare
+
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(output.with_suffix(".lock")):

@@ -223,7 +223,7 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
     The first maker kills itself at the patient number `killed_at`; at 8 before the HDF5 file, at 9 before that gets its name.
     """
     from brainseg import files
-    from brainseg.data import phantom
+    from brainseg.data import conversion, phantom
 
     moments = [0]
 
@@ -240,7 +240,7 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
         return working
 
     write = phantom.write_cohort
-    phantom.write_cohort, phantom.prepare = doomed(write, "write"), doomed(phantom.prepare, "prepare")
+    phantom.write_cohort, conversion.prepare = doomed(write, "write"), doomed(conversion.prepare, "prepare")
     phantom.volume, replace = doomed(phantom.volume), doomed(os.replace)
     files.os = SimpleNamespace(**vars(os) | {"replace": replace})  # type: ignore[assignment]
     barrier.wait()
