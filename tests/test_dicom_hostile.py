@@ -169,7 +169,9 @@ def test_values_that_break_a_rule_and_do_no_harm_print_nothing(
     write_series(tmp_path, ramp(), StudyInstanceUID="1.02.x", PatientID="P" * 200)
     path = write_series(tmp_path / "cut", ramp(), SeriesInstanceUID="1.5")[0]
     path.write_bytes(path.read_bytes()[:-100])
-    caplog.clear()  # of what writing them gave
+    # What pydicom says of writing such values is not what is tested.
+    caplog.clear()
+    capfd.readouterr()
     assert len(outcome(tmp_path)) == 3
     assert capfd.readouterr() == ("", "") and caplog.records == []
 
