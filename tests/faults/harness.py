@@ -56,7 +56,8 @@ CALLS = [  # what Python does not audit, because it lies in C libraries
     (os, "fsync"), (torch, "save"), (logging.FileHandler, "emit"), (h5py.AttributeManager, "__setitem__"),
     (h5py.Group, "create_dataset"), (h5py.Dataset, "__setitem__"), (h5py.File, "flush"), (h5py.File, "close"),
 ]  # fmt: skip
-CHANGING = ("uid", "seconds", "time", "speed/", "config.output", "config.resume")  # of a checkpoint: differs from run to run
+# Parts of a checkpoint that differ from run to run: names, and readings of a clock.
+CHANGING = ("uid", "seconds", "elapsed", "validation_seconds", "time", "speed/", "config.output", "config.resume")
 
 Case = TypeVar("Case")
 
