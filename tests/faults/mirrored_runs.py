@@ -39,7 +39,8 @@ def mirrored(run: Path, uri: str, status: str, times: bool = True) -> Any:
     assert artifacts - {"pictures"} == {name for name in FIRST_FILES + LAST_FILES * ended if (run / name).exists()}
     assert stored == {name: (run / name).read_bytes() for name in stored}
     if ended and rows_of(run):
-        best = max(rows_of(run), key=lambda row: row["metrics"]["val/dice"])
+        # Equal Dice is decided by the lower loss.
+        best = max(rows_of(run), key=lambda row: (row["metrics"]["val/dice"], -row["metrics"]["val/loss"]))
         assert (record.data.metrics["best/epoch"], record.data.metrics["best/val_dice"]) == (best["epoch"], best["metrics"]["val/dice"])
     if status == "FINISHED":
         assert "pictures" in artifacts
