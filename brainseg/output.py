@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
@@ -61,7 +61,9 @@ def dropped_when_unread() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # A pipe that was opened like a file has no position, and keeps its own way with characters.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
     unread: Any = Unread(sys.stdout), Unread(sys.stderr)
     sys.stdout, sys.stderr = unread
     try:

@@ -166,7 +166,7 @@ def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: s
             is_complete(folder / "run", epochs, {"best", "last", "previous"} if keep == "all" else {"best"})
             run = mirrored(folder / "run", store_of(folder), "FINISHED", times=keep == "all")
             assert run.info.run_id == first.info.run_id
-            assert (run.data.params["epochs"], run.data.tags["extended.epochs"]) == ("2", str(epochs))
+            assert run.data.tags["epochs"] == str(epochs)
 
     repeat(times, extend)
 
@@ -231,7 +231,8 @@ def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, templa
 
     assert mirror("whole", None) == 0
     every = range(int((tmp_path / "whole" / "moments.txt").read_text()))
-    assert len(every) > 80, "calls and commits are seen"
+    # Files are sent past the client, so that 66 moments are seen.
+    assert len(every) > 60, "calls and commits are seen"
     moments = random.Random(0).sample(every, min(times, len(every)))
     for case in range(len(moments)):
         kill(case)
