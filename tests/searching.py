@@ -22,10 +22,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def studied(name: str = "typed") -> list:
-    """The trials of a study, as Optuna has them."""
+    """Return the trials of a study, as Optuna has them, less the proposals that were tried before."""
     import optuna
 
-    return optuna.load_study(study_name=name, storage=f"sqlite:///runs/search/{name}.db").trials
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///runs/search/{name}.db")
+    return [trial for trial in study.trials if "repeats" not in trial.user_attrs]
 
 
 def states(name: str = "typed") -> list[str]:
