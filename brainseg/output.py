@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
@@ -61,9 +61,12 @@ def dropped_when_unread() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
-            # A pipe that was opened like a file has no position, and keeps its own way with characters.
-            with suppress(OSError):
+            try:
                 stream.reconfigure(errors="backslashreplace")
+            except OSError as error:
+                # A pipe that was opened like a file has no position, and keeps its own way with characters.
+                if error.errno != errno.ESPIPE:
+                    raise
     unread: Any = Unread(sys.stdout), Unread(sys.stderr)
     sys.stdout, sys.stderr = unread
     try:

@@ -32,7 +32,7 @@ log = logging.getLogger("brainseg")
 
 
 def bring_home(database: Path) -> None:
-    """Rewrite the paths of a database that was moved or copied, with a warning. Raises sqlite3.Error."""
+    """Rewrite the paths of a database that was moved or copied, with a warning if it holds runs. Raises sqlite3.Error."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         if _is_at_home(connection, database):
             return
@@ -47,6 +47,9 @@ def bring_home(database: Path) -> None:
             _rewrite_tags(connection, home, database.parent)
             for place in _outside(connection, database.parent):
                 _take_in(connection, place, database.parent / ARTIFACTS, is_copy)
+            (runs,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    if not runs:
+        return
     verb = "copied" if is_copy else "moved"
     log.warning("%s was %s from %s: its artifacts are now those beside it", database, verb, home)
 

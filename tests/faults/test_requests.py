@@ -88,7 +88,7 @@ def override(dice: random.Random, command: str) -> str:
     kind = dice.random()
     if kind < 0.2:
         group = dice.choice([*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper", "hydra/job_logging", "x"])
-        choices = GROUPS.get(group, ["basic"]) if dice.random() < 0.7 else GARBAGE
+        choices = GROUPS.get(group, ["basic"]) if dice.random() < 0.8 else GARBAGE
         return f"{group}{dice.choice(['=', '=', '=', '=', '@x='])}{dice.choice(choices)}"
     if kind < 0.3:
         family = dice.choice(["model", "loss", "optimizer"])
@@ -106,12 +106,13 @@ def override(dice: random.Random, command: str) -> str:
 
 
 def value(dice: random.Random, default: object) -> str:
+    """Return text for a setting with this default: mostly what it may be, else an edge or garbage."""
     kind = dice.random()
-    if kind < 0.5 and isinstance(default, bool | str):
-        return dice.choice([str(default).lower() or "''", "auto", "yes", "none"])
-    if kind < 0.5:
-        return repr(dice.choice([default, 1, 2, 3, 4, 0.25])) if isinstance(default, int | float) else dice.choice(["null", "1", "2"])
-    return dice.choice(EDGES if kind < 0.8 else GARBAGE)
+    if kind < 0.65 and isinstance(default, bool | str):
+        return dice.choice([str(default).lower() or "''"] * 3 + ["auto", "yes", "none"])
+    if kind < 0.65:
+        return repr(dice.choice([default] * 4 + [1, 2, 3, 4, 0.25])) if isinstance(default, int | float) else dice.choice(["null", "1", "2"])
+    return dice.choice(EDGES if kind < 0.85 else GARBAGE)
 
 
 def misspelt(dice: random.Random, name: str) -> str:
@@ -194,7 +195,7 @@ def ask(count: int, tmp_path: Path, seed: int) -> tuple[int, int, float, list[st
     return sum(accepted), sum(refused), max(worst), [fault for part in faults for fault in part]
 
 
-@pytest.mark.parametrize(("count", "seed"), [(40, 2), pytest.param(10_000, 1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(("count", "seed"), [(40, 0), pytest.param(10_000, 1, marks=pytest.mark.faults)])
 def test_random_requests_are_valid_or_one_line(tmp_path: Path, count: int, seed: int) -> None:
     accepted, refused, worst, faults = ask(count, tmp_path, seed)
     print(f"figure: {accepted} requests accepted, {refused} refused, {len(faults)} wrong, the slowest took {worst:.2f} s")
