@@ -6,6 +6,7 @@ A wrong request is one line on stderr and exit code 2. `dry_run=true` stops afte
 
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -18,10 +19,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from brainseg import launch, manual, sweep
@@ -33,9 +31,9 @@ from brainseg.output import dropped_when_unread
 from brainseg.records.folders import locate, stored_overrides
 from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
-from brainseg.records.run import Job, Outcome, RunFolder
+from brainseg.records.run import Job, RunFolder
 from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.request import CONFIGS, check_budget, check_output, compose_checked, compose_job, compose_multirun, expand, is_hydras
+from brainseg.request import CONFIGS, check_budget, check_output, compose_checked, compose_job, expand, is_hydras, task_overrides
 from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
@@ -122,12 +120,11 @@ def _request(
             return 1
     if multirun and not overrides:
         raise RequestError("-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run")
-    jobs = expand(command, overrides) if multirun else [overrides]
+    settings, jobs = expand(command, overrides) if multirun else (None, [overrides])
     of_sweep = multirun or _repeated(arguments.overrides) is not None
     configs = [compose_job(command, job, of_sweep) for job in jobs]
     swept = sweep.settings_swept(jobs)
     choosing = not sweep.REPEATS.issuperset(swept)
-    settings = compose_multirun(command, overrides) if multirun else None
     facts = []
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
@@ -147,10 +144,14 @@ def _request(
         print(sweep.plan(facts, fates, names, configs, measure))
         return 0
     if settings is None:
-        return _run_alone(command, overrides, run)
+        return _run_alone(configs[0], task_overrides(overrides), run)
     name, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
     started = launch.prepare(settings, name, swept, choosing)
-    outcomes, stopped = launch.sweep(command, overrides, len(jobs), started, run)
+    if started.launcher == "basic":
+        log_to_stdout()
+        outcomes, stopped = launch.run_in_turn(configs, [task_overrides(job) for job in jobs], names, started, run)
+    else:
+        outcomes, stopped = launch.run_through_hydra(command, overrides, len(jobs), started, run)
     outcomes = sweep.settle(outcomes, configs, facts, replace(job, start=started.start))
     write_record(root, name, [{"overrides": job, **asdict(outcome)} for job, outcome in zip(jobs, outcomes, strict=True)])
     print(sweep.summary(outcomes, names))
@@ -182,22 +183,18 @@ def _checked(check_request: Callable, config: Any) -> Any:
         raise RequestError(str(error)) from error
 
 
-def _run_alone(command: str, overrides: list[str], run: Callable) -> int:
-    """Let Hydra run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
-    engine = GlobalHydra.instance().hydra
-    assert engine is not None
-
-    def job(composed: DictConfig) -> Outcome:
-        config: Any = OmegaConf.to_object(composed)
-        return outcome_of(run, config, Job(tuple(HydraConfig.get().overrides.task)))
-
-    try:
-        outcome = engine.run(command, job, overrides).return_value
-    except OSError as error:  # what a job dies of is its outcome, so this is Hydra's folder
-        raise RequestError(f"hydra.run.dir (below runs/hydra unless set) cannot be written: {error}") from error
+def _run_alone(config: Any, overrides: list[str], run: Callable) -> int:
+    """Run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
+    log_to_stdout()
+    outcome = outcome_of(run, config, Job(tuple(overrides)))
     if outcome.state == "refused":  # as a folder in use
         raise RequestError(outcome.reason)
     return int(outcome.state == "failed")
+
+
+def log_to_stdout() -> None:
+    """Print log lines of level INFO and above as they are. The run's own log.txt has times and levels."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
 
 
 def _overrides(command: str, arguments: Any) -> list[str]:

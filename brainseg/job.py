@@ -40,6 +40,11 @@ class Launch:
     def ledger(self) -> Ledger:
         return Ledger(Path(self.folder) / "jobs", self.start)
 
+    def job(self, number: int, overrides: tuple[str, ...]) -> Job:
+        """What the job with this number knows of its sweep."""
+        gpu = number % self.gpus if self.gpus else None
+        return Job(overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu)
+
 
 def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
     """Run a job; whatever it dies of ends this job alone. Its traceback is in its own log, its reason is printed at once."""
@@ -61,27 +66,25 @@ def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
     return outcome
 
 
-def here(launch: Launch, run: Run, composed: DictConfig) -> Outcome:
+def here(launch: Launch, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]) -> Outcome:
     """One job, in this process."""
     from brainseg.device import own_threads
 
-    job = _job(launch)
-    assert job.number is not None
-    launch.ledger.write(job.number, pid=os.getpid(), host=socket.gethostname())
+    launch.ledger.write(number, pid=os.getpid(), host=socket.gethostname())
     try:
         with own_threads():
-            return launch.ledger.end(job.number, outcome_of(run, _config(composed), job))
+            return launch.ledger.end(number, outcome_of(run, config, launch.job(number, overrides)))
     except Interrupted as stop:
-        launch.ledger.end(job.number, _interrupted(stop))
+        launch.ledger.end(number, _interrupted(stop))
         raise
 
 
 def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome:
     """One job, in a process of its own, which this one waits for; called in a process of the launcher's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the job's process too, which saves
-    job, ledger = _job(launch), launch.ledger
-    number = job.number
-    assert number is not None
+    context, ledger = HydraConfig.get(), launch.ledger  # where Hydra has set the job's own configuration
+    number = int(context.job.num)
+    job = launch.job(number, tuple(context.overrides.task))
     if done := ledger.outcome(number):  # by an earlier worker of this start, whose launcher was lost
         return done
     if ledger.stopped:
@@ -114,12 +117,3 @@ def _interrupted(stop: Interrupted) -> Outcome:
 def _config(composed: DictConfig) -> TrainConfig:
     config: Any = OmegaConf.to_object(composed)
     return config
-
-
-def _job(launch: Launch) -> Job:
-    """What this job knows of its sweep; called where Hydra has set the job's own configuration."""
-    context = HydraConfig.get()
-    number = int(context.job.num)
-    gpu = number % launch.gpus if launch.gpus else None
-    overrides = tuple(context.overrides.task)
-    return Job(overrides, launch.sweep, number, launch.swept, launch.choosing, launch.start, launch.threads, gpu)

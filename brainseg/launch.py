@@ -1,4 +1,4 @@
-"""Hydra's launchers run the jobs: one after the other in this process, side by side on this machine, or on a cluster.
+"""The jobs of a sweep: one after the other in this process, or through one of Hydra's launchers, side by side or on a cluster.
 
     in-process                        the default; the data are read once
     hydra/launcher=joblib             so many at a time (hydra.launcher.n_jobs), cores shared out, GPUs dealt in turn
@@ -7,6 +7,7 @@
 Under the last two a worker of the launcher only waits for the job, which has a process of its own (`worker.py`).
 """
 
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from brainseg.config import TrainConfig
 from brainseg.config.text import quote_path
 from brainseg.errors import RequestError, check
 from brainseg.job import Launch, Run, here, in_own_process
@@ -33,6 +35,8 @@ from brainseg.launchers import name_of
 from brainseg.records.run import Outcome, is_alive
 from brainseg.signals import ENDING, HANG_UP, Interrupted
 from brainseg.sweep import NOT_STARTED, Ledger
+
+log = logging.getLogger("brainseg")
 
 
 def is_elsewhere(multirun: DictConfig) -> bool:
@@ -59,10 +63,25 @@ def prepare(multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: 
     return Launch(_launcher(multirun), str(folder.absolute()), sweep, uuid.uuid4().hex, swept, choosing, threads, gpus)
 
 
-def sweep(command: str, overrides: list[str], count: int, launch: Launch, run: Run) -> tuple[list[Outcome], Interrupted | None]:
-    """Run the jobs of a sweep; returns how each ended, also if the launcher lost some, and the signal that stopped them."""
+def run_in_turn(
+    configs: list[TrainConfig], overrides: list[list[str]], names: list[str], launch: Launch, run: Run
+) -> tuple[list[Outcome], Interrupted | None]:
+    """Run the jobs of a sweep one after the other in this process; returns how each ended, and the signal that stopped them."""
+    for number, (config, own, name) in enumerate(zip(configs, overrides, names, strict=True)):
+        log.info("\njob %d, %d of %d: %s", number, number + 1, len(configs), name)
+        try:
+            here(launch, run, config, number, tuple(own))
+        except Interrupted as stop:
+            return launch.ledger.outcomes(len(configs), NOT_STARTED), stop
+    return launch.ledger.outcomes(len(configs), NOT_STARTED), None
+
+
+def run_through_hydra(
+    command: str, overrides: list[str], count: int, launch: Launch, run: Run
+) -> tuple[list[Outcome], Interrupted | None]:
+    """Run the jobs of a sweep by one of Hydra's launchers; returns how each ended, also if the launcher lost some, and the signal."""
     name = f"{run.__module__}:{run.__qualname__}"  # looked up by the job's process: the one that waits for it need not import torch
-    task = partial(here, launch, run) if launch.launcher == "basic" else partial(in_own_process, launch, name)
+    task = partial(in_own_process, launch, name)
     arguments = [*overrides, f"hydra.sweep.dir={quote_path(launch.folder)}", "hydra.mode=MULTIRUN"]
     try:
         with _stopping(launch, count):
@@ -141,8 +160,8 @@ def _stopping(launch: Launch, count: int) -> Iterator[None]:
         for pid in _under_way(launch.ledger, count):
             os.kill(pid, signal.SIGTERM)
 
-    if launch.launcher == "basic" or threading.current_thread() is not threading.main_thread():
-        yield  # in-process each job has its own handler, and between two jobs the command's is right
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     before = {number: signal.signal(number, stop) for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
     try:

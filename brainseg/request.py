@@ -110,7 +110,7 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
         composed = compose(command, [override for override in overrides if override not in plain], return_hydra_config=True)
         for override in OverridesParser.create().parse_overrides(plain):
             OmegaConf.update(composed, "sweep", override.value())
-        _refuse_imports(composed, command)
+        _refuse_imports(composed, command, overrides)
     return composed
 
 
@@ -120,12 +120,15 @@ def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     parse(command, overrides)
     with one_line(command, overrides):
         composed = GlobalHydra.instance().config_loader().load_configuration(command, overrides, RunMode.MULTIRUN)
-        _refuse_imports(composed, command)
+        _refuse_imports(composed, command, overrides)
     return composed
 
 
-def expand(command: str, overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, in Hydra's order (its own grammar: lists, `range`, `choice`, `glob`)."""
+def expand(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[str]]]:
+    """Return what Hydra composes for a sweep as a whole, and the overrides of each of its jobs, in Hydra's order.
+
+    The grammar is Hydra's: lists, `range`, `choice`, `glob`. Raises RequestError.
+    """
     composed = compose_multirun(command, overrides)
     with one_line(command, overrides):
         loader = GlobalHydra.instance().config_loader()
@@ -137,7 +140,12 @@ def expand(command: str, overrides: list[str]) -> list[list[str]]:
             check(not override.is_interval_sweep(), override.get_key_element(), override.get_value_string(),
                   "an interval has no values to run", "give values or range(...), or take brainseg.search")
         batches = BasicSweeper.split_arguments(parsed, None)
-        return [own + job for batch in batches for job in batch]
+        return composed, [own + job for batch in batches for job in batch]
+
+
+def task_overrides(overrides: list[str]) -> list[str]:
+    """Return the overrides less those of Hydra's own settings."""
+    return [override for override in overrides if not is_hydras(override)]
 
 
 def is_hydras(override: str) -> bool:
@@ -183,8 +191,12 @@ def _refuse_before(command: str, overrides: list[str]) -> None:
             check(os.path.isdir(path), key, folder, "no such folder")  # pathlib's raises where the name is too long
 
 
-def _refuse_imports(composed: DictConfig, command: str) -> None:
-    """Refuse what Hydra would call: `_target_`, callbacks, foreign launchers, other logging, other environment variables."""
+def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) -> None:
+    """Refuse what Hydra would call: `_target_`, callbacks, foreign launchers, other logging, other environment variables.
+
+    Without an override of Hydra's own settings, of which the search path is one, the config is composed of our files alone. Then
+    its fixed settings are right, and need not be composed once more for a comparison.
+    """
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     hydra = plain["hydra"]
     callbacks = hydra.get("callbacks")
@@ -192,6 +204,8 @@ def _refuse_imports(composed: DictConfig, command: str) -> None:
     _refuse_plugin(hydra["sweeper"], "sweeper", {SWEEPER: {"max_batch_size": None, "params": None}})
     _refuse_plugin(hydra["launcher"], "launcher", launchers.offered())
     check("_target_" not in repr(plain), "_target_", "found in the config", IMPORT_NOTHING, "remove it")
+    if not any("hydra" in setting_of(override) for override in overrides):
+        return
     own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
     for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
         raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free")

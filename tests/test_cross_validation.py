@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_end_to_end import call
+from warm_processes import call
 
 from brainseg.data.volume import patient_of
 from brainseg.records.statistics import bootstrap

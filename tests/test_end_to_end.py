@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from warm_processes import call, start
 
 from brainseg.records.predictions import read_predictions
 
@@ -29,19 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("project")
 
 
-def start(folder: Path, command: str, *overrides: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", f"brainseg.{command}", *overrides], cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def call(folder: Path, command: str, *overrides: str, code: int = 0) -> str:
-    process = start(folder, command, *overrides)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-    return out + err
-
-
 def history(run: Path) -> list[dict]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row["metrics"].items() if not key.startswith("speed/")} for row in rows]
@@ -49,7 +37,10 @@ def history(run: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path) -> Path:
-    call(folder, "train", *SMALL, "output=first")
+    """A run by the command as it is typed, in a new process with nothing imported."""
+    command = [sys.executable, "-m", "brainseg.train", *SMALL, "output=first"]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder / "first"
 
 
@@ -143,11 +134,10 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(folder: Path, traine
     deadline = time.monotonic() + 200
     while not (folder / "killed" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    os.kill(process.pid, signal.SIGTERM)
+    said = process.finish(143, seconds=60)
     assert json.loads((folder / "killed" / "status.json").read_text())["state"] == "killed"
-    assert "resume=auto goes on" in err
+    assert "resume=auto goes on" in said
     assert 1 <= len(history(folder / "killed")) < 12
     call(folder, "train", "resume=killed")
     call(folder, "train", *long, "output=unharmed")

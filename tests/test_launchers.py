@@ -337,9 +337,7 @@ def test_pairs_of_sweeps_in_the_same_instant_share_no_folder_and_lose_no_run(tmp
         folders = [RunFolder(path.parent) for path in folder.glob("runs/*/run.json")]
         assert len(folders) == 4
         assert len({one.facts["uid"] for one in folders}) == 4
-        assert sorted(folder.glob("runs/hydra/*/*/.hydra/config.yaml")) == sorted(
-            path / str(job) / ".hydra" / "config.yaml" for path in folder.glob("runs/hydra/*") for job in (0, 1)
-        )
+        assert len(list(folder.glob("runs/hydra/*/jobs/job-?.json"))) == 4
         assert len(list(folder.glob("runs/hydra/*"))) == 2
         recorded = in_mlflow(folder)
         assert [run.info.status for run in recorded] == ["FINISHED"] * 4

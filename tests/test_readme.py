@@ -34,7 +34,7 @@ def test_every_command_of_the_pages_is_a_valid_request(line: str, tmp_path: Path
             data = [one for one in trains if not one.startswith("data.path=")]
             assert search.plan(data, cli.compose_job("search", own)).space
         elif overrides[0] == "-m":
-            jobs = cli.expand(command, as_typed(command, overrides[1:], sweeps=True))
+            jobs = cli.expand(command, as_typed(command, overrides[1:], sweeps=True))[1]
             assert all(cli.compose_job(command, job, of_sweep=True) for job in jobs)
         else:
             assert cli.compose_job(command, as_typed(command, overrides))

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from searching import LR, TINY, call, planned, states, studied
+from warm_processes import Command, start
 
 from brainseg import search
 from brainseg.records.run import RunFolder
@@ -18,20 +17,13 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 BAR = ["optimizer.lr=0.001,0.002,0.003,0.004,0.005,1e30", "inference.threshold=0.2,0.25,0.3,0.35,1.0"]  # 1e30 fails, 1.0 finds nothing
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "brainseg.search", *TINY, *arguments], cwd=folder, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def finished(process: subprocess.Popen, code: int) -> str:
-    out, err = process.communicate(timeout=280)
-    assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
-    return out + err
+def begin(folder: Path, *arguments: str) -> Command:
+    return start(folder, "search", *TINY, *arguments)
 
 
 def test_eight_trials_with_one_failing_and_one_pruned_go_on_to_twelve(empty_folder: Path) -> None:
     command = [*BAR, "tracking=none", "study=bar", "prune_after=2", "prune_warmup=1", "sampler_seed=22"]
-    shown = finished(start(empty_folder, *command, "trials=8"), 1)
+    shown = begin(empty_folder, *command, "trials=8").finish(1)
     eight = studied("bar")
     assert sorted(states("bar")) == ["COMPLETE"] * 6 + ["FAIL", "PRUNED"]
     assert "study bar: 8 trials: 6 finished, 1 pruned, 1 failed" in shown
@@ -42,10 +34,8 @@ def test_eight_trials_with_one_failing_and_one_pruned_go_on_to_twelve(empty_fold
     status = RunFolder(pruned.user_attrs["folder"]).status
     assert status["state"] == "killed" and status["error"].startswith("pruned after epoch 0: val/dice 0.0000")
 
-    second = start(empty_folder, *command, "trials=12")
-    out, err = second.communicate(timeout=280)
+    begin(empty_folder, *command, "trials=12").finish(0, 1)
     twelve = studied("bar")
-    assert second.returncode == int("FAIL" in states("bar")[8:]), out + err
     assert len(twelve) == 12 and [trial.params for trial in twelve[:8]] == [trial.params for trial in eight]
     assert Path("runs/search/bar/search.png").read_bytes().startswith(b"\x89PNG")
     folders = {trial.user_attrs["folder"] for trial in twelve}
@@ -79,14 +69,14 @@ def plan_of(varied: list[str]) -> search.Plan:
 @pytest.mark.slow
 def test_processes_that_share_a_study_make_exactly_its_trials_though_one_is_killed(empty_folder: Path) -> None:
     command = [LR, "tracking=none", "study=shared", "trials=10", "prune=none", "epochs=6"]
-    processes = [start(empty_folder, *command) for _ in range(3)]
+    processes = [begin(empty_folder, *command) for _ in range(3)]
     while not (empty_folder / "runs/search/shared.db").exists() or states("shared").count("COMPLETE") < 2:
         time.sleep(0.2)
-    processes[0].send_signal(signal.SIGKILL)
-    processes[0].communicate()
+    os.kill(processes[0].pid, signal.SIGKILL)
+    processes[0].finish(-signal.SIGKILL)
     for process in processes[1:]:
-        finished(process, 0)
-    finished(start(empty_folder, *command), 0)
+        process.finish(0)
+    begin(empty_folder, *command).finish(0)
     assert states("shared").count("COMPLETE") == 10
     assert set(states("shared")) <= {"COMPLETE", "FAIL"} and states("shared").count("FAIL") <= 1
     assert len({trial.user_attrs["folder"] for trial in studied("shared") if trial.state.name == "COMPLETE"}) == 10

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from scored_runs import scored_run
-from test_end_to_end import SMALL, call
+from test_end_to_end import SMALL
+from warm_processes import call
 
 from brainseg.compare import summarise
 from brainseg.config import TrackingConfig

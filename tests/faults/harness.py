@@ -6,7 +6,6 @@ happen to one is a `Fault`; each file operation of the process is an event, coun
 
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import signal
@@ -20,12 +19,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 
 import h5py
 import pytest
 import torch
+from warm_processes import LOCK, WARM
 
 from brainseg.config import (
     AugmentConfig,
@@ -42,14 +42,7 @@ from brainseg.config import (
 from brainseg.files import writing
 from brainseg.records import checkpoint
 
-WARM = multiprocessing.get_context("forkserver")
-WARM.set_forkserver_preload([
-    "brainseg.cli", "brainseg.train", "brainseg.prepare", "brainseg.records.tracking", "torch._dynamo", "tifffile", "scipy.ndimage",
-    "scipy.spatial", "scipy.sparse", "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.dates", "matplotlib.projections",
-    "PIL.PngImagePlugin", "hypothesis", "pytest",
-])  # fmt: skip
 LANES = 2  # processes at a time
-LOCK = Lock()
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 AUDITED = ("os.rename", "os.remove", "os.rmdir", "os.truncate")  # os.replace is an os.rename to the audit
 CALLS = [  # what Python does not audit, because it lies in C libraries

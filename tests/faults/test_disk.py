@@ -143,22 +143,12 @@ def test_training_when_no_file_can_grow_further(halfway: Halfway, tmp_path: Path
     survives(partial(training_survives, halfway, tmp_path, False), [offset for i, offset in enumerate(offsets) if i % 10])
 
 
-def test_hydras_own_files_on_a_full_disk(halfway: Halfway, tmp_path: Path) -> None:
-    ended = Child(command, *halfway.arguments, cwd=tmp_path, fault=Fault(at=0, limit=100)).end()
-    assert ended.code in (1, 2)
-    assert "runs/hydra" in ended.said and ended.said.count("\n") == 0, ended.said
-    assert not (tmp_path / "run").exists()
-
-
 def training_survives_on_small_disk(halfway: Halfway, root: Path, free: int) -> str | None:
     """Resume on a disk with so many bytes free, then without the file that fills it."""
     with small_disk(root / f"free{free}", 128 * PAGE) as disk:
         shutil.copytree(halfway.folder / "run", disk / "run")
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(shutil.disk_usage(disk).free - free))
-        # Hydra's own files go to another disk, since they are no part of the run.
-        (root / f"hydra{free}").mkdir()
-        (disk / "runs").symlink_to(root / f"hydra{free}")
         ended = Child(command, *halfway.arguments, cwd=disk).end()
         if wrong := wrong_failure(ended, disk / "run"):
             return f"{free} bytes free: {wrong}\n{ended.said}"

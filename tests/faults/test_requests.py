@@ -110,8 +110,10 @@ def value(dice: random.Random, default: object) -> str:
     kind = dice.random()
     if kind < 0.65 and isinstance(default, bool | str):
         return dice.choice([str(default).lower() or "''"] * 3 + ["auto", "yes", "none"])
+    if kind < 0.65 and isinstance(default, int | float):
+        return repr(dice.choice([default] * 4 + [1, 2, 3, 4, 0.25]))
     if kind < 0.65:
-        return repr(dice.choice([default] * 4 + [1, 2, 3, 4, 0.25])) if isinstance(default, int | float) else dice.choice(["null", "1", "2"])
+        return dice.choice(["null", "1", "2"])
     return dice.choice(EDGES if kind < 0.85 else GARBAGE)
 
 

@@ -22,7 +22,6 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PARTIAL = re.compile(r"\.[^/]+\.[0-9]+\.partial(\.[a-z0-9]+)?")  # what files.writing yields
 DEVICES = (os.devnull, "/dev/tty")
 OTHERS = {  # who else may write, below the project's folder
-    "runs/hydra/*": "Hydra's own folder",
     "*/log.txt": "the log",
     "*.lock": "file locks, with .lock and .tracking.lock of a run folder",
     "data/.kaggle_3m.*.partial/*": "the slices of a phantom, renamed as a whole folder",
