@@ -67,7 +67,7 @@ def test_a_sweep_of_which_nothing_finished_says_so(tmp_path: Path) -> None:
 def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    tiny = [*SMALL, "epochs=1", "model.width=2,3", "seed=0,1"]
+    tiny = [*SMALL, "epochs=1", "model.width=2,3"]
     said = call(tmp_path, "train", "-m", *tiny, "optimizer.lr=1e-3,1e30", code=1)  # that rate gives a loss that is not finite
     (record,) = (tmp_path / "runs" / "sweeps").glob("*.json")
     assert [job["state"] for job in json.loads(record.read_text())["jobs"]].count("failed") == said.count("failed: ") // 2 > 0
@@ -80,7 +80,7 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep_summary'")
     assert summary.data.tags["sweep"] == record.stem
     assert {"report.html", "comparison.csv", "pictures"} <= {item.path for item in client.list_artifacts(summary.info.run_id)}
-    assert len(charted(client, experiment, record.stem)) == 8, "a job of the sweep each, the failed ones too"
+    assert len(charted(client, experiment, record.stem)) == 4, "a job of the sweep each, the failed ones too"
     assert f"viewStateShareKey=brainseg-2-{record.stem}" in said
 
 
