@@ -319,7 +319,9 @@ def test_sigterm_ends_a_parallel_sweep_saved(tmp_path: Path, cohort: Path) -> No
     assert "stopped by SIGTERM" in said and "stopped before it began" in said
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, id="few", marks=pytest.mark.slow), pytest.param(50, id="many", marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "times", [pytest.param(1, id="few", marks=pytest.mark.slow), pytest.param(50, id="many", marks=pytest.mark.faults)]
+)
 @pytest.mark.timeout(7200)
 def test_pairs_of_sweeps_in_the_same_instant_share_no_folder_and_lose_no_run(tmp_path: Path, cohort: Path, times: int) -> None:
     """A pair of different sweeps that overlap in one job, and rerun it: on a fresh store, released by one file."""
