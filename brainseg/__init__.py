@@ -19,16 +19,35 @@ if TYPE_CHECKING:
     from brainseg.training.losses import DiceLoss
 
 __version__ = "0.1.0"
-__all__ = ["DiceLoss", "MRIDataset", "Reader", "Scan", "UNet", "__version__", "load_checkpoint", "segment"]
+__all__ = [
+    "DiceLoss",
+    "MRIDataset",
+    "Reader",
+    "Scan",
+    "UNet",
+    "__version__",
+    "load_checkpoint",
+    "segment",
+]
 
-if sys.argv[:1] == ["-m"]:  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
+if (
+    sys.argv[:1] == ["-m"]
+):  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
     end_at_once()
     if find_spec("hydra") is None:  # the commonest slip after `make train`
-        sys.exit(f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate")
+        sys.exit(
+            f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate"
+        )
 
-_HOME = {"UNet": "brainseg.models.unet", "DiceLoss": "brainseg.training.losses", "MRIDataset": "brainseg.data.dataset",
-         "Reader": "brainseg.data.readers.base", "Scan": "brainseg.data.readers.base",
-         "segment": "brainseg.segmenter", "load_checkpoint": "brainseg.trained"}  # fmt: skip
+_HOME = {
+    "UNet": "brainseg.models.unet",
+    "DiceLoss": "brainseg.training.losses",
+    "MRIDataset": "brainseg.data.dataset",
+    "Reader": "brainseg.data.readers.base",
+    "Scan": "brainseg.data.readers.base",
+    "segment": "brainseg.segmenter",
+    "load_checkpoint": "brainseg.trained",
+}
 
 
 def __getattr__(name: str) -> Any:

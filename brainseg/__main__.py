@@ -30,7 +30,9 @@ def main() -> None:
             meant = f"did you mean {close[0]}?" if close else f"known: {', '.join(COMMANDS)}"
             print(f"error: {name}: no such command; {meant}", file=sys.stderr)
             sys.exit(2)
-        print(f"usage: brainseg COMMAND key=value ...\n\n{listed}\n\nbrainseg COMMAND --help lists its settings.")
+        print(
+            f"usage: brainseg COMMAND key=value ...\n\n{listed}\n\nbrainseg COMMAND --help lists its settings."
+        )
         sys.exit(0)
     del sys.argv[1]
     end_at_once()

@@ -24,10 +24,18 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {"dice": DiceLoss, "bce_dice": BCE
 OPTIMIZERS = {
     name.lower(): value
     for name, value in vars(torch.optim).items()
-    if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    if inspect.isclass(value)
+    and issubclass(value, torch.optim.Optimizer)
+    and value is not torch.optim.Optimizer
 }
 # Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
-FETCHING = ("PerceptualLoss", "TorchVisionFCModel", "Transchex", "MultiModal", "BertPreTrainedModel")
+FETCHING = (
+    "PerceptualLoss",
+    "TorchVisionFCModel",
+    "Transchex",
+    "MultiModal",
+    "BertPreTrainedModel",
+)
 # One pass over weight, gradient and moments instead of one for each operation: less than half the time, on the devices of FUSING.
 FUSED = ("adam", "adamw", "sgd")
 FUSING = ("cpu", "cuda")
@@ -51,19 +59,58 @@ class FloatMask(nn.Module):
         return self.criterion(logits, mask.to(logits.dtype))
 
 
-def model(config: ModelConfig, in_channels: int, out_channels: int, size: tuple[int, int]) -> nn.Module:
+def model(
+    config: ModelConfig, in_channels: int, out_channels: int, size: tuple[int, int]
+) -> nn.Module:
     """The network for images (B, in_channels, *size) and logits (B, out_channels, *size). Raises RequestError."""
     if isinstance(config, UNetConfig) and config.name == "unet":
         smallest = smallest_size(config.depth)
-        check(min(size) >= smallest, "model.depth", config.depth, f"images of {size[0]}x{size[1]} pixels are below {smallest}",
-              "lower model.depth")
-        check(not config.options, "model.options", config.options, "unet takes none", "set model.depth, model.width and the like")
-        return UNet(in_channels, out_channels, config.depth, config.width, config.growth, config.max_width, config.norm, config.dropout)
+        check(
+            min(size) >= smallest,
+            "model.depth",
+            config.depth,
+            f"images of {size[0]}x{size[1]} pixels are below {smallest}",
+            "lower model.depth",
+        )
+        check(
+            not config.options,
+            "model.options",
+            config.options,
+            "unet takes none",
+            "set model.depth, model.width and the like",
+        )
+        return UNet(
+            in_channels,
+            out_channels,
+            config.depth,
+            config.width,
+            config.growth,
+            config.max_width,
+            config.norm,
+            config.dropout,
+        )
     found = _network(config.name)
-    check(found is not None, "model.name", config.name, "no such network",
-          _known(config.name, ["unet", *registered("brainseg.models")], "monai.networks.nets", nn.Module))
-    given = {"spatial_dims": 2, "in_channels": in_channels, "out_channels": out_channels, "pretrained": False}
-    return _call(found, "model", config, given if "img_size" in config.options else given | {"img_size": size})
+    check(
+        found is not None,
+        "model.name",
+        config.name,
+        "no such network",
+        _known(
+            config.name, ["unet", *registered("brainseg.models")], "monai.networks.nets", nn.Module
+        ),
+    )
+    given = {
+        "spatial_dims": 2,
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "pretrained": False,
+    }
+    return _call(
+        found,
+        "model",
+        config,
+        given if "img_size" in config.options else given | {"img_size": size},
+    )
 
 
 def of_one_size(config: ModelConfig) -> bool:
@@ -85,7 +132,11 @@ def size_fault(network: nn.Module, in_channels: int, size: tuple[int, int]) -> s
             shapes(torch.empty(1, in_channels, *size, device="meta"))
     except Exception as error:  # of another size; or an operation that needs numbers, a network that cannot be copied, whatever it raises
         reason = (str(error).splitlines() or [""])[0]
-        return reason if any(word in reason.lower() for word in ("size", "divisible", "spatial")) else ""
+        return (
+            reason
+            if any(word in reason.lower() for word in ("size", "divisible", "spatial"))
+            else ""
+        )
     return ""
 
 
@@ -97,14 +148,21 @@ def loss(config: LossConfig, outputs: int = 1) -> nn.Module:
     """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
     own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
     found = own or _monai("monai.losses", config.name, nn.Module)
-    check(found is not None, "loss.name", config.name, "no such loss",
-          _known(config.name, [*LOSSES, *registered("brainseg.losses")], "monai.losses", nn.Module))
+    check(
+        found is not None,
+        "loss.name",
+        config.name,
+        "no such loss",
+        _known(config.name, [*LOSSES, *registered("brainseg.losses")], "monai.losses", nn.Module),
+    )
     if own:
         return _call(found, "loss", config, {})
     return FloatMask(_call(found, "loss", config, _activation(found, config, outputs)))
 
 
-def _activation(found: Callable[..., nn.Module], config: LossConfig, outputs: int) -> dict[str, Any]:
+def _activation(
+    found: Callable[..., nn.Module], config: LossConfig, outputs: int
+) -> dict[str, Any]:
     """What MONAI's losses must be told of the logits and the mask; ours see it from the shapes. Options of the request go first.
 
     One output: a sigmoid. Several: a softmax, and class indices to be spread over as many channels. A loss that measures overlap
@@ -116,26 +174,58 @@ def _activation(found: Callable[..., nn.Module], config: LossConfig, outputs: in
     else:
         softmax = next((name for name in ("softmax", "use_softmax") if name in taken), None)
         fits = softmax is not None and "to_onehot_y" in taken
-        check(fits, "loss.name", config.name, f"the data have {outputs} classes, and it takes no softmax of class indices",
-              "use dice, bce_dice or a loss of MONAI that takes softmax and to_onehot_y, as DiceCELoss")
-        told = {str(softmax): True, "to_onehot_y": True, **({"include_background": False} if softmax == "softmax" else {})}
+        check(
+            fits,
+            "loss.name",
+            config.name,
+            f"the data have {outputs} classes, and it takes no softmax of class indices",
+            "use dice, bce_dice or a loss of MONAI that takes softmax and to_onehot_y, as DiceCELoss",
+        )
+        told = {
+            str(softmax): True,
+            "to_onehot_y": True,
+            **({"include_background": False} if softmax == "softmax" else {}),
+        }
         sigmoid = bool(config.options.get("sigmoid"))
-        check(not sigmoid, "loss.options.sigmoid", "true", f"the data have {outputs} classes behind a softmax", "leave it out")
-    return {name: value for name, value in told.items() if name in taken and name not in config.options}
+        check(
+            not sigmoid,
+            "loss.options.sigmoid",
+            "true",
+            f"the data have {outputs} classes behind a softmax",
+            "leave it out",
+        )
+    return {
+        name: value for name, value in told.items() if name in taken and name not in config.options
+    }
 
 
 def optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer over `parameters`. Raises RequestError."""
     name = config.name.lower()
-    check(name not in NEEDS_MORE, "optimizer.name", config.name, NEEDS_MORE.get(name, ""), "choose another")
+    check(
+        name not in NEEDS_MORE,
+        "optimizer.name",
+        config.name,
+        NEEDS_MORE.get(name, ""),
+        "choose another",
+    )
     found = OPTIMIZERS.get(name) or extension("brainseg.optimizers", config.name)
-    check(found is not None, "optimizer.name", config.name, "no such optimizer",
-          _known(config.name, [*OPTIMIZERS, *registered("brainseg.optimizers")]))
+    check(
+        found is not None,
+        "optimizer.name",
+        config.name,
+        "no such optimizer",
+        _known(config.name, [*OPTIMIZERS, *registered("brainseg.optimizers")]),
+    )
     given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:
         given["weight_decay"] = config.weight_decay
     own_choice = {"fused", "foreach", "differentiable"} & config.options.keys()
-    if name in FUSED and not own_choice and all(parameter.device.type in FUSING for parameter in given["params"]):
+    if (
+        name in FUSED
+        and not own_choice
+        and all(parameter.device.type in FUSING for parameter in given["params"])
+    ):
         given["fused"] = True
     return _call(found, "optimizer", config, given)
 
@@ -146,12 +236,26 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
     options = {**{key: value for key, value in given.items() if key in taken}, **config.options}
     free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
     for key, value in config.options.items():
-        check(free or key in taken, f"{family}.options.{key}", value, f"{config.name} takes no such option",
-              f"known: {', '.join(name for name in taken if name not in given)}{_without_options(family, config.name)}")
-        check(key not in given and not str(key).startswith("pretrained"), f"{family}.options.{key}", value, "is no option",
-              "no weights are fetched" if str(key).startswith("pretrained") else "the data or another setting says it")
+        check(
+            free or key in taken,
+            f"{family}.options.{key}",
+            value,
+            f"{config.name} takes no such option",
+            f"known: {', '.join(name for name in taken if name not in given)}{_without_options(family, config.name)}",
+        )
+        check(
+            key not in given and not str(key).startswith("pretrained"),
+            f"{family}.options.{key}",
+            value,
+            "is no option",
+            "no weights are fetched"
+            if str(key).startswith("pretrained")
+            else "the data or another setting says it",
+        )
     if "weight_decay" in given and "weight_decay" not in taken:
-        raise RequestError(f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null")
+        raise RequestError(
+            f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null"
+        )
     try:
         return found(**options)
     except Exception as error:  # options are free, and there is nothing that torch and MONAI do not raise for those they cannot take
@@ -162,7 +266,11 @@ def _call(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
 def _without_options(family: str, name: str) -> str:
     """Return how to choose a loss or an optimizer without the options of the choice that was composed, after a semicolon."""
     choice = {"loss": "monai", "optimizer": "own"}.get(family)
-    return f"; if the option is that of another choice, write {family}={choice} {family}.name={name}" if choice else ""
+    return (
+        f"; if the option is that of another choice, write {family}={choice} {family}.name={name}"
+        if choice
+        else ""
+    )
 
 
 def _monai(module: str, name: str, kind: type) -> Any:
@@ -178,9 +286,19 @@ def _monai_classes(module: str, kind: type) -> dict[str, Any]:
     import monai.losses
     import monai.networks.nets
 
-    members = vars({"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module])
-    own = (found for found in members.items() if inspect.isclass(found[1]) and issubclass(found[1], kind))
-    return {name: found for name, found in own if found.__module__.startswith(module) and name not in FETCHING}
+    members = vars(
+        {"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module]
+    )
+    own = (
+        found
+        for found in members.items()
+        if inspect.isclass(found[1]) and issubclass(found[1], kind)
+    )
+    return {
+        name: found
+        for name, found in own
+        if found.__module__.startswith(module) and name not in FETCHING
+    }
 
 
 def _known(name: str, table: Iterable[str], module: str = "", kind: type = object) -> str:
@@ -189,6 +307,8 @@ def _known(name: str, table: Iterable[str], module: str = "", kind: type = objec
     close = difflib.get_close_matches(name, listed, n=1)
     if module and not close:
         theirs = _monai_classes(module, kind)
-        close = [other for other in theirs if other.lower() == name.lower()] or difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
+        close = [
+            other for other in theirs if other.lower() == name.lower()
+        ] or difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
     more = f" or a class of {module}" if module else ""
     return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(listed)}{more}"

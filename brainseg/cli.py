@@ -33,28 +33,48 @@ from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.request import CONFIGS, check_budget, check_output, compose_checked, compose_job, expand, is_hydras, task_overrides
+from brainseg.request import (
+    CONFIGS,
+    check_budget,
+    check_output,
+    compose_checked,
+    compose_job,
+    expand,
+    is_hydras,
+    task_overrides,
+)
 from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
-PAGES = ("help", "hydra_help", "cfg", "info")  # shown instead of a run; but for the first they are Hydra's own
+PAGES = (
+    "help",
+    "hydra_help",
+    "cfg",
+    "info",
+)  # shown instead of a run; but for the first they are Hydra's own
 # The third unpickles a file. The last composes half-typed lines unchecked, a second each: `brainseg completion` writes them down once.
 NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
 def main(
-    command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
+    command: str,
+    run: Callable[..., Any],
+    check_request: Callable[[Any], Any],
+    argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Run `_main`, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
     with dropped_when_unread():
         _main(command, run, check_request, argv, finish)
 
 
 def _main(
-    command: str, run: Callable[..., Any], check_request: Callable[[Any], Any], argv: list[str] | None = None,
+    command: str,
+    run: Callable[..., Any],
+    check_request: Callable[[Any], Any],
+    argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code.
 
     `finish` is told a sweep's id, root and first config when its jobs have ended, and says what is then printed.
@@ -72,10 +92,17 @@ def _main(
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
                     code = _request(command, overrides, arguments, run, check_request, finish)
-    except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:  # the last two: a plugin of Hydra's failed
+    except (
+        RequestError,
+        DataError,
+        HydraException,
+        OmegaConfBaseException,
+    ) as error:  # the last two: a plugin of Hydra's failed
         _stop(error)
     except Interrupted as stop:
-        how = " goes on" if arguments.multirun else " with resume=auto goes on"  # which is what -m does by itself
+        how = (
+            " goes on" if arguments.multirun else " with resume=auto goes on"
+        )  # which is what -m does by itself
         print(f"{stop}; the same command{how}" if command == "train" else stop, file=sys.stderr)
         code = stop.exit_code
     sys.exit(code)
@@ -84,9 +111,13 @@ def _main(
 def _show(command: str, flags: list[str], overrides: list[str]) -> int:
     """Print --help, or one of Hydra's pages, as --cfg job; returns the exit code 0. Raises RequestError."""
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-        composed = compose_checked(command, overrides)  # Hydra itself would run what a hostile config says on the way to the page
+        composed = compose_checked(
+            command, overrides
+        )  # Hydra itself would run what a hostile config says on the way to the page
         if {"--help", "-h"} & set(flags):
-            only = len(flags) == 1 or all(flag.startswith("--config-dir") for flag in flags if flag not in ("--help", "-h"))
+            only = len(flags) == 1 or all(
+                flag.startswith("--config-dir") for flag in flags if flag not in ("--help", "-h")
+            )
             if not only:
                 raise RequestError(f"{' '.join(flags)}: one page at a time")
             print(manual.page(command, composed, overrides))
@@ -95,15 +126,29 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(lambda _: None)()
-    except (ValueError, SystemExit) as stop:  # flags that exclude each other; Hydra's own end, with its reason on stderr
-        reason = said.getvalue().strip().splitlines()[:1] if isinstance(stop, SystemExit) else [str(stop)]
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(
+                lambda _: None
+            )()
+    except (
+        ValueError,
+        SystemExit,
+    ) as stop:  # flags that exclude each other; Hydra's own end, with its reason on stderr
+        reason = (
+            said.getvalue().strip().splitlines()[:1]
+            if isinstance(stop, SystemExit)
+            else [str(stop)]
+        )
         check(not getattr(stop, "code", 1), " ".join(flags), "", " ".join(reason))
     return 0
 
 
 def _request(
-    command: str, overrides: list[str], arguments: Any, run: Callable, check_request: Callable, finish: Callable[..., str] | None
+    command: str,
+    overrides: list[str],
+    arguments: Any,
+    run: Callable,
+    check_request: Callable,
+    finish: Callable[..., str] | None,
 ) -> int:
     """Check every job of the request, then run them; returns the exit code."""
     multirun = arguments.multirun
@@ -115,11 +160,17 @@ def _request(
         _checked(check_request, config)
         try:
             return run(config) or 0
-        except (DataError, OSError, FloatingPointError) as error:  # may be a report of many lines; the last is a network's NaN
+        except (
+            DataError,
+            OSError,
+            FloatingPointError,
+        ) as error:  # may be a report of many lines; the last is a network's NaN
             print(f"error: {error}", file=sys.stderr)
             return 1
     if multirun and not overrides:
-        raise RequestError("-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run")
+        raise RequestError(
+            "-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run"
+        )
     settings, jobs = expand(command, overrides) if multirun else (None, [overrides])
     of_sweep = multirun or _repeated(arguments.overrides) is not None
     configs = [compose_job(command, job, of_sweep) for job in jobs]
@@ -129,18 +180,29 @@ def _request(
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
         check_output(command, config)
-        check(not (choosing and config.test == "yes"), "test", "yes", "a sweep that chooses between settings must not see test patients",
-              "leave test=auto and evaluate the chosen run")
+        check(
+            not (choosing and config.test == "yes"),
+            "test",
+            "yes",
+            "a sweep that chooses between settings must not see test patients",
+            "leave test=auto and evaluate the chosen run",
+        )
         elsewhere = settings is not None and launch.is_elsewhere(settings)
         facts.append(_checked(check_request, _any_device(config) if elsewhere else config))
     names = [sweep.label(job, swept) for job in jobs]
     job = Job(sweep="planned" if multirun else None)
     if multirun and (other := under_other_code(configs, facts, job)):
-        print(f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own")
+        print(
+            f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own"
+        )
     if any(config.dry_run != "false" for config in configs):
         fates = [foresee(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
         threads = launch.shares(settings)[0] if settings else None
-        measure = partial(_measured, threads) if any(config.dry_run == "measure" for config in configs) else None
+        measure = (
+            partial(_measured, threads)
+            if any(config.dry_run == "measure" for config in configs)
+            else None
+        )
         print(sweep.plan(facts, fates, names, configs, measure))
         return 0
     if settings is None:
@@ -149,11 +211,20 @@ def _request(
     started = launch.prepare(settings, name, swept, choosing)
     if started.launcher == "basic":
         log_to_stdout()
-        outcomes, stopped = launch.run_in_turn(configs, [task_overrides(job) for job in jobs], names, started, run)
+        outcomes, stopped = launch.run_in_turn(
+            configs, [task_overrides(job) for job in jobs], names, started, run
+        )
     else:
         outcomes, stopped = launch.run_through_hydra(command, overrides, len(jobs), started, run)
     outcomes = sweep.settle(outcomes, configs, facts, replace(job, start=started.start))
-    write_record(root, name, [{"overrides": job, **asdict(outcome)} for job, outcome in zip(jobs, outcomes, strict=True)])
+    write_record(
+        root,
+        name,
+        [
+            {"overrides": job, **asdict(outcome)}
+            for job, outcome in zip(jobs, outcomes, strict=True)
+        ],
+    )
     print(sweep.summary(outcomes, names))
     if stopped:
         raise stopped
@@ -200,28 +271,68 @@ def log_to_stdout() -> None:
 def _overrides(command: str, arguments: Any) -> list[str]:
     """Return the overrides that were typed, after those of the run that `from=RUN` or `resume=RUN` names. Raises RequestError."""
     for name in NOT_OFFERED:
-        check(not getattr(arguments, name, None), f"--{name.replace('_', '-')}", getattr(arguments, name, ""), "is not offered here")
+        check(
+            not getattr(arguments, name, None),
+            f"--{name.replace('_', '-')}",
+            getattr(arguments, name, ""),
+            "is not offered here",
+        )
     overrides = as_typed(command, arguments.overrides, sweeps=bool(arguments.multirun))
     if arguments.config_dir:
-        check(os.path.isdir(arguments.config_dir), "--config-dir", arguments.config_dir, "no such folder")
-        overrides.insert(0, f"hydra.searchpath=[{quote_path(f'file://{Path(arguments.config_dir).resolve()}')}]")
+        check(
+            os.path.isdir(arguments.config_dir),
+            "--config-dir",
+            arguments.config_dir,
+            "no such folder",
+        )
+        overrides.insert(
+            0, f"hydra.searchpath=[{quote_path(f'file://{Path(arguments.config_dir).resolve()}')}]"
+        )
     source = _repeated(overrides)
     typed = by_setting(overrides)
     if source is None:
-        check("from" not in typed, "from", typed.get("from"), "must name a run", "as from=runs/unet-0123456789")
+        check(
+            "from" not in typed,
+            "from",
+            typed.get("from"),
+            "must name a run",
+            "as from=runs/unet-0123456789",
+        )
         return overrides
     try:
-        stored = [str(override) for override in stored_overrides(source, "from" if "from" in typed else "resume")]
-    except (KeyError, TypeError, AttributeError, OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RequestError(f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
+        stored = [
+            str(override)
+            for override in stored_overrides(source, "from" if "from" in typed else "resume")
+        ]
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+    ) as error:
+        raise RequestError(
+            f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})"
+        ) from error
     foreign = [override for override in stored if is_hydras(override)]
-    check(not foreign, f"{source}/run.json", ", ".join(foreign), "a run stores no settings of Hydra's", "give a run that brainseg made")
+    check(
+        not foreign,
+        f"{source}/run.json",
+        ", ".join(foreign),
+        "a run stores no settings of Hydra's",
+        "give a run that brainseg made",
+    )
     if "from" not in typed:
         return as_typed(command, stored) + overrides
     # The same steps in other minutes: where no further setting changes what a step costs, they are not measured anew.
-    in_minutes = RunFolder(locate(source, "from")).plan.is_file() and not without_identity(typed, ("from", "seed", "split"))
+    in_minutes = RunFolder(locate(source, "from")).plan.is_file() and not without_identity(
+        typed, ("from", "seed", "split")
+    )
     repeats = [f"steps_of={quote_path(source)}"] if in_minutes else []
-    return as_typed(command, without(stored, ("steps_of",))) + repeats + without(overrides, ("from",))
+    return (
+        as_typed(command, without(stored, ("steps_of",))) + repeats + without(overrides, ("from",))
+    )
 
 
 def _repeated(overrides: list[str]) -> str | None:
@@ -234,7 +345,12 @@ def _repeated(overrides: list[str]) -> str | None:
 def with_options_added(argv: list[str]) -> list[str]:
     """Return the arguments with Hydra's `++` where a setting is free, as optimizer.options.momentum=0.9 and classes.core=2 are."""
     free = (".options", "sequences.", "classes.")
-    return [f"++{a}" if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-" else a for a in argv]
+    return [
+        f"++{a}"
+        if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-"
+        else a
+        for a in argv
+    ]
 
 
 def _refuse_flags(unknown: list[str]) -> None:
@@ -244,7 +360,9 @@ def _refuse_flags(unknown: list[str]) -> None:
     name, _, value = unknown[0].lstrip("-").partition("=")
     remedy = "--help lists the flags"
     if unknown[0].startswith("--") and name:
-        remedy = f"a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
+        remedy = (
+            f"a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
+        )
     raise RequestError(f"{unknown[0]}: no such flag; {remedy}")
 
 

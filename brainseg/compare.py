@@ -24,7 +24,15 @@ from brainseg.data.volume import main_channel
 from brainseg.errors import DataError, RequestError
 from brainseg.errors import check as require
 from brainseg.files import writing
-from brainseg.records import comparison_report, failures, failures_figure, figures, mlflow_sweep, overlays, viewer
+from brainseg.records import (
+    comparison_report,
+    failures,
+    failures_figure,
+    figures,
+    mlflow_sweep,
+    overlays,
+    viewer,
+)
 from brainseg.records.clinical import read_clinical
 from brainseg.records.comparison import Comparison, Configuration, compare
 from brainseg.records.comparison_figures import FIGURES
@@ -49,7 +57,9 @@ def run(config: CompareConfig) -> int:
     """Gather, compare, write and print; returns the exit code 0."""
     if config.sweep == "last":
         config = replace(config, sweep=last(Path(config.root)))
-    runs = gather(config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri)
+    runs = gather(
+        config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri
+    )
     first = runs[0] if config.runs and len(runs) > 1 else None
     baseline = _baseline(config.baseline, runs) if config.baseline else first
     comparison = compare(runs, baseline, strict=bool(config.runs))
@@ -64,7 +74,13 @@ def _baseline(name: str, runs: Sequence[Run]) -> Run:
         if names[run.configuration] == name:
             return run
     listed = "; ".join(sorted(set(names.values()))[:5])
-    require("=" not in name or Path(name).exists(), "baseline", name, "no configuration is called so", f"they are: {listed}")
+    require(
+        "=" not in name or Path(name).exists(),
+        "baseline",
+        name,
+        "no configuration is called so",
+        f"they are: {listed}",
+    )
     return Run(locate(name, "baseline").resolve())
 
 
@@ -72,12 +88,18 @@ def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
     # The store of this request, and not that of the runs, which a sweep may only have skipped.
     uri = tracking_uri(tracking.uri) if tracking.name != "none" else None
-    config = CompareConfig(sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, uri))
+    config = CompareConfig(
+        sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, uri)
+    )
     note = _bring(sweep, root, tracking) if tracking.name != "none" else ""
     try:
         comparison = compare(gather(None, sweep, None, root, None), None, strict=False)
         return publish(comparison, _folder(config), config, tracking.experiment) + note
-    except (RequestError, DataError, OSError) as error:  # as when no job has finished: the jobs' table has said so
+    except (
+        RequestError,
+        DataError,
+        OSError,
+    ) as error:  # as when no job has finished: the jobs' table has said so
         return f"no comparison: {error}"
 
 
@@ -90,17 +112,27 @@ def _bring(sweep: str, root: Path, tracking: TrackingConfig) -> str:
         failure = mlflow_sweep.bring(sweep, jobs_of(sweep, root), tracking)
     except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
         failure = " ".join(str(error).split())[:200]
-    return f"\nnot in MLflow: {failure}; the same command again, or python -m brainseg.sync, brings it there" if failure else ""
+    return (
+        f"\nnot in MLflow: {failure}; the same command again, or python -m brainseg.sync, brings it there"
+        if failure
+        else ""
+    )
 
 
 def _folder(config: CompareConfig) -> Path:
     """Where it is written: `output`, else a sweep's beside its record, else comparisons/NAME."""
     if config.output is not None:
         return Path(config.output)
-    return Path(config.root, "sweeps", config.sweep) if config.sweep else Path("comparisons", config.tracking.experiment or "runs")
+    return (
+        Path(config.root, "sweeps", config.sweep)
+        if config.sweep
+        else Path("comparisons", config.tracking.experiment or "runs")
+    )
 
 
-def publish(comparison: Comparison, folder: Path, config: CompareConfig, experiment: str | None = None) -> str:
+def publish(
+    comparison: Comparison, folder: Path, config: CompareConfig, experiment: str | None = None
+) -> str:
     """Write the comparison's folder and its MLflow run; returns what is to be printed.
 
     `experiment` is the MLflow experiment of the run; None: that of the runs compared.
@@ -110,7 +142,14 @@ def publish(comparison: Comparison, folder: Path, config: CompareConfig, experim
     if page is None:
         (folder / "viewer.html").unlink(missing_ok=True)  # of an earlier comparison
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
-    comparison_report.write_page(folder / "report.html", comparison, pictures, tables, f"Made by {command}", page.name if page else None)
+    comparison_report.write_page(
+        folder / "report.html",
+        comparison,
+        pictures,
+        tables,
+        f"Made by {command}",
+        page.name if page else None,
+    )
     lines = [comparison_report.text(comparison), "", f"report:        {folder / 'report.html'}"]
     if page is not None:
         lines.append(f"slices:        {page}")
@@ -118,18 +157,24 @@ def publish(comparison: Comparison, folder: Path, config: CompareConfig, experim
         folds = {run.settings.get("split.fold") for run in comparison.configurations[0].runs}
         pooled = len(comparison.configurations) == 1 and len(folds) > 1
         kind = "sweep_summary" if config.sweep else "cross_validation" if pooled else "comparison"
-        lines.append(log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri, experiment))
+        lines.append(
+            log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri, experiment)
+        )
     return "\n".join(lines)
 
 
-def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[dict[str, Path], dict]:
+def write(
+    comparison: Comparison, folder: Path, clinical: str | None
+) -> tuple[dict[str, Path], dict]:
     """Write CSVs and pictures; returns the pictures by name and the tables by title, for the page."""
     import pandas as pd
 
     best = comparison.configurations[0]
     table = read_clinical(clinical, list(best.rows.patient)) if clinical else None
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    seed = best.rows.seed.min()  # failures are those of one training: an average over seeds would hide them
+    seed = (
+        best.rows.seed.min()
+    )  # failures are those of one training: an average over seeds would hide them
     of_seed = [run for run in best.runs if run.config.seed == seed]
     store = _store(of_seed)
     slices = [run.slices_of(comparison.role) for run in of_seed]
@@ -139,24 +184,37 @@ def write(comparison: Comparison, folder: Path, clinical: str | None) -> tuple[d
         store,
         table,
     )
-    tables = {"comparison": comparison.table, "patients": _patients(comparison), "failures": failures.groups(*analysed),
-              "worst": failures.worst(analysed[0], store=store)}
+    tables = {
+        "comparison": comparison.table,
+        "patients": _patients(comparison),
+        "failures": failures.groups(*analysed),
+        "worst": failures.worst(analysed[0], store=store),
+    }
     for name, table in tables.items():
         with writing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6f")
 
     pictures = {name: folder / "pictures" / f"{name}.png" for name in FIGURES}
-    drawn = {name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None}
+    drawn = {
+        name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None
+    }
     for name, figure in drawn.items():
         figures.save(figure, pictures[name])
     failures_figure.figure(analysed[0], folder / "pictures" / "failures.png", *analysed[1:])
-    shown = {name: pictures[name] for name in drawn} | {"failures": folder / "pictures" / "failures.png"}
-    if store is not None and (cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)):
+    shown = {name: pictures[name] for name in drawn} | {
+        "failures": folder / "pictures" / "failures.png"
+    }
+    if store is not None and (
+        cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)
+    ):
         shown["worst"] = folder / "pictures" / "worst.png"
         overlays.draw(cases, shown["worst"])
     for name in {*FIGURES, "failures", "worst"} - set(shown):
         (folder / "pictures" / f"{name}.png").unlink(missing_ok=True)  # of an earlier comparison
-    titled = {f"Where {best.label} fails (seed {seed})": tables["failures"], "Its worst patients": tables["worst"]}
+    titled = {
+        f"Where {best.label} fails (seed {seed})": tables["failures"],
+        "Its worst patients": tables["worst"],
+    }
     if 1 < len(comparison.configurations) <= COLUMNS:
         settings = {one.label: one.runs[0].settings for one in comparison.configurations}
         titled["Settings in which they differ"] = differing_settings(settings)
@@ -169,7 +227,9 @@ def view(comparison: Comparison, path: Path, count: int) -> Path | None:
     Returns its path; None, and no page, where the data file is gone or no run kept masks (`predictions=none`).
     """
     store = _store(comparison.configurations[0].runs)
-    found = [(one, masks) for one in comparison.configurations if (masks := _kept(one, comparison.role))][: viewer.RUNS]
+    found = [
+        (one, masks) for one in comparison.configurations if (masks := _kept(one, comparison.role))
+    ][: viewer.RUNS]
     if store is None or not found:
         return None
     dice = [_of_first_seed(one).set_index("patient").dice for one, _ in found]
@@ -178,19 +238,44 @@ def view(comparison: Comparison, path: Path, count: int) -> Path | None:
     left_out = [patient for index, patient in enumerate(patients) if index not in chosen]
 
     def case(patient: str) -> viewer.Case:
-        masks = [read_predictions(kept[patient], patient).mask if patient in kept else None for _, kept in found]
-        return viewer.case_of(store, patient, masks, [float(of_run[patient]) for of_run in dice], comparison.role)
+        masks = [
+            read_predictions(kept[patient], patient).mask if patient in kept else None
+            for _, kept in found
+        ]
+        return viewer.case_of(
+            store, patient, masks, [float(of_run[patient]) for of_run in dice], comparison.role
+        )
 
     several = len(comparison.configurations)
-    exploratory = ["Exploratory: on validation patients each run's best epoch was selected; scores are flattered."]
-    notes = [comparison_report.headline(comparison) + ".", *comparison.warnings, *(exploratory if comparison.exploratory else [])]
+    exploratory = [
+        "Exploratory: on validation patients each run's best epoch was selected; scores are flattered."
+    ]
+    notes = [
+        comparison_report.headline(comparison) + ".",
+        *comparison.warnings,
+        *(exploratory if comparison.exploratory else []),
+    ]
     if several > len(found):
-        notes.append(f"{len(found)} of {several} configurations are shown, the best of those that kept their masks.")
+        notes.append(
+            f"{len(found)} of {several} configurations are shown, the best of those that kept their masks."
+        )
     if any(one.rows.seed.nunique() > 1 for one, _ in found):
-        notes.append("Masks and Dice are those of one seed; the scores above are averaged over seeds.")
+        notes.append(
+            "Masks and Dice are those of one seed; the scores above are averaged over seeds."
+        )
     labels = [one.label for one, _ in found]
-    title = "Tumour segmentation: " + (labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared")
-    viewer.write(path, map(case, (patients[index] for index in chosen)), labels, title, notes, store.classes, left_out)
+    title = "Tumour segmentation: " + (
+        labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared"
+    )
+    viewer.write(
+        path,
+        map(case, (patients[index] for index in chosen)),
+        labels,
+        title,
+        notes,
+        store.classes,
+        left_out,
+    )
     return path
 
 
@@ -201,29 +286,57 @@ def _of_first_seed(one: Configuration) -> "pd.DataFrame":
 
 def _kept(one: Configuration, role: str) -> dict[str, Path]:
     """The file with the first seed's mask of each patient scored in `role`, as far as the runs kept them (`predictions`)."""
-    files = {run.path / "predictions.h5": run for run in one.runs if run.config.seed == one.rows.seed.min()}
-    return {patient: file for file, run in files.items() if file.is_file() for patient in run.patients.patient[run.patients.role == role]}
+    files = {
+        run.path / "predictions.h5": run
+        for run in one.runs
+        if run.config.seed == one.rows.seed.min()
+    }
+    return {
+        patient: file
+        for file, run in files.items()
+        if file.is_file()
+        for patient in run.patients.patient[run.patients.role == role]
+    }
 
 
 def _patients(comparison: Comparison) -> "pd.DataFrame":
     """Every patient under every configuration, seeds averaged."""
     import pandas as pd
 
-    shown = [one.patients.reset_index().assign(configuration=one.label, role=comparison.role) for one in comparison.configurations]
+    shown = [
+        one.patients.reset_index().assign(configuration=one.label, role=comparison.role)
+        for one in comparison.configurations
+    ]
     return pd.concat(shown)
 
 
-def _cases(worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str) -> list[overlays.Case]:
+def _cases(
+    worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str
+) -> list[overlays.Case]:
     """The patients of `worst` with the masks of the runs that scored them in `role`, as far as those kept them (`predictions`)."""
     cases = []
     for row in worst.itertuples():
-        scored = [run for run in runs if row.patient in set(run.patients.patient[run.patients.role == role])]
+        scored = [
+            run
+            for run in runs
+            if row.patient in set(run.patients.patient[run.patients.role == role])
+        ]
         for run in [run for run in scored if (run.path / "predictions.h5").is_file()][:1]:
             start, stop = store.rows_of(row.patient)
             mask = read_predictions(run.path / "predictions.h5", row.patient).mask
             channel = main_channel(store.channels)
             truth = store.masks(start, stop)[:, 0]
-            cases.append(overlays.Case(row.patient, row.dice, store.images(start, stop), truth, mask, channel, classes=store.classes))
+            cases.append(
+                overlays.Case(
+                    row.patient,
+                    row.dice,
+                    store.images(start, stop),
+                    truth,
+                    mask,
+                    channel,
+                    classes=store.classes,
+                )
+            )
     return cases
 
 
@@ -231,20 +344,39 @@ def _store(runs: Sequence[Run]) -> Store | None:
     """The data file that the runs were made on, if it is still there."""
     path = relocated(runs[0].facts["data"]["path"], runs[0].path, runs[0].facts)
     store = Store(path) if path.is_file() else None
-    return store if store is not None and store.fingerprint == runs[0].facts["data"]["fingerprint"] else None
+    return (
+        store
+        if store is not None and store.fingerprint == runs[0].facts["data"]["fingerprint"]
+        else None
+    )
 
 
 def check(config: CompareConfig) -> None:
     """All that can be refused before anything is created. Raises RequestError."""
-    asked = [name for name, value in (("runs", config.runs), ("sweep", config.sweep), ("tracking.experiment", config.tracking.experiment))
-             if value]
-    require(len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them")
+    asked = [
+        name
+        for name, value in (
+            ("runs", config.runs),
+            ("sweep", config.sweep),
+            ("tracking.experiment", config.tracking.experiment),
+        )
+        if value
+    ]
+    require(
+        len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them"
+    )
     for name in config.runs or ():
         if not Path(name).is_dir():
             locate(name, "runs")
     if config.output is not None:
         check_no_run(Path(config.output))
-    require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
+    require(
+        config.clinical is None or Path(config.clinical).is_file(),
+        "clinical",
+        config.clinical,
+        "no such file",
+        "a CSV like data.csv",
+    )
 
 
 def main() -> None:

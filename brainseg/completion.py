@@ -31,7 +31,13 @@ def run(arguments: list[str]) -> int:
         return 0
     try:
         name = " ".join(arguments)
-        check(name in SHELLS, "shell", name, f"must be one of {', '.join(SHELLS)}", "as brainseg completion bash")
+        check(
+            name in SHELLS,
+            "shell",
+            name,
+            f"must be one of {', '.join(SHELLS)}",
+            "as brainseg completion bash",
+        )
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -62,12 +68,20 @@ def settings(kind: type, prefix: str = "") -> Iterator[manual.Setting]:
 
 
 def _typed(setting: manual.Setting) -> list[str]:
-    return [f"{setting.name}=true", f"{setting.name}=false"] if setting.kind == "true/false" else [f"{setting.name}="]
+    return (
+        [f"{setting.name}=true", f"{setting.name}=false"]
+        if setting.kind == "true/false"
+        else [f"{setting.name}="]
+    )
 
 
 def bash() -> str:
     """Bash splits words at `=`, so the word is taken from the line, and what stands before its `=` off the replies."""
-    cases = "\n".join(f'        {command}) words="{" ".join(words(command))}" ;;' for command in COMMANDS if command in TYPES)
+    cases = "\n".join(
+        f'        {command}) words="{" ".join(words(command))}" ;;'
+        for command in COMMANDS
+        if command in TYPES
+    )
     return f"""_brainseg() {{
     local line="${{COMP_LINE:0:COMP_POINT}}" words=""
     local current="${{line##*[[:space:]]}}"
@@ -91,7 +105,11 @@ complete -F _brainseg brainseg"""
 
 def zsh() -> str:
     """Zsh takes the word as it is."""
-    cases = "\n".join(f"        {command}) compadd -S '' -- {' '.join(words(command))} ;;" for command in COMMANDS if command in TYPES)
+    cases = "\n".join(
+        f"        {command}) compadd -S '' -- {' '.join(words(command))} ;;"
+        for command in COMMANDS
+        if command in TYPES
+    )
     return f"""_brainseg() {{
     if (( CURRENT == 2 )); then compadd -- {" ".join(COMMANDS)}; return; fi
     case "$words[2]" in
@@ -108,7 +126,9 @@ def fish() -> str:
     first = "complete -c brainseg -n __fish_use_subcommand -f -a {} -d {}"
     lines = [first.format(command, _quoted(meaning)) for command, meaning in COMMANDS.items()]
     behind = "complete -c brainseg -n '__fish_seen_subcommand_from {}' -a '{}'"
-    lines += [behind.format(command, " ".join(words(command))) for command in COMMANDS if command in TYPES]
+    lines += [
+        behind.format(command, " ".join(words(command))) for command in COMMANDS if command in TYPES
+    ]
     return "\n".join([*lines, behind.format("completion", " ".join(SHELLS))])
 
 

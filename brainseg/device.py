@@ -35,8 +35,18 @@ class Device:
     @property
     def got(self) -> str:
         """One line for the log: device, precision, format, hardware."""
-        words = [str(self.torch), self.precision, "channels_last" if self.channels_last else "contiguous"]
-        return " ".join([*words, *(["compiled"] if self.compile else []), f"({_hardware(self.torch)}, {self.threads} threads)"])
+        words = [
+            str(self.torch),
+            self.precision,
+            "channels_last" if self.channels_last else "contiguous",
+        ]
+        return " ".join(
+            [
+                *words,
+                *(["compiled"] if self.compile else []),
+                f"({_hardware(self.torch)}, {self.threads} threads)",
+            ]
+        )
 
     @property
     def queues(self) -> bool:
@@ -80,15 +90,30 @@ def choose(config: DeviceConfig, threads: int | None = None, gpu: int | None = N
         name = f"cuda:{gpu % max(torch.cuda.device_count(), 1)}"
     device = _existing(name)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # what torch allocates by itself goes there too, instead of a context on every GPU
+        torch.cuda.set_device(
+            device
+        )  # what torch allocates by itself goes there too, instead of a context on every GPU
     if device.type == "cpu":
         keep_freed_memory()
     precision = config.precision if config.precision != "auto" else _best_precision(device)
-    check(not (device.type == "cpu" and precision == "float16"), "device.precision", precision, "seven times slower than float32 on a CPU",
-          "use device=cpu_bf16 or device=cpu")
-    check(not (device.type == "mps" and precision == "bfloat16"), "device.precision", precision, "not offered on mps", "use device=mps")
+    check(
+        not (device.type == "cpu" and precision == "float16"),
+        "device.precision",
+        precision,
+        "seven times slower than float32 on a CPU",
+        "use device=cpu_bf16 or device=cpu",
+    )
+    check(
+        not (device.type == "mps" and precision == "bfloat16"),
+        "device.precision",
+        precision,
+        "not offered on mps",
+        "use device=mps",
+    )
     asked = f"{config.name}/{config.precision}"
-    return Device(device, precision, config.channels_last, config.compile, asked, torch.get_num_threads())
+    return Device(
+        device, precision, config.channels_last, config.compile, asked, torch.get_num_threads()
+    )
 
 
 @contextmanager
@@ -123,13 +148,33 @@ def keep_freed_memory() -> None:
 
 def _existing(name: str) -> torch.device:
     kind, _, index = name.partition(":")
-    check(kind in ("cpu", "cuda", "mps") and (not index or index.isdigit()), "device.name", name, "must be auto, cpu, cuda, cuda:N or mps")
+    check(
+        kind in ("cpu", "cuda", "mps") and (not index or index.isdigit()),
+        "device.name",
+        name,
+        "must be auto, cpu, cuda, cuda:N or mps",
+    )
     if kind == "cuda":
         count = torch.cuda.device_count()
-        _there(count > 0, name, "no CUDA or ROCm device is visible to torch", "use device=auto or device=cpu")
-        _there(int(index or 0) < count, name, f"there are {count} GPUs, counted from 0", "lower the number")
+        _there(
+            count > 0,
+            name,
+            "no CUDA or ROCm device is visible to torch",
+            "use device=auto or device=cpu",
+        )
+        _there(
+            int(index or 0) < count,
+            name,
+            f"there are {count} GPUs, counted from 0",
+            "lower the number",
+        )
     if kind == "mps":
-        _there(torch.backends.mps.is_available(), name, "this machine has no Apple GPU", "use device=auto or device=cpu")
+        _there(
+            torch.backends.mps.is_available(),
+            name,
+            "this machine has no Apple GPU",
+            "use device=auto or device=cpu",
+        )
     return torch.device(name)
 
 
@@ -157,8 +202,16 @@ def _processor_flags() -> set[str]:
     information = Path("/proc/cpuinfo")
     if not information.is_file():
         return set()
-    return set(next((line for line in information.read_text().splitlines() if line.startswith("flags")), "").split())
+    return set(
+        next(
+            (line for line in information.read_text().splitlines() if line.startswith("flags")), ""
+        ).split()
+    )
 
 
 def _hardware(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )

@@ -31,7 +31,15 @@ from brainseg.records.clinical import read_clinical
 from brainseg.records.folders import check_no_run
 from brainseg.records.gathering import chosen_among
 from brainseg.records.results import PREFIX, Results
-from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
+from brainseg.trained import (
+    Trained,
+    check_name,
+    inference_of,
+    load_members,
+    role_of,
+    saw,
+    short_name,
+)
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold
 from brainseg.training_data import chosen_data
@@ -44,7 +52,9 @@ log = logging.getLogger("brainseg")
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
-    device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than all patients do
+    device = choose(
+        dataclasses.replace(config.device, compile=False)
+    )  # to compile takes longer than all patients do
     seen = DataConfig(volume=config.data.volume, context=config.data.context or 0)
     members = load_members(config.checkpoint, seen, config.model)
     inference = inference_of(members, config.inference)
@@ -62,21 +72,33 @@ def run(config: EvaluateConfig) -> int:
     if data.resident == "yes":
         resident.hold(datasets, device.torch, "yes")
         resident.release()  # from here on by the data sets alone
-    (model, dataset), *others = [(device.place(member.model(dataset)), dataset) for member, dataset in zip(members, datasets, strict=True)]
+    (model, dataset), *others = [
+        (device.place(member.model(dataset)), dataset)
+        for member, dataset in zip(members, datasets, strict=True)
+    ]
 
-    roles = {volume: role_of(patient, members, store) for volume, patient in zip(store.volumes, store.patients, strict=True)}
+    roles = {
+        volume: role_of(patient, members, store)
+        for volume, patient in zip(store.volumes, store.patients, strict=True)
+    }
     results = Results(dataset, config.predictions)
     criterion = None if others else members[0].criterion()  # a mean of probabilities has no logits
-    results.add(evaluate(model, dataset, inference, device, config.batch_size, criterion, others), roles)
+    results.add(
+        evaluate(model, dataset, inference, device, config.batch_size, criterion, others), roles
+    )
     facts = {
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
         "device": device.got,
-        "data": {"path": str(store.path), "fingerprint": store.fingerprint,
-                 "trained_on": [member.stored.get("fingerprint") for member in members]},
+        "data": {
+            "path": str(store.path),
+            "fingerprint": store.fingerprint,
+            "trained_on": [member.stored.get("fingerprint") for member in members],
+        },
         "chosen_among": among,
-        "leaky": leaky or any(member.split is not None and member.split.leaky for member in members),
+        "leaky": leaky
+        or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(folder_of(config), facts, config.overlays)
     if config.viewer:
@@ -90,20 +112,40 @@ def run(config: EvaluateConfig) -> int:
 
 def folder_of(config: EvaluateConfig) -> Path:
     """Where it is written: `output`, else evaluations/ and the checkpoint's name, so that two runs' scores do not meet."""
-    return Path(config.output) if config.output is not None else Path("evaluations", "+".join(map(short_name, config.checkpoint)))
+    return (
+        Path(config.output)
+        if config.output is not None
+        else Path("evaluations", "+".join(map(short_name, config.checkpoint)))
+    )
 
 
-def _said(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> str:
-    written = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
+def _said(
+    config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]
+) -> str:
+    written = [
+        "patients.csv",
+        "slices.csv",
+        "summary.json",
+        "failures.csv",
+        "worst.csv",
+        "pictures/",
+    ]
     written += ["predictions.h5"] if config.predictions != "none" else []
-    page = f"\nlook at them:  {folder_of(config) / 'viewer.html'} (opens offline)" if config.viewer else ""
+    page = (
+        f"\nlook at them:  {folder_of(config) / 'viewer.html'} (opens offline)"
+        if config.viewer
+        else ""
+    )
     scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explained()}"
     return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(written)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:
     """Who was scored, and what a reader must know of it."""
-    counts = ", ".join(f"{sum(role == its for _, its in results.rows)} {role}" for role in dict.fromkeys(role for _, role in results.rows))
+    counts = ", ".join(
+        f"{sum(role == its for _, its in results.rows)} {role}"
+        for role in dict.fromkeys(role for _, role in results.rows)
+    )
     title = f"{tables.counted(len(results.rows), 'patient')} by their role in training: {counts}"
     title += ", leaky=true" if facts["leaky"] else ""
     if facts["chosen_among"] > 1:
@@ -111,23 +153,45 @@ def _title(results: Results, facts: dict[str, Any]) -> str:
     return title
 
 
-def _view(config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]) -> None:
+def _view(
+    config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]
+) -> None:
     """The page on which the patients can be looked at, slice by slice."""
     split = config.split.name if config.split is not None else "that of the checkpoint"
-    means = [f"{role} {metrics[f'{prefix}/dice']:.3f}" for role, prefix in PREFIX.items() if f"{prefix}/dice" in metrics]
-    notes = [f"{_title(results, facts)}. Mean Dice: {', '.join(means)}.",
-             f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {facts['data']['path']}."]
-    run = "prediction" if len(config.checkpoint) == 1 else f"mean of {len(config.checkpoint)} networks"
+    means = [
+        f"{role} {metrics[f'{prefix}/dice']:.3f}"
+        for role, prefix in PREFIX.items()
+        if f"{prefix}/dice" in metrics
+    ]
+    notes = [
+        f"{_title(results, facts)}. Mean Dice: {', '.join(means)}.",
+        f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {facts['data']['path']}.",
+    ]
+    run = (
+        "prediction"
+        if len(config.checkpoint) == 1
+        else f"mean of {len(config.checkpoint)} networks"
+    )
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
     results.view(folder_of(config) / "viewer.html", config.viewer, run, title, notes)
 
 
-def _analyse_failures(config: EvaluateConfig, store: Store, clinical: "pd.DataFrame | None") -> None:
+def _analyse_failures(
+    config: EvaluateConfig, store: Store, clinical: "pd.DataFrame | None"
+) -> None:
     """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
     folder = folder_of(config)
     patients = tables.read_scores(folder / "patients.csv")
-    role = next(role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any())
-    failures_figure.write(folder, patients[patients.role == role], tables.read_scores(folder / "slices.csv"), store, clinical)
+    role = next(
+        role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any()
+    )
+    failures_figure.write(
+        folder,
+        patients[patients.role == role],
+        tables.read_scores(folder / "slices.csv"),
+        store,
+        clinical,
+    )
 
 
 def _warn_of_other_data(members: Sequence[Trained], patients: Sequence[str], store: Store) -> None:
@@ -139,27 +203,53 @@ def _warn_of_other_data(members: Sequence[Trained], patients: Sequence[str], sto
             log.warning(
                 "%s was trained on other data than %s (fingerprints %s and %s): %d of its %d patients are scans of the "
                 "training data and keep their role, the others have none",
-                member.name, store.path, str(trained_on)[:10], store.fingerprint[:10], same, len(patients),
-            )  # fmt: skip
+                member.name,
+                store.path,
+                str(trained_on)[:10],
+                store.fingerprint[:10],
+                same,
+                len(patients),
+            )
 
 
-def _chosen(config: EvaluateConfig, members: Sequence[Trained], patients: list[str], store: Store) -> list[str]:
+def _chosen(
+    config: EvaluateConfig, members: Sequence[Trained], patients: list[str], store: Store
+) -> list[str]:
     """Return the patients evaluated: `parts` of the split asked for, or of every member's own.
 
     In a member's own split a patient of `store` counts only if its scan is one of the training data.
     """
-    splits = [draw(config.split, patients)] if config.split is not None else [member.split for member in members]
+    splits = (
+        [draw(config.split, patients)]
+        if config.split is not None
+        else [member.split for member in members]
+    )
     for member, split in zip(members, splits, strict=False):
-        require(split is not None, "split", "null", f"{member.name} carries no split", "say which patients, as split=all")
+        require(
+            split is not None,
+            "split",
+            "null",
+            f"{member.name} carries no split",
+            "say which patients, as split=all",
+        )
     of_each = [[name for part in config.parts for name in getattr(split, part)] for split in splits]
     wanted = [name for name in of_each[0] if all(name in of_one for of_one in of_each)]
     there = set(patients)
     if config.split is None:
-        there = {name for name in wanted if name in there and all(m.role(name, store) != "unknown" for m in members)}
+        there = {
+            name
+            for name in wanted
+            if name in there and all(m.role(name, store) != "unknown" for m in members)
+        }
     names = [name for name in wanted if name in there]
     if missing := sorted(set(wanted) - set(names)):
-        log.warning("%d of the %d patients of %s are not in these data and not scored: %s", len(missing), len(wanted),
-                    " and ".join(config.parts), ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""))
+        log.warning(
+            "%d of the %d patients of %s are not in these data and not scored: %s",
+            len(missing),
+            len(wanted),
+            " and ".join(config.parts),
+            ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
+        )
     of_all = " of every checkpoint" if len(splits) > 1 else ""
     rule = f"no patient of {store.path} is in these parts{of_all}"
     require(bool(names), "parts", ",".join(config.parts), rule, _remedy(config, members[0], store))
@@ -173,19 +263,28 @@ def _remedy(config: EvaluateConfig, member: Trained, store: Store) -> str:
     named = (config.data.path, config.data.name, *dataclasses.asdict(config.data.phantom).values())
     if all(value is None for value in named):
         # The file of the training was found under its name, and holds something else.
-        return (f"the file was replaced since {member.name} was trained: put the former one back, or say where it is by data.path=FILE; "
-                "for the patients of this file, split=all")
+        return (
+            f"the file was replaced since {member.name} was trained: put the former one back, or say where it is by data.path=FILE; "
+            "for the patients of this file, split=all"
+        )
     return f"{member.name} was trained on other data: leave data.path out for these; for the patients of this file, split=all"
 
 
-def _check_ensemble(config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str], store: Store) -> bool:
+def _check_ensemble(
+    config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str], store: Store
+) -> bool:
     """Whether members saw patients that others held out; refused unless `leaky=true`: their mean would be a score on nobody new."""
     seen = {patient: names for patient in patients if (names := saw(patient, members, store))}
     one = next(iter(seen), "")
     by = ", ".join(seen.get(one, []))
     rule = f"{len(seen)} of {len(patients)} patients were trained or selected on by some of them, as {one} by {by}"
-    require(not seen or config.leaky, "checkpoint", f"{len(members)} of them", rule,
-            "evaluate patients that all held out, or leaky=true, which says so in the summary")
+    require(
+        not seen or config.leaky,
+        "checkpoint",
+        f"{len(members)} of them",
+        rule,
+        "evaluate patients that all held out, or leaky=true, which says so in the summary",
+    )
     return bool(seen)
 
 
@@ -197,7 +296,13 @@ def check(config: EvaluateConfig) -> None:
     for name in config.checkpoint:
         check_name(name)
     check_no_run(folder_of(config))
-    require(config.clinical is None or Path(config.clinical).is_file(), "clinical", config.clinical, "no such file", "a CSV like data.csv")
+    require(
+        config.clinical is None or Path(config.clinical).is_file(),
+        "clinical",
+        config.clinical,
+        "no such file",
+        "a CSV like data.csv",
+    )
 
 
 def main() -> None:

@@ -23,9 +23,19 @@ from brainseg.config.schema import flatten, hints
 from brainseg.config.text import to_type
 from brainseg.launchers import FIXED, LAUNCHERS, offered
 
-RULES: dict[Any, str] = {int: "must be a whole number", float: "must be a number", bool: "must be true or false"}
+RULES: dict[Any, str] = {
+    int: "must be a whole number",
+    float: "must be a number",
+    bool: "must be true or false",
+}
 # Other commands call the same thing so.
-SYNONYMS = {"checkpoint": "run", "run": "checkpoint", "learning_rate": "optimizer.lr", "source": "input", "input": "source"}
+SYNONYMS = {
+    "checkpoint": "run",
+    "run": "checkpoint",
+    "learning_rate": "optimizer.lr",
+    "source": "input",
+    "input": "source",
+}
 WITH_OPTIONS = ("model", "loss", "optimizer")
 LISTED = 12  # a longer list of settings is left to --help
 
@@ -48,9 +58,13 @@ def explained(error: Exception, command: str, overrides: Sequence[str] = ()) -> 
         group = name.partition(".")[0]
         if _choices_with(name, command) and group not in typed and group in settings(command):
             return _no_setting(name, command, typed)
-    text = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = [line.strip() for line in str(error).splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
     cause = next(iter(str(error.__cause__ or "").splitlines()), "")
-    return f"the settings cannot be read: {text[0]}" + (f" ({cause})" if cause and cause not in text[0] else "")
+    return f"the settings cannot be read: {text[0]}" + (
+        f" ({cause})" if cause and cause not in text[0] else ""
+    )
 
 
 def _bad_yaml(error: MarkedYAMLError) -> str:
@@ -101,7 +115,9 @@ def no_value(word: str, following: Sequence[str]) -> str:
     value = next((text for text in following if text != "="), "VALUE")
     spaces = following[:1] == ["="] or word.endswith("=") or "=" not in value
     value = value if spaces and "=" not in value else "VALUE"
-    return f"{name}: has no value; write {name}={value}" + (" without spaces" if value != "VALUE" else "")
+    return f"{name}: has no value; write {name}={value}" + (
+        " without spaces" if value != "VALUE" else ""
+    )
 
 
 def unreadable(override: str, following: Sequence[str], command: str) -> str:
@@ -119,7 +135,11 @@ def several_values(name: str, value: str, command: str) -> str:
     """Explain several values for a setting outside of a sweep."""
     listed = f"a list is written in brackets, as '{name}=[{value}]'"
     many = [listed] if rule_of(name, command).startswith("must be a list") else []
-    many += ["a sweep over them begins with -m, as -m " + shlex.quote(f"{name}={value}")] if command == "train" else []
+    many += (
+        ["a sweep over them begins with -m, as -m " + shlex.quote(f"{name}={value}")]
+        if command == "train"
+        else []
+    )
     return f"{name}={value}: several values; {'; '.join(many) or 'give one'}"
 
 
@@ -161,7 +181,9 @@ def _choices_with(name: str, command: str) -> str:
     if group not in CHOICES or name not in dict(hints(TYPES[command])):
         return ""
     nodes = CHOICES[group]
-    having = [choice for choice, kind in nodes.items() if leaf in {field for field, _ in hints(kind)}]
+    having = [
+        choice for choice, kind in nodes.items() if leaf in {field for field, _ in hints(kind)}
+    ]
     return " or ".join(f"{group}={choice}" for choice in having) if "any" not in having else ""
 
 
@@ -176,7 +198,11 @@ def _meant(group: str, choice: str, options: Sequence[str]) -> str:
     device, _, number = choice.partition(":")
     if group == "device" and device in options and number:
         return f"write device={device} device.name={choice}; "
-    same = [option for option in options if option.lower() == choice.lower() or (choice.lower(), option) == ("gpu", "cuda")]
+    same = [
+        option
+        for option in options
+        if option.lower() == choice.lower() or (choice.lower(), option) == ("gpu", "cuda")
+    ]
     if close := same or difflib.get_close_matches(choice, options, n=1):
         return f"did you mean {close[0]}? "
     if group in ("model", "loss"):

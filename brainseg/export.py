@@ -36,11 +36,23 @@ NORMALISATION = (
 
 def run(config: ExportConfig) -> int:
     """Trace, compare, write and print; returns the exit code 0. Raises DataError when the file would not be the network."""
-    (trained,) = load_members([config.checkpoint], DataConfig(volume=config.data.volume, context=config.data.context), config.model)
+    (trained,) = load_members(
+        [config.checkpoint],
+        DataConfig(volume=config.data.volume, context=config.data.context),
+        config.model,
+    )
     network = trained.network()
-    parameters = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    parameters = sum(
+        tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()
+    )
     fits = config.format != "onnx" or parameters < ONNX_LIMIT
-    require(fits, "format", "onnx", f"{parameters / 1e9:.1f} GB of weights are more than an ONNX file holds", "use format=pt2")
+    require(
+        fits,
+        "format",
+        "onnx",
+        f"{parameters / 1e9:.1f} GB of weights are more than an ONNX file holds",
+        "use format=pt2",
+    )
 
     program, multiple = exported.trace(network, trained.in_channels)
     facts = facts_of(trained, multiple, config.format)
@@ -56,7 +68,9 @@ def run(config: ExportConfig) -> int:
         size = "x".join(map(str, images.shape))
         print(f"{size}: logits differ from the network's by {largest:.1e} at most")
         if not largest <= LARGEST_DIFFERENCE:
-            raise DataError(f"{config.output}: not written, logits differ by {largest:.1e} on {size}; the limit is {LARGEST_DIFFERENCE:g}")
+            raise DataError(
+                f"{config.output}: not written, logits differ by {largest:.1e} on {size}; the limit is {LARGEST_DIFFERENCE:g}"
+            )
     write_bytes(config.output, content)
     print(f"written:       {config.output}, {len(content) / 1e6:.1f} MB\n{NOTICE}")
     return 0
@@ -65,7 +79,11 @@ def run(config: ExportConfig) -> int:
 def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
     """What has to be known to use the file, as text: lists and numbers are JSON."""
     context, outputs = trained.data.context, build.outputs(trained.classes)
-    inputs = [f"{name} {offset:+d}" if context else name for offset in range(-context, context + 1) for name in trained.channels]
+    inputs = [
+        f"{name} {offset:+d}" if context else name
+        for offset in range(-context, context + 1)
+        for name in trained.channels
+    ]
     values = {
         "input": "image: float32 (batch, channels, height, width), axial slices",
         "output": "logits: float32 (batch, outputs, height, width)",
@@ -76,18 +94,24 @@ def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
         "pad_multiple": multiple,
         "padding": "zeros below and to the right up to a multiple of pad_multiple; crop the logits again",
         "classes": trained.classes,
-        "activation": "sigmoid" if outputs == 1 else "softmax over the outputs; the mask is the most probable one",
+        "activation": "sigmoid"
+        if outputs == 1
+        else "softmax over the outputs; the mask is the most probable one",
         **({"threshold": trained.inference.threshold} if outputs == 1 else {}),
         "inference": dataclasses.asdict(trained.inference),
         **({"opset": exported.OPSET} if format == "onnx" else {}),
-        "model": dataclasses.asdict(trained.config.model if trained.config else trained.requested_model),
+        "model": dataclasses.asdict(
+            trained.config.model if trained.config else trained.requested_model
+        ),
         "uid": trained.stored.get("uid", ""),
         "data_fingerprint": trained.stored.get("fingerprint", ""),
         "brainseg": __version__,
         "torch": str(torch.__version__),
         "notice": NOTICE,
     }
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
+    }
 
 
 def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
@@ -95,7 +119,10 @@ def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
     rows, columns = (-(-side // multiple) * multiple for side in trained.image_size or USUAL)
     smaller = [multiple * max(side // 2 // multiple, 32 // multiple, 1) for side in (rows, columns)]
     generator = torch.Generator().manual_seed(0)
-    sizes = [(1, trained.in_channels, rows, columns), (3, trained.in_channels, smaller[0], smaller[1] + multiple)]
+    sizes = [
+        (1, trained.in_channels, rows, columns),
+        (3, trained.in_channels, smaller[0], smaller[1] + multiple),
+    ]
     return [torch.rand(size, generator=generator) for size in sizes]
 
 
@@ -103,11 +130,33 @@ def check(config: ExportConfig) -> None:
     """All that can be refused before anything is created. Raises RequestError."""
     check_name(config.checkpoint)
     output = Path(config.output)
-    require(not output.is_dir(), "output", output, "is a folder", f"name a file, as unet.{config.format}")
+    require(
+        not output.is_dir(),
+        "output",
+        output,
+        "is a folder",
+        f"name a file, as unet.{config.format}",
+    )
     folder = next(folder for folder in output.absolute().parents if folder.exists())
-    require(folder.is_dir() and os.access(folder, os.W_OK), "output", output, f"{folder} cannot be written to", "choose another folder")
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None] if config.format == "onnx" else []
-    require(not missing, "format", "onnx", f"needs {', '.join(missing)}", "pip install 'brainseg[export]', or format=pt2")
+    require(
+        folder.is_dir() and os.access(folder, os.W_OK),
+        "output",
+        output,
+        f"{folder} cannot be written to",
+        "choose another folder",
+    )
+    missing = (
+        [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if config.format == "onnx"
+        else []
+    )
+    require(
+        not missing,
+        "format",
+        "onnx",
+        f"needs {', '.join(missing)}",
+        "pip install 'brainseg[export]', or format=pt2",
+    )
 
 
 def main() -> None:

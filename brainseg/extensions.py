@@ -15,7 +15,9 @@ def extension(group: str, name: str) -> Any:
         return found[0].load()
     except Exception as error:  # a stranger's module: whatever its code and its imports raise
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise RequestError(f"{group}: {name} = {found[0].value} cannot be imported ({reason}); mend or uninstall that package") from error
+        raise RequestError(
+            f"{group}: {name} = {found[0].value} cannot be imported ({reason}); mend or uninstall that package"
+        ) from error
 
 
 def registered(group: str) -> list[str]:

@@ -30,7 +30,9 @@ def writing(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # a write, unlike an open
+        if (
+            isinstance(error, OSError) and error.errno is not None and error.filename is None
+        ):  # a write, unlike an open
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

@@ -43,7 +43,9 @@ class Launch:
     def job(self, number: int, overrides: tuple[str, ...]) -> Job:
         """What the job with this number knows of its sweep."""
         gpu = number % self.gpus if self.gpus else None
-        return Job(overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu)
+        return Job(
+            overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu
+        )
 
 
 def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
@@ -60,13 +62,20 @@ def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
         else:
             outcome = Outcome("failed", reason=str(error))
     except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
-        reason = "; ".join([f"{type(error).__name__}: {error}".strip().splitlines()[0], *getattr(error, "__notes__", [])])
+        reason = "; ".join(
+            [
+                f"{type(error).__name__}: {error}".strip().splitlines()[0],
+                *getattr(error, "__notes__", []),
+            ]
+        )
         outcome = Outcome("failed", reason=reason)
     print(f"{name} {outcome.state}: {outcome.reason}", file=sys.stderr)
     return outcome
 
 
-def here(launch: Launch, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]) -> Outcome:
+def here(
+    launch: Launch, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]
+) -> Outcome:
     """One job, in this process."""
     from brainseg.device import own_threads
 
@@ -81,21 +90,38 @@ def here(launch: Launch, run: Run, config: TrainConfig, number: int, overrides: 
 
 def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome:
     """One job, in a process of its own, which this one waits for; called in a process of the launcher's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the job's process too, which saves
-    context, ledger = HydraConfig.get(), launch.ledger  # where Hydra has set the job's own configuration
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the job's process too, which saves
+    context, ledger = (
+        HydraConfig.get(),
+        launch.ledger,
+    )  # where Hydra has set the job's own configuration
     number = int(context.job.num)
     job = launch.job(number, tuple(context.overrides.task))
-    if done := ledger.outcome(number):  # by an earlier worker of this start, whose launcher was lost
+    if done := ledger.outcome(
+        number
+    ):  # by an earlier worker of this start, whose launcher was lost
         return done
     if ledger.stopped:
-        return ledger.end(number, Outcome("failed", reason="stopped before it began; the same command runs it"))
+        return ledger.end(
+            number, Outcome("failed", reason="stopped before it began; the same command runs it")
+        )
     output = Path(launch.folder) / str(number) / "output.txt"
     try:
-        said = apart("brainseg.job:in_child", _config(composed), target, asdict(job), output=output,
-                     started=lambda pid: ledger.write(number, pid=pid, host=socket.gethostname()))
+        said = apart(
+            "brainseg.job:in_child",
+            _config(composed),
+            target,
+            asdict(job),
+            output=output,
+            started=lambda pid: ledger.write(number, pid=pid, host=socket.gethostname()),
+        )
         outcome = Outcome(**said)
     except Died as died:
-        outcome = Outcome("failed", reason=f"{died}; the same command goes on with it; its output: {output}")
+        outcome = Outcome(
+            "failed", reason=f"{died}; the same command goes on with it; its output: {output}"
+        )
     print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
     return ledger.end(number, outcome)
 

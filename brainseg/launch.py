@@ -58,13 +58,28 @@ def prepare(multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: 
         else:
             folder = _new_folder(folder)
     except OSError as error:
-        raise RequestError(f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}") from error
+        raise RequestError(
+            f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}"
+        ) from error
     threads, gpus = shares(multirun)
-    return Launch(_launcher(multirun), str(folder.absolute()), sweep, uuid.uuid4().hex, swept, choosing, threads, gpus)
+    return Launch(
+        _launcher(multirun),
+        str(folder.absolute()),
+        sweep,
+        uuid.uuid4().hex,
+        swept,
+        choosing,
+        threads,
+        gpus,
+    )
 
 
 def run_in_turn(
-    configs: list[TrainConfig], overrides: list[list[str]], names: list[str], launch: Launch, run: Run
+    configs: list[TrainConfig],
+    overrides: list[list[str]],
+    names: list[str],
+    launch: Launch,
+    run: Run,
 ) -> tuple[list[Outcome], Interrupted | None]:
     """Run the jobs of a sweep one after the other in this process; returns how each ended, and the signal that stopped them."""
     for number, (config, own, name) in enumerate(zip(configs, overrides, names, strict=True)):
@@ -86,14 +101,22 @@ def run_through_hydra(
     try:
         with _stopping(launch, count):
             lost = _through_hydra(command, task, arguments, launch, count)
-            if lost and launch.launcher == "joblib":  # its pool ends with any worker: once more, for the jobs that went with it
+            if (
+                lost and launch.launcher == "joblib"
+            ):  # its pool ends with any worker: once more, for the jobs that went with it
                 lost = _through_hydra(command, task, arguments, launch, count)
     except Interrupted as stop:
         return launch.ledger.outcomes(count, NOT_STARTED), stop
     return launch.ledger.outcomes(count, f"not started: {lost}"), None
 
 
-def _through_hydra(command: str, task: Callable[[DictConfig], Outcome], arguments: list[str], launch: Launch, count: int) -> str:
+def _through_hydra(
+    command: str,
+    task: Callable[[DictConfig], Outcome],
+    arguments: list[str],
+    launch: Launch,
+    count: int,
+) -> str:
     """Let the launcher run all jobs; returns an empty string, or what the launcher died of when no job is under way any more."""
     engine = GlobalHydra.instance().hydra
     assert engine is not None
@@ -102,7 +125,10 @@ def _through_hydra(command: str, task: Callable[[DictConfig], Outcome], argument
     except (RequestError, HydraException, OmegaConfBaseException):
         raise
     except Exception as error:  # whatever a launcher's library raises when it has lost a process: the other jobs' work counts
-        print(f"the launcher failed ({type(error).__name__}); waiting for the jobs under way", file=sys.stderr)
+        print(
+            f"the launcher failed ({type(error).__name__}); waiting for the jobs under way",
+            file=sys.stderr,
+        )
         while _under_way(launch.ledger, count):
             time.sleep(0.2)
         return f"the launcher failed, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -116,7 +142,13 @@ def shares(multirun: DictConfig) -> tuple[int | None, int]:
         import torch
         from joblib import cpu_count, effective_n_jobs
 
-        check(settings.n_jobs != 0, "hydra.launcher.n_jobs", 0, "no job at a time", "-1 is one for each core")
+        check(
+            settings.n_jobs != 0,
+            "hydra.launcher.n_jobs",
+            0,
+            "no job at a time",
+            "-1 is one for each core",
+        )
         return max(1, cpu_count() // effective_n_jobs(settings.n_jobs)), torch.cuda.device_count()
     return settings.get("cpus_per_task"), 0
 
@@ -139,7 +171,11 @@ def _new_folder(folder: Path) -> Path:
 def _under_way(ledger: Ledger, count: int) -> list[int]:
     """Processes on this machine that still work on a job of this start."""
     found = [ledger.read(number) for number in range(count)]
-    return [f["pid"] for f in found if f.get("host") == socket.gethostname() and f["pid"] != os.getpid() and is_alive(f["pid"])]
+    return [
+        f["pid"]
+        for f in found
+        if f.get("host") == socket.gethostname() and f["pid"] != os.getpid() and is_alive(f["pid"])
+    ]
 
 
 @contextmanager
@@ -163,7 +199,11 @@ def _stopping(launch: Launch, count: int) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN}
+    before = {
+        number: signal.signal(number, stop)
+        for number in ENDING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -27,7 +27,9 @@ class InProcess:
 class Joblib:
     _target_: str = JOBLIB
     n_jobs: int = setting(-1, "jobs at a time; -1: as many as there are cores")
-    batch_size: int = setting(1, "fixed: joblib would hand several jobs to one worker, a long one behind a short one")
+    batch_size: int = setting(
+        1, "fixed: joblib would hand several jobs to one worker, a long one behind a short one"
+    )
 
 
 @dataclass
@@ -45,8 +47,12 @@ class SubmititSlurm:
     submitit_folder: str = setting(FOLDER, "fixed: submitit unpickles what it finds there")
     name: str = setting("brainseg", "name in the queue")
     timeout_min: int = setting(1440, "minutes that a job asks for")
-    signal_delay_s: int = setting(120, "so many seconds before its time is up a job is told, and saves")
-    max_num_timeout: int = setting(3, "how often a job whose time was up is queued again, and goes on")
+    signal_delay_s: int = setting(
+        120, "so many seconds before its time is up a job is told, and saves"
+    )
+    max_num_timeout: int = setting(
+        3, "how often a job whose time was up is queued again, and goes on"
+    )
     array_parallelism: int = setting(256, "jobs at a time")
     cpus_per_task: int | None = setting(8, "cores, and threads, of a job")
     gpus_per_node: int | None = setting(None, "GPUs of a job")
@@ -59,14 +65,21 @@ class SubmititSlurm:
     exclude: str | None = setting(None, "machines not to use")
 
 
-LAUNCHERS: dict[str, type] = {"basic": InProcess, "joblib": Joblib, "submitit_local": SubmititLocal, "submitit_slurm": SubmititSlurm}
+LAUNCHERS: dict[str, type] = {
+    "basic": InProcess,
+    "joblib": Joblib,
+    "submitit_local": SubmititLocal,
+    "submitit_slurm": SubmititSlurm,
+}
 
 
 def register() -> None:
     """Put these in the place of the plugins' own, which Hydra registers when it looks for plugins."""
     Plugins.instance()
     for name, launcher in LAUNCHERS.items():
-        ConfigStore.instance().store(group="hydra/launcher", name=name, node=launcher, provider="brainseg")
+        ConfigStore.instance().store(
+            group="hydra/launcher", name=name, node=launcher, provider="brainseg"
+        )
 
 
 def offered() -> dict[str, dict[str, Any]]:

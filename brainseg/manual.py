@@ -27,7 +27,9 @@ FLAGS = {
     "--info defaults": "print which files the settings come from; also searchpath, plugins, config",
     "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
-MULTIRUN = {"-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"}
+MULTIRUN = {
+    "-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"
+}
 
 
 class Setting(NamedTuple):
@@ -42,15 +44,24 @@ def settings(kind: type, prefix: str = "", values: Any = None) -> Iterator[Setti
     hints = get_type_hints(kind)
     for field in fields(kind):
         if group_of(hints[field.name]) is None:
-            made = field.default_factory() if field.default_factory is not MISSING else field.default
+            made = (
+                field.default_factory() if field.default_factory is not MISSING else field.default
+            )
             default = values.get(field.name, made) if isinstance(values, dict) else made
-            yield Setting(prefix + field.name, kind_of(hints[field.name]), typed(default), field.metadata["help"])
+            yield Setting(
+                prefix + field.name,
+                kind_of(hints[field.name]),
+                typed(default),
+                field.metadata["help"],
+            )
 
 
 def groups(kind: type) -> dict[str, tuple[type, str]]:
     """The groups of a dataclass: name to (dataclass, meaning)."""
     hints = get_type_hints(kind)
-    found = {field.name: (group_of(hints[field.name]), field.metadata["help"]) for field in fields(kind)}
+    found = {
+        field.name: (group_of(hints[field.name]), field.metadata["help"]) for field in fields(kind)
+    }
     return {name: (group, meaning) for name, (group, meaning) in found.items() if group is not None}
 
 
@@ -68,26 +79,43 @@ def typed(value: Any) -> str:
     """A value as it is typed on the command line: null, true, [test], {smooth: 1.0}; nothing for one that must be given."""
     if isinstance(value, str):
         return "" if value == "???" else value
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("...").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=1000)
+        .removesuffix("\n")
+        .removesuffix("...")
+        .strip()
+    )
 
 
 def choices_of_command(command: str) -> dict[str, str | None]:
     """The groups of files that a command chooses from, with the default choice."""
     listed: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{command}.yaml").defaults)
-    return {group: choice for entry in listed if isinstance(entry, dict) for group, choice in entry.items()}
+    return {
+        group: choice
+        for entry in listed
+        if isinstance(entry, dict)
+        for group, choice in entry.items()
+    }
 
 
-def choices(command: str, overrides: list[str] | None = None) -> dict[str, tuple[list[str], str | None]]:
+def choices(
+    command: str, overrides: list[str] | None = None
+) -> dict[str, tuple[list[str], str | None]]:
     """The same with all choices of each, those of `--config-dir` included; call it inside Hydra's `initialize_config_dir`."""
     loader, chosen = GlobalHydra.instance().config_loader(), choices_of_command(command)
-    found = {group: loader.get_group_options(group, config_name=command, overrides=overrides or []) for group in chosen}
+    found = {
+        group: loader.get_group_options(group, config_name=command, overrides=overrides or [])
+        for group in chosen
+    }
     return {group: (found[group], choice) for group, choice in chosen.items()}
 
 
 def comment(group: str, choice: str) -> str:
     """What a choice's YAML says of itself in its first line."""
     lines = (CONFIGS / group / f"{choice}.yaml").read_text().splitlines()
-    return next(line for line in lines if line.startswith("# ") and not line.startswith("# @")).removeprefix("# ")
+    return next(
+        line for line in lines if line.startswith("# ") and not line.startswith("# @")
+    ).removeprefix("# ")
 
 
 def purpose(command: str) -> str:
@@ -101,15 +129,34 @@ def page(command: str, composed: DictConfig, overrides: list[str]) -> str:
     """What --help prints, for a terminal of its width."""
     width = max(80, min(shutil.get_terminal_size().columns, 140))
     parts = [purpose(command)]
-    if listed := choices(command, [one for one in overrides if one.startswith("hydra.searchpath=")]):
-        parts.append("Choices, as GROUP=CHOICE; * is the default\n" + "\n".join(
-            _row(f"  {group}", 16, " ".join(f"{one}*" if one == default else one for one in options), width)
-            for group, (options, default) in listed.items()))  # fmt: skip
-    parts += ["\n".join([title, *(_line(one, width) for one in rows)]) for title, rows in _sections(composed, TYPES[command])]
+    if listed := choices(
+        command, [one for one in overrides if one.startswith("hydra.searchpath=")]
+    ):
+        parts.append(
+            "Choices, as GROUP=CHOICE; * is the default\n"
+            + "\n".join(
+                _row(
+                    f"  {group}",
+                    16,
+                    " ".join(f"{one}*" if one == default else one for one in options),
+                    width,
+                )
+                for group, (options, default) in listed.items()
+            )
+        )
+    parts += [
+        "\n".join([title, *(_line(one, width) for one in rows)])
+        for title, rows in _sections(composed, TYPES[command])
+    ]
     if command == "search":
-        parts.append("And every setting of `python -m brainseg.train --help`, the same in all trials.")
+        parts.append(
+            "And every setting of `python -m brainseg.train --help`, the same in all trials."
+        )
     flags = FLAGS | (MULTIRUN if command == "train" else {})
-    parts.append("Flags\n" + "\n".join(_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items()))
+    parts.append(
+        "Flags\n"
+        + "\n".join(_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items())
+    )
     return "\n\n".join(parts)
 
 
@@ -123,17 +170,26 @@ def _sections(node: Any, kind: type, prefix: str = "") -> Iterator[tuple[str, li
             yield f"{prefix}{name}: {meaning}", []
             continue
         chosen = OmegaConf.get_type(child)
-        (_, rows), *deeper = _sections(child, chosen if is_dataclass(chosen) else group, f"{prefix}{name}.")
+        (_, rows), *deeper = _sections(
+            child, chosen if is_dataclass(chosen) else group, f"{prefix}{name}."
+        )
         yield f"{prefix}{name}: {meaning}", rows
         yield from deeper
 
 
 def _line(setting: Setting, width: int) -> str:
     left = f"  {setting.name}={setting.default}"
-    return _row(left, 34, f"{setting.meaning} ({setting.kind}{'' if setting.default else ', must be given'})", width)
+    return _row(
+        left,
+        34,
+        f"{setting.meaning} ({setting.kind}{'' if setting.default else ', must be given'})",
+        width,
+    )
 
 
 def _row(left: str, column: int, text: str, width: int) -> str:
     """`left`, then `text` from `column` on, wrapped there; below `left` where that is too long."""
     first = left.ljust(column) if len(left) < column else f"{left}\n{' ' * column}"
-    return first + f"\n{' ' * column}".join(textwrap.wrap(text, width - column, break_on_hyphens=False))
+    return first + f"\n{' ' * column}".join(
+        textwrap.wrap(text, width - column, break_on_hyphens=False)
+    )

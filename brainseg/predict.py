@@ -29,7 +29,15 @@ from brainseg.records.code import code_version
 from brainseg.records.overlays import Case
 from brainseg.records.segmentation import Prediction
 from brainseg.segmenter import Segmenter
-from brainseg.trained import Trained, check_name, inference_of, load_members, role_of, saw, short_name
+from brainseg.trained import (
+    Trained,
+    check_name,
+    inference_of,
+    load_members,
+    role_of,
+    saw,
+    short_name,
+)
 
 log = logging.getLogger("brainseg")
 
@@ -37,17 +45,28 @@ log = logging.getLogger("brainseg")
 def run(config: PredictConfig) -> int:
     """Segment every study that is not done, write, and print; returns 1 if one could not be read, else 0."""
     start, output = time.perf_counter(), Path(config.output)
-    device = choose(dataclasses.replace(config.device, compile=False))  # to compile takes longer than a study does
+    device = choose(
+        dataclasses.replace(config.device, compile=False)
+    )  # to compile takes longer than a study does
     members = load_members(config.checkpoint, config.data_config, config.model)
-    segmenter = Segmenter(members, inference_of(members, config.inference), device, config.batch_size)
-    studies = find(config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes)
+    segmenter = Segmenter(
+        members, inference_of(members, config.inference), device, config.batch_size
+    )
+    studies = find(
+        config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes
+    )
     segmentation.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
     segmentation.check_free(output, studies, settings)
-    facts = {"checkpoint": config.checkpoint, "uid": [member.stored.get("uid") for member in members], "device": device.got,
-             "inference": settings["inference"], "input": config.input,
-             "trained_on": _training_data(members),
-             "sequences": {study.name: dict(study.assignment) for study in studies}}  # fmt: skip
+    facts = {
+        "checkpoint": config.checkpoint,
+        "uid": [member.stored.get("uid") for member in members],
+        "device": device.got,
+        "inference": settings["inference"],
+        "input": config.input,
+        "trained_on": _training_data(members),
+        "sequences": {study.name: dict(study.assignment) for study in studies},
+    }
     segmentation.begin(output, facts)
 
     found: list[Prediction] = []
@@ -56,64 +75,129 @@ def run(config: PredictConfig) -> int:
     print(segmentation.NOTICE)
     for line in [*_training_data(members), *_assigned(studies, segmenter.channels)]:
         print(line)
-    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):  # None: not into a log file
+    for study in tqdm(
+        studies, "predict", unit="study", leave=False, disable=None
+    ):  # None: not into a log file
         try:
             digest = segmentation.digest_of(settings, study)
             one = segmentation.done(output / study.name, digest)
             if one is None:
                 one, made = _segmented(study, segmenter, config, digest), made + 1
             found.append(one)
-        except (DataError, RequestError, FloatingPointError) as error:  # of this study; the others are none the worse
+        except (
+            DataError,
+            RequestError,
+            FloatingPointError,
+        ) as error:  # of this study; the others are none the worse
             failed[study.name] = str(error)
     leaky = _leaky(found, members)
-    facts |= {"studies": len(studies), "made": made, "failed": failed, "leaky": leaky, "notes": _by_note(found)}
+    facts |= {
+        "studies": len(studies),
+        "made": made,
+        "failed": failed,
+        "leaky": leaky,
+        "notes": _by_note(found),
+    }
     metrics = segmentation.conclude(output, found, facts)
     if config.overlays and found:
         scored = any(one.score is not None for one in found)
         thumbnails = [output / one.name / "thumbnail.png" for one in found]
-        prediction_report.contact_sheet(thumbnails, segmenter.classes, scored, output / "contact_sheet.png")
+        prediction_report.contact_sheet(
+            thumbnails, segmenter.classes, scored, output / "contact_sheet.png"
+        )
     if config.viewer and found:
         network = " + ".join(map(short_name, config.checkpoint))
         by_name = {study.name: study for study in studies}
         prediction_viewer.write(output, by_name, found, segmenter.classes, config.viewer, network)
     for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
         print(line)
-    pictures = [name for name, asked in (("contact_sheet.png", config.overlays), ("viewer.html (opens offline)", config.viewer)) if asked]
+    pictures = [
+        name
+        for name, asked in (
+            ("contact_sheet.png", config.overlays),
+            ("viewer.html (opens offline)", config.viewer),
+        )
+        if asked
+    ]
     if found:
-        print(f"masks:         {output / found[0].name}/*_mask.*" + (f", and of {len(found) - 1} more" if len(found) > 1 else ""))
-    files = ["volumes.csv", "summary.json", *(["patients.csv"] if metrics else []), *(pictures if found else [])]
+        print(
+            f"masks:         {output / found[0].name}/*_mask.*"
+            + (f", and of {len(found) - 1} more" if len(found) > 1 else "")
+        )
+    files = [
+        "volumes.csv",
+        "summary.json",
+        *(["patients.csv"] if metrics else []),
+        *(pictures if found else []),
+    ]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
     if others := segmentation.others_in(output, studies):
         kept = tables.counted(len(others), "folder")
-        print(f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages")
+        print(
+            f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages"
+        )
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
     return int(bool(failed))
 
 
-def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest: str) -> Prediction:
+def _segmented(
+    study: Study, segmenter: Segmenter, config: PredictConfig, digest: str
+) -> Prediction:
     """One study from its pixels to its folder."""
     scan = study.read()
     store = MemoryStore(study.name, scan, study.channels, segmenter.classes)
     scored = scan.masks is not None
     one = segmenter(store, scored)
     folder = Path(config.output) / study.name
-    files = study.write(folder, one.prediction, one.probability if config.probabilities else None, len(store.classes) > 2)
+    files = study.write(
+        folder,
+        one.prediction,
+        one.probability if config.probabilities else None,
+        len(store.classes) > 2,
+    )
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
     voxels = segmentation.voxels_of(one.prediction, store.classes)
-    role, notes = role_of(store.patients[0], segmenter.members, store, scored), [*study.notes, *_notes(store, segmenter)]
-    predictions.write_predictions(folder / segmentation.MASKS, [predictions.Prediction.of(study.name, role, one.prediction, None)])
+    role, notes = (
+        role_of(store.patients[0], segmenter.members, store, scored),
+        [*study.notes, *_notes(store, segmenter)],
+    )
+    predictions.write_predictions(
+        folder / segmentation.MASKS,
+        [predictions.Prediction.of(study.name, role, one.prediction, None)],
+    )
     files.append(folder / segmentation.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
     source = segmentation.files_of(study)
-    prediction = Prediction(study.name, digest, {}, shape, spacing, voxels, role, notes, score, source,
-                            study.voxel_millilitres)  # fmt: skip
+    prediction = Prediction(
+        study.name,
+        digest,
+        {},
+        shape,
+        spacing,
+        voxels,
+        role,
+        notes,
+        score,
+        source,
+        study.voxel_millilitres,
+    )
     if config.overlays:
         channel = main_channel(store.channels)
         truth = one.truth if scored else one.prediction
-        case = Case(study.name, one.score.dice, scan.images, truth, one.prediction, channel, classes=store.classes)
+        case = Case(
+            study.name,
+            one.score.dice,
+            scan.images,
+            truth,
+            one.prediction,
+            channel,
+            classes=store.classes,
+        )
         files += prediction_report.write_pictures(case, scored, _caption(prediction), folder)
-    prediction = dataclasses.replace(prediction, files={path.name: segmentation.sha256(path) for path in files})
+    prediction = dataclasses.replace(
+        prediction, files={path.name: segmentation.sha256(path) for path in files}
+    )
     prediction.write(folder)  # last: it says that the others are whole
     return prediction
 
@@ -121,14 +205,30 @@ def _segmented(study: Study, segmenter: Segmenter, config: PredictConfig, digest
 def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
     """What is unusual about a volume, a line each."""
     slices, _, height, width = store.shape
-    used = [(index, name) for index, name in enumerate(store.channels) if name in segmenter.channels]
-    notes = [f"no {name} (FLAIR stands in for it, as in the public set)" for index, name in used if store.copies[0, index]]
-    notes += [f"constant {name} (gives zeros)" for index, name in used if store.low[0, index] >= store.high[0, index]]
+    used = [
+        (index, name) for index, name in enumerate(store.channels) if name in segmenter.channels
+    ]
+    notes = [
+        f"no {name} (FLAIR stands in for it, as in the public set)"
+        for index, name in used
+        if store.copies[0, index]
+    ]
+    notes += [
+        f"constant {name} (gives zeros)"
+        for index, name in used
+        if store.low[0, index] >= store.high[0, index]
+    ]
     if slices == 1:
-        notes.append("a single slice: intensities are scaled by the whole volume, so that a slice alone looks different to the network")
+        notes.append(
+            "a single slice: intensities are scaled by the whole volume, so that a slice alone looks different to the network"
+        )
     known = segmenter.members[0].image_size
-    if known and not all(2 / 3 < side / trained < 1.5 for side, trained in zip((height, width), known, strict=True)):
-        notes.append(f"{height}x{width} pixels, trained on {known[0]}x{known[1]}: nothing is resampled, so heads differ in size")
+    if known and not all(
+        2 / 3 < side / trained < 1.5 for side, trained in zip((height, width), known, strict=True)
+    ):
+        notes.append(
+            f"{height}x{width} pixels, trained on {known[0]}x{known[1]}: nothing is resampled, so heads differ in size"
+        )
     return notes
 
 
@@ -157,7 +257,10 @@ def _assigned(studies: Sequence[Study], channels: Sequence[str]) -> list[str]:
         places = {channel: study.assignment.get(channel, "missing") for channel in channels}
         if "mask" in study.assignment:
             places["mask to score by"] = study.assignment["mask"]
-        lines.append("sequences:     " + ", ".join(f"{channel}: {place}" for channel, place in places.items()))
+        lines.append(
+            "sequences:     "
+            + ", ".join(f"{channel}: {place}" for channel, place in places.items())
+        )
     lines = list(dict.fromkeys(lines))
     more = [f"sequences:     {len(lines) - 10} more, in summary.json"] if len(lines) > 10 else []
     return [*lines[:10], *more]
@@ -167,7 +270,9 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
     """All but the study itself that the files depend on."""
     return {
         "checkpoint": [member.sha256 for member in segmenter.members],
-        "model": [dataclasses.asdict(member.config or config)["model"] for member in segmenter.members],
+        "model": [
+            dataclasses.asdict(member.config or config)["model"] for member in segmenter.members
+        ],
         "data": [[member.channels, member.data.context] for member in segmenter.members],
         "inference": dataclasses.asdict(segmenter.inference),
         "device": segmenter.device.got,
@@ -182,7 +287,11 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
 def _leaky(found: Sequence[Prediction], members: Sequence[Trained]) -> bool:
     """Whether scores are of patients that some members of the ensemble saw, and others did not."""
     known = [one for one in found if one.score is not None and one.role != "unknown"]
-    seen = [one.name for one in known if one.score is not None and saw(patient_of(one.score.patient), members)]
+    seen = [
+        one.name
+        for one in known
+        if one.score is not None and saw(patient_of(one.score.patient), members)
+    ]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
     return bool(seen) or (leaky_split and any(one.score is not None for one in found))
 
@@ -203,7 +312,12 @@ def _caption(one: Prediction) -> str:
 
 
 def _said(
-    found: Sequence[Prediction], made: int, failed: Mapping[str, str], metrics: dict[str, float], leaky: bool, seconds: float
+    found: Sequence[Prediction],
+    made: int,
+    failed: Mapping[str, str],
+    metrics: dict[str, float],
+    leaky: bool,
+    seconds: float,
 ) -> list[str]:
     """The result in lines for the terminal."""
     lines = []
@@ -213,11 +327,15 @@ def _said(
     if metrics:
         roles = [one.role for one in found if one.score is not None]
         counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
-        title = f"{tables.counted(len(roles), 'patient')} by their role in training: {counts}" + (", leaky=true" if leaky else "")
+        title = f"{tables.counted(len(roles), 'patient')} by their role in training: {counts}" + (
+            ", leaky=true" if leaky else ""
+        )
         lines.append(tables.metrics_table(metrics, title))
     empty = sum(not any(one.voxels.values()) for one in found)
-    lines.append(f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
-                 f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made > 1 else ""))
+    lines.append(
+        f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
+        f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made > 1 else "")
+    )
     return lines
 
 

@@ -20,14 +20,22 @@ def run(config: RegisterConfig) -> int:
     found = mlflow_registry.find(config.run, config.tracking.uri)
     done = mlflow_registry.register(found, config.name, config.alias)
     which = f"version {done.version} of {config.name}"
-    print(f"registered:    {which}" if done.new else f"nothing to do: this checkpoint is {which} already")
+    print(
+        f"registered:    {which}"
+        if done.new
+        else f"nothing to do: this checkpoint is {which} already"
+    )
     name = f"models:/{config.name}/{done.version}"
     if config.alias:
-        moved = f", taken from version {done.before}" if done.before not in (None, done.version) else ""
+        moved = (
+            f", taken from version {done.before}" if done.before not in (None, done.version) else ""
+        )
         print(f"alias:         {config.alias}{moved}")
         name = f"models:/{config.name}@{config.alias}"
     print(f"MLflow:        {page(found.uri)}/#/models/{config.name}/versions/{done.version}")
-    elsewhere = "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={shlex.quote(found.uri)} "
+    elsewhere = (
+        "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={shlex.quote(found.uri)} "
+    )
     print(f"next:          {elsewhere}python -m brainseg.evaluate checkpoint={name}")
     return 0
 

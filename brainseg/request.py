@@ -34,7 +34,9 @@ from brainseg.explanations import explained, nearest, no_value, several_values, 
 from brainseg.signals import Signals
 
 HERE = Path(__file__).resolve().parent
-CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in a wheel, in a checkout
+CONFIGS = (
+    HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+)  # in a wheel, in a checkout
 IMPORT_NOTHING = "configs name things, they import nothing"
 # What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.
 FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
@@ -43,7 +45,10 @@ SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 # Hydra keeps its own log there, and who sets one of these means the folder of the run.
 HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 FOLDERS_WRITTEN = ("train", "evaluate", "predict", "compare")  # by these commands into `output`
-BUILDERS = ("oc.create", "oc.decode")  # resolvers that turn text into config nodes, `_target_` included, behind every check
+BUILDERS = (
+    "oc.create",
+    "oc.decode",
+)  # resolvers that turn text into config nodes, `_target_` included, behind every check
 
 
 def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> Any:
@@ -54,19 +59,38 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
     for override in overrides:
         # A config is resolved when it is composed and again when it is read back: the second time this would be a reference.
         literal = "\\${" in override and not is_hydras(override)
-        check(not literal, setting_of(override), text_of(value_of(override)), "no name may hold ${", "use another name")
+        check(
+            not literal,
+            setting_of(override),
+            text_of(value_of(override)),
+            "no name may hold ${",
+            "use another name",
+        )
     composed = compose_checked(command, overrides)
     varied = composed.hydra.sweeper.get("params")
     if varied and not of_sweep:
-        chosen = next((f"{name}={value}" for name, value in by_setting(overrides).items() if name in ("sweep", "experiment")), "config")
-        raise RequestError(f"{chosen}: varies {', '.join(varied)}, which only a sweep does; put -m first")
+        chosen = next(
+            (
+                f"{name}={value}"
+                for name, value in by_setting(overrides).items()
+                if name in ("sweep", "experiment")
+            ),
+            "config",
+        )
+        raise RequestError(
+            f"{chosen}: varies {', '.join(varied)}, which only a sweep does; put -m first"
+        )
     with one_line(command, overrides), open_dict(composed):
         del composed["hydra"]
         _refuse_unknown(composed, schema.TYPES[command])
-        OmegaConf.resolve(composed)  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
+        OmegaConf.resolve(
+            composed
+        )  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise RequestError(f"{' and '.join(missing)} must be given, as {' '.join(f'{name}=...' for name in missing)}")
+            raise RequestError(
+                f"{' and '.join(missing)} must be given, as {' '.join(f'{name}=...' for name in missing)}"
+            )
         job: Any = OmegaConf.to_object(composed)
         schema.check_chosen(job)
     for name, value in schema.flatten(asdict(job)).items():
@@ -80,8 +104,13 @@ def check_budget(typed: Iterable[str], config: TrainConfig) -> None:
     """Refuse epochs that the minutes of an experiment, or of the run that `from` or `resume` names, would overrule. Raises RequestError."""
     given = {setting_of(override) for override in typed}
     overruled = "epochs" in given and "max_minutes" not in given and config.max_minutes is not None
-    check(not overruled, "epochs", config.epochs, f"max_minutes={config.max_minutes} overrules it",
-          "add max_minutes=null to count epochs, or leave epochs out")
+    check(
+        not overruled,
+        "epochs",
+        config.epochs,
+        f"max_minutes={config.max_minutes} overrules it",
+        "add max_minutes=null to count epochs, or leave epochs out",
+    )
 
 
 def check_output(command: str, config: Any) -> None:
@@ -93,9 +122,23 @@ def check_output(command: str, config: Any) -> None:
     try:
         there = next(folder for folder in (path, *path.parents) if folder.exists())
     except OSError as error:
-        raise RequestError(f"output={output}: cannot be made ({error.strerror}); give another folder") from error
-    check(there.is_dir(), "output", output, f"{'is' if there == path else f'{there} is'} a file", "give a folder")
-    check(os.access(there, os.W_OK | os.X_OK), "output", output, f"nothing can be written in {there}", "give another folder")
+        raise RequestError(
+            f"output={output}: cannot be made ({error.strerror}); give another folder"
+        ) from error
+    check(
+        there.is_dir(),
+        "output",
+        output,
+        f"{'is' if there == path else f'{there} is'} a file",
+        "give a folder",
+    )
+    check(
+        os.access(there, os.W_OK | os.X_OK),
+        "output",
+        output,
+        f"nothing can be written in {there}",
+        "give another folder",
+    )
 
 
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
@@ -103,11 +146,21 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     _refuse_before(command, overrides)
     for parsed in parse(command, overrides):
         if parsed.is_sweep_override():
-            raise RequestError(several_values(parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command))
+            raise RequestError(
+                several_values(
+                    parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command
+                )
+            )
     # `sweep=` is a group of choices to train (conf/sweep) and a plain setting to compare, where Hydra would take it for the group.
-    plain = [override for override in overrides if command != "train" and override.startswith("sweep=")]
+    plain = [
+        override for override in overrides if command != "train" and override.startswith("sweep=")
+    ]
     with one_line(command, overrides):
-        composed = compose(command, [override for override in overrides if override not in plain], return_hydra_config=True)
+        composed = compose(
+            command,
+            [override for override in overrides if override not in plain],
+            return_hydra_config=True,
+        )
         for override in OverridesParser.create().parse_overrides(plain):
             OmegaConf.update(composed, "sweep", override.value())
         _refuse_imports(composed, command, overrides)
@@ -119,7 +172,11 @@ def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     _refuse_before(command, overrides)
     parse(command, overrides)
     with one_line(command, overrides):
-        composed = GlobalHydra.instance().config_loader().load_configuration(command, overrides, RunMode.MULTIRUN)
+        composed = (
+            GlobalHydra.instance()
+            .config_loader()
+            .load_configuration(command, overrides, RunMode.MULTIRUN)
+        )
         _refuse_imports(composed, command, overrides)
     return composed
 
@@ -133,12 +190,23 @@ def expand(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[st
     with one_line(command, overrides):
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
-        swept = [f"{key}={value}" for key, value in params.items()] + list(composed.hydra.overrides.task)
-        own = [text for text in overrides if is_hydras(text) and not setting_of(text).startswith("hydra.sweeper.params")]
+        swept = [f"{key}={value}" for key, value in params.items()] + list(
+            composed.hydra.overrides.task
+        )
+        own = [
+            text
+            for text in overrides
+            if is_hydras(text) and not setting_of(text).startswith("hydra.sweeper.params")
+        ]
         parsed = OverridesParser.create(loader).parse_overrides(swept)
         for override in parsed:
-            check(not override.is_interval_sweep(), override.get_key_element(), override.get_value_string(),
-                  "an interval has no values to run", "give values or range(...), or take brainseg.search")
+            check(
+                not override.is_interval_sweep(),
+                override.get_key_element(),
+                override.get_value_string(),
+                "an interval has no values to run",
+                "give values or range(...), or take brainseg.search",
+            )
         batches = BasicSweeper.split_arguments(parsed, None)
         return composed, [own + job for batch in batches for job in batch]
 
@@ -150,7 +218,10 @@ def task_overrides(overrides: list[str]) -> list[str]:
 
 def is_hydras(override: str) -> bool:
     """Whether an override is of a setting of Hydra's own."""
-    return setting_of(override).startswith(("hydra.", "hydra/", "hydra@")) or setting_of(override) == "hydra"
+    return (
+        setting_of(override).startswith(("hydra.", "hydra/", "hydra@"))
+        or setting_of(override) == "hydra"
+    )
 
 
 def parse(command: str, overrides: list[str]) -> list[Override]:
@@ -178,7 +249,13 @@ def _refuse_before(command: str, overrides: list[str]) -> None:
         key = setting_of(override)
         check("_target_" not in override, key, value_of(override), IMPORT_NOTHING, "remove it")
         value = value_of(override)
-        check(key not in HYDRAS_FOLDERS, key, value, "is Hydra's folder, not that of the run", f"write output={value}")
+        check(
+            key not in HYDRAS_FOLDERS,
+            key,
+            value,
+            "is Hydra's folder, not that of the run",
+            f"write output={value}",
+        )
         added = override.startswith("+") and key.isidentifier() and (CONFIGS / key).is_dir()
         check(not added, f"+{key}", value, f"{key} has a default", f"write {key}={value}")
         if key.split("@")[0].strip() != "hydra.searchpath":
@@ -188,7 +265,9 @@ def _refuse_before(command: str, overrides: list[str]) -> None:
         for folder in folders if isinstance(folders, list) else [folders]:
             path = str(folder).removeprefix("file://").replace("\\${", "${")
             check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
-            check(os.path.isdir(path), key, folder, "no such folder")  # pathlib's raises where the name is too long
+            check(
+                os.path.isdir(path), key, folder, "no such folder"
+            )  # pathlib's raises where the name is too long
 
 
 def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) -> None:
@@ -200,15 +279,29 @@ def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) ->
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     hydra = plain["hydra"]
     callbacks = hydra.get("callbacks")
-    check(not callbacks, "hydra.callbacks", list(callbacks or ()), "callbacks run code of the config's choice", "remove them")
+    check(
+        not callbacks,
+        "hydra.callbacks",
+        list(callbacks or ()),
+        "callbacks run code of the config's choice",
+        "remove them",
+    )
     _refuse_plugin(hydra["sweeper"], "sweeper", {SWEEPER: {"max_batch_size": None, "params": None}})
     _refuse_plugin(hydra["launcher"], "launcher", launchers.offered())
-    check("_target_" not in repr(plain), "_target_", "found in the config", IMPORT_NOTHING, "remove it")
+    check(
+        "_target_" not in repr(plain),
+        "_target_",
+        "found in the config",
+        IMPORT_NOTHING,
+        "remove it",
+    )
     if not any("hydra" in setting_of(override) for override in overrides):
         return
     own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
     for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
-        raise RequestError(f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free")
+        raise RequestError(
+            f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free"
+        )
 
 
 def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]]) -> None:
@@ -217,12 +310,31 @@ def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]])
     known = ", ".join(name.rpartition(".")[2] for name in offered)
     check(target in offered, f"hydra.{part}", target, "not offered", f"known: {known}")
     installed = target in Plugins.instance().class_name_to_class
-    check(installed, f"hydra.{part}", target, "is not installed", "pip install 'brainseg[joblib]' or 'brainseg[submitit]'")
+    check(
+        installed,
+        f"hydra.{part}",
+        target,
+        "is not installed",
+        "pip install 'brainseg[joblib]' or 'brainseg[submitit]'",
+    )
     for key, value in settings.items():
-        name, rule = f"hydra.{part}.{key}", f"is not offered; of this {part} {', '.join(offered[target]) or 'nothing'} can be set"
+        name, rule = (
+            f"hydra.{part}.{key}",
+            f"is not offered; of this {part} {', '.join(offered[target]) or 'nothing'} can be set",
+        )
         check(key in offered[target], name, value, rule)
-        check(key not in launchers.FIXED or value == offered[target][key], name, value, "is fixed here")
-        check(not isinstance(value, str) or value.isprintable(), name, ascii(value), "holds characters that cannot be printed")
+        check(
+            key not in launchers.FIXED or value == offered[target][key],
+            name,
+            value,
+            "is fixed here",
+        )
+        check(
+            not isinstance(value, str) or value.isprintable(),
+            name,
+            ascii(value),
+            "holds characters that cannot be printed",
+        )
 
 
 @cache
@@ -234,7 +346,9 @@ def _fixed_settings(command: str, name: str) -> dict[str, Any]:
 
 def _fixed(hydra: dict[str, Any]) -> dict[str, Any]:
     job = {key: value for key, value in hydra["job"].items() if key not in FREE_OF_JOB}
-    return schema.flatten({key: value for key, value in hydra.items() if key not in FREE} | {"job": job})
+    return schema.flatten(
+        {key: value for key, value in hydra.items() if key not in FREE} | {"job": job}
+    )
 
 
 def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
@@ -245,7 +359,9 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
     for key in map(str, node):
         name = f"{prefix}{key}"
         if key not in known:
-            raise RequestError(f"{name}={node._get_node(key)}: no such setting; {nearest(name, known, prefix)}")
+            raise RequestError(
+                f"{name}={node._get_node(key)}: no such setting; {nearest(name, known, prefix)}"
+            )
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             _refuse_unknown(child, OmegaConf.get_type(child), f"{name}.")
@@ -263,5 +379,7 @@ def one_line(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[
         signals.poll()
     except (RequestError, DataError):
         raise
-    except Exception as error:  # besides their own errors they let YAML's, the system's and plain Python's through
+    except (
+        Exception
+    ) as error:  # besides their own errors they let YAML's, the system's and plain Python's through
         raise RequestError(explained(error, command, overrides)) from error

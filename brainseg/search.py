@@ -40,14 +40,20 @@ class Plan(NamedTuple):
 
     overrides: list[str]  # of brainseg.train, the same in every trial
     space: space.Space
-    jobs: list[TrainConfig]  # at the ends of the space: if these are in order, so is what lies between
+    jobs: list[
+        TrainConfig
+    ]  # at the ends of the space: if these are in order, so is what lies between
     database: Path
 
     @property
     def settings(self) -> dict[str, Any]:
         """What all trials of the study share, so that their values can be compared; and the space."""
         job = self.jobs[0]
-        fixed = {name: str(value) for name, value in without_identity(differing(job)).items() if name not in self.space}
+        fixed = {
+            name: str(value)
+            for name, value in without_identity(differing(job)).items()
+            if name not in self.space
+        }
         if job.data.path is not None:
             with Store(Path(job.data.path)) as store:
                 fixed["data"] = store.fingerprint
@@ -59,7 +65,9 @@ class Plan(NamedTuple):
 
 
 def _described(dimension: space.Dimension) -> str:
-    return ", ".join(f"{key} {value}" for key, value in dimension.items() if value not in (None, False))
+    return ", ".join(
+        f"{key} {value}" for key, value in dimension.items() if value not in (None, False)
+    )
 
 
 class Pruned(Stopped):
@@ -68,7 +76,13 @@ class Pruned(Stopped):
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that are the search's own (its settings, Hydra's flags), and the overrides of brainseg.train."""
-    trains = [one for one in argv if "=" in one and not one.startswith("-") and setting_of(one).split(".")[0] not in (*OWN, "hydra")]
+    trains = [
+        one
+        for one in argv
+        if "=" in one
+        and not one.startswith("-")
+        and setting_of(one).split(".")[0] not in (*OWN, "hydra")
+    ]
     return [one for one in argv if one not in trains], trains
 
 
@@ -78,23 +92,67 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     given = by_setting(fixed)
     known = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
-        require(given.get(name, "auto") == "auto", name, given.get(name), "a search makes its own runs", "leave it out")
+        require(
+            given.get(name, "auto") == "auto",
+            name,
+            given.get(name),
+            "a search makes its own runs",
+            "leave it out",
+        )
     for name, value in {**given, **varied}.items():
-        require("." in name or name in known, name, value, "no such setting of search or train", nearest(name, known))
+        require(
+            "." in name or name in known,
+            name,
+            value,
+            "no such setting of search or train",
+            nearest(name, known),
+        )
     chosen = config.space or (None if varied else "quick")
     if chosen is not None:  # what is typed wins: it narrows the space, or takes a setting out of it
-        varied = {name: one for name, one in space.load(chosen).items() if name not in given} | varied
-    require(bool(varied), "space", chosen, "every setting of it is fixed on the command line", "leave one out")
+        varied = {
+            name: one for name, one in space.load(chosen).items() if name not in given
+        } | varied
+    require(
+        bool(varied),
+        "space",
+        chosen,
+        "every setting of it is fixed on the command line",
+        "leave one out",
+    )
     for name in varied:
-        shared = name.split(".")[0] == "split" or name in ("data.path", "data.limit_patients") or name.startswith("data.phantom")
-        require(not shared, name, ",".join(map(str, space.ends(varied[name]))), "scores of other patients could not be compared", "fix it")
+        shared = (
+            name.split(".")[0] == "split"
+            or name in ("data.path", "data.limit_patients")
+            or name.startswith("data.phantom")
+        )
+        require(
+            not shared,
+            name,
+            ",".join(map(str, space.ends(varied[name]))),
+            "scores of other patients could not be compared",
+            "fix it",
+        )
     first = {name: space.ends(one)[0] for name, one in varied.items()}
-    ends = [first] + [first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]]
+    ends = [first] + [
+        first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]
+    ]
     jobs = [compose_job("train", [*fixed, *space.overrides(settings)]) for settings in ends]
     for job in jobs:
         check_budget([*overrides, *varied], job)
-    require(jobs[0].test != "yes", "test", "yes", "a search must not see test patients", "leave test=auto and evaluate the chosen run")
-    require(not jobs[0].rerun, "rerun", "true", "a trial that was stopped could not go on in its folder", "name another study=NAME")
+    require(
+        jobs[0].test != "yes",
+        "test",
+        "yes",
+        "a search must not see test patients",
+        "leave test=auto and evaluate the chosen run",
+    )
+    require(
+        not jobs[0].rerun,
+        "rerun",
+        "true",
+        "a trial that was stopped could not go on in its folder",
+        "name another study=NAME",
+    )
     study = config.study or (Path(chosen).stem if chosen else "typed")
     SearchConfig(study=study)  # the name of a file may be none for a study
     return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
@@ -109,7 +167,13 @@ class Search:
     def check(self, config: SearchConfig) -> None:
         """All that can be refused before anything is created. Raises RequestError."""
         there = importlib.util.find_spec("optuna") is not None
-        require(there, "optuna", "not installed", "brainseg.search needs it", "pip install 'optuna>=4.9,<6'")
+        require(
+            there,
+            "optuna",
+            "not installed",
+            "brainseg.search needs it",
+            "pip install 'optuna>=4.9,<6'",
+        )
         self.plan = plan(self.overrides, config)
         for job in self.plan.jobs:
             if missing := train.check(job).missing:
@@ -121,12 +185,19 @@ class Search:
         """Run trials until there are `config.trials` in all, then report; the exit code: 1 if one of them failed in this start."""
         planned = self.plan
         if planned.jobs[0].dry_run != "false":
-            print(f"{config.trials} trials in all, study {planned.database}", *planned.described, sep="\n")
+            print(
+                f"{config.trials} trials in all, study {planned.database}",
+                *planned.described,
+                sep="\n",
+            )
             return 0
         logging.basicConfig(format="%(message)s")
         logging.getLogger("brainseg").setLevel(logging.INFO)
         study = Study(planned.database, planned.settings)
-        print(f"study {planned.database.stem}: {study.count()} of {config.trials} trials, in {planned.database}", flush=True)
+        print(
+            f"study {planned.database.stem}: {study.count()} of {config.trials} trials, in {planned.database}",
+            flush=True,
+        )
         distributions, failed = space.distributions(planned.space), 0
         with named_errors(planned.database):
             while (trial := study.begin(config, distributions)) is not None:
@@ -139,7 +210,13 @@ class Search:
 def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     """Run one trial and write down how it ended; False if it failed, which never ends the search."""
     varied = space.overrides(trial.params)
-    job = Job((*planned.overrides, *varied), planned.database.stem, trial.number, tuple(planned.space), choosing=True)
+    job = Job(
+        (*planned.overrides, *varied),
+        planned.database.stem,
+        trial.number,
+        tuple(planned.space),
+        choosing=True,
+    )
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
     try:
         config = compose_job("train", list(job.overrides))
@@ -153,8 +230,15 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
         study.set_aside(trial)
         print(f"trial {trial.number}: set aside; the same command goes on with it", flush=True)
         raise
-    except Exception as error:  # whatever a trial dies of, the study goes on; run() has logged the traceback
-        reason = "; ".join([f"{type(error).__name__}: {error}".strip().splitlines()[0], *getattr(error, "__notes__", [])])
+    except (
+        Exception
+    ) as error:  # whatever a trial dies of, the study goes on; run() has logged the traceback
+        reason = "; ".join(
+            [
+                f"{type(error).__name__}: {error}".strip().splitlines()[0],
+                *getattr(error, "__notes__", []),
+            ]
+        )
         study.end(trial, "FAIL", reason)
         print(f"trial {trial.number} failed: {reason}", file=sys.stderr, flush=True)
         return False
@@ -173,14 +257,18 @@ class Follower:
         if "folder" not in self.trial.user_attrs:
             name_run(self.trial, folder)
         for row in state.history[self.reported :]:  # of a resumed run also the epochs before
-            if "val/dice" in row["metrics"] and row["step"] > state.half_steps:  # before, it says nothing of what the network will be
+            if (
+                "val/dice" in row["metrics"] and row["step"] > state.half_steps
+            ):  # before, it says nothing of what the network will be
                 at = 10 * row["step"] // state.total_steps if self.by_time else row["epoch"]
                 if at > self.last:
                     self.trial.report(row["metrics"]["val/dice"], at)
                 self.last = at
         self.reported = len(state.history)
         if state.history and state.step < state.total_steps and self.trial.should_prune():
-            raise Pruned(f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the median of those that finished")
+            raise Pruned(
+                f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the median of those that finished"
+            )
 
 
 def main() -> None:

@@ -34,17 +34,43 @@ class Segmentation(NamedTuple):
 class Segmenter:
     """Networks that are placed once for each size of image; one volume after the other goes through what evaluates patients, too."""
 
-    def __init__(self, members: Sequence[Trained], inference: InferenceConfig, device: Device, batch_size: int = 8) -> None:
+    def __init__(
+        self,
+        members: Sequence[Trained],
+        inference: InferenceConfig,
+        device: Device,
+        batch_size: int = 8,
+    ) -> None:
         """Raises RequestError for an ensemble whose members want different channels, or a threshold that decides nothing."""
-        self.members, self.inference, self.device, self.batch_size = members, inference, device, batch_size
+        self.members, self.inference, self.device, self.batch_size = (
+            members,
+            inference,
+            device,
+            batch_size,
+        )
         self.classes = members[0].classes
         whole = [member.channels for member in members if member.data.volume is None]
         same = all(channels == whole[0] for channels in whole)
-        check(same, "checkpoint", f"{len(members)} of them", "their networks take different channels", "predict with each by itself")
-        self.channels = whole[0] if whole else list(dict.fromkeys(name for member in members for name in member.channels))
+        check(
+            same,
+            "checkpoint",
+            f"{len(members)} of them",
+            "their networks take different channels",
+            "predict with each by itself",
+        )
+        self.channels = (
+            whole[0]
+            if whole
+            else list(dict.fromkeys(name for member in members for name in member.channels))
+        )
         for member in members:
             known = set(member.channels) <= set(self.channels)
-            check(known, "checkpoint", member.name, f"takes {', '.join(member.channels)}; the others {', '.join(self.channels)}")
+            check(
+                known,
+                "checkpoint",
+                member.name,
+                f"takes {', '.join(member.channels)}; the others {', '.join(self.channels)}",
+            )
         check_threshold(inference, self.classes)
         check_components(inference)
         self._placed: dict[tuple[int, int], list[nn.Module]] = {}
@@ -54,8 +80,12 @@ class Segmenter:
     def __call__(self, store: MemoryStore, scored: bool = False) -> Evaluated:
         """Probability and mask of the volume; `scored`: its masks are the truth, so that score and loss mean something."""
         (model, dataset), *others = self._models(store)
-        criterion = self.members[0].criterion() if scored and not others else None  # a mean of probabilities has no logits
-        (one,) = evaluate(model, dataset, self.inference, self.device, self.batch_size, criterion, others)
+        criterion = (
+            self.members[0].criterion() if scored and not others else None
+        )  # a mean of probabilities has no logits
+        (one,) = evaluate(
+            model, dataset, self.inference, self.device, self.batch_size, criterion, others
+        )
         return one
 
     def _models(self, store: MemoryStore) -> list[tuple[nn.Module, MRIDataset]]:
@@ -63,10 +93,15 @@ class Segmenter:
         datasets = [member.dataset(store, store.patients) for member in self.members]
         size = datasets[0].size
         if size not in self._placed:
-            made = [member.model(dataset) for member, dataset in zip(self.members, datasets, strict=True)]
+            made = [
+                member.model(dataset)
+                for member, dataset in zip(self.members, datasets, strict=True)
+            ]
             for member, model in zip(self.members, made, strict=True):
                 if fault := build.size_fault(model, member.in_channels, size):
-                    raise DataError(f"{store.volumes[0]}: {member.name} takes no images of {size[0]}x{size[1]} pixels ({fault})")
+                    raise DataError(
+                        f"{store.volumes[0]}: {member.name} takes no images of {size[0]}x{size[1]} pixels ({fault})"
+                    )
             self._placed = {size: [self.device.place(model) for model in made]}
         return list(zip(self._placed[size], datasets, strict=True))
 
@@ -105,5 +140,7 @@ def segment(
     mask, probability = evaluated.prediction, evaluated.probability
     if not isinstance(study, ImageStudy):
         return Segmentation(mask, probability)
-    outputs = [study.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])]
+    outputs = [
+        study.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])
+    ]
     return Segmentation(study.grid.from_axial(mask), np.stack(outputs, axis=-1))

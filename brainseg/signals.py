@@ -77,7 +77,9 @@ def ending() -> Iterator[None]:
 
 
 def _heeded() -> list[signal.Signals]:
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # elsewhere Python allows no handler
         return []
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 

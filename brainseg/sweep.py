@@ -14,7 +14,10 @@ from brainseg.records.plan import Facts, Fate
 from brainseg.records.run import Job, Outcome
 from brainseg.records.tracking import Mirror
 
-REPEATS = {"seed", "split.fold"}  # a sweep over nothing else chooses no setting, so it may look at the test patients
+REPEATS = {
+    "seed",
+    "split.fold",
+}  # a sweep over nothing else chooses no setting, so it may look at the test patients
 NOT_STARTED = "not started"
 LOST = "its worker was lost; the same command goes on with it"
 
@@ -56,11 +59,17 @@ class Ledger:
     def outcome(self, number: int) -> Outcome | None:
         """How the job ended; None if it has not, as far as anybody wrote."""
         facts = self.read(number)
-        return Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
+        return (
+            Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
+        )
 
     def outcomes(self, count: int, otherwise: str) -> list[Outcome]:
         """Every job's outcome: one that had begun and has none was lost, for one that had not begun the reason is `otherwise`."""
-        return [self.outcome(number) or Outcome("failed", reason=LOST if self.read(number) else otherwise) for number in range(count)]
+        return [
+            self.outcome(number)
+            or Outcome("failed", reason=LOST if self.read(number) else otherwise)
+            for number in range(count)
+        ]
 
     def stop(self) -> None:
         """No further job may begin."""
@@ -72,11 +81,17 @@ class Ledger:
         return path.is_file() and json.loads(path.read_text())["start"] == self.start
 
 
-def settle(outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Facts], job: Job) -> list[Outcome]:
+def settle(
+    outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Facts], job: Job
+) -> list[Outcome]:
     """Write down, in folder and MLflow, that a run was killed whose process could not do so itself; names its folder in the outcome."""
     settled = []
     for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
-        folder = find(config, job, fact.name) if outcome.state == "failed" and not outcome.folder and fact.name else None
+        folder = (
+            find(config, job, fact.name)
+            if outcome.state == "failed" and not outcome.folder and fact.name
+            else None
+        )
         if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
             if config.tracking.name != "none":
                 Mirror(folder.path).update(final=True)
@@ -96,19 +111,36 @@ def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
     ended = [shown_state(one) for one in outcomes]
     states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
     counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
-    rows = [[str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
-            for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))]
-    return f"\n{len(outcomes)} jobs: {counts}\n" + table(("job", "state", "swept", "folder, reason"), rows)
+    rows = [
+        [str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
+        for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))
+    ]
+    return f"\n{len(outcomes)} jobs: {counts}\n" + table(
+        ("job", "state", "swept", "folder, reason"), rows
+    )
 
 
 def plan(
-    facts: list[Facts], fates: list[Fate], labels: Sequence[str], configs: list[TrainConfig],
+    facts: list[Facts],
+    fates: list[Fate],
+    labels: Sequence[str],
+    configs: list[TrainConfig],
     measure: Callable[[TrainConfig], tuple[float, int] | str] | None = None,
 ) -> str:
     """A dry run's table; with `measure` also the seconds and the memory that each job takes, or why not, and the total."""
-    head = ["job", "swept", "parameters", "patients", "device", *(("time", "memory") if measure else ()), "would"]
+    head = [
+        "job",
+        "swept",
+        "parameters",
+        "patients",
+        "device",
+        *(("time", "memory") if measure else ()),
+        "would",
+    ]
     rows, total = [], 0.0
-    for number, (fact, fate, name, config) in enumerate(zip(facts, fates, labels, configs, strict=True)):
+    for number, (fact, fate, name, config) in enumerate(
+        zip(facts, fates, labels, configs, strict=True)
+    ):
         measured: list[str] = []
         if measure is not None:
             found = measure(config) if fate.left > 0 else ""
@@ -117,8 +149,20 @@ def plan(
             else:
                 total += found[0] * fate.left
                 measured = [duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
-        rows.append([str(number), name, f"{fact.parameters:,}", fact.patients, fact.device, *measured, fate.words])
-    return table(head, rows) + (f"\n{duration(total)} in all, one job after the other" if measure else "")
+        rows.append(
+            [
+                str(number),
+                name,
+                f"{fact.parameters:,}",
+                fact.patients,
+                fact.device,
+                *measured,
+                fate.words,
+            ]
+        )
+    return table(head, rows) + (
+        f"\n{duration(total)} in all, one job after the other" if measure else ""
+    )
 
 
 def duration(seconds: float) -> str:
@@ -132,4 +176,6 @@ def table(head: Sequence[str], rows: list[list[str]]) -> str:
     lines = [list(head), *rows]
     kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
     widths = {column: max(len(line[column]) for line in lines) for column in kept}
-    return "\n".join("  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines
+    )

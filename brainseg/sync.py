@@ -31,7 +31,10 @@ def run(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     failed = sum(not sync(folder, uri) for folder in folders)
-    print(f"{len(folders) - failed} of {len(folders)} runs are in MLflow" + (f", {failed} failed" if failed else ""))
+    print(
+        f"{len(folders) - failed} of {len(folders)} runs are in MLflow"
+        + (f", {failed} failed" if failed else "")
+    )
     return 1 if failed else 0
 
 
@@ -44,7 +47,13 @@ def request(arguments: list[str]) -> tuple[list[Path], str | None]:
             uri = tracking_uri(value)
         else:
             known = not equals or Path(argument).exists()
-            check(known, key, value, "is not a setting of sync", "it takes run folders, and tracking.uri=URI")
+            check(
+                known,
+                key,
+                value,
+                "is not a setting of sync",
+                "it takes run folders, and tracking.uri=URI",
+            )
             paths.append(Path(argument))
     folders = [folder for path in paths or [Path("runs")] for folder in run_folders(path)]
     return list(dict.fromkeys(folders)), uri
@@ -52,8 +61,18 @@ def request(arguments: list[str]) -> tuple[list[Path], str | None]:
 
 def run_folders(path: Path) -> list[Path]:
     """`path` itself if it is a run's folder, else all those below it. Raises RequestError where there is none."""
-    found = [path] if (path / "run.json").exists() else sorted(file.parent for file in path.rglob("run.json"))
-    check(bool(found), "folder", path, "holds no run (no run.json in it or below)", "name a run's folder or one above it, as runs")
+    found = (
+        [path]
+        if (path / "run.json").exists()
+        else sorted(file.parent for file in path.rglob("run.json"))
+    )
+    check(
+        bool(found),
+        "folder",
+        path,
+        "holds no run (no run.json in it or below)",
+        "name a run's folder or one above it, as runs",
+    )
     return found
 
 

@@ -1,8 +1,8 @@
 """One training run, from a config to a folder that holds its number: read `run` from top to bottom.
 
-    python -m brainseg.train                                   the phantom cohort, in minutes
-    python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
-    python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
+python -m brainseg.train                                   the phantom cohort, in minutes
+python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
+python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
 """
 
 import logging
@@ -31,7 +31,13 @@ from brainseg.records.mlflow_store import tracking_uri
 from brainseg.records.plan import Facts, extends, finished_before
 from brainseg.records.results import Results
 from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
+from brainseg.records.saving import (
+    PLANNED,
+    check_curve,
+    check_extension,
+    load_into,
+    plans_to_repeat,
+)
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.seeds import seed_for
 from brainseg.signals import Signals
@@ -57,8 +63,12 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     # Patients are dealt to training, validation and test before a pixel is read.
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
-    train, validation, test = (dataset(store, config, part) for part in (split.train, split.validation, split.test))
-    testing = len(test) > 0 and (config.test == "yes" or (config.test == "auto" and not job.choosing))
+    train, validation, test = (
+        dataset(store, config, part) for part in (split.train, split.validation, split.test)
+    )
+    testing = len(test) > 0 and (
+        config.test == "yes" or (config.test == "auto" and not job.choosing)
+    )
 
     # The same settings, data, split and code find the same folder again: resume or skip.
     digest = identity(config, store.fingerprint, split)
@@ -66,11 +76,20 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     if folder.exists:
         folder.check_settings(config)
         folder.check_data(store.fingerprint, split)
-        device = choose(config.device, folder.threads or job.threads, job.gpu)  # its bits depend on the number of threads
+        device = choose(
+            config.device, folder.threads or job.threads, job.gpu
+        )  # its bits depend on the number of threads
     anew = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
-        longer = f"{budget(config)[0]}=..." + (" force=true" if config.scheduler.name in PLANNED else "")
-        log.info("%s: finished before, nothing to do; a larger %s with resume=%s extends it", folder.path, longer, folder.path)
+        longer = f"{budget(config)[0]}=..." + (
+            " force=true" if config.scheduler.name in PLANNED else ""
+        )
+        log.info(
+            "%s: finished before, nothing to do; a larger %s with resume=%s extends it",
+            folder.path,
+            longer,
+            folder.path,
+        )
         return Outcome("skipped", str(folder.path), finished_before(folder, testing))
 
     # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
@@ -80,7 +99,11 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     facts = describe(config, job, store, split, device, digest, state.model)
     if not anew:
         check_extension(folder, task)
-    with Signals() as signals, mirrored(folder.path, config.tracking) as mirror, folder.active(facts, config, split):
+    with (
+        Signals() as signals,
+        mirrored(folder.path, config.tracking) as mirror,
+        folder.active(facts, config, split),
+    ):
         if anew:
             folder.forget()
         resident.hold((train, validation), device.torch, config.data.resident)
@@ -99,11 +122,23 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         results = Results(train, config.predictions)
         parts = {"validation": validation} | ({"test": test} if testing else {})
         for role, part in parts.items():
-            for evaluated in evaluate(state.validated, part, config.inference, device, config.batch_size, task.criterion_on_cpu):
-                results.add([evaluated], {evaluated.score.patient: role})  # under a leaky split it may be a training patient too
+            for evaluated in evaluate(
+                state.validated,
+                part,
+                config.inference,
+                device,
+                config.batch_size,
+                task.criterion_on_cpu,
+            ):
+                results.add(
+                    [evaluated], {evaluated.score.patient: role}
+                )  # under a leaky split it may be a training patient too
                 signals.poll()
         figures.curves(state.history, folder.path / "pictures" / "curves.png")
-        metrics = results.write(folder.path, {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky})
+        metrics = results.write(
+            folder.path,
+            {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky},
+        )
         folder.tidy(config.checkpoint.keep)
     print(conclude(folder.path, metrics, results.explained(), mirror))
     signals.poll()  # one that came too late for this run still ends its sweep
@@ -112,7 +147,9 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
 
 def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
     """The slices of these patients, with the channels that the config names."""
-    return MRIDataset(store, patients=patients, volume=config.data.volume, context=config.data.context)
+    return MRIDataset(
+        store, patients=patients, volume=config.data.volume, context=config.data.context
+    )
 
 
 def new_state(task: Task) -> State:
@@ -120,7 +157,9 @@ def new_state(task: Task) -> State:
     config = task.config
     torch.manual_seed(seed_for(config.seed, "weights"))
     outputs = build.outputs(task.train.store.classes)
-    model = task.device.place(build.model(config.model, task.train.channels, outputs, task.train.size))
+    model = task.device.place(
+        build.model(config.model, task.train.channels, outputs, task.train.size)
+    )
     optimizer = build.optimizer(config.optimizer, model.parameters())
     return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
@@ -131,7 +170,13 @@ def check(config: TrainConfig) -> Facts:
     Under device.on_missing=skip a device that is not there is no error but among the facts.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
-    require(ranks == "1", "WORLD_SIZE", ranks, "under torchrun every rank would run the whole request", "start it with plain python")
+    require(
+        ranks == "1",
+        "WORLD_SIZE",
+        ranks,
+        "under torchrun every rank would run the whole request",
+        "start it with plain python",
+    )
     device, missing = config.device.name, ""
     with own_threads():
         try:
@@ -146,15 +191,27 @@ def check(config: TrainConfig) -> Facts:
         with open_store(config.data) as store:
             check_parts(store, split)
     two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
-    require(not two_sizes, "half_resolution", config.half_resolution, f"model.name={config.model.name} takes images of one size alone",
-            "set it to 0, or choose another network")
+    require(
+        not two_sizes,
+        "half_resolution",
+        config.half_resolution,
+        f"model.name={config.model.name} takes images of one size alone",
+        "set it to 0, or choose another network",
+    )
     slices = _epoch_length(config, split)
-    parameters = rehearse(config, in_channels(config.data, found), found.classes, found.size, slices)
+    parameters = rehearse(
+        config, in_channels(config.data, found), found.classes, found.size, slices
+    )
     check_threshold(config.inference, found.classes)
     check_components(config.inference)
     sequences = found.channels if config.data.volume is None else [config.data.volume]
-    require(not config.augment.missing or can_miss(sequences), "augment.missing", config.augment.missing,
-            f"FLAIR stands in for what is missing, and the sequences are {', '.join(sequences)}", "set it to 0")
+    require(
+        not config.augment.missing or can_miss(sequences),
+        "augment.missing",
+        config.augment.missing,
+        f"FLAIR stands in for what is missing, and the sequences are {', '.join(sequences)}",
+        "set it to 0",
+    )
     if config.resume not in (None, "auto", "never"):
         named = RunFolder(locate(config.resume))
         named.check_settings(config)
@@ -163,14 +220,31 @@ def check(config: TrainConfig) -> Facts:
         locate(config.steps_of, "steps_of")
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
-    free = config.output is None or config.resume not in (None, "never") or not (Path(config.output) / "run.json").is_file()
-    require(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
+    free = (
+        config.output is None
+        or config.resume not in (None, "never")
+        or not (Path(config.output) / "run.json").is_file()
+    )
+    require(
+        free,
+        "output",
+        config.output,
+        "holds a run already",
+        "resume=auto goes on with it; or give another folder",
+    )
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
     digest_of_data = fingerprint(config.data)
     if digest_of_data is None:
         return Facts(parameters, patients, device, missing)
     name = folder_name(config, identity(config, digest_of_data, split))
-    return Facts(parameters, patients, device, missing, name, identity(config, digest_of_data, split, code=""))
+    return Facts(
+        parameters,
+        patients,
+        device,
+        missing,
+        name,
+        identity(config, digest_of_data, split, code=""),
+    )
 
 
 def _epoch_length(config: TrainConfig, split: Split) -> int:
@@ -181,7 +255,11 @@ def _epoch_length(config: TrainConfig, split: Split) -> int:
     if fingerprint(config.data) is None:
         return config.data.phantom.slices * len(split.train)
     with open_store(config.data) as store:
-        return len(epoch_order(dataset(store, config, split.train), config.seed, 0, config.data.tumour_share))
+        return len(
+            epoch_order(
+                dataset(store, config, split.train), config.seed, 0, config.data.tumour_share
+            )
+        )
 
 
 def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int]:
@@ -193,13 +271,18 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     device = choose(config.device, threads)
     store = open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
-    train, validation = dataset(store, config, split.train), dataset(store, config, split.validation)
+    train, validation = (
+        dataset(store, config, split.train),
+        dataset(store, config, split.validation),
+    )
     criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
     task = Task(config, device, train, validation, criterion)
     resident.hold((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Hooks())
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
-    seconds = config.epochs * (task.steps_per_epoch * step + pace.validation / config.validate_every)
+    seconds = config.epochs * (
+        task.steps_per_epoch * step + pace.validation / config.validate_every
+    )
     return config.max_minutes * 60 if config.max_minutes else seconds, peak_memory(device)
 
 
@@ -210,12 +293,16 @@ def main() -> None:
 
 def summarise(sweep: str, root: Path, config: TrainConfig) -> str:
     """Compare what has finished of a sweep; its report, its pictures and its MLflow run."""
-    from brainseg import compare  # with matplotlib and pandas, which a run's first step need not wait for
+    from brainseg import (
+        compare,
+    )  # with matplotlib and pandas, which a run's first step need not wait for
 
     return compare.summarise(sweep, root, config.tracking)
 
 
 if __name__ == "__main__":
-    from brainseg import train  # not as __main__: a launcher's processes import what they run by its name
+    from brainseg import (
+        train,
+    )  # not as __main__: a launcher's processes import what they run by its name
 
     train.main()

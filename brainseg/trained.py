@@ -14,7 +14,15 @@ import torch
 from torch import nn
 
 from brainseg import build
-from brainseg.config import DataConfig, InferenceConfig, InferenceOverride, ModelConfig, TrainConfig, UNetConfig, restore
+from brainseg.config import (
+    DataConfig,
+    InferenceConfig,
+    InferenceOverride,
+    ModelConfig,
+    TrainConfig,
+    UNetConfig,
+    restore,
+)
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
@@ -29,7 +37,10 @@ from brainseg.training_data import training_file
 
 log = logging.getLogger("brainseg")
 
-USUAL = (256, 256)  # height and width of the public set, for weights that do not say what they were trained on
+USUAL = (
+    256,
+    256,
+)  # height and width of the public set, for weights that do not say what they were trained on
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
@@ -55,7 +66,9 @@ class Trained:
     @cached_property
     def training_file(self) -> Path | None:
         """The file of the training data, where it lies today; None where it is not there or not known."""
-        return training_file(self.path, self.stored, self.config) if self.config is not None else None
+        return (
+            training_file(self.path, self.stored, self.config) if self.config is not None else None
+        )
 
     @cached_property
     def signatures(self) -> Mapping[str, Any]:
@@ -65,7 +78,9 @@ class Trained:
         if self.training_file is None:
             return {}
         with Store(self.training_file) as store:
-            return signatures_of(store) if store.fingerprint == self.stored.get("fingerprint") else {}
+            return (
+                signatures_of(store) if store.fingerprint == self.stored.get("fingerprint") else {}
+            )
 
     def role(self, patient: str, store: Store, has_masks: bool = True) -> str:
         """Return the role of a patient of `store` in the split: train, validation, test or unknown.
@@ -79,8 +94,14 @@ class Trained:
         is_same = store.fingerprint == self.stored.get("fingerprint")
         trained_on = self.signatures.get(patient, ())
         if not is_same and isinstance(trained_on, list):
-            scans = [signature(store, index) for index, name in enumerate(store.patients) if name == patient]
-            is_same = any(is_same_scan(str(its), scan, has_masks) for its in trained_on for scan in scans)
+            scans = [
+                signature(store, index)
+                for index, name in enumerate(store.patients)
+                if name == patient
+            ]
+            is_same = any(
+                is_same_scan(str(its), scan, has_masks) for its in trained_on for scan in scans
+            )
         return self.split.role(patient) if is_same else "unknown"
 
     @property
@@ -95,7 +116,11 @@ class Trained:
     @property
     def channels(self) -> list[str]:
         """The sequences that its input is made of, in order."""
-        return [self.data.volume] if self.data.volume is not None else [str(name) for name in self.stored.get("channels", CHANNELS)]
+        return (
+            [self.data.volume]
+            if self.data.volume is not None
+            else [str(name) for name in self.stored.get("channels", CHANNELS)]
+        )
 
     @property
     def classes(self) -> list[str]:
@@ -110,7 +135,11 @@ class Trained:
     def image_size(self) -> tuple[int, int] | None:
         """Height and width that it was trained on, in pixels; None for weights that do not say."""
         size: Any = self.stored.get("image_size")
-        sound = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side <= LARGEST for side in size)
+        sound = (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and 0 < side <= LARGEST for side in size)
+        )
         return (size[0], size[1]) if sound else None
 
     @cached_property
@@ -118,24 +147,43 @@ class Trained:
         """Of the weights, by name."""
         digest = hashlib.sha256()
         for name, tensor in self.stored["model"].items():
-            digest.update(f"{name} {tuple(tensor.shape)} ".encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                f"{name} {tuple(tensor.shape)} ".encode()
+                + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()
 
     def criterion(self) -> nn.Module | None:
-        return build.loss(self.config.loss, build.outputs(self.stored.get("classes", ()))) if self.config else None
+        return (
+            build.loss(self.config.loss, build.outputs(self.stored.get("classes", ())))
+            if self.config
+            else None
+        )
 
     def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
         """The slices as the network saw them: its own channels and context."""
-        return MRIDataset(store, patients=patients, volume=self.data.volume, context=self.data.context)
+        return MRIDataset(
+            store, patients=patients, volume=self.data.volume, context=self.data.context
+        )
 
     def model(self, dataset: MRIDataset) -> nn.Module:
         """The network with its weights. Raises RequestError if they are those of another network, or the data have other sequences."""
-        sequences, trained_on = dataset.sequences, list(self.stored.get("channels", dataset.sequences))
+        sequences, trained_on = (
+            dataset.sequences,
+            list(self.stored.get("channels", dataset.sequences)),
+        )
         fit = self.data.volume is not None or sequences == trained_on
-        check(fit, "checkpoint", self.name, f"was trained on {', '.join(map(str, trained_on))}; the data have {', '.join(sequences)}",
-              "prepare the data with its sequences, in its order")
+        check(
+            fit,
+            "checkpoint",
+            self.name,
+            f"was trained on {', '.join(map(str, trained_on))}; the data have {', '.join(sequences)}",
+            "prepare the data with its sequences, in its order",
+        )
         there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
-        same = own == there or build.outputs(own) == build.outputs(there) == 1  # one class may have two names
+        same = (
+            own == there or build.outputs(own) == build.outputs(there) == 1
+        )  # one class may have two names
         rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
         check(same, "checkpoint", self.name, rule, "use data with its classes")
         return self._built(dataset.channels, dataset.size, own)
@@ -147,12 +195,25 @@ class Trained:
     def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model
         model = build.model(settings, in_channels, build.outputs(classes), size)
-        weights, prefix, others = matched(self.stored["model"], model.state_dict(), self.name, f"model={dataclasses.asdict(settings)}")
+        weights, prefix, others = matched(
+            self.stored["model"],
+            model.state_dict(),
+            self.name,
+            f"model={dataclasses.asdict(settings)}",
+        )
         if prefix:
-            log.info("checkpoint:   %s: the prefix %s is removed from the names of its weights", self.name, prefix)
+            log.info(
+                "checkpoint:   %s: the prefix %s is removed from the names of its weights",
+                self.name,
+                prefix,
+            )
         if others:
-            log.warning("checkpoint:   %s: %d tensors are not of the network and left out: %s", self.name, len(others),
-                        ", ".join(others[:3]))
+            log.warning(
+                "checkpoint:   %s: %d tensors are not of the network and left out: %s",
+                self.name,
+                len(others),
+                ", ".join(others[:3]),
+            )
         model.load_state_dict(weights, strict=False)  # `matched` has compared the names
         return model
 
@@ -173,7 +234,13 @@ def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> 
     for name, own in configs.items() if len(configs) == len(members) else ():
         for setting in ("volume", "context"):
             asked, its, default = (getattr(one, setting) for one in (data, own.data, DataConfig()))
-            check(asked in (its, default), f"data.{setting}", asked, f"{name} was trained with {its}", "leave it out")
+            check(
+                asked in (its, default),
+                f"data.{setting}",
+                asked,
+                f"{name} was trained with {its}",
+                "leave it out",
+            )
     return members
 
 
@@ -191,10 +258,21 @@ def inference_of(members: Sequence[Trained], asked: InferenceOverride) -> Infere
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
     ways = [dataclasses.replace(member.inference, **given) for member in members]
     counts = asked.min_volume is None or all(way.components == "min_volume" for way in ways)
-    check(counts, "inference.min_volume", asked.min_volume, f"says nothing under inference.components={ways[0].components}",
-          "add inference.components=min_volume")
+    check(
+        counts,
+        "inference.min_volume",
+        asked.min_volume,
+        f"says nothing under inference.components={ways[0].components}",
+        "add inference.components=min_volume",
+    )
     same = all(way == ways[0] for way in ways)
-    check(same, "inference", "null", "the checkpoints were selected under different settings", "set inference.* for all of them")
+    check(
+        same,
+        "inference",
+        "null",
+        "the checkpoints were selected under different settings",
+        "set inference.* for all of them",
+    )
     return ways[0]
 
 
@@ -235,7 +313,11 @@ def saw(patient: str, members: Sequence[Trained], store: Store | None = None) ->
     Without `store` the patient is known to be one of the training data, and its name gives the role.
     """
     roles = {member.name: _role(patient, member, store) for member in members}
-    return [name for name, role in roles.items() if role in ("train", "validation")] if len(set(roles.values())) > 1 else []
+    return (
+        [name for name, role in roles.items() if role in ("train", "validation")]
+        if len(set(roles.values())) > 1
+        else []
+    )
 
 
 def _role(patient: str, member: Trained, store: Store | None) -> str:

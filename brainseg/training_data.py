@@ -46,8 +46,12 @@ def chosen_data(asked: DataOverride, members: Sequence["Trained"]) -> DataConfig
     a checkpoint are not there, where the checkpoints were trained on different data, and where none of them
     says which data it was trained on.
     """
-    requested = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
-    phantom = {name: value for name, value in requested.pop("phantom", {}).items() if value is not None}
+    requested = {
+        name: value for name, value in dataclasses.asdict(asked).items() if value is not None
+    }
+    phantom = {
+        name: value for name, value in requested.pop("phantom", {}).items() if value is not None
+    }
     known = [member for member in members if member.config is not None]
     own = [member.config.data for member in known if member.config is not None]
     if not (phantom or {"name", "path"} & requested.keys()):

@@ -30,7 +30,11 @@ class Died(RuntimeError):
 
 
 def apart(
-    target: str, config: TrainConfig, *further: Any, output: Path | None = None, started: Callable[[int], None] = lambda pid: None
+    target: str,
+    config: TrainConfig,
+    *further: Any,
+    output: Path | None = None,
+    started: Callable[[int], None] = lambda pid: None,
 ) -> Any:
     """What the function `target` ("package.module:name") returns for `config` and `further`, called in a new process.
 
@@ -38,16 +42,27 @@ def apart(
     or where this one's goes. When this process ends, however it ends, the other gets SIGTERM. Raises Died.
     """
     receiver, sender = os.pipe()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH")))
+        )
+    }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
     with open(output or os.devnull, "ab") as file:
         printed: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
-        process = subprocess.Popen([sys.executable, "-m", "brainseg.worker", target, str(sender)], stdin=subprocess.PIPE,
-                                   pass_fds=(sender,), env=environment, **printed)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "brainseg.worker", target, str(sender)],
+            stdin=subprocess.PIPE,
+            pass_fds=(sender,),
+            env=environment,
+            **printed,
+        )
     os.close(sender)
     started(process.pid)
-    assert process.stdin is not None  # open until the end: that it closes is how the process learns that this one is gone
+    assert (
+        process.stdin is not None
+    )  # open until the end: that it closes is how the process learns that this one is gone
     with os.fdopen(receiver) as pipe:
         with suppress(BrokenPipeError):  # it may have died already
             process.stdin.write(json.dumps([asdict(config), *further]).encode() + b"\n")
@@ -65,7 +80,9 @@ def apart(
 def _how(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
-    return f"its process was killed by {signal.Signals(-code).name}" + (", perhaps out of memory" if code == -signal.SIGKILL else "")
+    return f"its process was killed by {signal.Signals(-code).name}" + (
+        ", perhaps out of memory" if code == -signal.SIGKILL else ""
+    )
 
 
 def main() -> None:

@@ -25,7 +25,12 @@ from brainseg.config.overrides import by_setting
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom import ensure_cohort
 
-DEFAULTS = {"source": "", "only": "steps,epoch,inference,process,growth", "rounds": "5", "output": "benchmarks"}
+DEFAULTS = {
+    "source": "",
+    "only": "steps,epoch,inference,process,growth",
+    "rounds": "5",
+    "output": "benchmarks",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -34,12 +39,20 @@ def main(arguments: list[str]) -> int:
         return 0
     typed = by_setting(arguments)
     if unknown := typed.keys() - DEFAULTS.keys():
-        print(__doc__ if unknown & {"-h", "--help"} else f"error: {sorted(unknown)[0]}: no such setting; known: {', '.join(DEFAULTS)}")
+        print(
+            __doc__
+            if unknown & {"-h", "--help"}
+            else f"error: {sorted(unknown)[0]}: no such setting; known: {', '.join(DEFAULTS)}"
+        )
         return 0 if unknown & {"-h", "--help"} else 2
     asked = DEFAULTS | typed
     rounds = int(asked["rounds"])
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(asked["source"]) if asked["source"] else ensure_cohort(PhantomConfig()).with_suffix("") / "kaggle_3m"
+        source = (
+            Path(asked["source"])
+            if asked["source"]
+            else ensure_cohort(PhantomConfig()).with_suffix("") / "kaggle_3m"
+        )
         path = str(Path(folder) / "cohort.h5")
         prepare(source, path)
         parts: dict[str, Callable[[], Section]] = {
@@ -50,13 +63,20 @@ def main(arguments: list[str]) -> int:
             "growth": lambda: growth.measure(rounds),
         }
         if unknown := set(asked["only"].split(",")) - parts.keys():
-            print(f"error: only={','.join(sorted(unknown))}: no such part; known: {', '.join(parts)}", file=sys.stderr)
+            print(
+                f"error: only={','.join(sorted(unknown))}: no such part; known: {', '.join(parts)}",
+                file=sys.stderr,
+            )
             return 2
         done: dict[str, Section] = {}
         for name in asked["only"].split(","):
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             done[name] = parts[name]()
-    print(page.write(Path(asked["output"]), done, " ".join(["python scripts/benchmark.py", *arguments])))
+    print(
+        page.write(
+            Path(asked["output"]), done, " ".join(["python scripts/benchmark.py", *arguments])
+        )
+    )
     print(f"written to {asked['output']}: benchmark.md, benchmark.json")
     return 0
 

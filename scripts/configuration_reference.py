@@ -33,7 +33,10 @@ wins. `null` stands for none. `eval "$(brainseg completion bash)"` completes bot
 def page() -> str:
     """The whole page, Markdown."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        parts = [HEAD, *(part for command in COMMANDS if command in TYPES for part in of_command(command))]
+        parts = [
+            HEAD,
+            *(part for command in COMMANDS if command in TYPES for part in of_command(command)),
+        ]
     return "\n".join(parts)
 
 
@@ -66,7 +69,11 @@ def of_command(command: str) -> Iterator[str]:
 def as_in_train(composed: DictConfig, name: str) -> bool:
     """Whether a group has the settings that it has in train, and their defaults."""
     node, trains = composed._get_node(name), compose_checked("train", [])._get_node(name)
-    return None not in (node, trains) and OmegaConf.get_type(node) is OmegaConf.get_type(trains) and node == trains
+    return (
+        None not in (node, trains)
+        and OmegaConf.get_type(node) is OmegaConf.get_type(trains)
+        and node == trains
+    )
 
 
 def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
@@ -77,19 +84,31 @@ def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
         yield from rows_of(node._get_node(name), f"{prefix}{name}.")
 
 
-def of_choices(group: str, rows: list[Setting], options: list[str], default: str | None) -> Iterator[str]:
+def of_choices(
+    group: str, rows: list[Setting], options: list[str], default: str | None
+) -> Iterator[str]:
     """A group's files: what each is and sets, and the settings that it alone has."""
     known = {row.name: row.default for row in rows}
     lines, further = [], []
     for option in options:
         sets = []
         if rows:
-            its = list(rows_of(compose_checked("train", [f"{group}={option}"])._get_node(group), f"{group}."))
-            sets = [f"`{row.name}={row.default}`" for row in its if row.name in known and known[row.name] != row.default]
+            its = list(
+                rows_of(
+                    compose_checked("train", [f"{group}={option}"])._get_node(group), f"{group}."
+                )
+            )
+            sets = [
+                f"`{row.name}={row.default}`"
+                for row in its
+                if row.name in known and known[row.name] != row.default
+            ]
             own = [row for row in its if row.name not in known]
             further += [f"With `{group}={option}`:\n", table(own)] if own else []
         star = " (default)" if option == default else ""
-        lines.append(f"| `{group}={option}`{star} | {cell(manual.comment(group, option))} | {' '.join(sets)} |")
+        lines.append(
+            f"| `{group}={option}`{star} | {cell(manual.comment(group, option))} | {' '.join(sets)} |"
+        )
     if not rows:
         yield f"### train: {group}\n\nFiles that set settings of several groups; one at a time.\n"
     yield "\n".join(["| choice | is | sets |", "|---|---|---|", *lines, ""])
@@ -99,7 +118,10 @@ def of_choices(group: str, rows: list[Setting], options: list[str], default: str
 def table(rows: Iterable[Setting]) -> str:
     """Settings as a Markdown table."""
     defaults = {row: f"`{cell(row.default)}`" if row.default else "must be given" for row in rows}
-    lines = [f"| `{row.name}` | {default} | {row.kind} | {cell(row.meaning)} |" for row, default in defaults.items()]
+    lines = [
+        f"| `{row.name}` | {default} | {row.kind} | {cell(row.meaning)} |"
+        for row, default in defaults.items()
+    ]
     return "\n".join(["| setting | default | type | meaning |", "|---|---|---|---|", *lines, ""])
 
 

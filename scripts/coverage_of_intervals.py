@@ -22,7 +22,9 @@ def cohort(random: np.random.Generator, patients: int, missed: float) -> np.ndar
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cohorts", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--patients", type=int, nargs="+", default=[22, 61, 110])
@@ -33,11 +35,15 @@ def main() -> None:
     truth = {"mean": (1 - options.missed) * SHAPE[0] / sum(SHAPE)}
     truth["median"] = float(np.median(cohort(random, 10_000_000, options.missed)))
     print(f"{options.cohorts} cohorts; true mean {truth['mean']:.4f}, median {truth['median']:.4f}")
-    print(f"{'patients':>8} {'statistic':>9} {'covered':>8} {'too low':>8} {'too high':>8} {'width':>6}")
+    print(
+        f"{'patients':>8} {'statistic':>9} {'covered':>8} {'too low':>8} {'too high':>8} {'width':>6}"
+    )
     for patients in options.patients:
         cohorts = [cohort(random, patients, options.missed) for _ in range(options.cohorts)]
         for statistic, true in truth.items():
-            low, high = np.array([bootstrap(values, statistic, options.draws) for values in cohorts]).T
+            low, high = np.array(
+                [bootstrap(values, statistic, options.draws) for values in cohorts]
+            ).T
             below, above = (high < true).mean(), (low > true).mean()
             row = f"{patients:>8} {statistic:>9} {1 - below - above:>8.1%} {below:>8.1%} {above:>8.1%} {(high - low).mean():>6.3f}"
             print(row, flush=True)

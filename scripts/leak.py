@@ -51,11 +51,20 @@ from brainseg.request import CONFIGS, compose_job
 from brainseg.signals import Interrupted
 
 OURS = ("split", "test", "resume", "from", "dry_run")  # what would make the three incomparable
-HONEST = ["split=holdout", "split.train=0.8", "split.validation=0.05", "split.test=0.15"]  # as many training patients as the reference
+HONEST = [
+    "split=holdout",
+    "split.train=0.8",
+    "split.validation=0.05",
+    "split.test=0.15",
+]  # as many training patients as the reference
 HELD_OUT = 0.2  # of each patient's slices
 TRAIN, VALIDATION = "_train", "_validation"
-LABELS = {"patient": "split by patient", "reference": "the reference's split", "patient, held-out slices": "split by patient",
-          "slice": "split by slice"}
+LABELS = {
+    "patient": "split by patient",
+    "reference": "the reference's split",
+    "patient, held-out slices": "split by patient",
+    "slice": "split by slice",
+}
 PATIENT, REFERENCE, PATIENT_SLICES, SLICE = LABELS
 
 
@@ -77,16 +86,37 @@ def run(overrides: list[str]) -> pd.DataFrame:
     """Train three times, write leak.csv and leak.png to `output`; returns the rows of leak.csv."""
     for override in overrides:
         key = setting_of(override)
-        check(not key.startswith(OURS), key, value_of(override), "is set here, alike for all three", "leave it out")
-    experiment = [] if "tracking.experiment" in by_setting(overrides) else ["tracking.experiment=brainseg-leak"]
+        check(
+            not key.startswith(OURS),
+            key,
+            value_of(override),
+            "is set here, alike for all three",
+            "leave it out",
+        )
+    experiment = (
+        []
+        if "tracking.experiment" in by_setting(overrides)
+        else ["tracking.experiment=brainseg-leak"]
+    )
     asked = compose([*overrides, *experiment])
-    check(asked.data.context == 0, "data.context", asked.data.context, "slices dealt apart have no neighbours", "set data.context=0")
+    check(
+        asked.data.context == 0,
+        "data.context",
+        asked.data.context,
+        "slices dealt apart have no neighbours",
+        "set data.context=0",
+    )
     folder = Path(asked.output or "runs/leak")
     recipe = without([*overrides, *experiment], ("output",))
 
     honest = trained([*recipe, *HONEST], folder / "patient")
     dealt, split = deal_slices(asked, folder)
-    by_slice = [f"data.path={quoted(dealt)}", "data.limit_patients=null", "split=file", f"split.path={quoted(split)}"]
+    by_slice = [
+        f"data.path={quoted(dealt)}",
+        "data.limit_patients=null",
+        "split=file",
+        f"split.path={quoted(split)}",
+    ]
     # Minutes are measured once: three measurements would differ.
     same_steps = f"steps_of={quoted(honest.path)}"
     reference = trained([*recipe, "split=reference", same_steps], folder / "reference")
@@ -139,11 +169,18 @@ def deal_slices(config: TrainConfig, folder: Path) -> tuple[Path, Path]:
         parts = sorted(dealt(store, known), key=lambda part: part[0])
         folder.mkdir(parents=True, exist_ok=True)
         volumes = [halved(store, name, rows) for name, rows in parts]
-        write_store(path, volumes, ((store_rows(store.images, rows), store_rows(store.masks, rows)) for _, rows in parts), store.channels,
-                    store.classes)
+        write_store(
+            path,
+            volumes,
+            ((store_rows(store.images, rows), store_rows(store.masks, rows)) for _, rows in parts),
+            store.channels,
+            store.classes,
+        )
     names = [volume.patient for volume in volumes]
     ends = {"train": TRAIN, "validation": VALIDATION}
-    write_json(split, {part: [name for name in names if name.endswith(end)] for part, end in ends.items()})
+    write_json(
+        split, {part: [name for name in names if name.endswith(end)] for part, end in ends.items()}
+    )
     return path, split
 
 
@@ -164,9 +201,19 @@ def store_rows(read: Any, rows: np.ndarray) -> np.ndarray:
 
 def halved(store: Store, name: str, rows: np.ndarray) -> Volume:
     """What the file says of a part of a volume: its own slices, the whole volume's percentiles."""
-    slices = zip(store.slice_number[rows], store_rows(store.images, rows), store_rows(store.masks, rows)[:, 0], strict=True)
+    slices = zip(
+        store.slice_number[rows],
+        store_rows(store.images, rows),
+        store_rows(store.masks, rows)[:, 0],
+        strict=True,
+    )
     whole = store.volume_of(int(rows[0]))
-    return replace(describe(name, slices, store.channels), low=store.low[whole], high=store.high[whole], copies=store.copies[whole])
+    return replace(
+        describe(name, slices, store.channels),
+        low=store.low[whole],
+        high=store.high[whole],
+        copies=store.copies[whole],
+    )
 
 
 def scores(column: str, folder: RunFolder, part: str) -> pd.DataFrame:
@@ -188,7 +235,9 @@ def steps_done(folder: RunFolder) -> int:
 
 def labelled(column: str, table: pd.DataFrame, best: dict[str, Any]) -> pd.DataFrame:
     table = table.assign(split=column, steps=best["total_steps"], best_epoch=best["best_epoch"])
-    return table[["split", "patient", "dice", "slices", "tumour_pixels", "trained_on", "steps", "best_epoch"]]
+    return table[
+        ["split", "patient", "dice", "slices", "tumour_pixels", "trained_on", "steps", "best_epoch"]
+    ]
 
 
 def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
@@ -200,10 +249,23 @@ def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
         for name, rows in dealt(store, set(best["split"]["test"])):
             if name.endswith(VALIDATION):
                 volume = store.volume_of(int(rows[0]))
-                places = [(store.volumes[volume], int(row - store.first_slice[volume])) for row in rows]
-                truth, predicted, overlap = slices.loc[places, ["truth_pixels", "predicted_pixels", "overlap"]].sum().tolist()
+                places = [
+                    (store.volumes[volume], int(row - store.first_slice[volume])) for row in rows
+                ]
+                truth, predicted, overlap = (
+                    slices.loc[places, ["truth_pixels", "predicted_pixels", "overlap"]]
+                    .sum()
+                    .tolist()
+                )
                 dice = 2 * overlap / (truth + predicted) if truth + predicted else 1.0
-                found.append({"patient": store.volumes[volume], "dice": dice, "slices": len(rows), "tumour_pixels": truth})
+                found.append(
+                    {
+                        "patient": store.volumes[volume],
+                        "dice": dice,
+                        "slices": len(rows),
+                        "tumour_pixels": truth,
+                    }
+                )
     return labelled(PATIENT_SLICES, pd.DataFrame(found).assign(trained_on=False), best)
 
 
@@ -219,9 +281,38 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         part, steps = there[there.split == name], table.steps[table.split == name].iloc[0]
         low, high = bootstrap(part.dice.to_numpy()) if len(part) > 1 else (np.nan, np.nan)
         seen, unseen = part.dice[part.trained_on], part.dice[~part.trained_on]
-        same = part.dice[part.patient.isin(both)].mean() if name in (PATIENT_SLICES, SLICE) else np.nan
-        rows.append((name, len(part), len(seen), part.dice.mean(), low, high, seen.mean(), unseen.mean(), same, steps))
-    return pd.DataFrame(rows, columns=["split", "patients", "trained_on", "mean", "low", "high", "seen", "unseen", "same", "steps"])
+        same = (
+            part.dice[part.patient.isin(both)].mean() if name in (PATIENT_SLICES, SLICE) else np.nan
+        )
+        rows.append(
+            (
+                name,
+                len(part),
+                len(seen),
+                part.dice.mean(),
+                low,
+                high,
+                seen.mean(),
+                unseen.mean(),
+                same,
+                steps,
+            )
+        )
+    return pd.DataFrame(
+        rows,
+        columns=[
+            "split",
+            "patients",
+            "trained_on",
+            "mean",
+            "low",
+            "high",
+            "seen",
+            "unseen",
+            "same",
+            "steps",
+        ],
+    )
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -232,21 +323,61 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     for place, row in enumerate(summary(table).itertuples()):
         part = table[(table.split == row.split) & (table.tumour_pixels > 0)]
         beside = place + generator.uniform(-0.25, 0.05, len(part))
-        axes.scatter(beside, part.dice, s=30, color=np.where(part.trained_on, ORANGE, BLUE), alpha=0.75, edgecolor="white", linewidth=0.5)
+        axes.scatter(
+            beside,
+            part.dice,
+            s=30,
+            color=np.where(part.trained_on, ORANGE, BLUE),
+            alpha=0.75,
+            edgecolor="white",
+            linewidth=0.5,
+        )
         colour = ORANGE if row.trained_on else BLUE
         axes.plot([place + 0.15] * 2, [row.low, row.high], color=colour, linewidth=2.4)
         axes.plot([place + 0.15], [row.mean], marker="D", markersize=7, color=colour)
         said, height = (f"{row.mean:.2f}", row.mean) if row.patients else ("none", 0.5)
-        axes.text(place + 0.19, height, said, color=colour, fontsize=16, fontweight="bold", verticalalignment="center")
+        axes.text(
+            place + 0.19,
+            height,
+            said,
+            color=colour,
+            fontsize=16,
+            fontweight="bold",
+            verticalalignment="center",
+        )
     axes.axvline(1.5, color=GREY, linewidth=1, linestyle=":")
-    for place, text in enumerate(("over whole volumes", "over the same fifth of each patient's slices")):
-        axes.text(2 * place + 0.5, -0.2, text, color=GREY, transform=axes.get_xaxis_transform(), horizontalalignment="center")
+    for place, text in enumerate(
+        ("over whole volumes", "over the same fifth of each patient's slices")
+    ):
+        axes.text(
+            2 * place + 0.5,
+            -0.2,
+            text,
+            color=GREY,
+            transform=axes.get_xaxis_transform(),
+            horizontalalignment="center",
+        )
     steps = sorted(set(table.steps))
     told = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    axes.set_title(f"One network, {told} training steps: its score depends on the split", loc="left", fontweight="bold", pad=24)
-    for x, text, colour in ((0.0, "● patient never seen in training", BLUE), (0.28, "● patient trained on", ORANGE)):
+    axes.set_title(
+        f"One network, {told} training steps: its score depends on the split",
+        loc="left",
+        fontweight="bold",
+        pad=24,
+    )
+    for x, text, colour in (
+        (0.0, "● patient never seen in training", BLUE),
+        (0.28, "● patient trained on", ORANGE),
+    ):
         axes.text(x, 1.02, text, color=colour, transform=axes.transAxes)
-    axes.text(1.0, 1.02, "◆ mean and its 95 % interval over patients", color=GREY, transform=axes.transAxes, horizontalalignment="right")
+    axes.text(
+        1.0,
+        1.02,
+        "◆ mean and its 95 % interval over patients",
+        color=GREY,
+        transform=axes.transAxes,
+        horizontalalignment="right",
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.set(ylim=(-0.02, 1.02), xlim=(-0.4, len(LABELS) - 0.5), ylabel="Dice of a patient")
     axes.set_xticks(range(len(LABELS)), [label(row) for row in summary(table).itertuples()])
@@ -263,7 +394,11 @@ def label(row: Any) -> str:
         return f"{LABELS[row.split]}\n{who}, all trained on\nthe same patients as at its left: {row.same:.2f}"
     if not row.trained_on:
         return f"{LABELS[row.split]}\n{who}, none trained on"
-    unseen = f"\ntrained on {row.seen:.2f}, never seen {row.unseen:.2f}" if row.trained_on < row.patients else ""
+    unseen = (
+        f"\ntrained on {row.seen:.2f}, never seen {row.unseen:.2f}"
+        if row.trained_on < row.patients
+        else ""
+    )
     return f"{LABELS[row.split]}\n{who}, {row.trained_on} trained on{unseen}"
 
 

@@ -1,6 +1,6 @@
 """Make the README's pictures from a finished run of the default command on the phantom.
 
-    python -m brainseg.train && python scripts/pictures.py runs/RUN
+python -m brainseg.train && python scripts/pictures.py runs/RUN
 """
 
 import argparse
@@ -12,7 +12,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of the run")
     folder = parser.parse_args().run
     for name in ("overlays.png", "curves.png"):

@@ -1,7 +1,7 @@
 """Take the README's picture of the MLflow page: the chart link of a sweep, as a real browser shows it without a further click.
 
-    python scripts/screenshot_ui.py                  # needs a store with runs here (mlflow.db) and Debian's chromium
-    python scripts/screenshot_ui.py --uri sqlite:///elsewhere/mlflow.db --experiment NAME --sweep ID --output picture.png
+python scripts/screenshot_ui.py                  # needs a store with runs here (mlflow.db) and Debian's chromium
+python scripts/screenshot_ui.py --uri sqlite:///elsewhere/mlflow.db --experiment NAME --sweep ID --output picture.png
 """
 
 import argparse
@@ -19,7 +19,14 @@ from pathlib import Path
 from matplotlib import image
 
 from brainseg.files import write_bytes
-from brainseg.records.mlflow_store import LOCAL_UI, chart_link, connect, limited, tracking_uri, ui_command
+from brainseg.records.mlflow_store import (
+    LOCAL_UI,
+    chart_link,
+    connect,
+    limited,
+    tracking_uri,
+    ui_command,
+)
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "mlflow.png"
 SECONDS = 120  # for a server to start and a page to draw on a busy machine
@@ -28,20 +35,26 @@ SHOWN = 0.75  # of its width: a fresh browser has MLflow's assistant open at the
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--uri", help="SQLite store; as tracking.uri")
     parser.add_argument("--experiment", default="brainseg")
     parser.add_argument("--sweep", help="show the runs of this sweep alone")
     parser.add_argument("--output", type=Path, default=PICTURE)
     arguments = parser.parse_args()
-    browser = shutil.which("chromium") or sys.exit("chromium is not installed (Debian: apt install chromium)")
+    browser = shutil.which("chromium") or sys.exit(
+        "chromium is not installed (Debian: apt install chromium)"
+    )
     uri = tracking_uri(arguments.uri)
     with limited(SECONDS):
         experiment = connect(uri, make=False).get_experiment_by_name(arguments.experiment)
     if experiment is None:
         sys.exit(f"--experiment {arguments.experiment}: no such experiment in {uri}")
     port = free_port()
-    link = chart_link(uri, experiment.experiment_id, arguments.sweep).replace(LOCAL_UI, f"http://127.0.0.1:{port}")
+    link = chart_link(uri, experiment.experiment_id, arguments.sweep).replace(
+        LOCAL_UI, f"http://127.0.0.1:{port}"
+    )
     command = ui_command(uri, port) or sys.exit(f"--uri {uri}: is a server; name a SQLite store")
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -57,9 +70,25 @@ def screenshot(browser: str, link: str) -> bytes:
     """PNG of the page behind `link` in a window of SIZE, after its charts are drawn."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "page.png"
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
-        options += [f"--window-size={SIZE}", "--virtual-time-budget=60000", f"--screenshot={picture}"]
-        subprocess.run([browser, *options, link], check=True, timeout=2 * SECONDS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={folder}/profile",
+        ]
+        options += [
+            f"--window-size={SIZE}",
+            "--virtual-time-budget=60000",
+            f"--screenshot={picture}",
+        ]
+        subprocess.run(
+            [browser, *options, link],
+            check=True,
+            timeout=2 * SECONDS,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         pixels = image.imread(picture)
         cropped = BytesIO()
         image.imsave(cropped, pixels[:, : round(SHOWN * pixels.shape[1])], format="png")

@@ -19,22 +19,41 @@ import urllib.request
 from mlflow.exceptions import MlflowException
 
 from brainseg.errors import RequestError, check
-from brainseg.records.mlflow_store import LOCAL_UI, NO_TELEMETRY, chart_link, connect, limited, page, tracking_uri, ui_command
+from brainseg.records.mlflow_store import (
+    LOCAL_UI,
+    NO_TELEMETRY,
+    chart_link,
+    connect,
+    limited,
+    page,
+    tracking_uri,
+    ui_command,
+)
 from brainseg.records.mlflow_view import experiment_tags
 
 SECONDS_TO_START = 60
 # Job execution is for language-model evaluations: eight further processes of 250 MB each.
-QUIET = NO_TELEMETRY | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+QUIET = NO_TELEMETRY | {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--port", type=int, default=5000, help="the first port to try")
     try:
         port = free_port(parser.parse_args().port)
         uri = tracking_uri(None)
         link = newest_chart(uri).replace(LOCAL_UI, f"http://127.0.0.1:{port}")
-    except (RequestError, OSError, MlflowException) as error:  # the last: no answer, or a store of another version of MLflow
+    except (
+        RequestError,
+        OSError,
+        MlflowException,
+    ) as error:  # the last: no answer, or a store of another version of MLflow
         print(error, file=sys.stderr)
         return 2
     command = ui_command(uri, port)
@@ -44,10 +63,16 @@ def main() -> int:
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.default_int_handler)
     # A session of its own: Ctrl-C reaches us alone, and we end the server with all its workers.
-    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET)
+    server = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
+    )
     try:
         wait_for(server, port)
-        empty = "" if "/experiments/" in link else " (no run in it yet: is this the folder where you trained?)"
+        empty = (
+            ""
+            if "/experiments/" in link
+            else " (no run in it yet: is this the folder where you trained?)"
+        )
         print(f"MLflow charts of {uri}{empty}:\n  {link}\nCtrl-C ends it.", flush=True)
         return server.wait()
     except KeyboardInterrupt:
@@ -79,7 +104,11 @@ def newest_chart(uri: str) -> str:
     """The charts of our experiment that was made last; the front page where there is none yet."""
     with limited(seconds=10):
         experiments = connect(uri).search_experiments(order_by=["creation_time DESC"])
-    ours = [experiment.experiment_id for experiment in experiments if experiment.tags.keys() >= experiment_tags().keys()]
+    ours = [
+        experiment.experiment_id
+        for experiment in experiments
+        if experiment.tags.keys() >= experiment_tags().keys()
+    ]
     return chart_link(uri, ours[0]) if ours else f"{page(uri)}/"
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads would only wait for one another
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny tensors: threads would only wait for one another
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 FIGURES: list[str] = []  # what the fault tests printed as `figure: ...`
 
@@ -18,12 +20,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.when == "call" and item.get_closest_marker("faults"):
         name = f"{item.path.name}::{item.name}, {report.duration:.0f} s"
-        figures = [line.removeprefix("figure: ") for line in report.capstdout.splitlines() if line.startswith("figure: ")]
-        FIGURES.extend(f"{name}: {figure}{'' if report.passed else ', FAILED'}" for figure in figures)
+        figures = [
+            line.removeprefix("figure: ")
+            for line in report.capstdout.splitlines()
+            if line.startswith("figure: ")
+        ]
+        FIGURES.extend(
+            f"{name}: {figure}{'' if report.passed else ', FAILED'}" for figure in figures
+        )
     return report
 
 
@@ -54,7 +64,9 @@ def real_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import sys
 
     folder = tmp_path_factory.mktemp("real")
-    subprocess.run([sys.executable, SHARED / "data" / "unpack.py", folder], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, SHARED / "data" / "unpack.py", folder], check=True, capture_output=True
+    )
     return folder / "kaggle_3m"
 
 
@@ -64,7 +76,11 @@ def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from brainseg.config import PhantomConfig
     from brainseg.data.phantom import ensure_cohort
 
-    return ensure_cohort(PhantomConfig(patients=10, slices=8, size=32, folder=str(tmp_path_factory.mktemp("phantom"))))
+    return ensure_cohort(
+        PhantomConfig(
+            patients=10, slices=8, size=32, folder=str(tmp_path_factory.mktemp("phantom"))
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +92,19 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from brainseg import cli, train
 
     folder = tmp_path_factory.mktemp("project")
-    tiny = ["data.phantom.patients=10", "data.phantom.slices=6", "data.phantom.size=32", "model.depth=2", "model.width=8", "epochs=5",
-            "optimizer.lr=0.05", "augment=none", "data.tumour_share=0.8", "device=cpu", "output=run"]  # fmt: skip
+    tiny = [
+        "data.phantom.patients=10",
+        "data.phantom.slices=6",
+        "data.phantom.size=32",
+        "model.depth=2",
+        "model.width=8",
+        "epochs=5",
+        "optimizer.lr=0.05",
+        "augment=none",
+        "data.tumour_share=0.8",
+        "device=cpu",
+        "output=run",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with pytest.raises(SystemExit) as stop:
@@ -117,5 +144,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     from brainseg.records import figures
 
     saved, save = [], figures.save
-    monkeypatch.setattr(figures, "save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    monkeypatch.setattr(
+        figures, "save", lambda figure, path: (saved.append(figure), save(figure, path))
+    )
     return saved

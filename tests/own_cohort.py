@@ -17,7 +17,9 @@ def volume(index: int, slices: int = 4, size: int = 32) -> tuple[np.ndarray, np.
     centre, radius = random.uniform(0.35, 0.65, 2) * size, random.uniform(0.16, 0.24) * size
     distance = np.hypot(y - centre[0], x - centre[1]) + 3 * abs(z - slices // 2)
     masks = (distance < radius).astype(np.int64) + (distance < radius / 2)
-    bright = np.array([[0, 0, 0], [0, 0, 1500], [0, 1500, 1500], [0, 1200, 600]])  # channel by class
+    bright = np.array(
+        [[0, 0, 0], [0, 0, 1500], [0, 1500, 1500], [0, 1200, 600]]
+    )  # channel by class
     images = 1000 + bright[:, masks].swapaxes(0, 1) + random.normal(0, 200, (slices, 4, size, size))
     return images.astype(np.int16), masks
 
@@ -47,7 +49,9 @@ def write_niftis(arrays: Path, target: Path) -> Path:
         values = np.load(path).astype(np.int16).transpose(2, 1, 0)
         x, y, z = SPACING[::-1]
         turned = int(path.parent.name.rsplit("_", 1)[-1]) % 2 == 1
-        values, affine = (values[::-1, ::-1], [x, y, z, 1.0]) if turned else (values, [-x, -y, z, 1.0])
+        values, affine = (
+            (values[::-1, ::-1], [x, y, z, 1.0]) if turned else (values, [-x, -y, z, 1.0])
+        )
         nibabel.save(nibabel.Nifti1Image(values, np.diag(affine)), out)
     return target
 
@@ -57,7 +61,11 @@ def install(folder: Path, pyproject: str) -> None:
     project = tomllib.loads(pyproject)["project"]
     info = folder / f"{project['name']}-{project['version']}.dist-info"
     info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
-             for group, points in project["entry-points"].items()]  # fmt: skip
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project["entry-points"].items()
+    ]
     (info / "entry_points.txt").write_text("\n".join(lines))

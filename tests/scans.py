@@ -73,13 +73,28 @@ def write_dicom(folder: Path, volume: np.ndarray, description: str = "", **tags:
     pixels = volume.astype(np.uint16)
     for index in range(volume.shape[2]):
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+            MRImageStorage,
+            generate_uid(),
+        )
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         one = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        one.SOPClassUID, one.SOPInstanceUID, one.Modality = MRImageStorage, meta.MediaStorageSOPInstanceUID, "MR"
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.SeriesDescription = "1.2.3", series, description
+        one.SOPClassUID, one.SOPInstanceUID, one.Modality = (
+            MRImageStorage,
+            meta.MediaStorageSOPInstanceUID,
+            "MR",
+        )
+        one.StudyInstanceUID, one.SeriesInstanceUID, one.SeriesDescription = (
+            "1.2.3",
+            series,
+            description,
+        )
         one.InstanceNumber = 1 + (7 * index) % volume.shape[2]
-        one.Columns, one.Rows, one.SamplesPerPixel, one.PhotometricInterpretation = *volume.shape[:2], 1, "MONOCHROME2"
+        one.Columns, one.Rows, one.SamplesPerPixel, one.PhotometricInterpretation = (
+            *volume.shape[:2],
+            1,
+            "MONOCHROME2",
+        )
         one.BitsAllocated = one.BitsStored = 16
         one.HighBit, one.PixelRepresentation = 15, 0
         one.PixelSpacing, one.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]

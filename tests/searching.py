@@ -8,8 +8,17 @@ from hydra import initialize_config_dir
 from brainseg import request, search
 from brainseg.config import SearchConfig
 
-TINY = ["data.phantom.patients=8", "data.phantom.slices=8", "data.phantom.size=32", "model.depth=2", "model.width=4", "epochs=2",
-        "batch_size=4", "device=cpu", "scheduler=none"]
+TINY = [
+    "data.phantom.patients=8",
+    "data.phantom.slices=8",
+    "data.phantom.size=32",
+    "model.depth=2",
+    "model.width=4",
+    "epochs=2",
+    "batch_size=4",
+    "device=cpu",
+    "scheduler=none",
+]
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 

@@ -23,22 +23,62 @@ def test_a_name_that_contradicts_is_refused(name: str) -> None:
     assert contradictions([name], "FLAIR", CHANNELS)
 
 
-@pytest.mark.parametrize("name", [
-    "FLAIR.nii.gz", "T2_FLAIR", "AX T2 dark fluid", "t2_tirm_tra_dark-fluid", "rFLAIR.nii", "scan", "P1",
-    "sub-01_space-T1w_FLAIR.nii.gz", "FLAIR_to_T1", "3D T2 FLAIR sag", "Müller.nii.gz", "脑部扫描", "A1234",
-    "contact.nii", "direct", "October", "masked_ball_FLAIR", "T2flair", "flair_pre.nii", "02_enhanced_fine.dcm",
-    "postman", "segment", "ct1", "octree", "1.2.840.113619.2.5", "FLAIR (1).nii.gz",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FLAIR.nii.gz",
+        "T2_FLAIR",
+        "AX T2 dark fluid",
+        "t2_tirm_tra_dark-fluid",
+        "rFLAIR.nii",
+        "scan",
+        "P1",
+        "sub-01_space-T1w_FLAIR.nii.gz",
+        "FLAIR_to_T1",
+        "3D T2 FLAIR sag",
+        "Müller.nii.gz",
+        "脑部扫描",
+        "A1234",
+        "contact.nii",
+        "direct",
+        "October",
+        "masked_ball_FLAIR",
+        "T2flair",
+        "flair_pre.nii",
+        "02_enhanced_fine.dcm",
+        "postman",
+        "segment",
+        "ct1",
+        "octree",
+        "1.2.840.113619.2.5",
+        "FLAIR (1).nii.gz",
+    ],
+)
 def test_a_name_that_fits_or_says_nothing_is_taken(name: str) -> None:
     assert contradictions([name], "FLAIR", CHANNELS) == []
 
 
-@pytest.mark.parametrize(("name", "channel", "fits"), [
-    ("T1_post-contrast", "post-contrast", True), ("t1_gad", "post-contrast", True), ("T1 CE", "post-contrast", True),
-    ("FLAIR", "post-contrast", False), ("post-contrast_seg", "post-contrast", False), ("T2", "post-contrast", False),
-    ("T1w", "pre-contrast", True), ("T1_post-contrast", "pre-contrast", False), ("T1", "T1", True), ("T1ce", "T1", False),
-    ("T2", "T2", True), ("T2_FLAIR", "T2", False), ("T1", "A", True), ("B", "A", False), ("A_seg", "A", False), ("CT", "CT", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "channel", "fits"),
+    [
+        ("T1_post-contrast", "post-contrast", True),
+        ("t1_gad", "post-contrast", True),
+        ("T1 CE", "post-contrast", True),
+        ("FLAIR", "post-contrast", False),
+        ("post-contrast_seg", "post-contrast", False),
+        ("T2", "post-contrast", False),
+        ("T1w", "pre-contrast", True),
+        ("T1_post-contrast", "pre-contrast", False),
+        ("T1", "T1", True),
+        ("T1ce", "T1", False),
+        ("T2", "T2", True),
+        ("T2_FLAIR", "T2", False),
+        ("T1", "A", True),
+        ("B", "A", False),
+        ("A_seg", "A", False),
+        ("CT", "CT", True),
+    ],
+)
 def test_each_sequence_has_its_own_words(name: str, channel: str, fits: bool) -> None:
     channels = (
         CHANNELS if channel in CHANNELS else ["A", "B"] if channel == "A" else ["T1", "T2", "CT"]
@@ -85,10 +125,25 @@ def test_a_description_that_contradicts_is_refused(folder: Path) -> None:
     assert study.assignment == {"FLAIR": "series (AX T1 POST, 9 files)"}
 
 
-@pytest.mark.parametrize("name", [
-    "my scan.nii.gz", "a#b.nii", "a=b.nii.gz", "FLAIR (1).nii.gz", "Müller.nii.gz", "Mu\u0308ller.nii.gz", "脑.nii.gz",
-    "it's.nii", "a,b.nii.gz", "[x].nii.gz", "SCAN.NII.GZ", "x.nii.bz2", "a.b.c.nii.gz", "ä ö.hdr",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "my scan.nii.gz",
+        "a#b.nii",
+        "a=b.nii.gz",
+        "FLAIR (1).nii.gz",
+        "Müller.nii.gz",
+        "Mu\u0308ller.nii.gz",
+        "脑.nii.gz",
+        "it's.nii",
+        "a,b.nii.gz",
+        "[x].nii.gz",
+        "SCAN.NII.GZ",
+        "x.nii.bz2",
+        "a.b.c.nii.gz",
+        "ä ö.hdr",
+    ],
+)
 def test_any_name_of_a_file_works(name: str, folder: Path) -> None:
     (folder / "in").mkdir()
     plain = nibabel.load(write_nifti(folder / "plain.nii", scan()))
@@ -96,8 +151,11 @@ def test_any_name_of_a_file_works(name: str, folder: Path) -> None:
     lower = folder / "in" / name.lower()
     nibabel.save(kind(np.asarray(plain.dataobj), plain.affine), lower)
     lower.rename(folder / "in" / name)
-    for studies in (find(f"in/{name}", {}, CHANNELS), find("in", {"FLAIR": name}, CHANNELS),
-                    find([None, f"in/{name}", None], {}, CHANNELS)):  # fmt: skip
+    for studies in (
+        find(f"in/{name}", {}, CHANNELS),
+        find("in", {"FLAIR": name}, CHANNELS),
+        find([None, f"in/{name}", None], {}, CHANNELS),
+    ):
         assert np.array_equal(studies[0].read().images[:, 1] > 100, scan().transpose(2, 1, 0) > 100)
         assert studies[0].assignment == {"FLAIR": f"in/{name}"}
 
@@ -155,10 +213,14 @@ def test_a_folder_with_a_label_beside_its_sequences_is_not_clear(folder: Path) -
         find("in", {}, CHANNELS)
 
 
-@pytest.mark.parametrize(("names", "channels"), [
-    ("s_FLAIR s_T1w s_T1ce", "FLAIR T1 T1c"), ("b-t1n b-t1c b-t2w b-t2f", "T1 T1c T2 FLAIR"),
-    ("P_T1 P_T1Gd P_T2 P_T2_FLAIR", "T1 T1c T2 FLAIR"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "channels"),
+    [
+        ("s_FLAIR s_T1w s_T1ce", "FLAIR T1 T1c"),
+        ("b-t1n b-t1c b-t2w b-t2f", "T1 T1c T2 FLAIR"),
+        ("P_T1 P_T1Gd P_T2 P_T2_FLAIR", "T1 T1c T2 FLAIR"),
+    ],
+)
 def test_each_file_of_a_folder_is_the_channel_that_its_name_means(
     names: str, channels: str, tmp_path: Path
 ) -> None:

@@ -17,14 +17,20 @@ from brainseg.data.augment import Draw, apply, draw
 from brainseg.errors import RequestError
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
-EVERYTHING = AugmentConfig(flip=0.5, rotate=20, scale=0.2, shift=0.1, gamma=0.3, contrast=0.2, brightness=0.1, noise=0.05)
+EVERYTHING = AugmentConfig(
+    flip=0.5, rotate=20, scale=0.2, shift=0.1, gamma=0.3, contrast=0.2, brightness=0.1, noise=0.05
+)
 GEOMETRY = AugmentConfig(flip=0.5, rotate=180, scale=0.3, shift=0.2)
 
 
-def slices(batch: int = 4, channels: int = 3, height: int = 16, width: int = 20) -> tuple[Tensor, Tensor]:
+def slices(
+    batch: int = 4, channels: int = 3, height: int = 16, width: int = 20
+) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(batch, channels, height, width, generator=generator)
-    return image, torch.randint(0, 2, (batch, 1, height, width), generator=generator, dtype=torch.uint8)
+    return image, torch.randint(
+        0, 2, (batch, 1, height, width), generator=generator, dtype=torch.uint8
+    )
 
 
 def square(height: int = 48, width: int = 64) -> tuple[Tensor, Tensor]:
@@ -34,11 +40,22 @@ def square(height: int = 48, width: int = 64) -> tuple[Tensor, Tensor]:
     return mask.float().repeat(1, 2, 1, 1), mask
 
 
-def moved(angle: float = 0.0, zoom: float = 1.0, across: float = 0.0, down: float = 0.0, flip: bool = False) -> Draw:
+def moved(
+    angle: float = 0.0,
+    zoom: float = 1.0,
+    across: float = 0.0,
+    down: float = 0.0,
+    flip: bool = False,
+) -> Draw:
     def one(*values: float) -> Tensor:
         return torch.tensor(values).view(1, -1, 1, 1)
 
-    return Draw(flip=one(flip).bool(), angle=one(math.radians(angle)), zoom=one(zoom), shift=one(across, down))
+    return Draw(
+        flip=one(flip).bool(),
+        angle=one(math.radians(angle)),
+        zoom=one(zoom),
+        shift=one(across, down),
+    )
 
 
 def test_off_returns_the_inputs_themselves_and_draws_nothing() -> None:
@@ -92,7 +109,12 @@ def test_a_turn_does_not_shear_an_image_that_is_not_square() -> None:
     image, mask = square()
     _, labels = apply(moved(angle=30), image[:1], mask[:1])
     y, x = labels[0, 0].nonzero().float().mean(0) + 0.5 - torch.tensor([24.0, 32.0])
-    cosine, sine, right, down = math.cos(math.radians(30)), math.sin(math.radians(30)), 45 - 32, 15 - 24
+    cosine, sine, right, down = (
+        math.cos(math.radians(30)),
+        math.sin(math.radians(30)),
+        45 - 32,
+        15 - 24,
+    )
     assert x.item() == pytest.approx(cosine * right - sine * down, abs=0.3)
     assert y.item() == pytest.approx(sine * right + cosine * down, abs=0.3)
     assert labels.sum() == pytest.approx(100, rel=0.1)
@@ -113,7 +135,12 @@ def test_image_and_mask_move_together(seed: int) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), height=st.integers(1, 24), width=st.integers(1, 24), channels=st.integers(1, 4))
+@given(
+    seed=st.integers(0, 10**6),
+    height=st.integers(1, 24),
+    width=st.integers(1, 24),
+    channels=st.integers(1, 4),
+)
 def test_ranges_types_and_classes(seed: int, height: int, width: int, channels: int) -> None:
     torch.manual_seed(seed)
     image = torch.rand(3, channels, height, width)
@@ -127,7 +154,10 @@ def test_ranges_types_and_classes(seed: int, height: int, width: int, channels: 
     assert torch.equal(image, kept[0]) and torch.equal(mask, kept[1])
 
 
-@pytest.mark.parametrize("config", [EVERYTHING, AugmentConfig(noise=0.1), AugmentConfig(flip=0.5), AugmentConfig(gamma=0.5)])
+@pytest.mark.parametrize(
+    "config",
+    [EVERYTHING, AugmentConfig(noise=0.1), AugmentConfig(flip=0.5), AugmentConfig(gamma=0.5)],
+)
 def test_the_seed_decides_everything(config: AugmentConfig) -> None:
     image, mask = slices()
 
@@ -145,7 +175,9 @@ def test_the_seed_decides_everything(config: AugmentConfig) -> None:
 def test_a_generator_of_its_own() -> None:
     before = torch.get_rng_state()
     every = dataclasses.replace(EVERYTHING, missing=0.5)
-    one, two = (draw(every, 4, 3, torch.Generator().manual_seed(5), sequences=SEQUENCES) for _ in range(2))
+    one, two = (
+        draw(every, 4, 3, torch.Generator().manual_seed(5), sequences=SEQUENCES) for _ in range(2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
@@ -182,10 +214,15 @@ def test_ranges_of_the_draw(seed: int, size: float) -> None:
 
 
 def test_intensity_by_hand() -> None:
-    image, mask = torch.tensor([0.04, 0.16, 0.36, 0.64]).view(1, 1, 2, 2), torch.ones(1, 1, 2, 2, dtype=torch.uint8)
+    image, mask = (
+        torch.tensor([0.04, 0.16, 0.36, 0.64]).view(1, 1, 2, 2),
+        torch.ones(1, 1, 2, 2, dtype=torch.uint8),
+    )
 
     def intensity(**parts: Any) -> list[float]:
-        changes = Draw(**{name: torch.tensor(value).view(1, 1, 1, 1) for name, value in parts.items()})
+        changes = Draw(
+            **{name: torch.tensor(value).view(1, 1, 1, 1) for name, value in parts.items()}
+        )
         changed, labels = apply(changes, image, mask)
         assert labels is mask
         return changed.flatten().tolist()
@@ -193,12 +230,18 @@ def test_intensity_by_hand() -> None:
     assert intensity(gamma=0.5) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert intensity(brightness=0.5) == pytest.approx([0.54, 0.66, 0.86, 1.0])
     assert intensity(contrast=1.5) == pytest.approx([0.0, 0.09, 0.39, 0.81])  # about the mean, 0.3
-    assert intensity(gamma=0.5, contrast=0.5, brightness=-0.1) == pytest.approx([0.25, 0.35, 0.45, 0.55])
+    assert intensity(gamma=0.5, contrast=0.5, brightness=-0.1) == pytest.approx(
+        [0.25, 0.35, 0.45, 0.55]
+    )
 
 
 def test_contrast_is_about_the_mean_of_each_channel() -> None:
     image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).view(1, 2, 1, 2)
-    changed, _ = apply(Draw(contrast=torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)), image, torch.zeros(1, 1, 1, 2, dtype=torch.uint8))
+    changed, _ = apply(
+        Draw(contrast=torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)),
+        image,
+        torch.zeros(1, 1, 1, 2, dtype=torch.uint8),
+    )
     assert changed.flatten().tolist() == pytest.approx([0.1, 0.5, 0.65, 0.75])
 
 
@@ -213,7 +256,9 @@ def test_noise_has_its_standard_deviation() -> None:
     assert not torch.allclose(changed, other)
 
 
-@pytest.mark.parametrize("config", [EVERYTHING, AugmentConfig(flip=0.5), AugmentConfig(gamma=0.2, noise=0.1)])
+@pytest.mark.parametrize(
+    "config", [EVERYTHING, AugmentConfig(flip=0.5), AugmentConfig(gamma=0.2, noise=0.1)]
+)
 def test_layout_is_kept_and_changes_nothing(config: AugmentConfig) -> None:
     image, mask = slices()
     last = image.to(memory_format=torch.channels_last)
@@ -264,8 +309,15 @@ def test_missing_sequences_leave_the_other_draws_as_they_were() -> None:
 
 def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path) -> None:
     data = DataConfig(path=str(phantom_file))
-    rest = {"model": UNetConfig(depth=2), "split": KFoldConfig(folds=3), "augment": AugmentConfig(missing=0.1)}
+    rest = {
+        "model": UNetConfig(depth=2),
+        "split": KFoldConfig(folds=3),
+        "augment": AugmentConfig(missing=0.1),
+    }
     train.check(TrainConfig(data=data, **rest))
     alone = dataclasses.replace(data, volume="FLAIR")
-    with pytest.raises(RequestError, match=r"augment.missing=0.1: FLAIR stands in .* the sequences are FLAIR; set it to 0"):
+    with pytest.raises(
+        RequestError,
+        match=r"augment.missing=0.1: FLAIR stands in .* the sequences are FLAIR; set it to 0",
+    ):
         train.check(TrainConfig(data=alone, **rest))

@@ -14,7 +14,12 @@ from brainseg.records import checkpoint
 
 def content() -> dict:
     history = [{"epoch": 0, "metrics": {"val/dice": 0.5}}]
-    return {"model": {"a": torch.arange(1000.0)}, "epoch": 3, "config": {"seed": 0}, "history": history}
+    return {
+        "model": {"a": torch.arange(1000.0)},
+        "epoch": 3,
+        "config": {"seed": 0},
+        "history": history,
+    }
 
 
 def test_it_comes_back(tmp_path: Path) -> None:
@@ -40,7 +45,9 @@ def test_damage_is_detected(tmp_path: Path) -> None:
         except DataError as error:
             assert str(path) in str(error)
         else:  # a bit of the archive's own padding or time stamps: the content is what was saved
-            silent += not torch.equal(found["model"]["a"], torch.arange(1000.0)) or found["epoch"] != 3
+            silent += (
+                not torch.equal(found["model"]["a"], torch.arange(1000.0)) or found["epoch"] != 3
+            )
     assert silent == 0
     for length in (0, 1, 100, len(sound) // 2, len(sound) - 1):
         path.write_bytes(sound[:length])
@@ -67,7 +74,10 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, place: str) -> None
         import hashlib
 
         payload = torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)
-        torch.save({"sha256": hashlib.sha256(inner.getvalue()).hexdigest(), "payload": payload}, tmp_path / "a.pt")
+        torch.save(
+            {"sha256": hashlib.sha256(inner.getvalue()).hexdigest(), "payload": payload},
+            tmp_path / "a.pt",
+        )
     with pytest.raises(DataError):
         checkpoint.load_weights(tmp_path / "a.pt")
     assert not trap.exists()
@@ -77,7 +87,9 @@ def test_foreign_weights(tmp_path: Path) -> None:
     weights = {"layers.0.weight": torch.ones(2)}
     for stored in (weights, {"state_dict": weights, "epoch": 3}):
         torch.save(stored, tmp_path / "a.pt")
-        assert torch.equal(checkpoint.load_weights(tmp_path / "a.pt")["model"]["layers.0.weight"], torch.ones(2))
+        assert torch.equal(
+            checkpoint.load_weights(tmp_path / "a.pt")["model"]["layers.0.weight"], torch.ones(2)
+        )
         with pytest.raises(DataError, match="not a brainseg checkpoint"):
             checkpoint.load(tmp_path / "a.pt")
     torch.save({"epoch": 3}, tmp_path / "a.pt")

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def facts(config: Any, missing: str = "") -> Facts:
-    return Facts(1234, "7/2/1", config.device.name if isinstance(config, TrainConfig) else "", missing)
+    return Facts(
+        1234, "7/2/1", config.device.name if isinstance(config, TrainConfig) else "", missing
+    )
 
 
 def no_gpu(config: TrainConfig) -> Facts:
@@ -56,8 +58,16 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("model=SegResNet", ["model=monai model.name=SegResNet"]),
         ("data=lgg.h5", ["a file is data.path=lgg.h5"]),
         ("lr=0.01", ["lr: no such setting; did you mean optimizer.lr?"]),
-        ("model.depth=3,4", ["model.depth=3,4: several values; a sweep over them begins with -m, as -m model.depth=3,4\n"]),
-        ("loss.options.x=a=b", ["loss.options.x=a=b: cannot be read; put text in quotes, as 'loss.options.x=\"a=b\"'"]),
+        (
+            "model.depth=3,4",
+            [
+                "model.depth=3,4: several values; a sweep over them begins with -m, as -m model.depth=3,4\n"
+            ],
+        ),
+        (
+            "loss.options.x=a=b",
+            ["loss.options.x=a=b: cannot be read; put text in quotes, as 'loss.options.x=\"a=b\"'"],
+        ),
         ("model.options.act=größe", ["put text in quotes, as 'model.options.act=\"größe\"'"]),
         ("größe=3", ["größe: no such setting"]),
         ("model.depth=größe", ["model.depth=größe: must be a whole number"]),
@@ -68,8 +78,14 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("loss.options=${epochs}", ["int", "Dict"]),
         ("split=half", ["split=half", "holdout"]),
         ("split=all", ["split=all", "evaluate"]),
-        ("split.name=kfold", ["split.name=kfold", "those of another choice", "choose it as split=kfold"]),
-        ("scheduler.name=one_cycle", ["scheduler.name=one_cycle", "choose it as scheduler=one_cycle"]),
+        (
+            "split.name=kfold",
+            ["split.name=kfold", "those of another choice", "choose it as split=kfold"],
+        ),
+        (
+            "scheduler.name=one_cycle",
+            ["scheduler.name=one_cycle", "choose it as scheduler=one_cycle"],
+        ),
         ("scheduler.name=none", ["scheduler.name=none", "choose it as scheduler=none"]),
         ("split.train=0.9", ["shares must add up to 1"]),
         ("split=file", ["split.path", "must be given"]),
@@ -91,7 +107,9 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("hydra.launcher.n_jobs=2", ["hydra.launcher.n_jobs"]),
     ],
 )
-def test_a_wrong_request_is_one_line_and_exit_code_2(argument: str, words: list[str], capsys, empty_folder: Path) -> None:
+def test_a_wrong_request_is_one_line_and_exit_code_2(
+    argument: str, words: list[str], capsys, empty_folder: Path
+) -> None:
     code, calls = call(argument)
     error = capsys.readouterr().err
     assert code == 2, error
@@ -109,35 +127,94 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(argument: str, words: list[
         ("epochs 20", "epochs: has no value; write epochs=20 without spaces"),
         ("resume", "resume: has no value; write resume=VALUE"),
         ("model.depth = 3", "model.depth: has no value; write model.depth=3 without spaces"),
-        ("-m model.depth=3, 4", "model.depth=3,: a value is missing after the comma; write model.depth=3,4 without spaces"),
-        ("-m loss.name=dice, x", "loss.name=dice,: a value is missing beside a comma; write the values without spaces"),
+        (
+            "-m model.depth=3, 4",
+            "model.depth=3,: a value is missing after the comma; write model.depth=3,4 without spaces",
+        ),
+        (
+            "-m loss.name=dice, x",
+            "loss.name=dice,: a value is missing beside a comma; write the values without spaces",
+        ),
         ("epochs=ten", "epochs=ten: must be a whole number"),
         ("force=maybe", "force=maybe: must be true or false"),
         ("augment.flip=true", "augment.flip=true: must be a number"),
-        ("scheduler=step scheduler.epochs=3", "scheduler.epochs=3: must be a list in brackets, as 'scheduler.epochs=[3]'"),
-        ("data.name=null", "data.name=null: must have a value; a text null is put in quotes, as 'data.name=\"null\"'"),
-        ("output=[a]", "output=[a]: takes one text, and no list; text in brackets is put in quotes, as 'output=\"[a]\"'"),
-        ("optimizer=rmsprop", "optimizer=rmsprop: no such choice; for another of torch.optim, optimizer=own optimizer.name=rmsprop"),
+        (
+            "scheduler=step scheduler.epochs=3",
+            "scheduler.epochs=3: must be a list in brackets, as 'scheduler.epochs=[3]'",
+        ),
+        (
+            "data.name=null",
+            "data.name=null: must have a value; a text null is put in quotes, as 'data.name=\"null\"'",
+        ),
+        (
+            "output=[a]",
+            "output=[a]: takes one text, and no list; text in brackets is put in quotes, as 'output=\"[a]\"'",
+        ),
+        (
+            "optimizer=rmsprop",
+            "optimizer=rmsprop: no such choice; for another of torch.optim, optimizer=own optimizer.name=rmsprop",
+        ),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be at least 0; usual values are 1e-4 to 1e-2"),
-        ("split.train=0.9", "split.train+validation+test=1.2: the shares must add up to 1; set all three, as split.train=0.7"),
+        (
+            "split.train=0.9",
+            "split.train+validation+test=1.2: the shares must add up to 1; set all three, as split.train=0.7",
+        ),
         ("trackin=none", "trackin: no such setting; did you mean tracking?"),
-        ("model=attention_unet model.depth=5", "model.depth: not a setting of the model chosen but of model=unet; the arguments"),
-        ("model.name=SegResNet", "model.name=SegResNet: the settings of model are those of another choice; choose it as model=monai"),
-        ("split.fold=1", "split.fold: not a setting of the split chosen but of split=kfold; choose split=kfold as well"),
-        ("scheduler=step scheduler.warmup=0.1", "scheduler.warmup: not a setting of the scheduler chosen but of scheduler=cosine or sch"),
-        ("device=cuda:0", "device=cuda:0: no such choice; write device=cuda device.name=cuda:0; known:"),
-        ("hydra/launcher=joblib hydra.launcher.x=1", "hydra.launcher.x: no such setting; of hydra/launcher=joblib can be set: n_jobs"),
-        ("hydra.launcher.n_jobs=2", "hydra.launcher.n_jobs: no such setting; of hydra/launcher=basic can be set: nothing; choose one"),
-        ("hydra.run.dir=D", "hydra.run.dir=D: is Hydra's folder, not that of the run; write output=D"),
-        ("-m seed=0,1 hydra.sweep.dir=D", "hydra.sweep.dir=D: is Hydra's folder, not that of the run; write output=D"),
-        ("sweep=architecture", "sweep=architecture: varies model.depth, model.width, which only a sweep does; put -m first"),
+        (
+            "model=attention_unet model.depth=5",
+            "model.depth: not a setting of the model chosen but of model=unet; the arguments",
+        ),
+        (
+            "model.name=SegResNet",
+            "model.name=SegResNet: the settings of model are those of another choice; choose it as model=monai",
+        ),
+        (
+            "split.fold=1",
+            "split.fold: not a setting of the split chosen but of split=kfold; choose split=kfold as well",
+        ),
+        (
+            "scheduler=step scheduler.warmup=0.1",
+            "scheduler.warmup: not a setting of the scheduler chosen but of scheduler=cosine or sch",
+        ),
+        (
+            "device=cuda:0",
+            "device=cuda:0: no such choice; write device=cuda device.name=cuda:0; known:",
+        ),
+        (
+            "hydra/launcher=joblib hydra.launcher.x=1",
+            "hydra.launcher.x: no such setting; of hydra/launcher=joblib can be set: n_jobs",
+        ),
+        (
+            "hydra.launcher.n_jobs=2",
+            "hydra.launcher.n_jobs: no such setting; of hydra/launcher=basic can be set: nothing; choose one",
+        ),
+        (
+            "hydra.run.dir=D",
+            "hydra.run.dir=D: is Hydra's folder, not that of the run; write output=D",
+        ),
+        (
+            "-m seed=0,1 hydra.sweep.dir=D",
+            "hydra.sweep.dir=D: is Hydra's folder, not that of the run; write output=D",
+        ),
+        (
+            "sweep=architecture",
+            "sweep=architecture: varies model.depth, model.width, which only a sweep does; put -m first",
+        ),
         ("+experiment=best", "+experiment=best: experiment has a default; write experiment=best"),
-        ("output=a,b", "output=a,b: several values; a sweep over them begins with -m, text that holds a comma is put in quotes, as"),
-        ("-m optimizer.lr=interval(1,2)", "optimizer.lr=interval(1,2): an interval has no values to run; give values or range(...)"),
+        (
+            "output=a,b",
+            "output=a,b: several values; a sweep over them begins with -m, text that holds a comma is put in quotes, as",
+        ),
+        (
+            "-m optimizer.lr=interval(1,2)",
+            "optimizer.lr=interval(1,2): an interval has no values to run; give values or range(...)",
+        ),
         ("-e 5", "-e: no such flag; --help lists the flags"),
     ],
 )
-def test_mistakes_of_newcomers_are_answered_with_what_to_type(typed: str, answer: str, capsys, empty_folder: Path) -> None:
+def test_mistakes_of_newcomers_are_answered_with_what_to_type(
+    typed: str, answer: str, capsys, empty_folder: Path
+) -> None:
     assert call(*typed.split(" ")) == (2, [])
     error = capsys.readouterr().err
     assert error.startswith(f"error: {answer}") and error.count("\n") == 1, error
@@ -148,13 +225,27 @@ def test_mistakes_of_newcomers_are_answered_with_what_to_type(typed: str, answer
     ("command", "typed", "answer"),
     [
         ("register", "checkpoint=runs/x name=y", "checkpoint: no such setting; did you mean run?"),
-        ("evaluate", "parts=test checkpoint=a.pt", "parts=test: must be a list in brackets, as 'parts=[test]'"),
-        ("evaluate", "split.fold=1 checkpoint=a.pt", "split.fold: not a setting of the split chosen but of split=kfold"),
-        ("predict", "output=null checkpoint=a input=b", "output=null: must have a value; a text null is put in quotes"),
+        (
+            "evaluate",
+            "parts=test checkpoint=a.pt",
+            "parts=test: must be a list in brackets, as 'parts=[test]'",
+        ),
+        (
+            "evaluate",
+            "split.fold=1 checkpoint=a.pt",
+            "split.fold: not a setting of the split chosen but of split=kfold",
+        ),
+        (
+            "predict",
+            "output=null checkpoint=a input=b",
+            "output=null: must have a value; a text null is put in quotes",
+        ),
         ("predict", "-m output=a,b checkpoint=a input=b", "-m: only brainseg.train takes a sweep"),
     ],
 )
-def test_mistakes_at_other_commands_are_answered_too(command: str, typed: str, answer: str, capsys) -> None:
+def test_mistakes_at_other_commands_are_answered_too(
+    command: str, typed: str, answer: str, capsys
+) -> None:
     assert call(*typed.split(" "), command=command) == (2, [])
     error = capsys.readouterr().err
     assert error.startswith(f"error: {answer}") and error.count("\n") == 1, error
@@ -162,16 +253,24 @@ def test_mistakes_at_other_commands_are_answered_too(command: str, typed: str, a
 
 @pytest.mark.parametrize(
     ("content", "problem"),
-    [("model:\n\tdepth: 3\n", "found character"), ("model:\n  depth: 3\n  depth: 4\n", "found duplicate key depth")],
+    [
+        ("model:\n\tdepth: 3\n", "found character"),
+        ("model:\n  depth: 3\n  depth: 4\n", "found duplicate key depth"),
+    ],
 )
-def test_an_experiment_that_is_no_yaml_is_named_with_its_line(content: str, problem: str, capsys, empty_folder: Path) -> None:
+def test_an_experiment_that_is_no_yaml_is_named_with_its_line(
+    content: str, problem: str, capsys, empty_folder: Path
+) -> None:
     path = empty_folder / "experiment" / "mine.yaml"
     path.parent.mkdir()
     path.write_text(f"# @package _global_\n{content}")
     assert call(f"--config-dir={empty_folder}", "experiment=mine") == (2, [])
     error = capsys.readouterr().err
     line = 3 if "\t" in content else 4
-    assert error.startswith(f"error: {path}, line {line}: no YAML ({problem}") and error.count("\n") == 1, error
+    assert (
+        error.startswith(f"error: {path}, line {line}: no YAML ({problem}")
+        and error.count("\n") == 1
+    ), error
 
 
 def test_an_experiment_without_its_package_line_is_told_so(capsys, empty_folder: Path) -> None:
@@ -182,33 +281,49 @@ def test_an_experiment_without_its_package_line_is_told_so(capsys, empty_folder:
     answer = "error: experiment=mine: its file must begin with the line # @package _global_, as UTF-8 without a byte-order mark\n"
     assert capsys.readouterr().err == answer
     # The editor of Windows writes this mark before the first line, where nobody sees it.
-    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {depth: 3}\n", encoding="utf-8-sig")
+    (folder / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nmodel: {depth: 3}\n", encoding="utf-8-sig"
+    )
     assert call(f"--config-dir={folder}", "experiment=mine") == (2, [])
     assert capsys.readouterr().err == answer
     (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {depth: 3}\n")
     assert call(f"--config-dir={folder}", "experiment=mine")[1][0][0].model.depth == 3
 
 
-@pytest.mark.parametrize("typed", ["-m seed=0,1 epochs=2", "seed=0,1 -m epochs=2", "epochs=2 seed=0,1 -m"])
+@pytest.mark.parametrize(
+    "typed", ["-m seed=0,1 epochs=2", "seed=0,1 -m epochs=2", "epochs=2 seed=0,1 -m"]
+)
 def test_flags_may_stand_anywhere(typed: str) -> None:
     code, calls = call(*typed.split())
     assert (code, [(config.seed, config.epochs) for config, _ in calls]) == (0, [(0, 2), (1, 2)])
 
 
 @pytest.mark.parametrize("output", ["file", "file/below"])
-def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_made(output: str, capsys, empty_folder: Path) -> None:
+def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_made(
+    output: str, capsys, empty_folder: Path
+) -> None:
     (empty_folder / "file").write_text("not a folder")
     assert call(f"output={output}") == (2, [])
     error = capsys.readouterr().err
-    assert error.startswith(f"error: output={output}: ") and error.endswith("is a file; give a folder\n")
+    assert error.startswith(f"error: output={output}: ") and error.endswith(
+        "is a file; give a folder\n"
+    )
     assert [path.name for path in empty_folder.iterdir()] == ["file"]
 
 
 def test_text_reaches_the_run_as_it_was_typed() -> None:
-    [(config, job)] = call("output=2024_01_15", "tracking.experiment=größe & (1)", "data.volume=1.10")[1]
-    assert (config.output, config.tracking.experiment, config.data.volume) == ("2024_01_15", "größe & (1)", "1.10")
+    [(config, job)] = call(
+        "output=2024_01_15", "tracking.experiment=größe & (1)", "data.volume=1.10"
+    )[1]
+    assert (config.output, config.tracking.experiment, config.data.volume) == (
+        "2024_01_15",
+        "größe & (1)",
+        "1.10",
+    )
     [(config, _)] = call(*job.overrides)[1]
-    assert config.output == "2024_01_15", "the overrides that a run stores mean the same when they are repeated"
+    assert config.output == "2024_01_15", (
+        "the overrides that a run stores mean the same when they are repeated"
+    )
     swept = call("-m", "tracking.experiment=1.10,größe #2,'a,b'")[1]
     assert [config.tracking.experiment for config, _ in swept] == ["1.10", "größe #2", "a,b"]
     [(config,)] = call("run=1.10", "name=2024_01", "alias=null", command="register")[1]
@@ -238,12 +353,19 @@ def test_run_gets_a_dataclass_and_its_overrides() -> None:
     _, [(config, _)] = call("loss=monai", "loss.options={batch: true}")
     assert config.loss.options == {"batch": True}
     assert job.swept == ()
-    assert job == Job(overrides=("model.depth=3", "optimizer=sgd", "++optimizer.options.momentum=0.5"))
+    assert job == Job(
+        overrides=("model.depth=3", "optimizer=sgd", "++optimizer.options.momentum=0.5")
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "choosing"),
-    [(["seed=0,1"], False), (["split=kfold", "split.fold=range(3)"], False), (["seed=0,1", "model.depth=2,3"], True), (["seed=0"], False)],
+    [
+        (["seed=0,1"], False),
+        (["split=kfold", "split.fold=range(3)"], False),
+        (["seed=0,1", "model.depth=2,3"], True),
+        (["seed=0"], False),
+    ],
 )
 def test_a_sweep_knows_whether_it_chooses(arguments: list[str], choosing: bool) -> None:
     code, calls = call("-m", *arguments)
@@ -297,8 +419,10 @@ def test_dry_run_prints_a_line_a_job_and_creates_nothing(capsys, empty_folder: P
     assert (code, calls) == (0, [])
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["job", "swept", "parameters", "patients", "device", "would"]
-    assert [row.split() for row in rows] == [["0", "model.depth=2", "1,234", "7/2/1", "cpu", "run"],
-                                             ["1", "model.depth=3", "1,234", "7/2/1", "cpu", "run"]]
+    assert [row.split() for row in rows] == [
+        ["0", "model.depth=2", "1,234", "7/2/1", "cpu", "run"],
+        ["1", "model.depth=3", "1,234", "7/2/1", "cpu", "run"],
+    ]
     assert list(empty_folder.iterdir()) == []
 
 
@@ -336,7 +460,11 @@ def test_a_job_that_another_sweep_is_at_work_on_is_left_to_it(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "how"), [(["-m", "seed=0,1"], "the same command goes on\n"), (["seed=1"], "the same command with resume=auto goes on\n")]
+    ("argv", "how"),
+    [
+        (["-m", "seed=0,1"], "the same command goes on\n"),
+        (["seed=1"], "the same command with resume=auto goes on\n"),
+    ],
 )
 def test_who_is_stopped_is_told_how_to_go_on(argv: list[str], how: str, capsys) -> None:
     def stopped(config: TrainConfig, job: Job) -> Outcome:
@@ -366,30 +494,55 @@ def test_a_page_may_be_cut_short() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["-m", "brainseg.train", "--epochs", "5"], "error: --epochs: no such flag; a setting is written without dashes, as epochs=VALUE"),
-        (["-m", "brainseg.train", "--max-minutes=5"], "error: --max-minutes=5: no such flag; a setting is written without dashes, as max_"),
-        (["-m", "brainseg.train", "-m"], "error: -m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m"),
-        (["-m", "brainseg.predict"], "error: checkpoint and input must be given, as checkpoint=... input=..."),
+        (
+            ["-m", "brainseg.train", "--epochs", "5"],
+            "error: --epochs: no such flag; a setting is written without dashes, as epochs=VALUE",
+        ),
+        (
+            ["-m", "brainseg.train", "--max-minutes=5"],
+            "error: --max-minutes=5: no such flag; a setting is written without dashes, as max_",
+        ),
+        (
+            ["-m", "brainseg.train", "-m"],
+            "error: -m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m",
+        ),
+        (
+            ["-m", "brainseg.predict"],
+            "error: checkpoint and input must be given, as checkpoint=... input=...",
+        ),
         (["-m", "brainseg", "trian"], "error: trian: no such command; did you mean train?"),
-        (["-S", "-m", "brainseg.train"], "error: brainseg's packages are not in this Python"),  # -S: without site-packages
+        (
+            ["-S", "-m", "brainseg.train"],
+            "error: brainseg's packages are not in this Python",
+        ),  # -S: without site-packages
     ],
 )
-def test_slips_of_a_newcomer_are_answered_in_one_line(command: list[str], said: str, tmp_path: Path) -> None:
+def test_slips_of_a_newcomer_are_answered_in_one_line(
+    command: list[str], said: str, tmp_path: Path
+) -> None:
     import os
     import subprocess
     import sys
 
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
     assert done.returncode == (1 if "-S" in command else 2) and not list(tmp_path.iterdir())
 
 
 def test_epochs_that_minutes_would_overrule_are_refused(capsys) -> None:
     """experiment=fast counts in minutes: its user's epochs=3 would have trained for half an hour."""
-    for argv in (["experiment=fast", "epochs=3"], ["-m", "experiment=fast", "epochs=3", "seed=0,1"]):
+    for argv in (
+        ["experiment=fast", "epochs=3"],
+        ["-m", "experiment=fast", "epochs=3", "seed=0,1"],
+    ):
         assert call(*argv) == (2, [])
-        assert "epochs=3: max_minutes=30.0 overrules it; add max_minutes=null" in capsys.readouterr().err
+        assert (
+            "epochs=3: max_minutes=30.0 overrules it; add max_minutes=null"
+            in capsys.readouterr().err
+        )
     assert call("max_minutes=3", "seed=1")[0] == 0
     for further in (["max_minutes=null"], ["max_minutes=2"]):
         assert len(call("experiment=fast", "epochs=3", *further)[1]) == 1, "both were typed"

@@ -30,23 +30,38 @@ OFF = CompareConfig(tracking=CompareTrackingConfig(name="none"))
 
 
 def dice(seed: int, names: list[str] = NAMES) -> dict[str, float]:
-    return dict(zip(names, np.random.default_rng(seed).uniform(0.3, 0.9, len(names)).round(6).tolist(), strict=True))
+    return dict(
+        zip(
+            names,
+            np.random.default_rng(seed).uniform(0.3, 0.9, len(names)).round(6).tolist(),
+            strict=True,
+        )
+    )
 
 
 def two_widths(root: Path) -> Comparison:
-    return compare([scored_run(root / "a", dice(0), width=8), scored_run(root / "b", dice(1), width=16)])
+    return compare(
+        [scored_run(root / "a", dice(0), width=8), scored_run(root / "b", dice(1), width=16)]
+    )
 
 
 def test_folds_are_pooled_into_one_score_a_patient(tmp_path: Path) -> None:
     scores = dice(0)
-    runs = [scored_run(tmp_path / str(fold), {name: scores[name] for name in NAMES[fold::3]}, fold=fold) for fold in range(3)]
+    runs = [
+        scored_run(tmp_path / str(fold), {name: scores[name] for name in NAMES[fold::3]}, fold=fold)
+        for fold in range(3)
+    ]
     comparison = compare(runs)
     (row,) = comparison.table.itertuples()
     values = np.array(list(scores.values()))
     assert (row.runs, row.patients, comparison.role) == (3, 12, "test")
-    assert row.dice == pytest.approx(values.mean()) and row.dice_median == pytest.approx(np.median(values))
+    assert row.dice == pytest.approx(values.mean()) and row.dice_median == pytest.approx(
+        np.median(values)
+    )
     assert (row.dice_low, row.dice_high) == pytest.approx(tuple(bootstrap(values)))
-    assert row.spread_over_folds == pytest.approx(np.std([values[fold::3].mean() for fold in range(3)], ddof=1))
+    assert row.spread_over_folds == pytest.approx(
+        np.std([values[fold::3].mean() for fold in range(3)], ddof=1)
+    )
     assert np.isnan(row.spread_over_seeds) and np.isnan(row.p)
 
 
@@ -57,24 +72,38 @@ def test_seeds_are_averaged_by_patient_before_anything_is_compared(tmp_path: Pat
     mean = np.mean([list(dice(seed).values()) for seed in range(3)], axis=0)
     row = comparison.table.set_index("configuration").loc["width=8"]
     expected = paired(mean, np.array(list(dice(9).values())))
-    assert (row.difference, row.p, row.wins) == pytest.approx((expected.mean, expected.p, expected.wins))
-    assert row.spread_over_seeds == pytest.approx(np.std([np.mean(list(dice(seed).values())) for seed in range(3)], ddof=1))
+    assert (row.difference, row.p, row.wins) == pytest.approx(
+        (expected.mean, expected.p, expected.wins)
+    )
+    assert row.spread_over_seeds == pytest.approx(
+        np.std([np.mean(list(dice(seed).values())) for seed in range(3)], ddof=1)
+    )
     assert row.runs == 3 and row.patients == 12, "three repeats are no 36 patients"
 
 
 def test_a_missed_patient_counts_by_the_share_of_seeds_that_missed_it(tmp_path: Path) -> None:
     scores = [dice(0) | {NAMES[0]: 0.01}, dice(0)]
-    comparison = compare([scored_run(tmp_path / str(seed), each, seed=seed) for seed, each in enumerate(scores)])
+    comparison = compare(
+        [scored_run(tmp_path / str(seed), each, seed=seed) for seed, each in enumerate(scores)]
+    )
     assert comparison.table.missed.tolist() == [0.5]
 
 
 def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Path) -> None:
     base = dice(0)
-    better = {name: value + 0.05 + 0.001 * place for place, (name, value) in enumerate(base.items())}
-    runs = [scored_run(tmp_path / "a", base), scored_run(tmp_path / "b", better, width=16), scored_run(tmp_path / "c", dice(5), width=32)]
+    better = {
+        name: value + 0.05 + 0.001 * place for place, (name, value) in enumerate(base.items())
+    }
+    runs = [
+        scored_run(tmp_path / "a", base),
+        scored_run(tmp_path / "b", better, width=16),
+        scored_run(tmp_path / "c", dice(5), width=32),
+    ]
     table = compare(runs, baseline=runs[0]).table.set_index("configuration")
     assert table.loc["width=16"].p == pytest.approx(2 / 2**12)
-    assert table.loc["width=16"].p_holm == pytest.approx(2 * table.loc["width=16"].p), "two comparisons, this the smaller p"
+    assert table.loc["width=16"].p_holm == pytest.approx(2 * table.loc["width=16"].p), (
+        "two comparisons, this the smaller p"
+    )
     assert (table.loc["width=16"].wins, table.loc["width=16"].losses) == (12, 0)
     assert np.isnan(table.loc["width=8"].p), "the baseline"
 
@@ -82,36 +111,62 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
 def test_the_effect_of_a_setting_is_seen_where_nothing_else_differs(tmp_path: Path) -> None:
     """Width is taken back, then the minutes: 16 is worth 0.1, though the mean of both runs at width 16 is no higher than 8's."""
     given = {(16, 30.0): 0.8, (8, 30.0): 0.7, (16, 10.0): 0.6}
-    runs = [scored_run(tmp_path / f"{width}{minutes}", dict.fromkeys(NAMES, value), width=width, max_minutes=minutes)
-            for (width, minutes), value in given.items()]
+    runs = [
+        scored_run(
+            tmp_path / f"{width}{minutes}",
+            dict.fromkeys(NAMES, value),
+            width=width,
+            max_minutes=minutes,
+        )
+        for (width, minutes), value in given.items()
+    ]
     settings = ["max_minutes", "model.width"]
     every, alike = zip(*effect(compare(runs), "model.width", settings).values(), strict=True)
     assert [sorted(dice) for dice in every] == [pytest.approx([0.7]), pytest.approx([0.6, 0.8])]
     assert list(alike) == [pytest.approx([0.7]), pytest.approx([0.8])]
-    assert all(alike == [] for _, alike in effect(compare(runs[1:]), "model.width", settings).values()), "nothing to compare"
+    assert all(
+        alike == [] for _, alike in effect(compare(runs[1:]), "model.width", settings).values()
+    ), "nothing to compare"
 
 
 def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path) -> None:
-    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", dict.fromkeys(NAMES, 0.95), width=16)]
+    runs = [
+        scored_run(tmp_path / "a", dice(0)),
+        scored_run(tmp_path / "b", dict.fromkeys(NAMES, 0.95), width=16),
+    ]
     assert any("picked by these same scores" in note for note in notes(compare(runs)))
     named = compare(runs, baseline=runs[1])
-    assert named.baseline is named.configurations[0] and not any("picked" in note for note in notes(named))
+    assert named.baseline is named.configurations[0] and not any(
+        "picked" in note for note in notes(named)
+    )
 
 
 def test_the_patients_compared_are_the_baselines(tmp_path: Path) -> None:
     """Beside a configuration on more patients, as a cross-validation in the same experiment."""
     wide = scored_run(tmp_path / "wide", dice(0), width=16)
-    few, fewer = (scored_run(tmp_path / str(width), dice(width, NAMES[:7]), width=width) for width in (8, 32))
+    few, fewer = (
+        scored_run(tmp_path / str(width), dice(width, NAMES[:7]), width=width) for width in (8, 32)
+    )
     assert compare([wide, few, fewer], strict=False).patients == 12
     comparison = compare([wide, few, fewer], baseline=few, strict=False)
-    assert comparison.patients == 7 and comparison.baseline.label == "width=8" and len(comparison.configurations) == 2
-    assert comparison.left_out == [("width=16", comparison.left_out[0][1])] and "has also" in comparison.left_out[0][1]
+    assert (
+        comparison.patients == 7
+        and comparison.baseline.label == "width=8"
+        and len(comparison.configurations) == 2
+    )
+    assert (
+        comparison.left_out == [("width=16", comparison.left_out[0][1])]
+        and "has also" in comparison.left_out[0][1]
+    )
     with pytest.raises(RequestError, match="is not among the runs compared"):
         compare([wide, few], baseline=fewer, strict=False)
 
 
 def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
-    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", dice(0, NAMES[:11]), width=16)]
+    runs = [
+        scored_run(tmp_path / "a", dice(0)),
+        scored_run(tmp_path / "b", dice(0, NAMES[:11]), width=16),
+    ]
     with pytest.raises(RequestError, match=NAMES[11]):
         compare(runs)
     comparison = compare(runs, strict=False)
@@ -122,7 +177,10 @@ def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_seed_without_all_its_folds_is_refused(tmp_path: Path) -> None:
     halves = NAMES[:6], NAMES[6:]
     cells = [(seed, fold) for seed in range(2) for fold in range(2)]
-    runs = [scored_run(tmp_path / f"{seed}{fold}", dice(0, halves[fold]), seed=seed, fold=fold) for seed, fold in cells]
+    runs = [
+        scored_run(tmp_path / f"{seed}{fold}", dice(0, halves[fold]), seed=seed, fold=fold)
+        for seed, fold in cells
+    ]
     assert compare(runs).table.runs.tolist() == [4]
     with pytest.raises(RequestError, match="not every seed has every fold"):
         compare(runs[:3])
@@ -131,11 +189,17 @@ def test_a_seed_without_all_its_folds_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("state", ["failed", "killed", "interrupted", "running"])
 def test_unfinished_runs_are_named_with_their_reason(tmp_path: Path, state: str) -> None:
     stored = "running" if state == "interrupted" else state
-    runs = [scored_run(tmp_path / "a", dice(0)), scored_run(tmp_path / "b", {}, width=16, state=stored)]
+    runs = [
+        scored_run(tmp_path / "a", dice(0)),
+        scored_run(tmp_path / "b", {}, width=16, state=stored),
+    ]
     if state == "interrupted":  # its process, on this host, is gone
         import socket
 
-        status = json.loads((tmp_path / "b" / "status.json").read_text()) | {"host": socket.gethostname(), "pid": 2**22 + 1}
+        status = json.loads((tmp_path / "b" / "status.json").read_text()) | {
+            "host": socket.gethostname(),
+            "pid": 2**22 + 1,
+        }
         (tmp_path / "b" / "status.json").write_text(json.dumps(status))
     comparison = compare(runs, strict=False)
     ((name, why),) = comparison.left_out
@@ -146,16 +210,23 @@ def test_unfinished_runs_are_named_with_their_reason(tmp_path: Path, state: str)
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
-    other = scored_run(tmp_path / "b", dice(0), width=16, data={"path": "x", "fingerprint": "e" * 64})
+    other = scored_run(
+        tmp_path / "b", dice(0), width=16, data={"path": "x", "fingerprint": "e" * 64}
+    )
     with pytest.raises(RequestError, match="different data"):
         compare([scored_run(tmp_path / "a", dice(0)), other])
 
 
 def test_without_test_patients_it_is_exploratory(tmp_path: Path) -> None:
-    runs = [scored_run(tmp_path / "a", {}, dice(0)), scored_run(tmp_path / "b", dice(3), dice(1), width=16)]
+    runs = [
+        scored_run(tmp_path / "a", {}, dice(0)),
+        scored_run(tmp_path / "b", dice(3), dice(1), width=16),
+    ]
     comparison = compare(runs)
     assert comparison.role == "validation" and comparison.exploratory
-    assert comparison.table.dice.max() == pytest.approx(max(np.mean(list(dice(seed).values())) for seed in (0, 1)))
+    assert comparison.table.dice.max() == pytest.approx(
+        max(np.mean(list(dice(seed).values())) for seed in (0, 1))
+    )
     assert any(note.startswith("Exploratory") for note in notes(comparison))
 
 
@@ -171,9 +242,16 @@ def test_equal_chances_are_named(tmp_path: Path) -> None:
     found = {}
     for name, minutes in pairs.items():
         given = zip((8, 16), minutes, strict=True)
-        runs = [scored_run(tmp_path / f"{name}{width}", dice(width), width=width, max_minutes=each) for width, each in given]
+        runs = [
+            scored_run(tmp_path / f"{name}{width}", dice(width), width=width, max_minutes=each)
+            for width, each in given
+        ]
         found[name] = compare(runs).chances
-    assert "same passes: 30 epochs" in found["passes"] and "same time: 2.0 minutes" in found["time"] and "neither" in found["neither"]
+    assert (
+        "same passes: 30 epochs" in found["passes"]
+        and "same time: 2.0 minutes" in found["time"]
+        and "neither" in found["neither"]
+    )
 
 
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=20))
@@ -182,7 +260,9 @@ def test_nothing_beats_the_pareto_front(points: list[tuple[float, float]]) -> No
     cost, value = (np.array(part) for part in zip(*points, strict=True))
     front = pareto(cost, value)
     for index in range(len(points)):
-        beaten = any((cost[other] <= cost[index]) and (value[other] >= value[index]) for other in front)
+        beaten = any(
+            (cost[other] <= cost[index]) and (value[other] >= value[index]) for other in front
+        )
         assert beaten, "every point is on the front or no better than one of it"
     for one in front:
         assert not ((cost <= cost[one]) & (value > value[one])).any()
@@ -190,7 +270,9 @@ def test_nothing_beats_the_pareto_front(points: list[tuple[float, float]]) -> No
 
 def test_gather_takes_folders_folders_of_them_and_each_once(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / name, dice(0)) for name in "ba"]
-    assert gather([str(tmp_path), str(runs[0].path)], None, None, "none", None) == runs, "the oldest first"
+    assert gather([str(tmp_path), str(runs[0].path)], None, None, "none", None) == runs, (
+        "the oldest first"
+    )
     with pytest.raises(RequestError, match="no run is below it"):
         gather(None, None, None, tmp_path / "empty", None)
     with pytest.raises(RequestError, match="no run"):
@@ -200,7 +282,11 @@ def test_gather_takes_folders_folders_of_them_and_each_once(tmp_path: Path) -> N
 def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16, 32)]
     of_one, of_three = compare(runs[:1]), compare(runs)
-    assert {name for name, draw in FIGURES.items() if draw(of_one) is None} == {"differences", "main_effects", "cost"}
+    assert {name for name, draw in FIGURES.items() if draw(of_one) is None} == {
+        "differences",
+        "main_effects",
+        "cost",
+    }
     assert all(draw(of_three) is not None for draw in FIGURES.values())
     assert varied([one.runs[0].settings for one in of_three.configurations]) == ["model.width"]
 
@@ -210,7 +296,11 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     publish(comparison, tmp_path / "out", OFF)
     page = (tmp_path / "out" / "report.html").read_text()
     assert headline(comparison) in page
-    assert page.count("data:image/png;base64,") == len(list((tmp_path / "out" / "pictures").glob("*.png"))) >= 4
+    assert (
+        page.count("data:image/png;base64,")
+        == len(list((tmp_path / "out" / "pictures").glob("*.png")))
+        >= 4
+    )
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page), "nothing is fetched"
     written = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert written.dice.tolist() == pytest.approx(comparison.table.dice.tolist(), abs=1e-6)
@@ -223,7 +313,9 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
-    run = scored_run(tmp_path / "runs" / "a", {"TCGA_<script>alert(1)</script>_1_1": 0.5, "TCGA_B_2_1": 0.6})
+    run = scored_run(
+        tmp_path / "runs" / "a", {"TCGA_<script>alert(1)</script>_1_1": 0.5, "TCGA_B_2_1": 0.6}
+    )
     publish(compare([run]), tmp_path / "out", OFF)
     assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
 
@@ -234,8 +326,18 @@ def test_the_page_opens_in_a_browser_with_its_pictures(tmp_path: Path) -> None:
     page = tmp_path / "out" / "report.html"
     probe = "<script>onload=()=>{document.title='drawn '+[...document.images].filter(i=>i.naturalWidth>200).length}</script></body>"
     page.write_text(page.read_text().replace("</body>", probe))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    shown = subprocess.run(["chromium", *options, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    shown = subprocess.run(
+        ["chromium", *options, "--dump-dom", page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
     count = len(list((tmp_path / "out" / "pictures").glob("*.png")))
     assert f"<title>drawn {count}</title>" in shown
 
@@ -243,11 +345,15 @@ def test_the_page_opens_in_a_browser_with_its_pictures(tmp_path: Path) -> None:
 def test_runs_that_repeat_one_another_are_refused_by_name(tmp_path: Path) -> None:
     """Their patients would count twice."""
     runs = [scored_run(tmp_path / name, dice(0)) for name in "ab"]
-    with pytest.raises(RequestError, match=r"a,.*b: the same configuration, seed and fold; name one of them"):
+    with pytest.raises(
+        RequestError, match=r"a,.*b: the same configuration, seed and fold; name one of them"
+    ):
         compare(runs)
 
 
-def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of_another(tmp_path: Path) -> None:
+def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of_another(
+    tmp_path: Path,
+) -> None:
     runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16)]
     config = CompareConfig(runs=[str(run.path) for run in runs], output=str(runs[0].path))
     with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
@@ -257,14 +363,25 @@ def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of
     assert (tmp_path / "out" / "pictures" / "differences.png").is_file()
     (tmp_path / "out" / "viewer.html").write_text("of another comparison")
     publish(compare(runs[:1]), tmp_path / "out", config)
-    assert not (tmp_path / "out" / "pictures" / "differences.png").exists() and not (tmp_path / "out" / "viewer.html").exists()
+    assert (
+        not (tmp_path / "out" / "pictures" / "differences.png").exists()
+        and not (tmp_path / "out" / "viewer.html").exists()
+    )
 
 
-def test_one_patient_gives_no_interval_no_test_and_one_baseline(tmp_path: Path, drawn: list) -> None:
-    runs = [scored_run(tmp_path / f"{width}", {NAMES[0]: dice}, width=width) for width, dice in ((8, 0.5), (16, 0.75))]
+def test_one_patient_gives_no_interval_no_test_and_one_baseline(
+    tmp_path: Path, drawn: list
+) -> None:
+    runs = [
+        scored_run(tmp_path / f"{width}", {NAMES[0]: dice}, width=width)
+        for width, dice in ((8, 0.5), (16, 0.75))
+    ]
     comparison = compare(runs, baseline=runs[0])
     shown = comparison_report.text(comparison)
-    assert "(95 % interval none)" in shown and "One patient gives neither an interval nor a test" in shown
+    assert (
+        "(95 % interval none)" in shown
+        and "One patient gives neither an interval nor a test" in shown
+    )
     assert shown.count("baseline") == 1 and "+0.250" in shown
     _, tables = write(comparison, tmp_path / "compared", None)
     comparison_report.write_page(tmp_path / "page.html", comparison, {}, tables, "made by a test")

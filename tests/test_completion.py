@@ -28,11 +28,21 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def complete(script: Path, line: str) -> list[str]:
     """What bash would offer for a line: it splits words at `=`, as it is set by default."""
-    words = [part for word in line.split(" ") for part in (word.replace("=", " = ").strip().split(" ") if "=" in word else [word])]
+    words = [
+        part
+        for word in line.split(" ")
+        for part in (word.replace("=", " = ").strip().split(" ") if "=" in word else [word])
+    ]
     commands = f"""source {shlex.quote(str(script))}; COMP_LINE={shlex.quote(line)}; COMP_POINT={len(line)}
-        COMP_WORDS=({' '.join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}; compopt() {{ :; }}
+        COMP_WORDS=({" ".join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}; compopt() {{ :; }}
         _brainseg; printf '%s\\n' "${{COMPREPLY[@]}}" """
-    done = subprocess.run([str(BASH), "--norc", "-c", commands], capture_output=True, text=True, check=True, cwd=script.parent)
+    done = subprocess.run(
+        [str(BASH), "--norc", "-c", commands],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=script.parent,
+    )
     assert done.stderr == ""
     return sorted(done.stdout.split())
 
@@ -69,7 +79,10 @@ def test_a_tab_in_an_interactive_bash(script: Path) -> None:
         os.write(terminal, f"source {script}; echo loa''ded\n".encode())
         read_until(terminal, "loaded")
         os.write(terminal, b"brainseg train model=att\tscheduler=one\tmodel.dep\t5")
-        assert "brainseg train model=attention_unet scheduler=one_cycle model.depth=5" in read_until(terminal, "depth=5")
+        assert (
+            "brainseg train model=attention_unet scheduler=one_cycle model.depth=5"
+            in read_until(terminal, "depth=5")
+        )
     finally:
         os.close(terminal)
         os.waitpid(process, 0)
@@ -87,14 +100,25 @@ def read_until(terminal: int, words: str) -> str:
 def test_every_command_has_its_words() -> None:
     for command in TYPES:
         assert completion.words(command), command
-    assert {"model.depth=", "split.folds=", "scheduler.epochs=", "loss=tversky", "sweep=devices"} <= set(completion.words("train"))
+    assert {
+        "model.depth=",
+        "split.folds=",
+        "scheduler.epochs=",
+        "loss=tversky",
+        "sweep=devices",
+    } <= set(completion.words("train"))
     assert set(completion.words("train")) < set(completion.words("search"))
-    assert "compdef _brainseg brainseg" in completion.zsh() and "optimizer=adamw" in completion.zsh()
+    assert (
+        "compdef _brainseg brainseg" in completion.zsh() and "optimizer=adamw" in completion.zsh()
+    )
     assert "complete -c brainseg -n '__fish_seen_subcommand_from train'" in completion.fish()
 
 
 def test_another_shell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.run(["tcsh"]) == 2
-    assert capsys.readouterr().err == "error: shell=tcsh: must be one of bash, zsh, fish; as brainseg completion bash\n"
+    assert (
+        capsys.readouterr().err
+        == "error: shell=tcsh: must be one of bash, zsh, fish; as brainseg completion bash\n"
+    )
     assert completion.run(["--help"]) == 0
     assert 'eval "$(brainseg completion bash)"' in capsys.readouterr().out

@@ -12,10 +12,17 @@ from brainseg import config as schema
 from brainseg.records.identity import differing
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]
-OF_TRAIN = [one for one in CHOICES if one[0] != "search"]  # spaces are no choices of a run: tests/test_search.py
-NEEDS = {("split", "file"): ["split.path=x.json"], ("split", "all"): None, ("data", "hdf5"): ["data.path=x.h5"],
-         ("model", "own"): ["model.name=BasicUNet"], ("loss", "own"): ["loss.name=DiceLoss"],
-         ("optimizer", "own"): ["optimizer.name=rprop"]}  # fmt: skip
+OF_TRAIN = [
+    one for one in CHOICES if one[0] != "search"
+]  # spaces are no choices of a run: tests/test_search.py
+NEEDS = {
+    ("split", "file"): ["split.path=x.json"],
+    ("split", "all"): None,
+    ("data", "hdf5"): ["data.path=x.h5"],
+    ("model", "own"): ["model.name=BasicUNet"],
+    ("loss", "own"): ["loss.name=DiceLoss"],
+    ("optimizer", "own"): ["optimizer.name=rprop"],
+}
 
 
 def compose(*overrides: str) -> schema.TrainConfig:
@@ -32,7 +39,10 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
     config = compose(f"{'+' if group == 'x' else ''}{group}={choice}", *further)
     with torch.device("meta"):
         model = build.model(config.model, 3, 1, (64, 64))
-        assert build.optimizer(config.optimizer, model.parameters()).param_groups[0]["lr"] == config.optimizer.lr
+        assert (
+            build.optimizer(config.optimizer, model.parameters()).param_groups[0]["lr"]
+            == config.optimizer.lr
+        )
     assert isinstance(build.loss(config.loss), nn.Module)
 
 
@@ -46,18 +56,33 @@ def test_every_yaml_opens_with_what_it_is(group: str, choice: str) -> None:
 def test_a_stored_config_is_restored() -> None:
     import dataclasses
 
-    for overrides in ([], ["experiment=reference"], ["split=kfold", "split.fold=2", "scheduler=plateau", "model=attention_unet"]):
+    for overrides in (
+        [],
+        ["experiment=reference"],
+        ["split=kfold", "split.fold=2", "scheduler=plateau", "model=attention_unet"],
+    ):
         config = compose(*overrides)
         assert schema.restore(dataclasses.asdict(config)) == config
 
 
 def test_the_reference_recipe_is_exact() -> None:
     config = compose("experiment=reference")
-    assert differing(config) | {"data.name": ""} == {
-        "data.name": "", "epochs": 150, "split.name": "holdout", "model.name": "unet", "loss.name": "dice",
-        "loss.options": {"smooth": 1.0, "per_sample": False}, "optimizer.name": "adam", "optimizer.lr": 1e-4, "scheduler.name": "step",
-        "device.name": "auto", "tracking.name": "mlflow",
-    }  # the U-Net's and the step schedule's own defaults are the reference's: depth 4, width 32, growth 1; a tenth from epoch 30
+    assert (
+        differing(config) | {"data.name": ""}
+        == {
+            "data.name": "",
+            "epochs": 150,
+            "split.name": "holdout",
+            "model.name": "unet",
+            "loss.name": "dice",
+            "loss.options": {"smooth": 1.0, "per_sample": False},
+            "optimizer.name": "adam",
+            "optimizer.lr": 1e-4,
+            "scheduler.name": "step",
+            "device.name": "auto",
+            "tracking.name": "mlflow",
+        }
+    )  # the U-Net's and the step schedule's own defaults are the reference's: depth 4, width 32, growth 1; a tenth from epoch 30
     assert (config.model.depth, config.model.width, config.model.growth) == (4, 32, 1)
     assert (config.scheduler.epochs, config.scheduler.factor, config.batch_size) == ([30], 0.1, 8)
 
@@ -77,7 +102,11 @@ def test_every_setting_has_its_help() -> None:
 def test_adam_and_sgd_take_torchs_fused_update_unless_told_otherwise() -> None:
     def fused(name: str, device: str = "cpu", **options: bool) -> bool:
         weights = [torch.nn.Parameter(torch.ones(3, device=device))]
-        return bool(build.optimizer(schema.OptimizerConfig(name, lr=0.1, options=options), weights).param_groups[0].get("fused"))
+        return bool(
+            build.optimizer(schema.OptimizerConfig(name, lr=0.1, options=options), weights)
+            .param_groups[0]
+            .get("fused")
+        )
 
     assert fused("adam") and fused("adamw") and fused("sgd")
     assert not fused("adamw", foreach=True) and not fused("adamw", fused=False)

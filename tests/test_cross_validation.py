@@ -32,12 +32,18 @@ def test_every_patient_is_tested_once_and_selects_nothing_there(folder: Path) ->
     tested = []
     for run in runs(folder):
         split = json.loads((run / "split.json").read_text())
-        patients = pd.read_csv(run / "patients.csv").assign(name=lambda rows: rows.patient.map(patient_of))
+        patients = pd.read_csv(run / "patients.csv").assign(
+            name=lambda rows: rows.patient.map(patient_of)
+        )
         assert not set(split["test"]) & {*split["train"], *split["validation"]}
         assert sorted(patients.name[patients.role == "test"]) == split["test"]
-        assert sorted(patients.name[patients.role == "validation"]) == split["validation"], "what best.pt was selected on"
+        assert sorted(patients.name[patients.role == "validation"]) == split["validation"], (
+            "what best.pt was selected on"
+        )
         best = json.loads((run / "summary.json").read_text())["best"]
-        assert best["val/dice"] == pytest.approx(patients.dice[patients.role == "validation"].mean(), abs=1e-6)
+        assert best["val/dice"] == pytest.approx(
+            patients.dice[patients.role == "validation"].mean(), abs=1e-6
+        )
         tested += split["test"]
     assert len(tested) == len(set(tested)) == 9
 
@@ -55,7 +61,9 @@ def test_compare_pools_them(folder: Path, said: str) -> None:
     assert (row.runs, row.patients) == (3, 9)
     assert row.dice == pytest.approx(scores.mean(), abs=1e-6)
     assert row.dice_median == pytest.approx(scores.median(), abs=1e-6)
-    assert (row.dice_low, row.dice_high) == pytest.approx(tuple(bootstrap(scores.to_numpy())), abs=1e-6)
+    assert (row.dice_low, row.dice_high) == pytest.approx(
+        tuple(bootstrap(scores.to_numpy())), abs=1e-6
+    )
     assert row.missed == (scores < 0.05).sum(), "each phantom has a tumour"
     assert f"mean Dice {row.dice:.3f}" in said and "of 9 test patients missed" in said
     written = pd.read_csv(folder / "pooled" / "patients.csv").set_index("patient").dice.sort_index()
@@ -74,12 +82,18 @@ def test_mlflow_holds_one_pooled_run_linked_to_its_folds(folder: Path, said: str
     assert all(run.info.run_id in pooled.data.tags["mlflow.note.content"] for run in folds)
     row = pd.read_csv(folder / "pooled" / "comparison.csv").iloc[0]
     assert pooled.data.metrics["pooled/dice"] == pytest.approx(row.dice, abs=1e-6)
-    assert len(client.get_metric_history(pooled.info.run_id, "pooled/dice")) == 1, "told twice, there once"
-    assert {"report.html", "comparison.csv", "pictures"} <= {item.path for item in client.list_artifacts(pooled.info.run_id)}
+    assert len(client.get_metric_history(pooled.info.run_id, "pooled/dice")) == 1, (
+        "told twice, there once"
+    )
+    assert {"report.html", "comparison.csv", "pictures"} <= {
+        item.path for item in client.list_artifacts(pooled.info.run_id)
+    }
 
 
 def test_an_experiment_is_compared_by_its_name(folder: Path) -> None:
-    assert "of 9 test patients" in call(folder, "compare", "tracking.experiment=brainseg", "output=by_name")
+    assert "of 9 test patients" in call(
+        folder, "compare", "tracking.experiment=brainseg", "output=by_name"
+    )
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,17 @@ def test_a_sample_is_the_files_slice_normalised_by_its_volume(data: MRIDataset) 
     assert (sample.image.dtype, sample.mask.dtype) == (torch.float32, torch.uint8)
 
 
-@given(st.lists(st.integers(0, 79), min_size=1, max_size=12), st.integers(0, 2), st.sampled_from([None, "FLAIR"]))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_memory_and_file_give_the_same_batches(phantom_file: Path, positions: list[int], context: int, volume: str | None) -> None:
+@given(
+    st.lists(st.integers(0, 79), min_size=1, max_size=12),
+    st.integers(0, 2),
+    st.sampled_from([None, "FLAIR"]),
+)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_memory_and_file_give_the_same_batches(
+    phantom_file: Path, positions: list[int], context: int, volume: str | None
+) -> None:
     lazy = MRIDataset(phantom_file, volume=volume, context=context)
     held = MRIDataset(phantom_file, volume=volume, context=context).hold()
     for one, other in zip(lazy.gather(positions), held.gather(positions), strict=True):
@@ -113,15 +121,24 @@ def test_a_share_of_tumour_slices(data: MRIDataset, share: float) -> None:
     tumour = data.has_tumour
     assert len(order) == 80
     assert tumour[order].sum() == round(share * 80)
-    for kind in (tumour, ~tumour):  # as evenly as it goes: no slice is drawn twice more than another
+    for kind in (
+        tumour,
+        ~tumour,
+    ):  # as evenly as it goes: no slice is drawn twice more than another
         counts = np.bincount(order, minlength=80)[kind]
         assert counts.max() - counts.min() <= 1
 
 
-def test_what_is_held_on_a_gpu_must_fit_there_too(data: MRIDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_held_on_a_gpu_must_fit_there_too(
+    data: MRIDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert data.fits() and data.fits("cpu")
     for free, fits in ((2 * data.bytes_needed() + 2, True), (2 * data.bytes_needed(), False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 10 * free))
         assert data.fits("cuda") is fits
-    monkeypatch.setattr(os, "sysconf_names", {name: number for name, number in os.sysconf_names.items() if "AVPHYS" not in name})
+    monkeypatch.setattr(
+        os,
+        "sysconf_names",
+        {name: number for name, number in os.sysconf_names.items() if "AVPHYS" not in name},
+    )
     assert data.fits(), "where the system does not say what is free, as on a Mac"

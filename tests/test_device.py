@@ -12,8 +12,13 @@ from brainseg.device import choose
 from brainseg.errors import RequestError
 
 
-@pytest.mark.parametrize(("flags", "precision"), [({"avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16"), ({"avx512f"}, "float32")])
-def test_auto_decides_by_the_processors_flags(monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"avx512_bf16"}, "bfloat16"), ({"amx_bf16"}, "bfloat16"), ({"avx512f"}, "float32")],
+)
+def test_auto_decides_by_the_processors_flags(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str
+) -> None:
     monkeypatch.setattr(device_module, "_processor_flags", lambda: flags)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -23,7 +28,9 @@ def test_auto_decides_by_the_processors_flags(monkeypatch: pytest.MonkeyPatch, f
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bfloat16"), ((7, 5), "float16")])
-def test_auto_takes_a_gpu_in_the_precision_it_has(monkeypatch: pytest.MonkeyPatch, capability: tuple, precision: str) -> None:
+def test_auto_takes_a_gpu_in_the_precision_it_has(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple, precision: str
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

@@ -126,9 +126,14 @@ def test_dcm2niix_puts_voxels_to_the_same_places(
         volume = only(tmp_path / "in")
         assert len(paths) == 8
     else:
-        stacks = {f: {"FrameContentSequence": items(StackID="1", InStackPositionNumber=f + 1,
-                                                    DimensionIndexValues=[1, f + 1])}
-                  for f in range(8)}  # fmt: skip
+        stacks = {
+            f: {
+                "FrameContentSequence": items(
+                    StackID="1", InStackPositionNumber=f + 1, DimensionIndexValues=[1, f + 1]
+                )
+            }
+            for f in range(8)
+        }
         path = write_enhanced(
             tmp_path / "in" / "a.dcm", ramp(shape, np.int16), matrix, stacks.__getitem__
         )
@@ -151,9 +156,19 @@ def test_a_legacy_converted_object_of_highdicom_is_read(tmp_path: Path) -> None:
 
     def complete(file: pydicom.Dataset, k: int) -> None:
         file.InstanceNumber, file.FrameOfReferenceUID = 5 - k, "1.2.9"
-        for keyword in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-                        "StudyID", "AccessionNumber", "ReferringPhysicianName", "Manufacturer",
-                        "PositionReferenceIndicator", "AcquisitionDate"):  # fmt: skip
+        for keyword in (
+            "PatientName",
+            "PatientBirthDate",
+            "PatientSex",
+            "StudyDate",
+            "StudyTime",
+            "StudyID",
+            "AccessionNumber",
+            "ReferringPhysicianName",
+            "Manufacturer",
+            "PositionReferenceIndicator",
+            "AcquisitionDate",
+        ):
             setattr(file, keyword, "")
         file.ImageType, file.SeriesNumber = ["ORIGINAL", "PRIMARY", "M"], 1
         file.RescaleSlope, file.RescaleIntercept, file.RescaleType = k + 1, 0, "US"

@@ -25,9 +25,16 @@ def fault(folder: Path) -> str:
 def test_objects_that_are_no_scan_are_left_aside_and_named(tmp_path: Path) -> None:
     write_series(tmp_path / "scan", ramp())
     colour = np.zeros((4, 5, 3), np.uint8)
-    capture = dataset(colour[:, :, 0], uid.SecondaryCaptureImageStorage, Modality="OT",
-                      SeriesInstanceUID="1.9", SamplesPerPixel=3, PhotometricInterpretation="RGB",
-                      PlanarConfiguration=0, PixelData=colour.tobytes())  # fmt: skip
+    capture = dataset(
+        colour[:, :, 0],
+        uid.SecondaryCaptureImageStorage,
+        Modality="OT",
+        SeriesInstanceUID="1.9",
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        PixelData=colour.tobytes(),
+    )
     grey = dataset(colour[:, :, 0], uid.SecondaryCaptureImageStorage, Modality="OT")
     dose = dataset(np.zeros((2, 4, 5), np.uint16), uid.RTDoseStorage, Modality="RTDOSE")
     mask = dataset(np.zeros((4, 5), np.uint8), uid.SegmentationStorage, Modality="SEG")

@@ -95,8 +95,13 @@ def test_no_preamble_no_meta_and_no_suffix(
         file = pydicom.dcmread(path)
         plain = pydicom.Dataset({element.tag: element for element in file})
         plain["PixelData"].VR = "OB"
-        pydicom.dcmwrite(tmp_path / f"IM{number}", plain, implicit_vr=is_implicit,
-                         little_endian=is_little, enforce_file_format=False)  # fmt: skip
+        pydicom.dcmwrite(
+            tmp_path / f"IM{number}",
+            plain,
+            implicit_vr=is_implicit,
+            little_endian=is_little,
+            enforce_file_format=False,
+        )
         path.unlink()
     assert (tmp_path / "IM0").read_bytes()[128:132] != b"DICM"
     assert np.array_equal(only(tmp_path).read(), ramp(dtype="u1"))

@@ -41,14 +41,22 @@ class Page(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    built = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )
     assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
     return folder
 
 
 def pages(site: Path) -> Iterator[tuple[Path, Page]]:
     for path in sorted(site.rglob("*.html")):
-        if path.name != "404.html":  # served for any address, so that its links begin at the top of a host
+        if (
+            path.name != "404.html"
+        ):  # served for any address, so that its links begin at the top of a host
             yield path, Page(path.read_text())
 
 
@@ -68,7 +76,11 @@ def test_every_link_and_anchor_of_the_site_is_there(site: Path) -> None:
 def test_a_page_loads_nothing_from_elsewhere(site: Path) -> None:
     for path, page in pages(site):
         assert page.loaded
-        assert not [one for one in page.loaded if re.match(r"[a-z]+:|//", one) and not one.startswith("data:")], path.name
+        assert not [
+            one
+            for one in page.loaded
+            if re.match(r"[a-z]+:|//", one) and not one.startswith("data:")
+        ], path.name
 
 
 def test_every_file_that_the_readme_links_is_there() -> None:

@@ -152,8 +152,12 @@ class Arrays:
 
 
 def test_every_reader_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "scanner", lambda source, reading: ("arrays", partial(scan, Arrays())))
-    with pytest.raises(FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored") as refused:
+    monkeypatch.setattr(
+        conversion, "scanner", lambda source, reading: ("arrays", partial(scan, Arrays()))
+    )
+    with pytest.raises(
+        FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored"
+    ) as refused:
         prepare(tmp_path, tmp_path / "own.h5", workers=1)
     assert len(refused.value.faults) == 1
 

@@ -34,7 +34,9 @@ from brainseg.training.plan import Plan
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
-AUGMENT = AugmentConfig(flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05)
+AUGMENT = AugmentConfig(
+    flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05
+)
 
 
 class Stop(Exception):
@@ -42,8 +44,13 @@ class Stop(Exception):
 
 
 def make_task(path: Path, **changes) -> Task:
-    options = {"batch_size": 4, "epochs": 2, "augment": AUGMENT, "scheduler": CosineConfig(warmup=0.2),
-               "optimizer": OptimizerConfig("adamw", lr=1e-2)} | changes
+    options = {
+        "batch_size": 4,
+        "epochs": 2,
+        "augment": AUGMENT,
+        "scheduler": CosineConfig(warmup=0.2),
+        "optimizer": OptimizerConfig("adamw", lr=1e-2),
+    } | changes
     config = TrainConfig(
         model=UNetConfig(depth=2, width=4, dropout=0.2),
         loss=LossConfig("bce_dice"),
@@ -72,23 +79,52 @@ def resumed(task: Task, saved: bytes | None) -> State:
 
 
 def numbers(state: State) -> list[dict]:
-    return [{k: v for k, v in row["metrics"].items() if not k.startswith("speed/")} for row in state.history]
+    return [
+        {k: v for k, v in row["metrics"].items() if not k.startswith("speed/")}
+        for row in state.history
+    ]
 
 
 def assert_equal(one: State, other: State) -> None:
     assert numbers(one) == numbers(other)
-    assert (one.step, one.epoch, one.best, one.best_epoch) == (other.step, other.epoch, other.best, other.best_epoch)
+    assert (one.step, one.epoch, one.best, one.best_epoch) == (
+        other.step,
+        other.epoch,
+        other.best,
+        other.best_epoch,
+    )
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-    flat = [[tensor for values in state.optimizer.state_dict()["state"].values() for tensor in values.values()] for state in (one, other)]
-    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True))
+    flat = [
+        [
+            tensor
+            for values in state.optimizer.state_dict()["state"].values()
+            for tensor in values.values()
+        ]
+        for state in (one, other)
+    ]
+    assert all(
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*flat, strict=True)
+    )
 
 
 VARIANTS = {
     "cosine": {},
-    "averaged, accumulated, clipped": {"ema_decay": 0.9, "accumulate": 2, "clip_norm": 1.0, "batch_size": 2},
-    "half resolution, validated every second epoch": {"half_resolution": 0.6, "validate_every": 2, "epochs": 3},
-    "plateau, tumour share": {"scheduler": PlateauConfig(patience=0), "data": DataConfig(tumour_share=0.6)},
+    "averaged, accumulated, clipped": {
+        "ema_decay": 0.9,
+        "accumulate": 2,
+        "clip_norm": 1.0,
+        "batch_size": 2,
+    },
+    "half resolution, validated every second epoch": {
+        "half_resolution": 0.6,
+        "validate_every": 2,
+        "epochs": 3,
+    },
+    "plateau, tumour share": {
+        "scheduler": PlateauConfig(patience=0),
+        "data": DataConfig(tumour_share=0.6),
+    },
 }
 
 
@@ -102,8 +138,13 @@ def uninterrupted(phantom_file: Path) -> dict[str, State]:
     return states
 
 
-@given(variant=st.sampled_from(sorted(VARIANTS)), stops=st.lists(st.integers(1, 11), min_size=1, max_size=3))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    variant=st.sampled_from(sorted(VARIANTS)),
+    stops=st.lists(st.integers(1, 11), min_size=1, max_size=3),
+)
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_stopping_anywhere_equals_never_stopping(
     phantom_file: Path, uninterrupted: dict[str, State], variant: str, stops: list[int]
 ) -> None:
@@ -123,7 +164,9 @@ def test_stopping_anywhere_equals_never_stopping(
     assert_equal(state, uninterrupted[variant])
 
 
-def test_stopping_between_validated_patients_is_resumed(phantom_file: Path, uninterrupted: dict[str, State]) -> None:
+def test_stopping_between_validated_patients_is_resumed(
+    phantom_file: Path, uninterrupted: dict[str, State]
+) -> None:
     task = make_task(phantom_file)
     state, seen = new_state(task), []
 
@@ -149,8 +192,19 @@ def test_training_learns(phantom_file: Path) -> None:
 
 def test_every_metric_of_the_contract_is_there(uninterrupted: dict[str, State]) -> None:
     named = {
-        "train/loss", "train/learning_rate", "val/loss", "val/dice", "val/dice_median", "val/patients_missed", "val/iou", "val/precision",
-        "val/recall", "val/dice_tumour_slices", "val/empty_slice_false_positives", "val/hd95_undefined", "speed/images_per_second",
+        "train/loss",
+        "train/learning_rate",
+        "val/loss",
+        "val/dice",
+        "val/dice_median",
+        "val/patients_missed",
+        "val/iou",
+        "val/precision",
+        "val/recall",
+        "val/dice_tumour_slices",
+        "val/empty_slice_false_positives",
+        "val/hd95_undefined",
+        "speed/images_per_second",
         "speed/epoch_seconds",
     }
     for row in uninterrupted["cosine"].history:
@@ -162,22 +216,37 @@ def test_patience_stops_early(phantom_file: Path) -> None:
     state = new_state(task)
     fit(state, task, Hooks())
     assert (state.epoch, state.risen_epoch) == (2, 0)
-    assert state.best_epoch == 1, "val/dice is the same, val/loss falls with the statistics of batch norm"
+    assert state.best_epoch == 1, (
+        "val/dice is the same, val/loss falls with the statistics of batch norm"
+    )
 
 
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     task = make_task(phantom_file)
-    pace = Pace(step=0.1, half_step=0.0, validation=0.06 * task.steps_per_epoch)  # so that a step carries 0.06 s of validation
+    pace = Pace(
+        step=0.1, half_step=0.0, validation=0.06 * task.steps_per_epoch
+    )  # so that a step carries 0.06 s of validation
     assert steps_at(pace, task, (16 + pace.validation) / 60) == (100, 0)
     assert steps_at(pace, task, 1e-6) == (1, 0)
     state = new_state(task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)))
-    begin_plan(state, new_state(task), task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)), Hooks())
-    assert state.plans == [Plan(0, 0.0, state.total_steps, 0)] and state.total_steps >= 1 and state.validation_seconds > 0
+    begin_plan(
+        state,
+        new_state(task),
+        task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)),
+        Hooks(),
+    )
+    assert (
+        state.plans == [Plan(0, 0.0, state.total_steps, 0)]
+        and state.total_steps >= 1
+        and state.validation_seconds > 0
+    )
 
 
 def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.75, validate_every=2)
-    pace = Pace(step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch)  # so that a step carries 0.1 s of validation
+    pace = Pace(
+        step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch
+    )  # so that a step carries 0.1 s of validation
     total, half = steps_at(pace, task, (100 + pace.validation) / 60)
     assert (half, total - half) == (int(75 / 0.2), int(25 / 0.5))
 
@@ -186,13 +255,17 @@ def test_a_pace_has_both_sizes(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.5)
     sizes: list[tuple[int, ...]] = []
     state = new_state(task)
-    state.model.register_forward_pre_hook(lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:])))
+    state.model.register_forward_pre_hook(
+        lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:]))
+    )
     pace = measure_pace(state, task, Hooks())
     assert pace.step > 0 and pace.half_step > 0
     assert set(sizes) == {(16, 16), (32, 32)}
 
 
-def test_what_disturbs_a_step_does_not_change_the_pace(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_disturbs_a_step_does_not_change_the_pace(
+    phantom_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One of the timed steps, nine at most, takes a second longer: the mean would be above 0.11 s."""
     task = make_task(phantom_file, batch_size=2)
     assert task.steps_per_epoch >= 5
@@ -207,7 +280,9 @@ def test_what_disturbs_a_step_does_not_change_the_pace(phantom_file: Path, monke
     assert next(step) > 4, "the disturbed step was timed"
 
 
-def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(phantom_file: Path) -> None:
+def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(
+    phantom_file: Path,
+) -> None:
     task = make_task(phantom_file, half_resolution=0.6, validate_every=2, epochs=3)
     state, sizes = new_state(task), list[int]()
 
@@ -219,17 +294,28 @@ def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(pha
     fit(state, task, Hooks())
     total = 3 * task.steps_per_epoch
     assert sizes == [16] * round(0.6 * total) + [32] * (total - round(0.6 * total))
-    assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, True], "every second epoch, and the last"
+    assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, True], (
+        "every second epoch, and the last"
+    )
     assert all(row["metrics"]["speed/epoch_seconds"] > 0 for row in state.history)
 
 
 def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) -> None:
     still = OptimizerConfig("sgd", lr=0.0)  # nothing is learnt, so no dice rises
-    task = make_task(phantom_file, half_resolution=0.5, epochs=8, patience=2, scheduler=PlateauConfig(patience=9), optimizer=still)
+    task = make_task(
+        phantom_file,
+        half_resolution=0.5,
+        epochs=8,
+        patience=2,
+        scheduler=PlateauConfig(patience=9),
+        optimizer=still,
+    )
     state = new_state(task)
     fit(state, task, Hooks())
     assert len(state.history) == 6, "four epochs at half size, two at full size"
-    assert state.plateau is not None and state.plateau.bad_epochs == 1, "the first at full size is the first that counts"
+    assert state.plateau is not None and state.plateau.bad_epochs == 1, (
+        "the first at full size is the first that counts"
+    )
 
 
 def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file: Path) -> None:
@@ -240,7 +326,9 @@ def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file:
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, False, True]
 
 
-def test_equal_dice_is_decided_by_the_lower_loss(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_dice_is_decided_by_the_lower_loss(
+    phantom_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network that predicts nothing has a val/dice of 0 while its val/loss falls: the first epoch is not the best of them."""
     task = make_task(phantom_file, epochs=5, patience=2)
     scores = iter([(0.0, 2.76), (0.0, 0.45), (0.0, 0.45), (0.0, 0.9), (0.3, 3.0)])
@@ -252,5 +340,7 @@ def test_equal_dice_is_decided_by_the_lower_loss(phantom_file: Path, monkeypatch
     monkeypatch.setattr(engine, "validate", validated)
     state, improved = new_state(task), list[bool]()
     fit(state, task, Hooks(after_epoch=lambda _, better: improved.append(better)))
-    assert improved == [True, True, False], "patience counts from the last rise of val/dice, and ends the run behind the third"
+    assert improved == [True, True, False], (
+        "patience counts from the last rise of val/dice, and ends the run behind the third"
+    )
     assert (state.best, state.best_loss, state.best_epoch) == (0.0, 0.45, 1)

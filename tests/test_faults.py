@@ -23,7 +23,9 @@ from brainseg.training.pace import begin_plan
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 
-SHAPES = AugmentConfig(flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1)
+SHAPES = AugmentConfig(
+    flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1
+)
 
 
 class Queued(Device):
@@ -39,7 +41,14 @@ def queued(task: Task) -> Task:
 class Readings(TorchDispatchMode):
     """Counts what makes the host wait for a device: a number, or a size, that depends on what was computed."""
 
-    WAIT = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::_unique2", "aten::is_nonzero")
+    WAIT = (
+        "aten::_local_scalar_dense",
+        "aten::nonzero",
+        "aten::equal",
+        "aten::masked_select",
+        "aten::_unique2",
+        "aten::is_nonzero",
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +65,16 @@ def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: P
     with torch.no_grad():
         next(state.model.parameters())[0, 0, 0, 0] = float("nan")
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
-    with pytest.raises(NonFiniteError, match=r"epoch 0 step 0.*optimizer\.lr.*PHANTOM_.* slice \d+"):
+    with pytest.raises(
+        NonFiniteError, match=r"epoch 0 step 0.*optimizer\.lr.*PHANTOM_.* slice \d+"
+    ):
         fit(state, task, Hooks())
     weights = dict(state.model.named_parameters())
-    assert all(torch.equal(before[name], weights[name].detach().nan_to_num(0)) or torch.isnan(before[name]).any() for name in weights)
+    assert all(
+        torch.equal(before[name], weights[name].detach().nan_to_num(0))
+        or torch.isnan(before[name]).any()
+        for name in weights
+    )
 
 
 def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
@@ -99,7 +114,9 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
     with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
         fit(new_state(task), task._replace(criterion=full), Hooks())
     with pytest.raises(MemoryError, match="lower batch_size=4"):
-        task = task._replace(criterion=full, config=dataclasses.replace(task.config, max_minutes=1.0))
+        task = task._replace(
+            criterion=full, config=dataclasses.replace(task.config, max_minutes=1.0)
+        )
         begin_plan(new_state(task), new_state(task), task, Hooks())
 
 
@@ -107,13 +124,19 @@ def broken_at(state: State, task: Task, step: int) -> Task:
     """The task, with a loss that is infinite at this training step."""
 
     def criterion(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return task.criterion(logits, mask) * (float("inf") if logits.requires_grad and state.step == step else 1)
+        return task.criterion(logits, mask) * (
+            float("inf") if logits.requires_grad and state.step == step else 1
+        )
 
     return task._replace(criterion=criterion)
 
 
-@pytest.mark.parametrize("changes", [{}, {"half_resolution": 0.6, "accumulate": 2, "clip_norm": 1.0}])
-def test_no_step_waits_for_a_device_with_a_queue(phantom_file: Path, changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"half_resolution": 0.6, "accumulate": 2, "clip_norm": 1.0}]
+)
+def test_no_step_waits_for_a_device_with_a_queue(
+    phantom_file: Path, changes: dict[str, Any]
+) -> None:
     """Without ema_decay: torch's `AveragedModel` reads a counter of its own, which stays on the CPU wherever the weights are."""
     task = queued(make_task(phantom_file, augment=SHAPES, **changes))
     state = new_state(task)
@@ -134,7 +157,9 @@ def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
     train_epoch(state, task, state.model, Hooks())  # what is made once may wait
 
     def strict(state: State) -> None:
-        torch.cuda.set_sync_debug_mode("default" if state.step == 2 * task.steps_per_epoch - 1 else "error")
+        torch.cuda.set_sync_debug_mode(
+            "default" if state.step == 2 * task.steps_per_epoch - 1 else "error"
+        )
 
     state.epoch, state.history = 1, [{"step": task.steps_per_epoch}]
     train_epoch(state, task, state.model, Hooks(after_step=strict))
@@ -148,7 +173,9 @@ def test_looking_late_gives_the_same_bits_and_the_same_sums(phantom_file: Path) 
     assert_equal(state, late)
 
 
-def test_a_queue_stopped_in_an_epoch_goes_on_to_the_same_bits(phantom_file: Path, tmp_path: Path) -> None:
+def test_a_queue_stopped_in_an_epoch_goes_on_to_the_same_bits(
+    phantom_file: Path, tmp_path: Path
+) -> None:
     task = queued(make_task(phantom_file))
     whole, state = new_state(task), new_state(task)
     fit(whole, task, Hooks())
@@ -175,12 +202,17 @@ def watch(state: State, task: Task, path: Path) -> Watch:
 def test_a_queue_names_the_first_step_that_is_not_finite(phantom_file: Path) -> None:
     task = queued(make_task(phantom_file))
     state = new_state(task)
-    with pytest.raises(NonFiniteError, match=r"epoch 0 step 1: not finite, no checkpoint has seen it.*PHANTOM_.* slice \d+"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"epoch 0 step 1: not finite, no checkpoint has seen it.*PHANTOM_.* slice \d+",
+    ):
         fit(state, broken_at(state, task, 1), Hooks())
     assert state.step == task.steps_per_epoch, "at the end of the epoch"
 
 
-def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(phantom_file: Path, tmp_path: Path) -> None:
+def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(
+    phantom_file: Path, tmp_path: Path
+) -> None:
     task = queued(make_task(phantom_file, checkpoint=CheckpointConfig(every_steps=2)))
     state = new_state(task)
     follower = watch(state, task, tmp_path)
@@ -188,7 +220,9 @@ def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(phantom_file:
         fit(state, broken_at(state, task, 2), follower.hooks())
     assert state.step == 4, "when the next checkpoint was due"
     kept = checkpoint.load(follower.folder.last)
-    assert kept["step"] == 2 and all(torch.isfinite(value).all() for value in kept["model"].values())
+    assert kept["step"] == 2 and all(
+        torch.isfinite(value).all() for value in kept["model"].values()
+    )
 
 
 def test_a_queue_that_leaves_steps_out_looks_at_each(phantom_file: Path) -> None:

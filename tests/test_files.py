@@ -20,7 +20,9 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_name_appears_only_after_the_content_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_appears_only_after_the_content_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
@@ -51,7 +53,9 @@ def test_a_link_stays_one_and_its_target_is_written(tmp_path: Path) -> None:
     link = tmp_path / "plot.png"
     link.symlink_to(Path("disk") / "stored")
     with writing(link) as temporary:
-        assert temporary.parent == tmp_path / "disk" and temporary.suffix == ".png", "the link's suffix says the format"
+        assert temporary.parent == tmp_path / "disk" and temporary.suffix == ".png", (
+            "the link's suffix says the format"
+        )
         temporary.write_text("new")
     assert link.is_symlink() and (tmp_path / "disk" / "stored").read_text() == "new"
     assert os.listdir(tmp_path / "disk") == ["stored"]
@@ -84,12 +88,20 @@ def test_rename_replaces(tmp_path: Path) -> None:
 
 
 def test_what_a_kill_left_of_a_file_is_removed_when_it_is_old(tmp_path: Path) -> None:
-    names = [".a[1].77.partial.h5-journal", ".a[1].77.partial.h5", ".a[1].78.partial.h5", ".b.77.partial.h5", "a[1].h5"]
+    names = [
+        ".a[1].77.partial.h5-journal",
+        ".a[1].77.partial.h5",
+        ".a[1].78.partial.h5",
+        ".b.77.partial.h5",
+        "a[1].h5",
+    ]
     for name, age in zip(names, (7200, 7200, 60, 7200, 7200), strict=True):
         (tmp_path / name).write_bytes(b"x")
         os.utime(tmp_path / name, (time.time() - age,) * 2)
     remove_stale(tmp_path / "a[1].h5")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:]), "the young one may be another's work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:]), (
+        "the young one may be another's work"
+    )
     remove_stale(tmp_path / "a[1].h5", seconds=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[3:])
     remove_stale(tmp_path / "none" / "a.h5")

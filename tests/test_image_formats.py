@@ -46,8 +46,14 @@ def test_the_mask_lies_where_the_block_was(name: str, packed: bool, tmp_path: Pa
         sitk.WriteImage(itk_image(), str(tmp_path / name.lower()), packed)
         (tmp_path / name.lower()).rename(path)
     threshold_weights(tmp_path / "w.pt")
-    call(f"checkpoint={tmp_path / 'w.pt'}", *THRESHOLD, f"input={path}", f"output={tmp_path / 'o'}",
-         "overlays=false", "viewer=0")  # fmt: skip
+    call(
+        f"checkpoint={tmp_path / 'w.pt'}",
+        *THRESHOLD,
+        f"input={path}",
+        f"output={tmp_path / 'o'}",
+        "overlays=false",
+        "viewer=0",
+    )
     (mask,) = (tmp_path / "o").glob("*/*_mask.nii.gz")
     assert np.array_equal(mask_in_place(mask), truth())
     assert np.allclose(nibabel.load(mask).affine, affine())
@@ -75,10 +81,13 @@ def test_a_turned_grid_and_another_space_of_nrrd_are_kept(tmp_path: Path) -> Non
     assert np.array_equal(volume.read(), voxels.reshape(5, 4, 3, order="F"))
 
 
-@pytest.mark.parametrize("header", [
-    "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nencoding: raw\nendian: little\n\n",
-    "ObjectType = Image\nNDims = 3\nDimSize = 5 4 3\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "header",
+    [
+        "NRRD0004\ntype: short\ndimension: 3\nsizes: 5 4 3\nencoding: raw\nendian: little\n\n",
+        "ObjectType = Image\nNDims = 3\nDimSize = 5 4 3\nElementType = MET_SHORT\nElementDataFile = LOCAL\n",
+    ],
+)
 def test_a_header_without_spacing_and_axes_is_said_to_be_so(header: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.nrrd" if header.startswith("NRRD") else "a.mha")
     path.write_bytes(header.encode() + np.arange(60, dtype="<i2").tobytes())
@@ -110,14 +119,23 @@ def test_a_file_that_ends_early_is_refused(name: str, tmp_path: Path) -> None:
         assert str(raised.value).count(str(path)) == 1 and "ITK" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("header", "rule"), [
-    ("sizes: 50000 40000 30000\nencoding: raw", "at most 268,435,456 are read"),
-    ("sizes: 500 400 300\nencoding: raw", "truncated: its header asks for 120,000,000 bytes"),
-    ("sizes: 500 400 300\nencoding: gzip", "truncated: its header asks for 120,000,000 bytes"),
-    ("sizes: 5 4 3\nencoding: raw\ndata file: ../secret.raw", "its voxels lie in another folder"),
-    ("sizes: 5 4 3\nencoding: raw\ndata file: LIST", "its voxels lie in several files"),
-    ("sizes: 5 4 3\nencoding: raw\ndata file: gone.raw", "its file of voxels, gone.raw, is missing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("header", "rule"),
+    [
+        ("sizes: 50000 40000 30000\nencoding: raw", "at most 268,435,456 are read"),
+        ("sizes: 500 400 300\nencoding: raw", "truncated: its header asks for 120,000,000 bytes"),
+        ("sizes: 500 400 300\nencoding: gzip", "truncated: its header asks for 120,000,000 bytes"),
+        (
+            "sizes: 5 4 3\nencoding: raw\ndata file: ../secret.raw",
+            "its voxels lie in another folder",
+        ),
+        ("sizes: 5 4 3\nencoding: raw\ndata file: LIST", "its voxels lie in several files"),
+        (
+            "sizes: 5 4 3\nencoding: raw\ndata file: gone.raw",
+            "its file of voxels, gone.raw, is missing",
+        ),
+    ],
+)
 def test_nrrd_headers_that_do_not_hold_are_refused(header: str, rule: str, tmp_path: Path) -> None:
     path = tmp_path / "a.nhdr"
     path.write_bytes(
@@ -169,12 +187,26 @@ def written(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "rule"), [
-    ("a.mnc", r"MINC\); convert it to NIfTI with mnc2nii or nibabel"), ("a.hdf", r"HDF5\); save one sequence as NIfTI"),
-    ("a.png", "PNG, a single picture"), ("a.jpg", "JPEG"), ("a.gif", "GIF"), ("a.bmp", "BMP"), ("a.npy", "NumPy array"),
-    ("a.npz", "NumPy arrays"), ("a.mat", "MATLAB"), ("a.zip", "a zip archive.*unpack it"), ("a.tar", "a tar archive"),
-    ("a.pdf", "PDF"), ("a.par", "Philips"), ("a.HEAD", "AFNI.*3dAFNItoNIFTI"), ("a.mif", "MRtrix.*mrconvert"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("a.mnc", r"MINC\); convert it to NIfTI with mnc2nii or nibabel"),
+        ("a.hdf", r"HDF5\); save one sequence as NIfTI"),
+        ("a.png", "PNG, a single picture"),
+        ("a.jpg", "JPEG"),
+        ("a.gif", "GIF"),
+        ("a.bmp", "BMP"),
+        ("a.npy", "NumPy array"),
+        ("a.npz", "NumPy arrays"),
+        ("a.mat", "MATLAB"),
+        ("a.zip", "a zip archive.*unpack it"),
+        ("a.tar", "a tar archive"),
+        ("a.pdf", "PDF"),
+        ("a.par", "Philips"),
+        ("a.HEAD", "AFNI.*3dAFNItoNIFTI"),
+        ("a.mif", "MRtrix.*mrconvert"),
+    ],
+)
 def test_a_format_that_is_not_read_has_a_line_with_a_remedy(
     name: str, rule: str, tmp_path: Path
 ) -> None:

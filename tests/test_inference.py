@@ -12,7 +12,13 @@ from torch import nn
 
 from brainseg.config import InferenceConfig
 from brainseg.errors import DataError, RequestError
-from brainseg.training.inference import check_components, keep_components, predict_volume, probabilities, to_mask
+from brainseg.training.inference import (
+    check_components,
+    keep_components,
+    predict_volume,
+    probabilities,
+    to_mask,
+)
 
 
 class Model(nn.Module):
@@ -21,7 +27,12 @@ class Model(nn.Module):
     def __init__(self, outputs=1, multiple=1):
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, outputs, 3, padding=1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, outputs, 3, padding=1),
+        )
         self.multiple, self.sizes = multiple, []
 
     def forward(self, images):
@@ -35,7 +46,12 @@ def images(slices=5, height=6, width=9):
     return torch.rand(slices, 2, height, width, generator=torch.Generator().manual_seed(1))
 
 
-FLIPS = {"none": [()], "horizontal": [(), (3,)], "vertical": [(), (2,)], "both": [(), (3,), (2,), (2, 3)]}
+FLIPS = {
+    "none": [()],
+    "horizontal": [(), (3,)],
+    "vertical": [(), (2,)],
+    "both": [(), (3,), (2,), (2, 3)],
+}
 
 
 @pytest.mark.parametrize("flips", FLIPS)
@@ -45,7 +61,9 @@ def test_probability_is_the_mean_over_mirrored_images(flips, outputs):
     x = images()
     activate = torch.sigmoid if outputs == 1 else lambda logits: torch.softmax(logits, 1)
     with torch.no_grad():
-        expected = torch.stack([torch.flip(activate(model(torch.flip(x, axes))), axes) for axes in FLIPS[flips]]).mean(0)
+        expected = torch.stack(
+            [torch.flip(activate(model(torch.flip(x, axes))), axes) for axes in FLIPS[flips]]
+        ).mean(0)
         model.sizes.clear()
         probability = probabilities(model, x, InferenceConfig(flips=flips))
     assert len(model.sizes) == len(FLIPS[flips])
@@ -55,9 +73,13 @@ def test_probability_is_the_mean_over_mirrored_images(flips, outputs):
 def test_flips_make_the_probability_symmetric():
     x, config, model = images(), InferenceConfig(flips="both"), Model().eval()
     with torch.no_grad():
-        torch.testing.assert_close(probabilities(model, x.flip(3), config), probabilities(model, x, config).flip(3))
+        torch.testing.assert_close(
+            probabilities(model, x.flip(3), config), probabilities(model, x, config).flip(3)
+        )
         plain = InferenceConfig()
-        assert not torch.allclose(probabilities(model, x.flip(3), plain), probabilities(model, x, plain).flip(3))
+        assert not torch.allclose(
+            probabilities(model, x.flip(3), plain), probabilities(model, x, plain).flip(3)
+        )
 
 
 @pytest.mark.parametrize("flips", FLIPS)
@@ -80,7 +102,11 @@ def test_padding_meets_the_multiple_and_is_cropped_back(height, width, multiple)
     _, logits = predict_volume(model, [x], InferenceConfig(), pad_multiple=multiple)
     assert logits.shape == (2, 1, height, width)
     assert model.sizes == [(-(-height // multiple) * multiple, -(-width // multiple) * multiple)]
-    inner = (..., slice(0, max(height - 2, 0)), slice(0, max(width - 2, 0)))  # two 3x3 convolutions see two pixels of padding
+    inner = (
+        ...,
+        slice(0, max(height - 2, 0)),
+        slice(0, max(width - 2, 0)),
+    )  # two 3x3 convolutions see two pixels of padding
     torch.testing.assert_close(logits[inner], Model().eval()(x)[inner])
 
 
@@ -99,7 +125,12 @@ def test_every_module_is_put_back_into_its_mode():
     seen = []
     model.layers[2].register_forward_pre_hook(lambda module, _: seen.append(module.training))
     predict_volume(model, [images()], InferenceConfig())
-    assert seen == [False] and model.training and model.layers[2].training and not model.layers[1].training
+    assert (
+        seen == [False]
+        and model.training
+        and model.layers[2].training
+        and not model.layers[1].training
+    )
     assert torch.equal(before, model.layers[1].running_mean)
 
 
@@ -134,11 +165,17 @@ def test_autocast_wraps_every_forward_and_results_stay_float32():
     model = Model()
     dtypes = []
     model.register_forward_hook(lambda *call: dtypes.append(call[2].dtype))
-    probability, logits = predict_volume(model, images().split(2), InferenceConfig(flips="both"), autocast)
+    probability, logits = predict_volume(
+        model, images().split(2), InferenceConfig(flips="both"), autocast
+    )
     assert len(entered) == 3 and dtypes == [torch.bfloat16] * 12
-    assert torch.equal(logits.to(torch.bfloat16).float(), logits), "the logits are what the model gave"
+    assert torch.equal(logits.to(torch.bfloat16).float(), logits), (
+        "the logits are what the model gave"
+    )
     plain, logits = predict_volume(model, images().split(2), InferenceConfig(), autocast)
-    torch.testing.assert_close(plain, logits.sigmoid(), rtol=1e-6, atol=0)  # computed in float32: bfloat16 is off by 1e-3
+    torch.testing.assert_close(
+        plain, logits.sigmoid(), rtol=1e-6, atol=0
+    )  # computed in float32: bfloat16 is off by 1e-3
     assert probability.dtype == torch.float32
 
 
@@ -195,12 +232,17 @@ def test_components_equal_a_flood_fill(mask, least):
         config = InferenceConfig(components=components, min_volume=least)
         kept = keep_components(mask, config)
         assert {tuple(p) for p in np.argwhere(kept)} == points
-        assert kept.dtype == np.uint8 and np.array_equal(kept[kept > 0], mask[kept > 0]), "classes stay as they were"
+        assert kept.dtype == np.uint8 and np.array_equal(kept[kept > 0], mask[kept > 0]), (
+            "classes stay as they were"
+        )
     assert keep_components(mask, InferenceConfig()) is mask
 
 
 def test_components_of_a_volume_that_nobody_said_are_refused():
     check_components(InferenceConfig(components="min_volume", min_volume=1))
     check_components(InferenceConfig(components="largest"))
-    with pytest.raises(RequestError, match=r"inference\.min_volume=0: under inference\.components=min_volume must be at least 1"):
+    with pytest.raises(
+        RequestError,
+        match=r"inference\.min_volume=0: under inference\.components=min_volume must be at least 1",
+    ):
         check_components(InferenceConfig(components="min_volume"))

@@ -23,20 +23,38 @@ def typed_run(folder: Path, *overrides: str, further: tuple[str, ...] = ()) -> R
     """A run of these overrides, scored; `further` ones are in its record alone."""
     config = compose(*SHARED, *overrides)
     scored_run(folder, DICE, overrides=[*SHARED, *overrides, *further])
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+    (folder / "config.yaml").write_text(
+        OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    )
     return Run(folder)
 
 
 def test_a_few_settings_are_the_name(tmp_path: Path) -> None:
-    runs = [typed_run(tmp_path / f"{depth}{seed}", f"model.depth={depth}", f"seed={seed}") for depth in (3, 4) for seed in (0, 1)]
+    runs = [
+        typed_run(tmp_path / f"{depth}{seed}", f"model.depth={depth}", f"seed={seed}")
+        for depth in (3, 4)
+        for seed in (0, 1)
+    ]
     assert sorted(labelled(runs).values()) == ["depth=3", "depth=4"]
 
 
 def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
-    fast = [typed_run(tmp_path / f"f{fold}", "experiment=fast", f"split.fold={fold}", further=(f"output=runs/{fold}",)) for fold in (0, 1)]
+    fast = [
+        typed_run(
+            tmp_path / f"f{fold}",
+            "experiment=fast",
+            f"split.fold={fold}",
+            further=(f"output=runs/{fold}",),
+        )
+        for fold in (0, 1)
+    ]
     reference = typed_run(tmp_path / "r", "experiment=reference", "max_minutes=30", "split.fold=1")
     plain = typed_run(tmp_path / "p")
-    assert list(labelled([*fast, reference, plain]).values()) == ["defaults", "experiment=reference max_minutes=30", "experiment=fast"]
+    assert list(labelled([*fast, reference, plain]).values()) == [
+        "defaults",
+        "experiment=reference max_minutes=30",
+        "experiment=fast",
+    ]
 
 
 def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path: Path) -> None:
@@ -46,33 +64,72 @@ def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path
 
 def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
     """defaults and augment=standard would not say that both are experiment=fast."""
-    runs = [typed_run(tmp_path / "a", "experiment=fast"), typed_run(tmp_path / "b", "experiment=fast", "augment=standard")]
-    assert sorted(labelled(runs).values()) == ["experiment=fast", "experiment=fast augment=standard"]
+    runs = [
+        typed_run(tmp_path / "a", "experiment=fast"),
+        typed_run(tmp_path / "b", "experiment=fast", "augment=standard"),
+    ]
+    assert sorted(labelled(runs).values()) == [
+        "experiment=fast",
+        "experiment=fast augment=standard",
+    ]
 
 
 def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -> None:
-    many = ("optimizer=sgd", "optimizer.lr=0.05", "scheduler=one_cycle", "augment=strong", "loss=dice", "model.width=24")
+    many = (
+        "optimizer=sgd",
+        "optimizer.lr=0.05",
+        "scheduler=one_cycle",
+        "augment=strong",
+        "loss=dice",
+        "model.width=24",
+    )
     runs = [typed_run(tmp_path / "long", *many), typed_run(tmp_path / "fast", "experiment=fast")]
     assert len(" ".join(many)) > LONGEST
     assert sorted(labelled(runs).values()) == ["fast", "long"]
-    twins = [typed_run(tmp_path / "a" / "same", *many), typed_run(tmp_path / "b" / "same", "experiment=fast")]
+    twins = [
+        typed_run(tmp_path / "a" / "same", *many),
+        typed_run(tmp_path / "b" / "same", "experiment=fast"),
+    ]
     assert len(set(labelled(twins).values())) == 2
 
 
-def test_a_baseline_goes_by_the_name_that_the_table_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(typed_run(tmp_path / str(depth), f"model.depth={depth}").path) for depth in (3, 4, 5)]
-    asked = CompareConfig(runs=runs, output=str(tmp_path / "out"), viewer=0, tracking=CompareTrackingConfig(name="none"))
+def test_a_baseline_goes_by_the_name_that_the_table_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [
+        str(typed_run(tmp_path / str(depth), f"model.depth={depth}").path) for depth in (3, 4, 5)
+    ]
+    asked = CompareConfig(
+        runs=runs,
+        output=str(tmp_path / "out"),
+        viewer=0,
+        tracking=CompareTrackingConfig(name="none"),
+    )
     assert command.run(dataclasses.replace(asked, baseline="depth=5")) == 0
     assert "comparisons with depth=5" in capsys.readouterr().out
-    with pytest.raises(RequestError, match=r"baseline=depth=6: no configuration is called so; they are: depth=3; depth=4; depth=5"):
+    with pytest.raises(
+        RequestError,
+        match=r"baseline=depth=6: no configuration is called so; they are: depth=3; depth=4; depth=5",
+    ):
         command.run(dataclasses.replace(asked, baseline="depth=6"))
 
 
 def test_the_report_lists_the_settings_in_which_experiments_differ(tmp_path: Path) -> None:
-    runs = [typed_run(tmp_path / "a", "experiment=fast"), typed_run(tmp_path / "b", "experiment=reference", "max_minutes=30")]
-    printed = command.publish(compare(runs), tmp_path / "out", CompareConfig(tracking=CompareTrackingConfig(name="none")))
+    runs = [
+        typed_run(tmp_path / "a", "experiment=fast"),
+        typed_run(tmp_path / "b", "experiment=reference", "max_minutes=30"),
+    ]
+    printed = command.publish(
+        compare(runs), tmp_path / "out", CompareConfig(tracking=CompareTrackingConfig(name="none"))
+    )
     assert max(map(len, printed.splitlines())) < 200
     page = (tmp_path / "out" / "report.html").read_text()
     table = page[page.index("Settings in which they differ") :]
-    for row in (("half_resolution", "0.65", "0.0"), ("optimizer.name", "adamw", "adam"), ("model.width", "16", "32")):
-        assert "".join(f"<td>{cell}</td>" for cell in row) in "".join(line.strip() for line in table.splitlines())
+    for row in (
+        ("half_resolution", "0.65", "0.0"),
+        ("optimizer.name", "adamw", "adam"),
+        ("model.width", "16", "32"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in row) in "".join(
+            line.strip() for line in table.splitlines()
+        )

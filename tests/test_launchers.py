@@ -31,12 +31,24 @@ JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return ensure_cohort(PhantomConfig(patients=7, slices=4, size=32, folder=str(tmp_path_factory.mktemp("cohort"))))
+    return ensure_cohort(
+        PhantomConfig(patients=7, slices=4, size=32, folder=str(tmp_path_factory.mktemp("cohort")))
+    )
 
 
 def begin(folder: Path, cohort: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "brainseg.train", "-m", *SMALL, f"data.path={cohort}", *arguments]
-    return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [
+        sys.executable,
+        "-m",
+        "brainseg.train",
+        "-m",
+        *SMALL,
+        f"data.path={cohort}",
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def end(process: subprocess.Popen, code: int, seconds: float = 900) -> str:
@@ -47,21 +59,30 @@ def end(process: subprocess.Popen, code: int, seconds: float = 900) -> str:
 
 def runs(folder: Path) -> dict[int, Path]:
     """The run folders by job number."""
-    return {json.loads(path.read_text())["job"]: path.parent for path in folder.glob("runs/*/run.json")}
+    return {
+        json.loads(path.read_text())["job"]: path.parent for path in folder.glob("runs/*/run.json")
+    }
 
 
 def table(said: str) -> list[str]:
     """State and label of each job in the table at the end, above the comparison."""
     lines = said.splitlines()
     head = next(number for number, line in enumerate(lines) if line.startswith("job  state"))
-    return [" ".join(line.split()[1:3]) for line in itertools.takewhile(lambda line: line[:1].isdigit(), lines[head + 1 :])]
+    return [
+        " ".join(line.split()[1:3])
+        for line in itertools.takewhile(lambda line: line[:1].isdigit(), lines[head + 1 :])
+    ]
 
 
 def in_mlflow(folder: Path) -> list[Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    return list(client.search_runs([client.get_experiment_by_name("brainseg").experiment_id], "tags.kind = 'run'"))
+    return list(
+        client.search_runs(
+            [client.get_experiment_by_name("brainseg").experiment_id], "tags.kind = 'run'"
+        )
+    )
 
 
 def wait_for(condition: Any, seconds: float = 300) -> Any:
@@ -90,17 +111,42 @@ def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["hydra/launcher=joblib", "hydra.launcher.pre_dispatch=exit"], "hydra.launcher.pre_dispatch"),
-        (["hydra/launcher=joblib", "+hydra.launcher.pre_dispatch=exit"], "hydra.launcher.pre_dispatch"),
+        (
+            ["hydra/launcher=joblib", "hydra.launcher.pre_dispatch=exit"],
+            "hydra.launcher.pre_dispatch",
+        ),
+        (
+            ["hydra/launcher=joblib", "+hydra.launcher.pre_dispatch=exit"],
+            "hydra.launcher.pre_dispatch",
+        ),
         (["hydra/launcher=joblib", "hydra.launcher.batch_size=2"], "fixed here"),
-        (["hydra/launcher=submitit_slurm", "+hydra.launcher.setup=[reboot]"], "hydra.launcher.setup"),
-        (["hydra/launcher=submitit_slurm", "+hydra.launcher.additional_parameters={wrap:reboot}"], "additional_parameters"),
+        (
+            ["hydra/launcher=submitit_slurm", "+hydra.launcher.setup=[reboot]"],
+            "hydra.launcher.setup",
+        ),
+        (
+            [
+                "hydra/launcher=submitit_slurm",
+                "+hydra.launcher.additional_parameters={wrap:reboot}",
+            ],
+            "additional_parameters",
+        ),
         (["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp"], "fixed here"),
-        (["hydra/launcher=submitit_slurm", 'hydra.launcher.partition="a\nreboot"'], "cannot be printed"),
-        (["hydra/sweeper={_target_:hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper}"], "import nothing"),
+        (
+            ["hydra/launcher=submitit_slurm", 'hydra.launcher.partition="a\nreboot"'],
+            "cannot be printed",
+        ),
+        (
+            [
+                "hydra/sweeper={_target_:hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper}"
+            ],
+            "import nothing",
+        ),
     ],
 )
-def test_launcher_settings_that_run_what_they_say_are_refused(overrides: list[str], words: str) -> None:
+def test_launcher_settings_that_run_what_they_say_are_refused(
+    overrides: list[str], words: str
+) -> None:
     with pytest.raises(RequestError, match=words):
         composed(*overrides)
 
@@ -115,7 +161,9 @@ def test_cores_are_shared_out_and_gpus_are_counted(monkeypatch: pytest.MonkeyPat
     assert launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=3")) == (2, 3)
     assert launch.shares(composed("hydra/launcher=joblib")) == (1, 3)
     assert launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=20")) == (1, 3)
-    assert launch.shares(composed("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=5")) == (5, 0)
+    assert launch.shares(
+        composed("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=5")
+    ) == (5, 0)
     assert launch.shares(composed()) == (None, 0)
 
 
@@ -125,9 +173,14 @@ def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "")
-    dealt = [str(choose(DeviceConfig(name="cuda", precision="float32"), gpu=gpu).torch) for gpu in (None, 0, 1)]
+    dealt = [
+        str(choose(DeviceConfig(name="cuda", precision="float32"), gpu=gpu).torch)
+        for gpu in (None, 0, 1)
+    ]
     assert dealt == ["cuda", "cuda:0", "cuda:1"]
-    assert str(choose(DeviceConfig(name="cuda:0", precision="float32"), gpu=1).torch) == "cuda:0", "what was asked for goes first"
+    assert str(choose(DeviceConfig(name="cuda:0", precision="float32"), gpu=1).torch) == "cuda:0", (
+        "what was asked for goes first"
+    )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceMissingError):
         choose(DeviceConfig(name="cuda"), gpu=0)
@@ -157,13 +210,22 @@ def answer(config: TrainConfig, what: str) -> Any:
 
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
+    )
     return "test_launchers:answer"
 
 
 def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
     pids: list[int] = []
-    said = apart(importable, TrainConfig(seed=5), "", output=tmp_path / "deep" / "output.txt", started=pids.append)
+    said = apart(
+        importable,
+        TrainConfig(seed=5),
+        "",
+        output=tmp_path / "deep" / "output.txt",
+        started=pids.append,
+    )
     assert said == {"seed": 5, "pid": pids[0]}
     assert pids[0] != os.getpid()
     assert (tmp_path / "deep" / "output.txt").read_text() == "said aloud\n"
@@ -171,7 +233,11 @@ def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("what", "words"),
-    [("raise", "MemoryError: no room$"), ("kill", "killed by SIGKILL, perhaps out of memory"), ("exit", "ended with exit code 3")],
+    [
+        ("raise", "MemoryError: no room$"),
+        ("kill", "killed by SIGKILL, perhaps out of memory"),
+        ("exit", "ended with exit code 3"),
+    ],
 )
 def test_what_becomes_of_the_process_is_said(importable: str, what: str, words: str) -> None:
     with pytest.raises(Died, match=words):
@@ -197,7 +263,9 @@ apart("{importable}", TrainConfig(), "wait", started=lambda pid: print(pid, flus
 # Sweeps
 
 
-def test_two_jobs_side_by_side_one_fails_and_the_second_start_runs_that_one(tmp_path: Path, cohort: Path) -> None:
+def test_two_jobs_side_by_side_one_fails_and_the_second_start_runs_that_one(
+    tmp_path: Path, cohort: Path
+) -> None:
     arguments = ("seed=0,1", "epochs=1", "tracking=none", *JOBLIB)
     spoiled = spoil(tmp_path, cohort, *arguments)
     said = end(begin(tmp_path, cohort, *arguments), 1)
@@ -206,11 +274,16 @@ def test_two_jobs_side_by_side_one_fails_and_the_second_start_runs_that_one(tmp_
     assert "FileExistsError" in said and "Traceback" not in said
     assert "Traceback" in (spoiled.parent / "log.txt").read_text()
     spoiled.unlink()
-    assert table(end(begin(tmp_path, cohort, *arguments), 0)) == ["skipped seed=0", "finished seed=1"]
+    assert table(end(begin(tmp_path, cohort, *arguments), 0)) == [
+        "skipped seed=0",
+        "finished seed=1",
+    ]
     facts = [RunFolder(path).facts for path in runs(tmp_path).values()]
     assert {fact["device"]["threads"] for fact in facts} == {max(1, _cores() // 2)}
     for path in runs(tmp_path).values():
-        assert (path / "log.txt").read_text().count("run folder:") == 1 + (path == spoiled.parent), "every log in its own folder"
+        assert (path / "log.txt").read_text().count("run folder:") == 1 + (
+            path == spoiled.parent
+        ), "every log in its own folder"
 
 
 def _cores() -> int:
@@ -221,8 +294,13 @@ def _cores() -> int:
 
 def spoil(folder: Path, cohort: Path, *arguments: str) -> Path:
     """Make the last job of the sweep fail at its end: a file lies where its pictures are to go. Returns that file."""
-    said = subprocess.run([sys.executable, "-c", NAME, "-m", *SMALL, f"data.path={cohort}", *arguments], cwd=folder, check=True,
-                          capture_output=True, text=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", NAME, "-m", *SMALL, f"data.path={cohort}", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     path = folder / "runs" / said.splitlines()[-1] / "pictures"
     path.parent.mkdir(parents=True)
     path.touch()
@@ -245,15 +323,24 @@ finally:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"])
-def test_eight_jobs_on_a_fresh_store(tmp_path: Path, cohort: Path, launcher: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "launcher", [JOBLIB, ("hydra/launcher=submitit_local",)], ids=["joblib", "submitit"]
+)
+def test_eight_jobs_on_a_fresh_store(
+    tmp_path: Path, cohort: Path, launcher: tuple[str, ...]
+) -> None:
     said = end(begin(tmp_path, cohort, "seed=range(8)", "epochs=2", *launcher), 0, 1800)
     assert "8 jobs: 8 finished, 0 skipped, 0 failed" in said
     assert sorted(runs(tmp_path)) == list(range(8))
     for number, path in runs(tmp_path).items():
         log = (path / "log.txt").read_text()
-        assert (log.count("run folder:"), log.count("epoch   ")) == (1, 2), "its own log and nobody else's"
-        assert "RuntimeWarning" not in (launch_folder(tmp_path) / str(number) / "output.txt").read_text()
+        assert (log.count("run folder:"), log.count("epoch   ")) == (1, 2), (
+            "its own log and nobody else's"
+        )
+        assert (
+            "RuntimeWarning"
+            not in (launch_folder(tmp_path) / str(number) / "output.txt").read_text()
+        )
     assert [run.info.status for run in in_mlflow(tmp_path)] == ["FINISHED"] * 8
     assert {run.data.tags["job"] for run in in_mlflow(tmp_path)} == set("01234567")
 
@@ -265,12 +352,16 @@ def launch_folder(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("victim", ["job", "worker"])
-def test_twelve_jobs_with_a_failure_and_a_kill_are_completed_by_a_second_start(tmp_path: Path, cohort: Path, victim: str) -> None:
+def test_twelve_jobs_with_a_failure_and_a_kill_are_completed_by_a_second_start(
+    tmp_path: Path, cohort: Path, victim: str
+) -> None:
     """`victim`: the process that trains, or joblib's own, with which its whole pool goes."""
     arguments = ("seed=range(6)", "model.width=2,3", "epochs=30", *JOBLIB)
     spoiled = spoil(tmp_path, cohort, *arguments)
     process = begin(tmp_path, cohort, *arguments)
-    killed = wait_for(lambda: next((n for n, path in runs(tmp_path).items() if n > 1 and under_way(path)), None))
+    killed = wait_for(
+        lambda: next((n for n, path in runs(tmp_path).items() if n > 1 and under_way(path)), None)
+    )
     pid = RunFolder(runs(tmp_path)[killed]).status["pid"]
     os.kill(pid if victim == "job" else parent_of(pid), signal.SIGKILL)
     said = end(process, 1, 3600)
@@ -281,13 +372,25 @@ def test_twelve_jobs_with_a_failure_and_a_kill_are_completed_by_a_second_start(t
         assert "killed by SIGKILL" in said
     else:
         assert "the launcher failed (TerminatedWorkerError)" in said
-        assert states == ["finished"] * 11 + ["failed"], "the others were started once more, and went on"
-    finished = {path: (path / "metrics.jsonl").stat().st_mtime_ns for path in runs(tmp_path).values() if (path / "summary.json").exists()}
+        assert states == ["finished"] * 11 + ["failed"], (
+            "the others were started once more, and went on"
+        )
+    finished = {
+        path: (path / "metrics.jsonl").stat().st_mtime_ns
+        for path in runs(tmp_path).values()
+        if (path / "summary.json").exists()
+    }
     spoiled.unlink()
 
     said = end(begin(tmp_path, cohort, *arguments), 0, 3600)
-    assert [line.split()[0] for line in table(said)] == ["finished" if state == "failed" else "skipped" for state in states]
-    untouched = [path for path, written in finished.items() if (path / "metrics.jsonl").stat().st_mtime_ns == written]
+    assert [line.split()[0] for line in table(said)] == [
+        "finished" if state == "failed" else "skipped" for state in states
+    ]
+    untouched = [
+        path
+        for path, written in finished.items()
+        if (path / "metrics.jsonl").stat().st_mtime_ns == written
+    ]
     assert len(untouched) == states.count("finished"), "just what was unfinished has run"
     recorded = in_mlflow(tmp_path)
     assert [run.info.status for run in recorded] == ["FINISHED"] * 12
@@ -298,7 +401,9 @@ def test_twelve_jobs_with_a_failure_and_a_kill_are_completed_by_a_second_start(t
 
 
 def under_way(path: Path) -> bool:
-    lines = (path / "metrics.jsonl").read_text().count("\n") if (path / "metrics.jsonl").exists() else 0
+    lines = (
+        (path / "metrics.jsonl").read_text().count("\n") if (path / "metrics.jsonl").exists() else 0
+    )
     return 1 <= lines < 25 and RunFolder(path).state == "running"
 
 
@@ -320,18 +425,31 @@ def test_sigterm_ends_a_parallel_sweep_saved(tmp_path: Path, cohort: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "times", [pytest.param(1, id="few", marks=pytest.mark.slow), pytest.param(50, id="many", marks=pytest.mark.faults)]
+    "times",
+    [
+        pytest.param(1, id="few", marks=pytest.mark.slow),
+        pytest.param(50, id="many", marks=pytest.mark.faults),
+    ],
 )
 @pytest.mark.timeout(7200)
-def test_pairs_of_sweeps_in_the_same_instant_share_no_folder_and_lose_no_run(tmp_path: Path, cohort: Path, times: int) -> None:
+def test_pairs_of_sweeps_in_the_same_instant_share_no_folder_and_lose_no_run(
+    tmp_path: Path, cohort: Path, times: int
+) -> None:
     """A pair of different sweeps that overlap in one job, and rerun it: on a fresh store, released by one file."""
     for number in range(times):
         folder = tmp_path / str(number)
         folder.mkdir()
         same = ("-m", *SMALL, f"data.path={cohort}", "epochs=1", "rerun=true")
-        pair = [subprocess.Popen([sys.executable, "-c", TOGETHER, name, *same, seeds],
-                                 cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                for name, seeds in (("a", "seed=0,1"), ("b", "seed=1,2"))]  # fmt: skip
+        pair = [
+            subprocess.Popen(
+                [sys.executable, "-c", TOGETHER, name, *same, seeds],
+                cwd=folder,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for name, seeds in (("a", "seed=0,1"), ("b", "seed=1,2"))
+        ]
         wait_for(lambda folder=folder: (folder / "a").exists() and (folder / "b").exists())
         (folder / "go").touch()
         for process in pair:
@@ -343,7 +461,9 @@ def test_pairs_of_sweeps_in_the_same_instant_share_no_folder_and_lose_no_run(tmp
         assert len(list(folder.glob("runs/hydra/*"))) == 2
         recorded = in_mlflow(folder)
         assert [run.info.status for run in recorded] == ["FINISHED"] * 4
-        assert {run.data.tags["brainseg.uid"] for run in recorded} == {one.facts["uid"] for one in folders}
+        assert {run.data.tags["brainseg.uid"] for run in recorded} == {
+            one.facts["uid"] for one in folders
+        }
 
 
 TOGETHER = """

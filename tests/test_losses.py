@@ -29,7 +29,9 @@ def mask_of(*values: int) -> Tensor:
 def test_dice_by_hand() -> None:
     logits, mask = logits_of(0.8, 0.4, 0.1, 0.3), mask_of(1, 0, 0, 0)
     assert DiceLoss()(logits, mask).item() == pytest.approx(1 - (2 * 0.8 + 1) / (1.6 + 1 + 1))
-    assert DiceLoss(smooth=0.5)(logits, mask).item() == pytest.approx(1 - (2 * 0.8 + 0.5) / (1.6 + 1 + 0.5))
+    assert DiceLoss(smooth=0.5)(logits, mask).item() == pytest.approx(
+        1 - (2 * 0.8 + 0.5) / (1.6 + 1 + 0.5)
+    )
     first, second = 1 - (2 * 0.8 + 1) / (1.2 + 1 + 1), 1 - 1 / (0.4 + 1)
     assert DiceLoss(per_sample=True)(logits, mask).item() == pytest.approx((first + second) / 2)
 
@@ -60,11 +62,19 @@ def test_reference_values(reference: Path) -> None:
     loss = DiceLoss()(logits, mask)
     loss.backward()
     assert loss.item() == pytest.approx(float(stored["loss"]), abs=1e-6)
-    slope = probability * (1 - probability)  # of the sigmoid: the stored gradient is with respect to the probability
-    torch.testing.assert_close(logits.grad, torch.from_numpy(stored["gradient"]) * slope, atol=1e-9, rtol=1e-4)
+    slope = probability * (
+        1 - probability
+    )  # of the sigmoid: the stored gradient is with respect to the probability
+    torch.testing.assert_close(
+        logits.grad, torch.from_numpy(stored["gradient"]) * slope, atol=1e-9, rtol=1e-4
+    )
     empty = torch.zeros_like(mask)
-    assert DiceLoss()(logits, empty).item() == pytest.approx(float(stored["loss_empty_mask"]), abs=1e-6)
-    assert DiceLoss()(torch.full_like(logits, -200), empty).item() == float(stored["loss_both_empty"])
+    assert DiceLoss()(logits, empty).item() == pytest.approx(
+        float(stored["loss_empty_mask"]), abs=1e-6
+    )
+    assert DiceLoss()(torch.full_like(logits, -200), empty).item() == float(
+        stored["loss_both_empty"]
+    )
 
 
 def test_classes_by_hand() -> None:
@@ -93,7 +103,12 @@ def test_weight_goes_from_dice_to_cross_entropy() -> None:
     logits, mask = logits_of(0.8, 0.4), mask_of(1, 0)
     entropy = -(np.log(0.8) + np.log(0.6)) / 2
     dice = 1 - 2.6 / 3.2
-    for weight, expected in ((0.0, dice), (1.0, entropy), (0.5, (entropy + dice) / 2), (0.1, 0.1 * entropy + 0.9 * dice)):
+    for weight, expected in (
+        (0.0, dice),
+        (1.0, entropy),
+        (0.5, (entropy + dice) / 2),
+        (0.1, 0.1 * entropy + 0.9 * dice),
+    ):
         assert BCEDiceLoss(weight=weight)(logits, mask).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -111,7 +126,9 @@ def test_sums_are_float32(criterion: type, dtype: torch.dtype, autocast: bool) -
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(criterion()(logits.float(), mask).item(), rel=1e-6)
     dice = 1 - (65536 + 1) / (131072 + 65536 + 1)
-    assert loss.item() == pytest.approx(dice if criterion is DiceLoss else (dice + np.log(2)) / 2, rel=1e-5)
+    assert loss.item() == pytest.approx(
+        dice if criterion is DiceLoss else (dice + np.log(2)) / 2, rel=1e-5
+    )
     assert logits.grad is not None and logits.grad.dtype == dtype
 
 
@@ -120,15 +137,27 @@ def test_sums_are_float32(criterion: type, dtype: torch.dtype, autocast: bool) -
 def test_sums_over_classes_are_float32(criterion: type, dtype: torch.dtype) -> None:
     """The same for three classes, and for a mask of shares in half precision."""
     torch.manual_seed(0)
-    logits, mask = torch.randn(2, 3, 256, 256).to(dtype), torch.randint(0, 3, (2, 1, 256, 256), dtype=torch.uint8)
-    assert criterion()(logits, mask).item() == pytest.approx(criterion()(logits.float(), mask).item(), rel=1e-6)
+    logits, mask = (
+        torch.randn(2, 3, 256, 256).to(dtype),
+        torch.randint(0, 3, (2, 1, 256, 256), dtype=torch.uint8),
+    )
+    assert criterion()(logits, mask).item() == pytest.approx(
+        criterion()(logits.float(), mask).item(), rel=1e-6
+    )
     shares = torch.rand(2, 1, 256, 256).to(dtype)
     one = logits[:, :1]
-    assert criterion()(one, shares).item() == pytest.approx(criterion()(one.float(), shares.float()).item(), rel=1e-6)
+    assert criterion()(one, shares).item() == pytest.approx(
+        criterion()(one.float(), shares.float()).item(), rel=1e-6
+    )
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10**6), batch=st.integers(1, 3), classes=st.integers(1, 4), per_sample=st.booleans())
+@given(
+    seed=st.integers(0, 10**6),
+    batch=st.integers(1, 3),
+    classes=st.integers(1, 4),
+    per_sample=st.booleans(),
+)
 def test_dice_range_and_direction(seed: int, batch: int, classes: int, per_sample: bool) -> None:
     """Between 0 and 1, 0 for the truth itself, and a small step down the gradient lowers it."""
     torch.manual_seed(seed)
@@ -139,13 +168,22 @@ def test_dice_range_and_direction(seed: int, batch: int, classes: int, per_sampl
     loss.backward()
     assert 0 <= loss.item() <= 1
     assert criterion(logits - 0.1 * logits.grad, mask) < loss
-    sure = 200 * (mask == torch.arange(classes).view(1, -1, 1, 1)).float() if classes > 1 else 400 * mask.float() - 200
+    sure = (
+        200 * (mask == torch.arange(classes).view(1, -1, 1, 1)).float()
+        if classes > 1
+        else 400 * mask.float() - 200
+    )
     assert criterion(sure, mask).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-@pytest.mark.parametrize(("logits", "mask"), [((2, 1, 4, 4), (2, 4, 4)), ((2, 1, 4, 4), (1, 1, 4, 4)), ((2, 3, 4, 4), (2, 3, 4, 4))])
-def test_shapes_that_do_not_fit(criterion: type, logits: tuple[int, ...], mask: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("logits", "mask"),
+    [((2, 1, 4, 4), (2, 4, 4)), ((2, 1, 4, 4), (1, 1, 4, 4)), ((2, 3, 4, 4), (2, 3, 4, 4))],
+)
+def test_shapes_that_do_not_fit(
+    criterion: type, logits: tuple[int, ...], mask: tuple[int, ...]
+) -> None:
     with pytest.raises(RequestError) as error:
         criterion()(torch.zeros(logits), torch.zeros(mask, dtype=torch.uint8))
     assert str(logits) in str(error.value) and str(mask) in str(error.value)
@@ -169,12 +207,23 @@ def test_no_state() -> None:
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-@pytest.mark.parametrize("name", ["DiceLoss", "DiceCELoss", "GeneralizedDiceLoss", "TverskyLoss", "FocalLoss"])
+@pytest.mark.parametrize(
+    "name", ["DiceLoss", "DiceCELoss", "GeneralizedDiceLoss", "TverskyLoss", "FocalLoss"]
+)
 def test_losses_of_monai_are_told_of_logits_and_classes(name: str, outputs: int) -> None:
     """The right answer costs less than a wrong one, which raw logits or class indices would not give."""
-    mask = torch.randint(0, max(outputs, 2), (2, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mask = torch.randint(
+        0,
+        max(outputs, 2),
+        (2, 1, 16, 16),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
     wrong = (mask + 1) % max(outputs, 2)
-    sure, mistaken = [8 * (m == torch.arange(outputs).view(1, -1, 1, 1)).float() if outputs > 1 else 16.0 * m - 8 for m in (mask, wrong)]
+    sure, mistaken = [
+        8 * (m == torch.arange(outputs).view(1, -1, 1, 1)).float() if outputs > 1 else 16.0 * m - 8
+        for m in (mask, wrong)
+    ]
     loss = build.loss(LossConfig(name, {}), outputs)
     assert 0 <= loss(sure, mask) < 0.02 < 0.3 < loss(mistaken, mask)
 
@@ -182,7 +231,9 @@ def test_losses_of_monai_are_told_of_logits_and_classes(name: str, outputs: int)
 def test_our_dice_loss_equals_that_of_monai_for_classes() -> None:
     logits, mask = torch.randn(2, 4, 9, 8), torch.randint(0, 4, (2, 1, 9, 8), dtype=torch.uint8)
     options = {"batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
-    torch.testing.assert_close(DiceLoss()(logits, mask), build.loss(LossConfig("DiceLoss", options), 4)(logits, mask))
+    torch.testing.assert_close(
+        DiceLoss()(logits, mask), build.loss(LossConfig("DiceLoss", options), 4)(logits, mask)
+    )
 
 
 def test_a_loss_for_one_class_is_refused_for_several() -> None:

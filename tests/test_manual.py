@@ -33,35 +33,57 @@ def call(capsys: pytest.CaptureFixture[str], command: str, *argv: str, code: int
 def apart(*argv: str) -> str:
     """The same in a process of its own: Hydra's pages set up logging."""
     code = "from brainseg import cli; cli.main('train', print, print)"
-    return subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_the_committed_page_is_current() -> None:
-    location = importlib.util.spec_from_file_location("configuration_reference", ROOT / "scripts" / "configuration_reference.py")
+    location = importlib.util.spec_from_file_location(
+        "configuration_reference", ROOT / "scripts" / "configuration_reference.py"
+    )
     assert location and location.loader
     script: Any = importlib.util.module_from_spec(location)
     location.loader.exec_module(script)
     schema.register()
-    assert script.page() == script.PAGE.read_text(), "python scripts/configuration_reference.py writes it anew"
+    assert script.page() == script.PAGE.read_text(), (
+        "python scripts/configuration_reference.py writes it anew"
+    )
 
 
 @pytest.mark.parametrize("command", TYPES)
-def test_help_has_every_setting_once_with_its_default(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_every_setting_once_with_its_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = call(capsys, command, "--help")
-    assert text.startswith(f"brainseg {command}: {COMMANDS[command]}\n\n    python -m brainseg.{command}")
+    assert text.startswith(
+        f"brainseg {command}: {COMMANDS[command]}\n\n    python -m brainseg.{command}"
+    )
     schema.register()
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
         names = [re.sub(r"\.options\..*", ".options", name) for name in settings(command)]
     for name in dict.fromkeys(names):
         lone_group = name == "split" and command == "evaluate"
-        assert len(re.findall(rf"^  {re.escape(name)}=" if not lone_group else "^split: null", text, re.MULTILINE)) == 1, name
+        assert (
+            len(
+                re.findall(
+                    rf"^  {re.escape(name)}=" if not lone_group else "^split: null",
+                    text,
+                    re.MULTILINE,
+                )
+            )
+            == 1
+        ), name
     assert max(map(len, text.splitlines())) <= 140
 
 
 def test_help_follows_the_overrides(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "scheduler.epochs" not in call(capsys, "train", "--help")
     text = call(capsys, "train", "scheduler=step", "epochs=7", "--help")
-    assert re.search(r"^  scheduler\.epochs=\[30\] +epochs from which", text, re.MULTILINE) and "  epochs=7 " in text
+    assert (
+        re.search(r"^  scheduler\.epochs=\[30\] +epochs from which", text, re.MULTILINE)
+        and "  epochs=7 " in text
+    )
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("name: dice\n")
     text = call(capsys, "train", f"--config-dir={tmp_path}", "--help")
@@ -97,5 +119,7 @@ def test_every_choice_that_is_enforced_is_in_the_help() -> None:
                     continue
                 found += 1
                 for choice in choices.split(", "):
-                    assert choice in field.metadata["help"], f"{kind.__name__}.{field.name}: {choice}"
+                    assert choice in field.metadata["help"], (
+                        f"{kind.__name__}.{field.name}: {choice}"
+                    )
     assert found > 15

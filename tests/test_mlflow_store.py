@@ -35,7 +35,9 @@ def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_store_whose_making_was_cut_short_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_whose_making_was_cut_short_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.store.tracking import sqlalchemy_store
 
     def cut_short(uri: str, _: str) -> None:
@@ -63,7 +65,9 @@ def test_four_processes_start_together(tmp_path: Path, template: Path, one_folde
     folders = [write_run(tmp_path / uid, store, state="finished", uid=uid) for uid in uids]
     with limited(1):  # mlflow is imported once, here
         barrier = fork.Barrier(4)
-    processes = [fork.Process(target=start_together, args=(str(folder), barrier)) for folder in folders]
+    processes = [
+        fork.Process(target=start_together, args=(str(folder), barrier)) for folder in folders
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -76,12 +80,18 @@ def test_four_processes_start_together(tmp_path: Path, template: Path, one_folde
     assert len(mlflow.search_logged_models([experiment.experiment_id])) == len(set(uids))
 
 
-def test_the_store_is_mlflow_db_here_whatever_lies_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_is_mlflow_db_here_whatever_lies_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("name: left over from an older MLflow")
-    assert tracking_uri(None) == f"sqlite:///{tmp_path / 'mlflow.db'}" == tracking_uri("sqlite:///mlflow.db")
+    assert (
+        tracking_uri(None)
+        == f"sqlite:///{tmp_path / 'mlflow.db'}"
+        == tracking_uri("sqlite:///mlflow.db")
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server:5000/")
     assert tracking_uri(None) == "http://server:5000"
     assert tracking_uri("sqlite:////tmp/a.db") == "sqlite:////tmp/a.db"
@@ -120,12 +130,26 @@ def test_records_of_a_folder_lie_in_it_and_nothing_lies_beside_it(
     assert artifact.read_text() == "written"
 
 
-def test_what_follows_the_path_of_a_typed_url_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_the_path_of_a_typed_url_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert tracking_uri("sqlite:///my%20runs/a.db?timeout=30") == f"sqlite:///{tmp_path}/my runs/a.db?timeout=30"
+    assert (
+        tracking_uri("sqlite:///my%20runs/a.db?timeout=30")
+        == f"sqlite:///{tmp_path}/my runs/a.db?timeout=30"
+    )
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "./mlruns", "file:///tmp/mlruns", "https://me:secret@server", "postgresql://me:secret@db/mlflow"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mlruns",
+        "./mlruns",
+        "file:///tmp/mlruns",
+        "https://me:secret@server",
+        "postgresql://me:secret@db/mlflow",
+    ],
+)
 def test_a_store_that_cannot_be_or_would_leak_is_refused(uri: str) -> None:
     with pytest.raises(RequestError, match=r"tracking\.uri") as refusal:
         tracking_uri(uri)
@@ -133,9 +157,13 @@ def test_a_store_that_cannot_be_or_would_leak_is_refused(uri: str) -> None:
 
 
 def test_links_lead_to_the_server_or_to_this_machine(tmp_path: Path) -> None:
-    assert chart_link("https://server/mlflow", "7").startswith("https://server/mlflow/#/experiments/7/runs?")
+    assert chart_link("https://server/mlflow", "7").startswith(
+        "https://server/mlflow/#/experiments/7/runs?"
+    )
     assert ui_command("https://server/mlflow") is None
-    assert chart_link("sqlite:////tmp/a.db", "7").startswith("http://127.0.0.1:5000/#/experiments/7/runs?")
+    assert chart_link("sqlite:////tmp/a.db", "7").startswith(
+        "http://127.0.0.1:5000/#/experiments/7/runs?"
+    )
     command = ui_command("sqlite:////tmp/a.db") or []
     assert command[command.index("--host") + 1] == "127.0.0.1"
 
@@ -144,6 +172,12 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
     with limited(1):
-        assert (os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"], os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) == ("1", "0")
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77" and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+        assert (
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"],
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"],
+        ) == ("1", "0")
+    assert (
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+        and "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+    )
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

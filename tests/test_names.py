@@ -18,7 +18,16 @@ from brainseg.records.mlflow_store import connect, experiment_id, limited, sqlit
 
 COMMANDS = {"train": (train.run, train.check), "prepare": (prepare.run, prepare.check)}
 TINY = ["model.depth=1", "model.width=2", "epochs=1", "augment=none", "device=cpu"]
-AS_TYPED = ["2024_01_15", "true", "größe (1)", "50% ? #2 %20", "it's \"so\" & so;", "漢字🧠 한 א", "[a] {b} $c =d", "a|c*<>"]
+AS_TYPED = [
+    "2024_01_15",
+    "true",
+    "größe (1)",
+    "50% ? #2 %20",
+    'it\'s "so" & so;',
+    "漢字🧠 한 א",
+    "[a] {b} $c =d",
+    "a|c*<>",
+]
 IN_QUOTES = ["a,b", "null"]
 PRINTED = [sign for sign in IN_NAMES if sign.isprintable()]
 
@@ -62,9 +71,18 @@ def test_project_file_run_and_experiment_of_any_name(
     shutil.copy(data, f"{name}.h5")
     value = quote(name) if name in IN_QUOTES else name
     path = quote(f"{name}.h5") if name in IN_QUOTES else f"{name}.h5"
-    assert run("train", f"data.path={path}", f"output={value}", f"tracking.experiment={value}", *TINY) == 0
+    assert (
+        run("train", f"data.path={path}", f"output={value}", f"tracking.experiment={value}", *TINY)
+        == 0
+    )
     assert [path.name for path in tmp_path.iterdir()] == [name], "nothing lies beside the project"
-    assert {path.name for path in project.iterdir()} >= {name, f"{name}.h5", "mlflow.db", "mlartifacts", "runs"}
+    assert {path.name for path in project.iterdir()} >= {
+        name,
+        f"{name}.h5",
+        "mlflow.db",
+        "mlartifacts",
+        "runs",
+    }
     with limited(1):
         client = connect(tracking_uri(None), make=False)
         experiment = client.get_experiment_by_name(name)
@@ -82,19 +100,31 @@ def test_patients_of_any_name(source: Path, empty_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\u00a0", "\u200d", "\u202e", "\x1b", "\n"])
-def test_signs_that_cannot_be_printed_are_refused_in_one_line(sign: str, empty_folder: Path, capsys: Any) -> None:
+def test_signs_that_cannot_be_printed_are_refused_in_one_line(
+    sign: str, empty_folder: Path, capsys: Any
+) -> None:
     write_volume(empty_folder / "source", f"TCGA_AA_a{sign}b_20010101")
     assert run("train", f"output=a{sign}b") == 2
     error = capsys.readouterr().err
-    assert error == f"error: output={f'a{sign}b'!a}: holds characters that cannot be printed; remove them\n"
+    assert (
+        error
+        == f"error: output={f'a{sign}b'!a}: holds characters that cannot be printed; remove them\n"
+    )
     assert run("prepare", "source=source", "output=all.h5", "workers=1") == 1
-    assert "the name holds characters that cannot be printed, or bytes that are not UTF-8; rename" in capsys.readouterr().err
+    assert (
+        "the name holds characters that cannot be printed, or bytes that are not UTF-8; rename"
+        in capsys.readouterr().err
+    )
     assert [path.name for path in empty_folder.iterdir()] == ["source"]
 
 
-def test_a_name_that_would_be_a_reference_is_refused_in_one_line(empty_folder: Path, capsys: Any) -> None:
+def test_a_name_that_would_be_a_reference_is_refused_in_one_line(
+    empty_folder: Path, capsys: Any
+) -> None:
     assert run("train", "output='\\${x}'", *TINY) == 2
-    assert capsys.readouterr().err == "error: output=\\${x}: no name may hold ${; use another name\n"
+    assert (
+        capsys.readouterr().err == "error: output=\\${x}: no name may hold ${; use another name\n"
+    )
 
 
 def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
@@ -104,15 +134,31 @@ def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
     shutil.copy(template, tmp_path / "mlflow.db")
     taken = []
     for sign in IN_NAMES:
-        reader = type("Reader", (), {"channels": ("FLAIR",), "classes": ("background", f"a{sign}b"), "volumes": list, "read": list})
-        monkeypatch.setattr("brainseg.data.readers.registry.extension", lambda group, name, reader=reader: reader)
+        reader = type(
+            "Reader",
+            (),
+            {
+                "channels": ("FLAIR",),
+                "classes": ("background", f"a{sign}b"),
+                "volumes": list,
+                "read": list,
+            },
+        )
+        monkeypatch.setattr(
+            "brainseg.data.readers.registry.extension", lambda group, name, reader=reader: reader
+        )
         try:
             scanner(tmp_path, Reading(reader="mine"))
         except RequestError as error:
             assert "letters, digits, space, _ . -" in str(error) and "\n" not in str(error)
         else:
             taken.append(sign)
-    assert {"ä", "漢", "ع", " ", "-", ".", "_", "7"} <= set(taken) and not {"#", "/", "?", ","} & set(taken)
+    assert {"ä", "漢", "ع", " ", "-", ".", "_", "7"} <= set(taken) and not {
+        "#",
+        "/",
+        "?",
+        ",",
+    } & set(taken)
     with limited(1):
         uri = sqlite_uri(tmp_path / "mlflow.db")
         client = connect(uri, make=False)

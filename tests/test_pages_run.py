@@ -22,7 +22,11 @@ from brainseg.config import PhantomConfig
 from brainseg.data.phantom import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.name != "extending.md"]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if page.name != "extending.md"
+]
 SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size=32"]
 FEW = ["batch_size=8", "device.threads=1"]
 PLACED = {
@@ -46,13 +50,23 @@ PLACED = {
 def commands(page: Path) -> list[str]:
     fences = re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)
     blocks = [block for kind, block in fences if kind in ("", "bash")]
-    lines = [line.split(" #")[0].rstrip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.split(" #")[0].rstrip()
+        for block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [line for line in lines if line.startswith("python ")]
 
 
 def call(folder: Path, line: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(line)[1:]],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -67,7 +81,9 @@ def folder(tmp_path: Path) -> Path:
     write_clinical(source)
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "mine.yaml").write_text(re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1])  # type: ignore[index]
+    (tmp_path / "mine.yaml").write_text(
+        re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1]
+    )  # type: ignore[index]
     call(tmp_path, "python -m brainseg.prepare source=kaggle_3m output=lgg.h5")
     tiny = "python -m brainseg.train data.path=lgg.h5 epochs=1 batch_size=8 model.depth=2 model.width=4 device=cpu device.threads=1"
     for name, seed in (("a", 0), ("b", 1), ("RUN", 2)):
@@ -101,7 +117,9 @@ def placed(line: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page)], ids=lambda page: page.name
+)
 def test_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
     for line in commands(page):
         call(folder, placed(line))

@@ -54,8 +54,15 @@ def test_a_patient_looks_alike_at_every_size(cohort):
 def test_institutions_are_even_and_differ(cohort):
     names = [name.split("_") for name in patient_names(PhantomConfig())]
     assert all(len(parts) == 4 and parts[3].isdigit() and len(parts[3]) == 8 for parts in names)
-    assert {where: sum(parts[1] == where for parts in names) for where in "ABCD"} == dict.fromkeys("ABCD", 8)
-    air = {where: np.mean([cohort[i][0][:, :4, :4].mean() for i in range(8) if institution(i) == where]) for where in "ABCD"}
+    assert {where: sum(parts[1] == where for parts in names) for where in "ABCD"} == dict.fromkeys(
+        "ABCD", 8
+    )
+    air = {
+        where: np.mean(
+            [cohort[i][0][:, :4, :4].mean() for i in range(8) if institution(i) == where]
+        )
+        for where in "ABCD"
+    }
     assert air["D"] > air["B"] > air["C"] > air["A"]  # as their noise
 
 
@@ -77,12 +84,19 @@ def test_tumour_is_one_body_over_neighbouring_slices(cohort):
 def test_tumour_is_brighter_than_its_surroundings_on_flair(cohort):
     for images, masks in cohort:
         tumour = masks > 0
-        assert images[tumour, 1].mean() > 1.15 * np.median(images[tumour.any((1, 2))][..., 1][images[tumour.any((1, 2))][..., 1] > 20])
+        assert images[tumour, 1].mean() > 1.15 * np.median(
+            images[tumour.any((1, 2))][..., 1][images[tumour.any((1, 2))][..., 1] > 20]
+        )
 
 
 def test_missing_sequence_is_a_copy_of_flair():
     config = PhantomConfig(slices=4, size=32)
-    copies = np.array([[(images[..., c] == images[..., 1]).all() for c in (0, 2)] for images, _ in (volume(config, i) for i in range(32))])
+    copies = np.array(
+        [
+            [(images[..., c] == images[..., 1]).all() for c in (0, 2)]
+            for images, _ in (volume(config, i) for i in range(32))
+        ]
+    )
     assert copies.sum(0).tolist() == [2, 4] and not copies.all(1).any()
 
 
@@ -92,7 +106,12 @@ def test_no_threshold_on_flair_finds_the_tumours(cohort):
     for images, masks in cohort:
         low, high = np.percentile(images[..., 1], (10, 99))
         flair, tumour = (images[..., 1] - low) / (high - low), masks > 0
-        scores.append([2 * (tumour & (flair > t)).sum() / (tumour.sum() + (flair > t).sum()) for t in thresholds])
+        scores.append(
+            [
+                2 * (tumour & (flair > t)).sum() / (tumour.sum() + (flair > t).sum())
+                for t in thresholds
+            ]
+        )
     assert np.mean(scores, axis=0).max() < 0.6
     assert np.max(scores, axis=1).mean() < 0.6  # even with the best threshold of each patient
 
@@ -115,8 +134,12 @@ def test_layout_is_that_of_the_real_data(tmp_path):
     name = patient_names(config)[2]
     assert len(list((root / name).iterdir())) == 8
     for n in range(1, 5):
-        np.testing.assert_array_equal(tifffile.imread(root / name / f"{name}_{n}.tif"), images[n - 1])
-        np.testing.assert_array_equal(tifffile.imread(root / name / f"{name}_{n}_mask.tif"), masks[n - 1])
+        np.testing.assert_array_equal(
+            tifffile.imread(root / name / f"{name}_{n}.tif"), images[n - 1]
+        )
+        np.testing.assert_array_equal(
+            tifffile.imread(root / name / f"{name}_{n}_mask.tif"), masks[n - 1]
+        )
     with pytest.raises(DataError, match="already there"):
         write_cohort(config, root)
 
@@ -144,14 +167,18 @@ def test_ensure_makes_the_file_once_and_finds_it_again(tmp_path, monkeypatch):
         assert names == sorted(patient_names(config))
         images, masks = volume(config, 3)
         start = file["first_slice"][names.index(patient_names(config)[3])]
-        np.testing.assert_array_equal(file["images"][start : start + 4], images.transpose(0, 3, 1, 2))
+        np.testing.assert_array_equal(
+            file["images"][start : start + 4], images.transpose(0, 3, 1, 2)
+        )
         np.testing.assert_array_equal(file["masks"][start : start + 4, 0], masks // 255)
     monkeypatch.setattr(phantom, "volume", None)  # would fail if anything was drawn again
     assert ensure_cohort(config) == path
 
 
 def test_the_file_is_named_by_the_settings_not_by_the_folder(tmp_path):
-    here, there = (ensure_cohort(replace(TINY, folder=str(tmp_path / name))) for name in ("here", "there"))
+    here, there = (
+        ensure_cohort(replace(TINY, folder=str(tmp_path / name))) for name in ("here", "there")
+    )
     other = ensure_cohort(replace(TINY, seed=5, folder=str(tmp_path / "here")))
     assert here.name == there.name != other.name
     assert here.read_bytes() == there.read_bytes() != other.read_bytes()

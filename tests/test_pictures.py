@@ -10,7 +10,16 @@ from hypothesis.extra.numpy import arrays
 
 from brainseg.errors import DataError
 from brainseg.records.figures import class_colour, curves
-from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, draw, paint, pick_cases, slices_shown
+from brainseg.records.overlays import (
+    OVERLAP,
+    PREDICTION,
+    TRUTH,
+    Case,
+    draw,
+    paint,
+    pick_cases,
+    slices_shown,
+)
 from brainseg.training.metrics import score_patient
 
 
@@ -23,7 +32,12 @@ def score(name="a", dice_pixels=5, truth_pixels=10, **options):
 
 
 def row(epoch, **metrics):
-    return {"epoch": epoch, "step": epoch * 10, "time": 0, "metrics": {name.replace("_", "/", 1): value for name, value in metrics.items()}}
+    return {
+        "epoch": epoch,
+        "step": epoch * 10,
+        "time": 0,
+        "metrics": {name.replace("_", "/", 1): value for name, value in metrics.items()},
+    }
 
 
 ROWS = [
@@ -57,7 +71,9 @@ def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, drawn):
 HUGE = [row(0, train_loss=-1.0), row(1, train_loss=9e9)]
 
 
-@pytest.mark.parametrize("rows", [ROWS[:1], [row(1, train_loss=0.0)], [row(1, val_dice=0.0)], [row(1)], HUGE])
+@pytest.mark.parametrize(
+    "rows", [ROWS[:1], [row(1, train_loss=0.0)], [row(1, val_dice=0.0)], [row(1)], HUGE]
+)
 def test_curves_of_little_or_odd_data_are_drawn(tmp_path, rows):
     curves(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
@@ -82,8 +98,16 @@ def case(slices=6, name="TCGA_$a$_b", images=None, **options):
 def test_overlay_colours_say_truth_prediction_and_both():
     picture = paint(case(), 2, 180.0)
     assert tuple(picture[0, 0]) == (0.5, 0.5, 0.5)
-    assert tuple(picture[8, 8]) == TRUTH and tuple(picture[8, 19]) == PREDICTION and tuple(picture[8, 12]) == OVERLAP
-    np.testing.assert_allclose(picture[12, 9], 0.65 * 0.5 + 0.35 * np.array(TRUTH), err_msg="tinted, the image shows through")
+    assert (
+        tuple(picture[8, 8]) == TRUTH
+        and tuple(picture[8, 19]) == PREDICTION
+        and tuple(picture[8, 12]) == OVERLAP
+    )
+    np.testing.assert_allclose(
+        picture[12, 9],
+        0.65 * 0.5 + 0.35 * np.array(TRUTH),
+        err_msg="tinted, the image shows through",
+    )
 
 
 def test_of_several_classes_the_prediction_is_tinted_and_the_truth_outlined_in_the_colour_of_each():
@@ -98,9 +122,18 @@ def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, drawn):
     draw([case(label="best"), case(name="b")], tmp_path / "overlays.png")
     figure = drawn[0]
     assert len(figure.axes) == 8
-    assert [figure.axes[index].get_title("left") for index in (0, 4)] == ["best: TCGA_$a$_b   Dice 0.500", "b   Dice 0.500"]
-    assert [texts(axes) for axes in figure.axes[:4]] == [[f"slice {number} of 6"] for number in (1, 2, 3, 4)]  # around the third
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["both", "truth only (missed)", "prediction only (false alarm)"]
+    assert [figure.axes[index].get_title("left") for index in (0, 4)] == [
+        "best: TCGA_$a$_b   Dice 0.500",
+        "b   Dice 0.500",
+    ]
+    assert [texts(axes) for axes in figure.axes[:4]] == [
+        [f"slice {number} of 6"] for number in (1, 2, 3, 4)
+    ]  # around the third
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "both",
+        "truth only (missed)",
+        "prediction only (false alarm)",
+    ]
 
 
 def test_overlays_crop_to_the_head(tmp_path, drawn):
@@ -121,7 +154,11 @@ def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, drawn):
     assert tuple(picture[-1, -1]) == pytest.approx(PREDICTION)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, np.random.default_rng(0).normal(size=(6, 3, 32, 32))], ids=["zeros", "negative", "noise"])
+@pytest.mark.parametrize(
+    "value",
+    [0, -1.0, np.random.default_rng(0).normal(size=(6, 3, 32, 32))],
+    ids=["zeros", "negative", "noise"],
+)
 def test_overlays_of_odd_images_are_drawn(tmp_path, value):
     draw([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
     assert (tmp_path / "overlays.png").stat().st_size > 1000
@@ -133,7 +170,13 @@ def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, drawn):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 30).flatmap(lambda n: st.tuples(*[arrays(np.bool_, (n, 2, 2), elements=st.sampled_from([False] * 4 + [True]))] * 2)))
+@given(
+    st.integers(1, 30).flatmap(
+        lambda n: st.tuples(
+            *[arrays(np.bool_, (n, 2, 2), elements=st.sampled_from([False] * 4 + [True]))] * 2
+        )
+    )
+)
 def test_slices_shown_are_distinct_in_order_and_hold_the_largest(masks):
     truth, prediction = masks
     shown = slices_shown(truth, prediction)
@@ -141,7 +184,9 @@ def test_slices_shown_are_distinct_in_order_and_hold_the_largest(masks):
     assert len(shown) == min(4, len(truth))
     area = (truth if truth.any() else prediction).sum(axis=(1, 2))
     assert area[shown].max() == area.max()
-    assert np.count_nonzero(area[shown]) == min(4, np.count_nonzero(area)), "as many slices with tumour as fit"
+    assert np.count_nonzero(area[shown]) == min(4, np.count_nonzero(area)), (
+        "as many slices with tumour as fit"
+    )
 
 
 @pytest.mark.parametrize("largest", range(2, 25))
@@ -157,7 +202,9 @@ def test_pictures_leave_pyplot_alone_and_are_the_same_bytes_twice(tmp_path):
         draw([case()], tmp_path / f"{name}_overlays.png")
         curves(ROWS, tmp_path / f"{name}_curves.png")
     for kind in ("overlays", "curves"):
-        assert (tmp_path / f"a_{kind}.png").read_bytes() == (tmp_path / f"b_{kind}.png").read_bytes()
+        assert (tmp_path / f"a_{kind}.png").read_bytes() == (
+            tmp_path / f"b_{kind}.png"
+        ).read_bytes()
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
 

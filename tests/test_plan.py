@@ -54,7 +54,9 @@ def begun(task: Task, estimate: int, half_steps: int = 0) -> State:
 
 
 @pytest.mark.parametrize("estimate", [1, 10, 30, 300])
-def test_a_wrong_estimate_is_put_right_while_the_run_goes_on(phantom_file: Path, monkeypatch, estimate: int) -> None:
+def test_a_wrong_estimate_is_put_right_while_the_run_goes_on(
+    phantom_file: Path, monkeypatch, estimate: int
+) -> None:
     """A step takes one second, so that one minute holds 60 steps, whatever the estimate was."""
     task = make_task(phantom_file, max_minutes=1.0)
     clock = Clock(monkeypatch, itertools.repeat(1.0))
@@ -79,7 +81,11 @@ def test_the_rate_ends_where_the_time_does(phantom_file: Path, monkeypatch) -> N
     task = make_task(phantom_file, max_minutes=1.0, scheduler=CosineConfig())
     Clock(monkeypatch, itertools.repeat(1.0))
     state, rates = begun(task, 6), list[float]()
-    fit(state, task, Hooks(after_step=lambda state: rates.append(state.optimizer.param_groups[0]["lr"])))
+    fit(
+        state,
+        task,
+        Hooks(after_step=lambda state: rates.append(state.optimizer.param_groups[0]["lr"])),
+    )
     assert len(rates) == state.step
     whole = [1e-2 * factor(CosineConfig(), step, 60, task.steps_per_epoch) for step in range(60)]
     assert max(abs(rate - right) for rate, right in zip(rates[8:], whole[8:], strict=False)) < 5e-4
@@ -92,14 +98,18 @@ def test_half_of_the_time_is_spent_at_half_size(phantom_file: Path, monkeypatch)
     state = begun(task, 120, 60)
     state.full_to_half = 1.0
     Clock(monkeypatch, (3.0 if state.step >= state.half_steps else 1.0 for _ in itertools.count()))
-    state.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-1]) if module.training else None)
+    state.model.register_forward_pre_hook(
+        lambda module, inputs: sizes.append(inputs[0].shape[-1]) if module.training else None
+    )
     fit(state, task, Hooks())
     assert sizes == [16] * state.half_steps + [32] * (state.step - state.half_steps)
     assert 29 <= state.half_steps <= 31 and 9 <= state.step - state.half_steps <= 10
 
 
 @pytest.mark.parametrize("stops", [[3], [7, 20], [1, 2, 41]])
-def test_stopping_anywhere_equals_never_stopping(phantom_file: Path, monkeypatch, stops: list[int]) -> None:
+def test_stopping_anywhere_equals_never_stopping(
+    phantom_file: Path, monkeypatch, stops: list[int]
+) -> None:
     """With the same pace before and behind the stop; what is stored says which step the run is at, and of how many."""
     task = make_task(phantom_file, max_minutes=1.0, scheduler=CosineConfig(warmup=0.1))
     Clock(monkeypatch, itertools.repeat(1.0))
@@ -122,11 +132,17 @@ def test_stopping_anywhere_equals_never_stopping(phantom_file: Path, monkeypatch
 
 def recorded(task: Task, folder: Path, state: State) -> RunFolder:
     with RunFolder(folder).active({"name": "n", "overrides": []}, task.config, SPLIT) as run:
-        fit(state, task, Hooks(after_epoch=lambda state, improved: save(run, state, task, SPLIT, improved)))
+        fit(
+            state,
+            task,
+            Hooks(after_epoch=lambda state, improved: save(run, state, task, SPLIT, improved)),
+        )
     return run
 
 
-def test_a_repeat_takes_the_same_steps_whatever_the_pace(phantom_file: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_repeat_takes_the_same_steps_whatever_the_pace(
+    phantom_file: Path, tmp_path: Path, monkeypatch
+) -> None:
     task = make_task(phantom_file, max_minutes=1.0, scheduler=CosineConfig(warmup=0.1))
     Clock(monkeypatch, itertools.cycle([0.5, 1.0, 3.0, 1.0]))
     first = begun(task, 12)
@@ -139,7 +155,9 @@ def test_a_repeat_takes_the_same_steps_whatever_the_pace(phantom_file: Path, tmp
     assert state.plans == first.plans
 
 
-def test_the_epochs_behind_the_best_one_are_run_again_to_the_same_numbers(phantom_file: Path, tmp_path: Path, monkeypatch) -> None:
+def test_the_epochs_behind_the_best_one_are_run_again_to_the_same_numbers(
+    phantom_file: Path, tmp_path: Path, monkeypatch
+) -> None:
     """A finished run keeps its best checkpoint alone, whose plan is not the last one."""
     task = make_task(phantom_file, max_minutes=1.0, scheduler=SchedulerConfig("none"))
     Clock(monkeypatch, itertools.cycle([0.5, 1.0, 3.0, 1.0]))
@@ -174,12 +192,18 @@ def test_the_share_rises_from_the_plan_to_the_end(total: int, half_share: float,
     assert 0 <= plan.share_at(step, half_share) <= plan.share_at(step + 1, half_share) <= 1 + 1e-9
     assert step < plan.next_step or step >= plan.next_step > 0
     later = Plan(step, 0.5, total + 7, 0)
-    assert plan_at([plan, later], step) == later and (step == 0 or plan_at([plan, later], step - 1) == plan)
+    assert plan_at([plan, later], step) == later and (
+        step == 0 or plan_at([plan, later], step - 1) == plan
+    )
 
 
-def test_a_change_of_the_plan_is_logged_with_both_numbers(phantom_file: Path, monkeypatch, caplog) -> None:
+def test_a_change_of_the_plan_is_logged_with_both_numbers(
+    phantom_file: Path, monkeypatch, caplog
+) -> None:
     task = make_task(phantom_file, max_minutes=1.0)
     Clock(monkeypatch, itertools.repeat(1.0))
     with caplog.at_level(logging.INFO, "brainseg"):
         fit(begun(task, 20), task, Hooks())
-    assert "max_minutes=1 gives 60 steps at the pace of the last 2, not 20 as planned" in caplog.text
+    assert (
+        "max_minutes=1 gives 60 steps at the pace of the last 2, not 20 as planned" in caplog.text
+    )

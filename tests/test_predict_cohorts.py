@@ -112,10 +112,15 @@ def test_brats_has_a_study_per_case_and_leaves_t2_aside(tmp_path: Path) -> None:
     assert any(note.startswith("T2 left aside") for note in facts["notes"])
 
 
-@pytest.mark.parametrize(("files", "pattern"), [
-    ("{}_flair.nii.gz", "*_flair.nii.gz"), ("{}/flair.nii.gz", "flair.nii.gz"),
-    ("images/{}-x.nii", "images/{{patient}}-x.nii"), ("{}/anat/s_flair.nii", "*/anat/s_flair.nii"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "pattern"),
+    [
+        ("{}_flair.nii.gz", "*_flair.nii.gz"),
+        ("{}/flair.nii.gz", "flair.nii.gz"),
+        ("images/{}-x.nii", "images/{{patient}}-x.nii"),
+        ("{}/anat/s_flair.nii", "*/anat/s_flair.nii"),
+    ],
+)
 def test_patterns_name_the_cases(files: str, pattern: str, tmp_path: Path) -> None:
     for case in ("P1", "P2"):
         write_nifti(tmp_path / "in" / files.format(case), scan())
@@ -223,8 +228,11 @@ def test_a_mask_on_another_grid_or_of_other_classes(tmp_path: Path) -> None:
         ValueError, match=r"P2.nii.gz: the mask does not lie on the grid of the imag"
     ):
         second.read()
-    describe(source, channel_names={"0": "T1", "1": "FLAIR"},
-             labels={"background": 0, "core": 1, "oedema": 2})  # fmt: skip
+    describe(
+        source,
+        channel_names={"0": "T1", "1": "FLAIR"},
+        labels={"background": 0, "core": 1, "oedema": 2},
+    )
     (first, *_) = find(str(source), {}, CHANNELS)
     assert (
         first.read().masks is None

@@ -27,13 +27,19 @@ def source(tmp_path: Path) -> Path:
     return write_cohort(tmp_path / "kaggle_3m")
 
 
-def test_bytes_depend_on_neither_workers_nor_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_depend_on_neither_workers_nor_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     summary = prepare(source, tmp_path / "one.h5", workers=1)
     monkeypatch.chdir(source)
     prepare(".", tmp_path / "two.h5", workers=2)
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
     with Store(tmp_path / "one.h5") as store:
-        assert summary.written and store.fingerprint == summary.fingerprint and store.shape == (10, 3, 16, 16)
+        assert (
+            summary.written
+            and store.fingerprint == summary.fingerprint
+            and store.shape == (10, 3, 16, 16)
+        )
         store.verify()
 
 
@@ -60,7 +66,9 @@ def test_faulty_data_write_nothing_and_name_every_fault(source: Path, tmp_path: 
     output = tmp_path / "new" / "lgg.h5"
     with pytest.raises(FaultyCohort) as caught:
         prepare(source, output, workers=1)
-    assert len(caught.value.faults) == 3 and all(fault in str(caught.value) for fault in caught.value.faults)
+    assert len(caught.value.faults) == 3 and all(
+        fault in str(caught.value) for fault in caught.value.faults
+    )
     assert not output.parent.exists()
 
 
@@ -68,7 +76,9 @@ def test_skip_patient_leaves_out_every_volume_of_the_patient(source: Path, tmp_p
     write_volume(source, "TCGA_AA_0001_20050505")
     write_slice(source, "TCGA_AA_0001_20010102", 9, IMAGE, None)
     summary = prepare(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
-    assert summary.left_out == ["TCGA_AA_0001"] and summary.faults == ["TCGA_AA_0001_20010102/TCGA_AA_0001_20010102_9.tif: no mask"]
+    assert summary.left_out == ["TCGA_AA_0001"] and summary.faults == [
+        "TCGA_AA_0001_20010102/TCGA_AA_0001_20010102_9.tif: no mask"
+    ]
     with Store(tmp_path / "lgg.h5") as store:
         assert store.patients == ["TCGA_AA_0000", "TCGA_AA_0002"]
 
@@ -104,7 +114,10 @@ def test_an_output_that_is_open_in_another_program_is_refused(source: Path, tmp_
     config = PrepareConfig(source=str(source), output=str(output))
     with h5py.File(output, "r+", libver="latest", locking=False) as file:
         file.flush()
-        with pytest.raises(RequestError, match=r"lgg\.h5: is open for writing in another program, or was not closed; close that program"):
+        with pytest.raises(
+            RequestError,
+            match=r"lgg\.h5: is open for writing in another program, or was not closed; close that program",
+        ):
             command.check(config)
     command.check(config)
 
@@ -119,20 +132,31 @@ def test_a_link_as_output_is_written_through(source: Path, tmp_path: Path) -> No
     assert stored.read_bytes() == (tmp_path / "plain.h5").read_bytes()
     assert not prepare(source, link, workers=1).written
     write_slice(source, "TCGA_AA_0000_20010101", 2, IMAGE, None)
-    assert prepare(source, link, workers=1).written and link.is_symlink() and os.listdir(tmp_path / "disk") == ["stored.h5"]
+    assert (
+        prepare(source, link, workers=1).written
+        and link.is_symlink()
+        and os.listdir(tmp_path / "disk") == ["stored.h5"]
+    )
 
 
-def test_command_says_what_is_in_the_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_says_what_is_in_the_file(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (source / "notes.txt").touch()
     for number in (1, 3):
         write_slice(source, "TCGA_BB_0009_20010101", number, IMAGE, MASK)
     config = PrepareConfig(source=str(source), output=str(tmp_path / "lgg.h5"), workers=1)
     assert command.run(config) == 0
     printed = capsys.readouterr().out
-    for expected in ["4 patients, 4 volumes, 12 slices of 16x16 pixels, 4 with tumour", "written", "ignored: notes.txt",
-                     "warning: TCGA_BB_0009_20010101: slices are numbered up to 3, without 2", "MB a slice, fingerprint",
-                     "no pre-contrast (FLAIR stands in for it) in 1 of 4 volumes: TCGA_BB_0009_20010101",
-                     "constant FLAIR (gives zeros) in 1 of 4 volumes: TCGA_BB_0009_20010101"]:  # fmt: skip
+    for expected in [
+        "4 patients, 4 volumes, 12 slices of 16x16 pixels, 4 with tumour",
+        "written",
+        "ignored: notes.txt",
+        "warning: TCGA_BB_0009_20010101: slices are numbered up to 3, without 2",
+        "MB a slice, fingerprint",
+        "no pre-contrast (FLAIR stands in for it) in 1 of 4 volumes: TCGA_BB_0009_20010101",
+        "constant FLAIR (gives zeros) in 1 of 4 volumes: TCGA_BB_0009_20010101",
+    ]:
         assert expected in printed
     assert command.run(config) == 0 and "unchanged, nothing to do" in capsys.readouterr().out
 
@@ -142,7 +166,10 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
     write_slice(source, "TCGA_AA_0001_20010102", 9, None, MASK)
     arguments = [f"source={source}", f"output={tmp_path / 'lgg.h5'}"]
     done = subprocess.run(
-        [sys.executable, "-m", "brainseg.prepare", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+        [sys.executable, "-m", "brainseg.prepare", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert done.returncode == 1 and done.stdout == ""
     assert "2 faults; nothing was written" in done.stderr and len(done.stderr.splitlines()) == 3
@@ -152,8 +179,16 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
 def test_real_patients(real_source: Path, tmp_path: Path) -> None:
     summary = prepare(real_source, tmp_path / "lgg.h5")
     with Store(tmp_path / "lgg.h5") as store:
-        assert store.shape == (3274, 3, 256, 256) and len(set(store.patients)) == 88 and (store.tumour_pixels > 0).sum() == 1141
-        assert store.copies.sum(axis=0).tolist() == [4, 0, 7]  # missing sequences: pre-contrast, post-contrast
+        assert (
+            store.shape == (3274, 3, 256, 256)
+            and len(set(store.patients)) == 88
+            and (store.tumour_pixels > 0).sum() == 1141
+        )
+        assert store.copies.sum(axis=0).tolist() == [
+            4,
+            0,
+            7,
+        ]  # missing sequences: pre-contrast, post-contrast
         assert (tmp_path / "lgg.h5").stat().st_size / 3274 <= 220_000
         images = store.images(int(store.first_slice[7]), int(store.first_slice[8]))
         low, high = np.percentile(images, (10, 99), axis=(0, 2, 3)).astype(np.float32)
@@ -167,5 +202,7 @@ def _die(item: int) -> int:
 
 
 def test_a_process_that_is_killed_names_what_to_lower() -> None:
-    with pytest.raises(DataError, match="workers=2: a process was lost, perhaps for want of memory; lower workers"):
+    with pytest.raises(
+        DataError, match="workers=2: a process was lost, perhaps for want of memory; lower workers"
+    ):
         list(in_processes(_die, [1, 2, 3], 2))

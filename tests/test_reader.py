@@ -49,39 +49,69 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Any:
     return use
 
 
-def test_a_cohort_is_written_sorted_with_its_names_spacing_and_classes(own: Any, tmp_path: Path) -> None:
+def test_a_cohort_is_written_sorted_with_its_names_spacing_and_classes(
+    own: Any, tmp_path: Path
+) -> None:
     own(Arrays())
     summary = prepare(tmp_path, tmp_path / "own.h5", workers=1)
     prepare(tmp_path, tmp_path / "again.h5", workers=1)
     assert (tmp_path / "own.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
     with Store(tmp_path / "own.h5") as store:
-        assert (store.volumes, tuple(store.channels), tuple(store.classes)) == (["a", "b", "c"], CHANNELS, CLASSES)
-        assert store.spacing.tolist() == [list(SPACING)] * 3 and store.fingerprint == summary.fingerprint
+        assert (store.volumes, tuple(store.channels), tuple(store.classes)) == (
+            ["a", "b", "c"],
+            CHANNELS,
+            CLASSES,
+        )
+        assert (
+            store.spacing.tolist() == [list(SPACING)] * 3
+            and store.fingerprint == summary.fingerprint
+        )
         images, masks = volume(1, slices=3, size=16)
-        assert np.array_equal(store.masks(3, 6)[:, 0], masks) and np.array_equal(store.images(3, 6), to_uint8(images))
+        assert np.array_equal(store.masks(3, 6)[:, 0], masks) and np.array_equal(
+            store.images(3, 6), to_uint8(images)
+        )
         store.verify()
     assert not prepare(tmp_path, tmp_path / "own.h5", workers=1).written
 
 
-NAN = np.where(np.arange(3 * 4 * 16 * 16).reshape(3, 4, 16, 16) == 300, np.nan, 1.0)  # slice 1, the second channel
+NAN = np.where(
+    np.arange(3 * 4 * 16 * 16).reshape(3, 4, 16, 16) == 300, np.nan, 1.0
+)  # slice 1, the second channel
 
 
 @pytest.mark.parametrize(
     ("spoilt", "said"),
     [
-        ({"images": np.zeros((3, 3, 16, 16))}, "b: images of shape (3, 3, 16, 16): must be (slices, 4 channels, height, width)"),
+        (
+            {"images": np.zeros((3, 3, 16, 16))},
+            "b: images of shape (3, 3, 16, 16): must be (slices, 4 channels, height, width)",
+        ),
         ({"images": NAN}, "b: T1c holds values that are not finite, first in its slice 1"),
-        ({"images": np.zeros((3, 4, 16, 16), complex)}, "b: images are complex128: must be real numbers"),
-        ({"images": np.zeros((3, 4, 16, 8)), "masks": np.zeros((3, 16, 8), int)}, "b: 16x8 pixels; most of the cohort has 16x16"),
-        ({"masks": np.zeros((3, 16, 15), int)}, "b: masks of shape (3, 16, 15): must be (3, 16, 16)"),
-        ({"masks": np.full((3, 16, 16), 255)}, "b: mask values 255: must be class indices, 0 to 2 (background, oedema, core)"),
+        (
+            {"images": np.zeros((3, 4, 16, 16), complex)},
+            "b: images are complex128: must be real numbers",
+        ),
+        (
+            {"images": np.zeros((3, 4, 16, 8)), "masks": np.zeros((3, 16, 8), int)},
+            "b: 16x8 pixels; most of the cohort has 16x16",
+        ),
+        (
+            {"masks": np.zeros((3, 16, 15), int)},
+            "b: masks of shape (3, 16, 15): must be (3, 16, 16)",
+        ),
+        (
+            {"masks": np.full((3, 16, 16), 255)},
+            "b: mask values 255: must be class indices, 0 to 2 (background, oedema, core)",
+        ),
         ({"masks": np.full((3, 16, 16), 0.5)}, "b: mask values 0.5: must be class indices"),
         ({"slice_number": [3, 2, 1]}, "b: slice numbers [3, 2, 1]...: must rise"),
         ({"spacing": (0, 1, 1)}, "b: spacing (0.0, 1.0, 1.0): must be three lengths in mm"),
         ({"slice_number": 7}, "b: cannot be read: TypeError"),
     ],
 )
-def test_what_is_wrong_is_a_fault_of_its_volume_and_nothing_is_written(own: Any, tmp_path: Path, spoilt: dict[str, Any], said: str) -> None:
+def test_what_is_wrong_is_a_fault_of_its_volume_and_nothing_is_written(
+    own: Any, tmp_path: Path, spoilt: dict[str, Any], said: str
+) -> None:
     own(Arrays(**spoilt))
     with pytest.raises(FaultyCohort) as refused:
         prepare(tmp_path, tmp_path / "own.h5", workers=1)
@@ -101,5 +131,7 @@ def test_other_names_are_other_data(own: Any, tmp_path: Path) -> None:
 
 
 def test_an_unknown_reader_is_refused_with_those_known() -> None:
-    with pytest.raises(RequestError, match=r"no such reader; known: kaggle_3m, nifti, nnunet, bids, brats, images"):
+    with pytest.raises(
+        RequestError, match=r"no such reader; known: kaggle_3m, nifti, nnunet, bids, brats, images"
+    ):
         scanner("source", Reading("nothing"))

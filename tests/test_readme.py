@@ -13,14 +13,27 @@ from brainseg.config.text import as_typed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [block for page in PAGES for block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)]
-LINES = [line for kind, block in BLOCKS if kind in ("", "bash") for line in block.replace("\\\n", " ").splitlines()]  # a backslash goes on
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"```(\w*)\n(.*?)```", page.read_text(), re.DOTALL)
+]
+LINES = [
+    line
+    for kind, block in BLOCKS
+    if kind in ("", "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+]  # a backslash goes on
 COMMANDS = [line for line in LINES if line.startswith("python -m brainseg.")]
-ELSEWHERE = re.compile(r"resume=runs/|from=runs/|=own |=own.h5|brainseg.sync")  # need a run or a package: test_extending.py has the latter
+ELSEWHERE = re.compile(
+    r"resume=runs/|from=runs/|=own |=own.h5|brainseg.sync"
+)  # need a run or a package: test_extending.py has the latter
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not ELSEWHERE.search(line)])
-def test_every_command_of_the_pages_is_a_valid_request(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_of_the_pages_is_a_valid_request(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for kind, block in BLOCKS:
         if kind == "yaml":  # as docs/search.md's own space
@@ -49,7 +62,9 @@ def test_every_make_target_of_the_readme_exists() -> None:
 
 
 def test_the_python_example_runs(phantom_file: Path) -> None:
-    example = next(block for kind, block in BLOCKS if kind == "python").replace("lgg.h5", str(phantom_file))
+    example = next(block for kind, block in BLOCKS if kind == "python").replace(
+        "lgg.h5", str(phantom_file)
+    )
     names: dict = {}
     exec(example, names)
     assert names["sample"].image.shape == (3, 32, 32)

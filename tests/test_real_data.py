@@ -22,8 +22,12 @@ def real_file(real_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def scores(real_file: Path, reference: Path, folder: Path, patients: int | None) -> pd.DataFrame:
     config = EvaluateConfig(
-        checkpoint=str(reference / "unet.pt"), output=str(folder), overlays=False, device=DeviceConfig("cpu", "float32"),
-        data=DataConfig(path=str(real_file), limit_patients=patients), split=SplitConfig("all"),
+        checkpoint=str(reference / "unet.pt"),
+        output=str(folder),
+        overlays=False,
+        device=DeviceConfig("cpu", "float32"),
+        data=DataConfig(path=str(real_file), limit_patients=patients),
+        split=SplitConfig("all"),
         model=UNetConfig(depth=4, width=32, growth=1),
     )
     evaluate.check(config)
@@ -35,7 +39,9 @@ def scores(real_file: Path, reference: Path, folder: Path, patients: int | None)
     return pd.DataFrame({"found": found.dice, "known": known.dice})
 
 
-def test_the_reference_scores_what_it_is_known_to_score(real_file: Path, reference: Path, tmp_path: Path) -> None:
+def test_the_reference_scores_what_it_is_known_to_score(
+    real_file: Path, reference: Path, tmp_path: Path
+) -> None:
     table = scores(real_file, reference, tmp_path, 3)
     assert len(table) == 3
     assert (table.found - table.known).abs().max() < 0.003

@@ -16,13 +16,20 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Call:
     """Run a command in the project's folder; returns what it printed."""
     monkeypatch.chdir(project)
 
     def call(command: Any, *overrides: str, code: int = 0) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main(command.__name__.removeprefix("brainseg."), command.run, command.check, list(overrides))
+            cli.main(
+                command.__name__.removeprefix("brainseg."),
+                command.run,
+                command.check,
+                list(overrides),
+            )
         shown = capsys.readouterr()
         assert stop.value.code == code, shown.err
         return shown.out if code == 0 else shown.err
@@ -37,29 +44,45 @@ def client(project: Path) -> Any:
 
 def test_a_registered_run_is_found_by_name_alias_and_version(project: Path, call: Call) -> None:
     said = call(register, "run=run", "name=lgg")
-    assert "version 1 of lgg" in said and "alias:         best" in said and "checkpoint=models:/lgg@best" in said
+    assert (
+        "version 1 of lgg" in said
+        and "alias:         best" in said
+        and "checkpoint=models:/lgg@best" in said
+    )
     for name in ("models:/lgg@best", "models:/lgg/1"):
-        assert checkpoint_of(name).read_bytes() == (project / "run" / "checkpoints" / "best.pt").read_bytes()
+        assert (
+            checkpoint_of(name).read_bytes()
+            == (project / "run" / "checkpoints" / "best.pt").read_bytes()
+        )
         assert folder_behind(name) == project / "run"
     data = next((project / "data").glob("*.h5"))
-    said = call(evaluate, "checkpoint=models:/lgg@best", f"data.path={data}", "device=cpu", "output=scores")
+    said = call(
+        evaluate, "checkpoint=models:/lgg@best", f"data.path={data}", "device=cpu", "output=scores"
+    )
     assert "1 patient by their role in training: 1 test" in said
     tested = json.loads((project / "run" / "summary.json").read_text())["metrics"]["test/dice"]
-    assert json.loads((project / "scores" / "summary.json").read_text())["metrics"]["test/dice"] == pytest.approx(tested, abs=1e-6)
+    assert json.loads((project / "scores" / "summary.json").read_text())["metrics"][
+        "test/dice"
+    ] == pytest.approx(tested, abs=1e-6)
 
 
 def test_registering_again_makes_no_second_version(project: Path, call: Call) -> None:
     call(register, "run=run", "name=twice")
     run_id = client(project).get_model_version("twice", "1").run_id
     for name in ("run", run_id, f"runs:/{run_id}"):
-        assert "nothing to do: this checkpoint is version 1 of twice already" in call(register, f"run={name}", "name=twice")
+        assert "nothing to do: this checkpoint is version 1 of twice already" in call(
+            register, f"run={name}", "name=twice"
+        )
     assert "alias:         candidate" in call(register, "run=run", "name=twice", "alias=candidate")
     assert "alias" not in call(register, "run=run", "name=twice", "alias=null")
     (version,) = client(project).search_model_versions("name = 'twice'")
     assert client(project).get_registered_model("twice").aliases.keys() == {"best", "candidate"}
     (output,) = client(project).get_run(run_id).outputs.model_outputs
     model = client(project).get_logged_model(output.model_id)
-    assert version.source == model.artifact_location and version.tags["checkpoint.sha256"] == model.tags["checkpoint.sha256"]
+    assert (
+        version.source == model.artifact_location
+        and version.tags["checkpoint.sha256"] == model.tags["checkpoint.sha256"]
+    )
     assert {"name": "twice", "version": "1"} in json.loads(model.tags["mlflow.modelVersions"])
     suffixes = {path.suffix for path in (project / "mlartifacts").rglob("*") if path.is_file()}
     assert not suffixes & {".pkl", ".pickle", ".pth"}
@@ -89,11 +112,16 @@ def test_the_alias_moves_to_a_further_checkpoint_and_says_so(project: Path, call
         (["run=run", "name=x", "alias=latest"], ["alias=latest", "MLflow keeps"]),
         (["run=run", "name=x", "alias=v2"], ["alias=v2", "MLflow keeps"]),
         (["run=run"], ["name must be given, as name=..."]),
-        (["run=run", "name=x", "tracking.uri=sqlite:///away.db"], ["run=run", "away.db", "python -m brainseg.sync run"]),
+        (
+            ["run=run", "name=x", "tracking.uri=sqlite:///away.db"],
+            ["run=run", "away.db", "python -m brainseg.sync run"],
+        ),
         (["run=damaged", "name=x"], ["damaged/run.json", "not what a run writes"]),
     ],
 )
-def test_a_wrong_request_is_one_line_and_registers_nothing(overrides: list[str], words: list[str], project: Path, call: Call) -> None:
+def test_a_wrong_request_is_one_line_and_registers_nothing(
+    overrides: list[str], words: list[str], project: Path, call: Call
+) -> None:
     (project / "damaged").mkdir(exist_ok=True)
     (project / "damaged" / "run.json").write_text("[]")
     error = call(register, *overrides, code=2)

@@ -23,33 +23,62 @@ from brainseg.errors import RequestError
 from brainseg.training.rehearsal import smallest_batch
 
 
-def config(folder: Path, model: ModelConfig | UNetConfig | None = None, size: int = 32, **settings) -> TrainConfig:
+def config(
+    folder: Path, model: ModelConfig | UNetConfig | None = None, size: int = 32, **settings
+) -> TrainConfig:
     """A request on a phantom of 10 patients of 6 slices, of whom 7 are trained on: 42 slices an epoch."""
     data = DataConfig(phantom=PhantomConfig(patients=10, slices=6, size=size, folder=str(folder)))
-    options = {"data": data, "model": model or UNetConfig(depth=2, width=4), "device": DeviceConfig("cpu"),
-               "split": HoldoutConfig(), "loss": LossConfig("bce_dice"), "optimizer": OptimizerConfig("adamw"),
-               "tracking": TrackingConfig("none")} | settings  # fmt: skip
+    options = {
+        "data": data,
+        "model": model or UNetConfig(depth=2, width=4),
+        "device": DeviceConfig("cpu"),
+        "split": HoldoutConfig(),
+        "loss": LossConfig("bce_dice"),
+        "optimizer": OptimizerConfig("adamw"),
+        "tracking": TrackingConfig("none"),
+    } | settings
     return TrainConfig(**options)
 
 
-@pytest.mark.parametrize(("slices", "batch_size", "smallest"), [(42, 8, 2), (42, 7, 7), (42, 41, 1), (42, 100, 42), (42, 1, 1)])
+@pytest.mark.parametrize(
+    ("slices", "batch_size", "smallest"),
+    [(42, 8, 2), (42, 7, 7), (42, 41, 1), (42, 100, 42), (42, 1, 1)],
+)
 def test_the_smallest_batch_is_the_last_one(slices: int, batch_size: int, smallest: int) -> None:
     assert smallest_batch(slices, batch_size) == smallest
 
 
-@pytest.mark.parametrize(("norm", "batch_size", "half", "rule"), [
-    ("batch", 41, 0.0, r"batch_size=41: the last batch of an epoch holds 1 of 42 slices.*Expected more than 1 value"),
-    ("batch", 1, 0.0, r"batch_size=1: a batch holds 1 slice.*choose a batch_size"),
-    ("instance", 8, 0.0, r"model.name=unet: takes no images of 32x32 pixels in training \(Expected more than 1 spatial element"),
-    ("batch", 8, 0.0, None),
-    ("group", 41, 0.0, None),
-    ("none", 41, 0.0, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("norm", "batch_size", "half", "rule"),
+    [
+        (
+            "batch",
+            41,
+            0.0,
+            r"batch_size=41: the last batch of an epoch holds 1 of 42 slices.*Expected more than 1 value",
+        ),
+        ("batch", 1, 0.0, r"batch_size=1: a batch holds 1 slice.*choose a batch_size"),
+        (
+            "instance",
+            8,
+            0.0,
+            r"model.name=unet: takes no images of 32x32 pixels in training \(Expected more than 1 spatial element",
+        ),
+        ("batch", 8, 0.0, None),
+        ("group", 41, 0.0, None),
+        ("none", 41, 0.0, None),
+    ],
+)
 def test_norms_that_cannot_train_on_one_pixel_are_refused(
     tmp_path: Path, norm: str, batch_size: int, half: float, rule: str | None
 ) -> None:
     """With a depth of 6 the lowest level has one pixel of 32 x 32."""
-    request = config(tmp_path, UNetConfig(depth=6, width=16, growth=1, norm=norm), batch_size=batch_size, half_resolution=half)
+    request = config(
+        tmp_path,
+        UNetConfig(depth=6, width=16, growth=1, norm=norm),
+        batch_size=batch_size,
+        half_resolution=half,
+    )
     if rule is None:
         assert train.check(request).parameters > 0
     else:
@@ -65,24 +94,54 @@ def test_the_size_of_the_first_part_of_the_run_is_rehearsed_too(tmp_path: Path) 
         train.check(config(tmp_path, model, half_resolution=0.5))
 
 
-DEEP = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 4, 4]}
+DEEP = {
+    "kernel_size": [3, 3, 3],
+    "strides": [1, 2, 2],
+    "upsample_kernel_size": [2, 2],
+    "filters": [4, 4, 4],
+}
 
 
-@pytest.mark.parametrize(("name", "options", "rule"), [
-    ("DynUNet", DEEP | {"deep_supervision": True}, r"returns the shape \(2, 2, 1, 32, 32\), where one tensor of logits \(2, 1, 32, 32\)"),
-    ("DynUNet", DEEP, None),
-    ("BasicUNetPlusPlus", {"features": [4] * 6}, "returns a list, where one tensor of logits.*deep supervision"),
-    ("SegResNetDS", {"init_filters": 4, "dsdepth": 2}, "returns a list"),
-    ("SegResNetDS", {"init_filters": 4}, None),
-    ("VarAutoEncoder", {"in_shape": [3, 32, 32], "latent_size": 2, "channels": [4, 4], "strides": [2, 2]}, "returns a tuple"),
-    ("Classifier", {"in_shape": [3, 32, 32], "classes": 2, "channels": [4, 4], "strides": [2, 2]}, r"returns the shape \(2, 2\)"),
-    ("DenseNet", {"init_features": 4, "growth_rate": 2, "block_config": [1, 1]}, r"returns the shape \(2, 1\)"),
-    ("AHNet", {}, "takes no images of 32x32 pixels"),
-    ("VNet", {}, "out channels should be divisible by in_channels"),
-    ("SwinUNETR", {"feature_size": 12, "depths": [1, 1, 1, 1]}, None),
-    ("UNETR", {"hidden_size": 8, "num_heads": 2, "mlp_dim": 8, "feature_size": 4}, None),
-])  # fmt: skip
-def test_networks_of_monai_train_or_are_refused_in_one_line(tmp_path: Path, name: str, options: dict, rule: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [
+        (
+            "DynUNet",
+            DEEP | {"deep_supervision": True},
+            r"returns the shape \(2, 2, 1, 32, 32\), where one tensor of logits \(2, 1, 32, 32\)",
+        ),
+        ("DynUNet", DEEP, None),
+        (
+            "BasicUNetPlusPlus",
+            {"features": [4] * 6},
+            "returns a list, where one tensor of logits.*deep supervision",
+        ),
+        ("SegResNetDS", {"init_filters": 4, "dsdepth": 2}, "returns a list"),
+        ("SegResNetDS", {"init_filters": 4}, None),
+        (
+            "VarAutoEncoder",
+            {"in_shape": [3, 32, 32], "latent_size": 2, "channels": [4, 4], "strides": [2, 2]},
+            "returns a tuple",
+        ),
+        (
+            "Classifier",
+            {"in_shape": [3, 32, 32], "classes": 2, "channels": [4, 4], "strides": [2, 2]},
+            r"returns the shape \(2, 2\)",
+        ),
+        (
+            "DenseNet",
+            {"init_features": 4, "growth_rate": 2, "block_config": [1, 1]},
+            r"returns the shape \(2, 1\)",
+        ),
+        ("AHNet", {}, "takes no images of 32x32 pixels"),
+        ("VNet", {}, "out channels should be divisible by in_channels"),
+        ("SwinUNETR", {"feature_size": 12, "depths": [1, 1, 1, 1]}, None),
+        ("UNETR", {"hidden_size": 8, "num_heads": 2, "mlp_dim": 8, "feature_size": 4}, None),
+    ],
+)
+def test_networks_of_monai_train_or_are_refused_in_one_line(
+    tmp_path: Path, name: str, options: dict, rule: str | None
+) -> None:
     request = config(tmp_path, ModelConfig(name, options), size=64 if name == "SwinUNETR" else 32)
     if rule is None:
         assert train.check(request).parameters > 0
@@ -93,11 +152,22 @@ def test_networks_of_monai_train_or_are_refused_in_one_line(tmp_path: Path, name
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("settings", "rule"), [
-    ({"loss": LossConfig("TverskyLoss", {"reduction": "none"})}, r"loss.name=TverskyLoss: cannot do a training step \("),
-    ({"optimizer": OptimizerConfig("adadelta", options={"capturable": True})}, r"optimizer.name=adadelta: cannot do a training step \("),
-])  # fmt: skip
-def test_losses_and_optimizers_that_cannot_do_a_step_are_refused(tmp_path: Path, settings: dict, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        (
+            {"loss": LossConfig("TverskyLoss", {"reduction": "none"})},
+            r"loss.name=TverskyLoss: cannot do a training step \(",
+        ),
+        (
+            {"optimizer": OptimizerConfig("adadelta", options={"capturable": True})},
+            r"optimizer.name=adadelta: cannot do a training step \(",
+        ),
+    ],
+)
+def test_losses_and_optimizers_that_cannot_do_a_step_are_refused(
+    tmp_path: Path, settings: dict, rule: str
+) -> None:
     with pytest.raises(RequestError, match=rule):
         train.check(config(tmp_path, **settings))
 
@@ -112,9 +182,15 @@ def without_tumour(tmp_path: Path) -> Path:
         folder = tmp_path / "source" / f"TCGA_AB_{patient:04d}_20000101"
         folder.mkdir(parents=True)
         for number in (1, 2):
-            image = np.random.default_rng([patient, number]).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            image = np.random.default_rng([patient, number]).integers(
+                0, 255, (32, 32, 3), dtype=np.uint8
+            )
             tifffile.imwrite(folder / f"{folder.name}_{number}.tif", image, photometric="rgb")
-            tifffile.imwrite(folder / f"{folder.name}_{number}_mask.tif", np.zeros((32, 32), np.uint8), photometric="minisblack")
+            tifffile.imwrite(
+                folder / f"{folder.name}_{number}_mask.tif",
+                np.zeros((32, 32), np.uint8),
+                photometric="minisblack",
+            )
     prepare(tmp_path / "source", tmp_path / "cohort.h5", workers=1)
     return tmp_path / "cohort.h5"
 
@@ -126,7 +202,10 @@ def test_a_share_of_tumour_slices_that_are_not_there_is_refused(without_tumour: 
         if fine:
             assert train.check(request).parameters > 0
         else:
-            with pytest.raises(RequestError, match=rf"data.tumour_share={share}: the training slices have none of that kind"):
+            with pytest.raises(
+                RequestError,
+                match=rf"data.tumour_share={share}: the training slices have none of that kind",
+            ):
                 train.check(request)
 
 

@@ -11,7 +11,11 @@ from brainseg.records.results import Results
 from brainseg.training.metrics import score_patient
 
 
-def explained(phantom: MRIDataset, cases: dict[str, tuple[np.ndarray, np.ndarray]], classes: tuple[str, ...] = ()) -> list[str]:
+def explained(
+    phantom: MRIDataset,
+    cases: dict[str, tuple[np.ndarray, np.ndarray]],
+    classes: tuple[str, ...] = (),
+) -> list[str]:
     """Return the lines under a table of validation patients, each a prediction and a truth."""
     results = Results(phantom)
     for name, (prediction, truth) in cases.items():
@@ -31,10 +35,15 @@ def mask(*pixels: int) -> np.ndarray:
     return flat.reshape(1, 4, 4)
 
 
-def test_the_mean_over_patients_with_tumour_is_given_beside_one_that_contains_others(phantom: MRIDataset) -> None:
+def test_the_mean_over_patients_with_tumour_is_given_beside_one_that_contains_others(
+    phantom: MRIDataset,
+) -> None:
     """A network that predicts nothing has a mean Dice of 0.5 here, and 0 where there is tumour."""
     lines = explained(phantom, {"healthy": (mask(), mask()), "ill": (mask(), mask(1, 1))})
-    assert lines[1] == "val/dice: 1 patient without tumour, where Dice is 1 if none is predicted, else 0; mean of the other 1: 0.0000"
+    assert (
+        lines[1]
+        == "val/dice: 1 patient without tumour, where Dice is 1 if none is predicted, else 0; mean of the other 1: 0.0000"
+    )
 
 
 def test_nothing_is_said_where_every_patient_has_tumour(phantom: MRIDataset) -> None:

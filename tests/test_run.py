@@ -19,8 +19,10 @@ from brainseg.signals import Interrupted
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 FACTS = {
-    "name": "unet-0123456789", "overrides": ["seed=3", "output=x", "resume=auto"],
-    "data": {"fingerprint": "f"}, "split": {"sha256": SPLIT.sha256},
+    "name": "unet-0123456789",
+    "overrides": ["seed=3", "output=x", "resume=auto"],
+    "data": {"fingerprint": "f"},
+    "split": {"sha256": SPLIT.sha256},
 }
 SWEEP = Job(sweep="s", number=0)
 
@@ -37,12 +39,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     base = identity(make(), "data", SPLIT)
     aside = [
-        make(output="x"), make(resume="auto"), make(dry_run=True), make(test="no"), make(tracking=TrackingConfig("none", experiment="e")),
+        make(output="x"),
+        make(resume="auto"),
+        make(dry_run=True),
+        make(test="no"),
+        make(tracking=TrackingConfig("none", experiment="e")),
         make(allow_empty=True),
     ]
     assert {identity(config, "data", SPLIT) for config in aside} == {base}
     others = [
-        identity(make(seed=1), "data", SPLIT), identity(make(epochs=3), "data", SPLIT), identity(make(), "other data", SPLIT),
+        identity(make(seed=1), "data", SPLIT),
+        identity(make(epochs=3), "data", SPLIT),
+        identity(make(), "other data", SPLIT),
         identity(make(), "data", Split("holdout", ("B",), ("A",), ("C",))),
         identity(dataclasses.replace(make(), model=UNetConfig(depth=3)), "data", SPLIT),
     ]
@@ -95,7 +103,11 @@ def test_a_signal_is_killed(tmp_path: Path) -> None:
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     with active(tmp_path / "r"):
         pass
-    with FileLock(tmp_path / "r" / ".lock"), pytest.raises(RequestError, match="in use by pid"), active(tmp_path / "r"):
+    with (
+        FileLock(tmp_path / "r" / ".lock"),
+        pytest.raises(RequestError, match="in use by pid"),
+        active(tmp_path / "r"),
+    ):
         pass
     assert RunFolder(tmp_path / "r").status["state"] == "finished", "the loser writes nothing"
 
@@ -119,7 +131,9 @@ def test_a_single_run_makes_siblings_and_a_sweep_finds_the_same_again() -> None:
     assert claim(make(output="elsewhere"), SWEEP, "unet-a").path == Path("elsewhere/unet-a")
     with pytest.raises(Interrupted), active(second.path):
         raise Interrupted(2)
-    assert claim(make(), SWEEP, "unet-a").path == first.path, "a finished sibling counts before an interrupted one"
+    assert claim(make(), SWEEP, "unet-a").path == first.path, (
+        "a finished sibling counts before an interrupted one"
+    )
 
 
 def test_a_named_output_is_used_as_it_is_and_never_overwritten() -> None:
@@ -142,13 +156,24 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
         stored_overrides("runs/none", "from")
 
 
-@pytest.mark.parametrize(("overrides", "swept", "shown"), [
-    (["split.fold=0", "experiment=fast"], (), "experiment=fast fold=0 unet-01"), (["+experiment=fast"], (), "experiment=fast unet-01"),
-    (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"),
-    (["model.depth=3", "model.depth=4"], ("model.depth",), "depth=4"),
-    (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2 unet-01"),
-    (["data.path=a.h5", "resume=runs/a", "output=b"], (), ""), ([], (), ""),
-    (["data.path=/a/b.h5", "model=unet", f"model.options.list=[{'1,' * 40}]", "epochs=3"], (), "model=unet ... unet-01"),
-])
-def test_mlflow_names_a_run_by_what_was_typed_or_by_what_was_swept(overrides: list[str], swept: tuple[str, ...], shown: str) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "swept", "shown"),
+    [
+        (["split.fold=0", "experiment=fast"], (), "experiment=fast fold=0 unet-01"),
+        (["+experiment=fast"], (), "experiment=fast unet-01"),
+        (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"),
+        (["model.depth=3", "model.depth=4"], ("model.depth",), "depth=4"),
+        (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2 unet-01"),
+        (["data.path=a.h5", "resume=runs/a", "output=b"], (), ""),
+        ([], (), ""),
+        (
+            ["data.path=/a/b.h5", "model=unet", f"model.options.list=[{'1,' * 40}]", "epochs=3"],
+            (),
+            "model=unet ... unet-01",
+        ),
+    ],
+)
+def test_mlflow_names_a_run_by_what_was_typed_or_by_what_was_swept(
+    overrides: list[str], swept: tuple[str, ...], shown: str
+) -> None:
     assert label(Job(tuple(overrides), swept=swept), "unet-01") == shown

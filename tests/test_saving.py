@@ -25,9 +25,15 @@ SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
     """A run of two epochs, saved after each."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
         state = new_state(task)
-        fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+        fit(
+            state,
+            task,
+            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+        )
     return folder, task
 
 
@@ -40,7 +46,9 @@ def test_nothing_to_resume(phantom_file: Path, tmp_path: Path) -> None:
     assert not load_into(new_state(task), RunFolder(tmp_path), task)
 
 
-def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(saved: tuple[RunFolder, Task], caplog) -> None:
+def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
+    saved: tuple[RunFolder, Task], caplog
+) -> None:
     folder, task = saved
     folder.last.write_bytes(folder.last.read_bytes()[:-1000])
     state = new_state(task)
@@ -54,7 +62,9 @@ def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(saved: 
         load_into(state, folder, task)
 
 
-def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(saved: tuple[RunFolder, Task]) -> None:
+def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
+    saved: tuple[RunFolder, Task],
+) -> None:
     """No epoch is left to train then, and so nothing else would write it."""
     folder, task = saved
     history = (folder.path / "metrics.jsonl").read_bytes()
@@ -63,7 +73,9 @@ def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(saved
     assert (folder.path / "metrics.jsonl").read_bytes() == history and history.count(b"\n") == 2
 
 
-def test_a_longer_run_equals_one_that_was_long_from_the_start(saved: tuple[RunFolder, Task]) -> None:
+def test_a_longer_run_equals_one_that_was_long_from_the_start(
+    saved: tuple[RunFolder, Task],
+) -> None:
     folder, task = saved
     longer = changed(task, epochs=3)
     state, whole = new_state(longer), new_state(longer)
@@ -91,24 +103,38 @@ def test_a_planned_curve_is_extended_only_by_force(saved: tuple[RunFolder, Task]
 
 def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) -> None:
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0)
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
         state = new_state(task)
         state.total_steps = 7  # as timed
-        fit(state, task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+        fit(
+            state,
+            task,
+            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+        )
     longer = changed(task, max_minutes=2.0)
     state = new_state(longer)
     load_into(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
     fit(state, longer, Hooks())
-    assert [row["step"] for row in state.history] == [6, 7, 13, 14], "the epoch that the first budget cut short stays short"
+    assert [row["step"] for row in state.history] == [6, 7, 13, 14], (
+        "the epoch that the first budget cut short stays short"
+    )
     assert [row["epoch"] for row in state.history] == [0, 1, 2, 3] and state.step == 14
 
 
-def test_the_epoch_behind_one_cut_short_sees_every_slice_once(phantom_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_epoch_behind_one_cut_short_sees_every_slice_once(
+    phantom_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
     seen: list[int] = []
     gather = MRIDataset.gather
-    monkeypatch.setattr(MRIDataset, "gather", lambda data, rows, device: (seen.extend(rows), gather(data, rows, device))[1])
+    monkeypatch.setattr(
+        MRIDataset,
+        "gather",
+        lambda data, rows, device: (seen.extend(rows), gather(data, rows, device))[1],
+    )
     state = new_state(task)
     state.total_steps = 7
     fit(state, task, Hooks())
@@ -120,30 +146,51 @@ def test_the_epoch_behind_one_cut_short_sees_every_slice_once(phantom_file: Path
 
 def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Path) -> None:
     """At the pace of the full-size epochs: 6 steps in 12 s are 30 a minute, though the first 80 steps took less than one."""
-    task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, half_resolution=0.6)
-    rows = [{"epoch": 0, "step": 80, "time": 0, "metrics": {"speed/epoch_seconds": 36.0}},
-            {"epoch": 1, "step": 86, "time": 0, "metrics": {"speed/epoch_seconds": 12.0}}]  # fmt: skip
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+    task = make_task(
+        phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, half_resolution=0.6
+    )
+    rows = [
+        {"epoch": 0, "step": 80, "time": 0, "metrics": {"speed/epoch_seconds": 36.0}},
+        {"epoch": 1, "step": 86, "time": 0, "metrics": {"speed/epoch_seconds": 12.0}},
+    ]
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
         state = new_state(task)
-        state.total_steps, state.half_steps, state.step, state.epoch, state.history = 100, 80, 86, 2, rows
+        state.total_steps, state.half_steps, state.step, state.epoch, state.history = (
+            100,
+            80,
+            86,
+            2,
+            rows,
+        )
         save(folder, state, task, SPLIT, improved=True)
     for minutes, total in ((2.0, 130), (3.0, 160)):
         state = new_state(task)
         load_into(state, folder, changed(task, max_minutes=minutes))
         assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
-    with pytest.raises(RequestError, match=r"max_minutes=0\.2: the run has done 86 steps already, that would be 76; ask for more"):
+    with pytest.raises(
+        RequestError,
+        match=r"max_minutes=0\.2: the run has done 86 steps already, that would be 76; ask for more",
+    ):
         load_into(new_state(task), folder, changed(task, max_minutes=0.2))
-    rows[1]["step"] = state.step = 85  # an epoch cut short says little of the pace: as planned, 20 steps in 0.4 minutes
+    rows[1]["step"] = state.step = (
+        85  # an epoch cut short says little of the pace: as planned, 20 steps in 0.4 minutes
+    )
     state.history, state.total_steps = rows, 100
     save(folder, state, task, SPLIT)
     load_into(state, folder, changed(task, max_minutes=2.0))
     assert state.total_steps == 150
 
 
-def test_a_run_counted_in_minutes_may_be_counted_in_epochs(phantom_file: Path, tmp_path: Path) -> None:
+def test_a_run_counted_in_minutes_may_be_counted_in_epochs(
+    phantom_file: Path, tmp_path: Path
+) -> None:
     """Whatever epochs= it had by default while minutes overruled it."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"), max_minutes=1.0, epochs=4)
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
         state = new_state(task)
         state.total_steps = 12
         save(folder, state, task, SPLIT, improved=True)
@@ -152,7 +199,9 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(phantom_file: Path, t
     assert state.total_steps == 4 * task.steps_per_epoch == 24
 
 
-def test_an_extension_stopped_before_its_first_checkpoint_goes_on(saved: tuple[RunFolder, Task]) -> None:
+def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
+    saved: tuple[RunFolder, Task],
+) -> None:
     """It was allowed by force, which no run stores; the folder says 3 epochs by then, its checkpoints still 2."""
     folder, task = saved
     longer = changed(task, epochs=3, scheduler=CosineConfig())
@@ -168,13 +217,18 @@ def test_an_extension_stopped_before_its_first_checkpoint_goes_on(saved: tuple[R
 def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:
     folder, task = saved
     other = task._replace(device=dataclasses.replace(task.device, threads=task.device.threads + 1))
-    with pytest.raises(RequestError, match=rf"device\.threads={other.device.threads}.*set device\.threads={task.device.threads}"):
+    with pytest.raises(
+        RequestError,
+        match=rf"device\.threads={other.device.threads}.*set device\.threads={task.device.threads}",
+    ):
         load_into(new_state(task), folder, other)
     assert load_into(new_state(task), folder, changed(other, force=True))
     assert "the bits will differ" in caplog.text
 
 
-def test_best_is_never_behind_last(saved: tuple[RunFolder, Task], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_is_never_behind_last(
+    saved: tuple[RunFolder, Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A kill between the two files must not leave a last.pt that counts on a best.pt which is not there."""
     from brainseg.records import checkpoint
 
@@ -193,5 +247,14 @@ def test_a_checkpoint_needs_no_folder(saved: tuple[RunFolder, Task]) -> None:
     assert content["channels"] == ["pre-contrast", "FLAIR", "post-contrast"]
     assert content["config"]["inference"]["threshold"] == 0.5
     assert Split.from_dict(content["split"]) == SPLIT
-    assert set(content) >= {"model", "optimizer", "history", "fingerprint", "threads", "versions", "uid", "classes"}
+    assert set(content) >= {
+        "model",
+        "optimizer",
+        "history",
+        "fingerprint",
+        "threads",
+        "versions",
+        "uid",
+        "classes",
+    }
     assert torch.load(folder.best, weights_only=True)["payload"].dtype == torch.uint8

@@ -35,15 +35,20 @@ def rates(scheduler: SchedulerConfig, total: int, steps_per_epoch: int = 1) -> l
 
 
 @given(total=st.integers(2, 5000), share=st.floats(0.05, 0.95), quicker=st.floats(1, 8))
-def test_the_schedule_goes_by_time_when_the_first_steps_are_quicker(total: int, share: float, quicker: float) -> None:
+def test_the_schedule_goes_by_time_when_the_first_steps_are_quicker(
+    total: int, share: float, quicker: float
+) -> None:
     """Half the size, a quarter of the time: the rate at a moment is that of a run whose steps all take equally long."""
     half = min(total - 1, round(total * share * quicker / (share * quicker + 1 - share)))
     places = [position(step, total, half, share) for step in range(total)]
-    assert places[0] == 0 and all(a < b for a, b in itertools.pairwise(places)) and places[-1] < total
+    assert (
+        places[0] == 0 and all(a < b for a, b in itertools.pairwise(places)) and places[-1] < total
+    )
     if half:
         assert places[half] == pytest.approx(share * total)
         assert [factor(CosineConfig(), step, total, 1, half, share) for step in (0, half)] == [
-            pytest.approx(cosine(place, total, 0.05, 0.0)) for place in (0, share * total)]
+            pytest.approx(cosine(place, total, 0.05, 0.0)) for place in (0, share * total)
+        ]
 
 
 def test_a_run_of_one_size_keeps_its_steps() -> None:
@@ -56,7 +61,9 @@ def test_none_and_plateau_leave_the_rate() -> None:
 
 
 def test_a_schedule_without_a_formula() -> None:
-    with pytest.raises(RequestError, match=r"scheduler\.name=cosine: has no formula as SchedulerConfig"):
+    with pytest.raises(
+        RequestError, match=r"scheduler\.name=cosine: has no formula as SchedulerConfig"
+    ):
         factor(SchedulerConfig(name="cosine"), 0, 10, 1)
 
 
@@ -75,20 +82,27 @@ def test_step_is_torch_multi_step() -> None:
 @pytest.mark.parametrize("total", [1, 2, 50])
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_cosine_is_torch_cosine(total: int, final: float) -> None:
-    expected = torch_rates(lr_scheduler.CosineAnnealingLR(optimizer(), T_max=total, eta_min=final), total)
+    expected = torch_rates(
+        lr_scheduler.CosineAnnealingLR(optimizer(), T_max=total, eta_min=final), total
+    )
     assert rates(CosineConfig(warmup=0, final=final), total) == pytest.approx(expected)
 
 
 def test_cosine_with_warm_up_by_hand() -> None:
     got = rates(CosineConfig(warmup=0.4, final=0.2), 10)
-    rising, falling = [0.2, 0.4, 0.6, 0.8], [1.0, *(0.2 + 0.4 * (1 + math.cos(math.pi * k / 6)) for k in range(1, 6))]
+    rising, falling = (
+        [0.2, 0.4, 0.6, 0.8],
+        [1.0, *(0.2 + 0.4 * (1 + math.cos(math.pi * k / 6)) for k in range(1, 6))],
+    )
     assert got == pytest.approx(rising + falling)
 
 
 @pytest.mark.parametrize("total", [10, 33, 100])
 def test_one_cycle_is_torch_one_cycle(total: int) -> None:
     """torch's defaults are those of the config: from 1/25 up during 30 % of the steps, down to 1/250,000."""
-    expected = torch_rates(lr_scheduler.OneCycleLR(optimizer(), max_lr=1.0, total_steps=total), total)
+    expected = torch_rates(
+        lr_scheduler.OneCycleLR(optimizer(), max_lr=1.0, total_steps=total), total
+    )
     assert rates(OneCycleConfig(), total) == pytest.approx(expected)
 
 
@@ -131,7 +145,9 @@ def check_shape(got: list[float], peak: int, steepest: float) -> None:
 )
 def test_plateau_is_torch_plateau(scores: list[float], patience: int, drop: float) -> None:
     sgd, plateau = optimizer(), Plateau(PlateauConfig(patience=patience, factor=drop, final=0.01))
-    theirs = lr_scheduler.ReduceLROnPlateau(sgd, mode="max", factor=drop, patience=patience, threshold=0, min_lr=0.01, eps=0)
+    theirs = lr_scheduler.ReduceLROnPlateau(
+        sgd, mode="max", factor=drop, patience=patience, threshold=0, min_lr=0.01, eps=0
+    )
     for score in scores:
         plateau.update(score)
         theirs.step(score)

@@ -41,7 +41,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         follow(folder, state)
         for epoch in range(4):
             state.best = max(state.best, value := seen.dice(config))
-            state.history.append({"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}})
+            state.history.append(
+                {"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}}
+            )
             state.step = state.epoch = epoch + 1
             follow(folder, state)
         (folder.path / "summary.json").write_text(json.dumps({"best": {"val/dice": state.best}}))
@@ -67,15 +69,22 @@ SPACE = [LR, "model.depth=2,3,4"]
 def test_trials_are_runs_of_the_study_that_never_test(fake: SimpleNamespace, monkeypatch) -> None:
     fake.dice = bell
     assert call(monkeypatch, *SPACE, "trials=3", "study=first", "epochs=4") == 0
-    assert [(job.sweep, job.number, job.choosing) for job in fake.jobs] == [("first", number, True) for number in range(3)]
+    assert [(job.sweep, job.number, job.choosing) for job in fake.jobs] == [
+        ("first", number, True) for number in range(3)
+    ]
     assert {job.swept for job in fake.jobs} == {("optimizer.lr", "model.depth")}
     for job, trial in zip(fake.jobs, studied("first"), strict=True):
         assert list(job.overrides) == ["epochs=4", *space.overrides(trial.params)]
-        assert trial.user_attrs == {"folder": f"runs/unet-{trial.number + 1:03d}", "uid": f"uid{trial.number + 1}"}
+        assert trial.user_attrs == {
+            "folder": f"runs/unet-{trial.number + 1:03d}",
+            "uid": f"uid{trial.number + 1}",
+        }
         assert trial.intermediate_values == dict.fromkeys(range(4), trial.value)
 
 
-def test_a_study_gone_on_with_proposes_what_it_would_have_in_one_go(fake: SimpleNamespace, monkeypatch) -> None:
+def test_a_study_gone_on_with_proposes_what_it_would_have_in_one_go(
+    fake: SimpleNamespace, monkeypatch
+) -> None:
     fake.dice = bell
     own = ["random_trials=4", "prune=none"]
     assert call(monkeypatch, *SPACE, *own, "trials=9", "study=whole") == 0
@@ -98,25 +107,40 @@ def test_a_failed_trial_never_ends_the_study(fake: SimpleNamespace, monkeypatch,
     failed = [trial for trial in studied() if trial.state.name == "FAIL"]
     assert failed and len(studied()) == 12
     assert {trial.params["model.depth"] for trial in failed} == {"3"}
-    assert {trial.user_attrs["reason"] for trial in failed} == {"ArithmeticError: loss nan"} and "folder" in failed[0].user_attrs
+    assert {trial.user_attrs["reason"] for trial in failed} == {
+        "ArithmeticError: loss nan"
+    } and "folder" in failed[0].user_attrs
     shown = capsys.readouterr()
-    assert f"trial {failed[0].number} failed: ArithmeticError: loss nan" in shown.err and f"{len(failed)} failed" in shown.out
-    assert call(monkeypatch, *SPACE, "trials=12") == 0, "nothing was left to run, so nothing failed now"
+    assert (
+        f"trial {failed[0].number} failed: ArithmeticError: loss nan" in shown.err
+        and f"{len(failed)} failed" in shown.out
+    )
+    assert call(monkeypatch, *SPACE, "trials=12") == 0, (
+        "nothing was left to run, so nothing failed now"
+    )
 
 
-def test_a_poor_trial_is_pruned_and_never_at_its_last_epoch(fake: SimpleNamespace, monkeypatch, capsys) -> None:
+def test_a_poor_trial_is_pruned_and_never_at_its_last_epoch(
+    fake: SimpleNamespace, monkeypatch, capsys
+) -> None:
     fake.dice = bell
     assert call(monkeypatch, *SPACE, "trials=10", "prune_after=2", "prune_warmup=2") == 0
     pruned = [trial for trial in studied() if trial.state.name == "PRUNED"]
     assert pruned and {len(trial.intermediate_values) for trial in pruned} == {2}
     assert "pruned after epoch 1: val/dice" in pruned[0].user_attrs["reason"]
-    assert call(monkeypatch, *SPACE, "trials=7", "prune_after=2", "prune_warmup=4", "study=late") == 0
+    assert (
+        call(monkeypatch, *SPACE, "trials=7", "prune_after=2", "prune_warmup=4", "study=late") == 0
+    )
     assert call(monkeypatch, *SPACE, "trials=7", "prune=none", "study=never") == 0
     assert set(states("late") + states("never")) == {"COMPLETE"}
 
 
-@pytest.mark.parametrize(("stop", "code"), [(Interrupted(signal.SIGTERM), 143), (Interrupted(signal.SIGINT), 130)])
-def test_a_stopped_trial_is_gone_on_with(stop: BaseException, code: int, fake: SimpleNamespace, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("stop", "code"), [(Interrupted(signal.SIGTERM), 143), (Interrupted(signal.SIGINT), 130)]
+)
+def test_a_stopped_trial_is_gone_on_with(
+    stop: BaseException, code: int, fake: SimpleNamespace, monkeypatch
+) -> None:
     def stopped_once(config: TrainConfig) -> float:
         if len(fake.jobs) == 3:
             raise stop
@@ -126,23 +150,32 @@ def test_a_stopped_trial_is_gone_on_with(stop: BaseException, code: int, fake: S
     assert call(monkeypatch, *SPACE, "trials=5", "prune=none") == code
     assert states() == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
     assert call(monkeypatch, *SPACE, "trials=5", "prune=none") == 0
-    assert states() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"], "five that count"
+    assert states() == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"], (
+        "five that count"
+    )
     assert studied()[3].params == studied()[2].params
     assert len({tuple(job.overrides) for job in fake.jobs}) == 5
     fake.jobs = ["so that none is the third"] * 9
     assert call(monkeypatch, *SPACE, "trials=5", "prune=none", "study=unbroken") == 0
-    assert [trial.params for trial in studied("unbroken")] == [studied()[number].params for number in (0, 1, 3, 4, 5)]
+    assert [trial.params for trial in studied("unbroken")] == [
+        studied()[number].params for number in (0, 1, 3, 4, 5)
+    ]
 
 
 def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
-    config, dimensions = SearchConfig(trials=2), space.distributions({"model.depth": {"choices": [2, 3]}})
+    config, dimensions = (
+        SearchConfig(trials=2),
+        space.distributions({"model.depth": {"choices": [2, 3]}}),
+    )
 
     def start() -> Study:
         return Study(Path("runs/search/s.db"), {})
 
     first, other = start(), start()
     lost = first.begin(config, dimensions)
-    assert other.begin(config, dimensions).number == 1 and other.begin(config, dimensions) is None, "two are under way"
+    assert (
+        other.begin(config, dimensions).number == 1 and other.begin(config, dimensions) is None
+    ), "two are under way"
     first.held.release()  # as the kernel does when a process is killed
     again = (third := start()).begin(config, dimensions)
     assert (again.number, again.params, again.user_attrs["resumes"]) == (2, lost.params, 0)
@@ -152,13 +185,22 @@ def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
     assert [trial.number for trial in first.ended()] == [2] and first.count() == 2
 
 
-def followed(study: Study, dice: list[float], half_steps: int = 0, total_steps: int = 4, by_time: bool = False) -> Callable[[int], None]:
+def followed(
+    study: Study,
+    dice: list[float],
+    half_steps: int = 0,
+    total_steps: int = 4,
+    by_time: bool = False,
+) -> Callable[[int], None]:
     """A trial whose epochs, of a step each, give these Dice; what is returned tells the study of the first so many."""
     trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}}))
     folder = RunFolder("runs/unet")
     folder.path.mkdir(exist_ok=True)
     (folder.path / "run.json").write_text('{"uid": "u"}')
-    rows = [{"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}} for epoch, value in enumerate(dice)]
+    rows = [
+        {"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}}
+        for epoch, value in enumerate(dice)
+    ]
     follow = search.Follower(trial, by_time)
 
     def tell(done: int) -> None:
@@ -176,7 +218,9 @@ def test_a_resumed_trial_tells_its_earlier_epochs(fake: SimpleNamespace, monkeyp
     assert study.trials()[0].intermediate_values == {0: 0.0, 1: 0.1, 2: 0.2}
 
 
-def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(fake: SimpleNamespace, monkeypatch) -> None:
+def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(
+    fake: SimpleNamespace, monkeypatch
+) -> None:
     """At half size val/dice is low whatever is learnt, and how many such epochs there are differs from trial to trial."""
     study = Study(Path("runs/search/s.db"), {})
     tell = followed(study, [0.0, 0.1, 0.2, 0.3], half_steps=2, total_steps=9)
@@ -185,20 +229,34 @@ def test_a_trial_is_judged_by_its_epochs_at_full_size_alone(fake: SimpleNamespac
     assert study.trials()[0].intermediate_values == {2: 0.2, 3: 0.3}
 
 
-def test_trials_of_equal_minutes_are_compared_at_equal_tenths_of_their_steps(fake: SimpleNamespace) -> None:
+def test_trials_of_equal_minutes_are_compared_at_equal_tenths_of_their_steps(
+    fake: SimpleNamespace,
+) -> None:
     """A narrow network does more epochs in the same minutes: at the same epoch it is far earlier on its curve."""
     study = Study(Path("runs/search/s.db"), {})
     for epochs in (5, 20):
-        tell = followed(study, [(epoch + 1) / epochs for epoch in range(epochs)], total_steps=epochs, by_time=True)
+        tell = followed(
+            study,
+            [(epoch + 1) / epochs for epoch in range(epochs)],
+            total_steps=epochs,
+            by_time=True,
+        )
         for done in range(1, epochs):
             tell(done)
     quick, slow = (one.intermediate_values for one in study.trials())
     assert quick == {2: 0.2, 4: 0.4, 6: 0.6, 8: 0.8}
-    assert slow.keys() == set(range(10)) and all(abs(slow[at] - value) <= 0.05 for at, value in quick.items())
+    assert slow.keys() == set(range(10)) and all(
+        abs(slow[at] - value) <= 0.05 for at, value in quick.items()
+    )
 
 
-@pytest.mark.parametrize("varied", ["split.fold=range(5)", "split.seed=0,1", "data.path=a.h5,b.h5", "data.limit_patients=5,9"])
-def test_trials_scored_on_other_patients_cannot_be_compared(varied: str, fake: SimpleNamespace, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    "varied",
+    ["split.fold=range(5)", "split.seed=0,1", "data.path=a.h5,b.h5", "data.limit_patients=5,9"],
+)
+def test_trials_scored_on_other_patients_cannot_be_compared(
+    varied: str, fake: SimpleNamespace, monkeypatch, capsys
+) -> None:
     assert call(monkeypatch, "split=kfold", varied, "trials=3") == 2
     assert "scores of other patients could not be compared; fix it" in capsys.readouterr().err
 
@@ -212,18 +270,29 @@ def test_two_processes_never_run_the_same_settings_at_once() -> None:
     assert three.begin(config, dimensions) is None and one.count() == 2
 
 
-def test_another_study_under_the_same_name_is_refused(fake: SimpleNamespace, monkeypatch, capsys) -> None:
+def test_another_study_under_the_same_name_is_refused(
+    fake: SimpleNamespace, monkeypatch, capsys
+) -> None:
     assert call(monkeypatch, *SPACE, "trials=1", "epochs=4") == 0
     for changed, words in (
         ([*SPACE, "epochs=5"], ["epochs was 4, is 5"]),
-        ([LR, "model.depth=2,3", "epochs=4"], ["space model.depth was choices ['2', '3', '4'], is choices ['2', '3']"]),
+        (
+            [LR, "model.depth=2,3", "epochs=4"],
+            ["space model.depth was choices ['2', '3', '4'], is choices ['2', '3']"],
+        ),
         ([*SPACE, "epochs=4", "data.phantom.seed=1"], ["data.phantom.seed was not set, is 1"]),
     ):
         assert call(monkeypatch, *changed, "trials=2") == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "another study=NAME" in error and all(word in error for word in words), error
+        assert (
+            error.count("\n") == 1
+            and "another study=NAME" in error
+            and all(word in error for word in words)
+        ), error
     assert len(studied()) == 1
-    assert call(monkeypatch, *SPACE, "trials=2", "epochs=4", "tracking.name=none") == 0, "what changes no number may change"
+    assert call(monkeypatch, *SPACE, "trials=2", "epochs=4", "tracking.name=none") == 0, (
+        "what changes no number may change"
+    )
 
 
 def test_a_database_that_is_none_is_refused(monkeypatch, capsys) -> None:
@@ -234,20 +303,46 @@ def test_a_database_that_is_none_is_refused(monkeypatch, capsys) -> None:
     assert error.count("\n") == 1 and "typed.db" in error and "another study=NAME" in error, error
 
 
-def test_the_end_names_the_best_and_what_mattered(fake: SimpleNamespace, monkeypatch, capsys) -> None:
+def test_the_end_names_the_best_and_what_mattered(
+    fake: SimpleNamespace, monkeypatch, capsys
+) -> None:
     fake.dice = bell
     assert call(monkeypatch, *SPACE, "epochs=4", "data.context=1", "trials=16") == 0
     shown = capsys.readouterr().out
     best = max(studied(), key=lambda trial: trial.value)
     assert "pruned" in shown
-    lines = {line.split(":")[0]: line.split(":", 1)[1].split() for line in shown.splitlines() if ":" in line}
-    shares = dict(zip(lines["importance"][::2], (float(share.rstrip(",")) for share in lines["importance"][1::2]), strict=True))
+    lines = {
+        line.split(":")[0]: line.split(":", 1)[1].split()
+        for line in shown.splitlines()
+        if ":" in line
+    }
+    shares = dict(
+        zip(
+            lines["importance"][::2],
+            (float(share.rstrip(",")) for share in lines["importance"][1::2]),
+            strict=True,
+        )
+    )
     assert shares["optimizer.lr"] > 0.8 and sum(shares.values()) == pytest.approx(1, abs=0.02)
-    assert lines["repeat it"] == ["python", "-m", "brainseg.train", "epochs=4", "data.context=1", *space.overrides(best.params)]
-    assert lines["test it"] == ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
+    assert lines["repeat it"] == [
+        "python",
+        "-m",
+        "brainseg.train",
+        "epochs=4",
+        "data.context=1",
+        *space.overrides(best.params),
+    ]
+    assert lines["test it"] == [
+        "python",
+        "-m",
+        "brainseg.evaluate",
+        f"checkpoint={best.user_attrs['folder']}",
+    ]
 
 
-def test_values_that_do_not_differ_have_no_importance(fake: SimpleNamespace, monkeypatch, capsys) -> None:
+def test_values_that_do_not_differ_have_no_importance(
+    fake: SimpleNamespace, monkeypatch, capsys
+) -> None:
     fake.dice = lambda config: 0.0
     assert call(monkeypatch, *SPACE, "trials=7") == 0
     assert "importance:  known from 6 trials on, if they differ" in capsys.readouterr().out

@@ -10,7 +10,10 @@ from brainseg.records.study import Study, Untried
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = space.distributions(
-    {"model.depth": {"choices": [2, 3]}, "model.width": {"low": 8, "high": 16, "step": 4, "log": False}}
+    {
+        "model.depth": {"choices": [2, 3]},
+        "model.width": {"low": 8, "high": 16, "step": 4, "log": False},
+    }
 )
 
 
@@ -28,18 +31,30 @@ def begun(study: Study, config: SearchConfig, value: float | None = 0.5) -> tupl
 
 
 @pytest.mark.parametrize("random_trials", [1, 10])
-def test_six_combinations_are_six_trials_and_then_the_search_ends(random_trials: int, capsys) -> None:
-    study, config = Study(Path("runs/search/s.db"), {}), SearchConfig(trials=9, random_trials=random_trials)
+def test_six_combinations_are_six_trials_and_then_the_search_ends(
+    random_trials: int, capsys
+) -> None:
+    study, config = (
+        Study(Path("runs/search/s.db"), {}),
+        SearchConfig(trials=9, random_trials=random_trials),
+    )
     tried = [begun(study, config, None if number == 2 else 0.5) for number in range(6)]
     assert len(set(tried)) == 6 and study.count() == 6
     assert begun(study, config) is None and study.count() == 6
-    assert "every one of the 6 combinations of the space is tried or under way" in capsys.readouterr().out
+    assert (
+        "every one of the 6 combinations of the space is tried or under way"
+        in capsys.readouterr().out
+    )
     assert len(study.ended()) == 6, "proposals that were tried before are in no table"
 
 
 def test_a_number_is_the_same_if_it_is_typed_the_same() -> None:
     """Runs are given four digits of a proposed number."""
-    rates = space.distributions({"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None}})
+    rates = space.distributions(
+        {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None}}
+    )
     untried = Untried(rates, [{"optimizer.lr": 0.00123412}])
-    assert untried.has_tried({"optimizer.lr": 0.00123409}) and not untried.has_tried({"optimizer.lr": 0.001235})
+    assert untried.has_tried({"optimizer.lr": 0.00123409}) and not untried.has_tried(
+        {"optimizer.lr": 0.001235}
+    )
     assert not untried.exhausted and not untried.has_tried(untried.draw(0))

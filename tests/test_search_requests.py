@@ -19,12 +19,24 @@ def test_no_name_means_two_things() -> None:
 
 
 def test_own_settings_and_those_of_train_are_told_apart() -> None:
-    own, trains = search.split(["trials=3", "--cfg", "job", "epochs=2", "++optimizer.options.momentum=0.9", "hydra.verbose=true", "seed=1"])
+    own, trains = search.split(
+        [
+            "trials=3",
+            "--cfg",
+            "job",
+            "epochs=2",
+            "++optimizer.options.momentum=0.9",
+            "hydra.verbose=true",
+            "seed=1",
+        ]
+    )
     assert own == ["trials=3", "--cfg", "job", "hydra.verbose=true"]
     assert trains == ["epochs=2", "++optimizer.options.momentum=0.9", "seed=1"]
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((request.CONFIGS / "search").glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted((request.CONFIGS / "search").glob("*.yaml"))]
+)
 def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
     head = (request.CONFIGS / "search" / f"{name}.yaml").read_text().splitlines()[0]
     own, trains = search.split(shlex.split(head, comments=False)[4:])
@@ -36,21 +48,38 @@ def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
 
 
 def test_what_is_typed_becomes_a_space_and_wins_over_the_file() -> None:
-    plan = planned("model.depth=2,3", "model.width=range(8,33,8)", LR, "optimizer=adam,sgd", "epochs=3")
+    plan = planned(
+        "model.depth=2,3", "model.width=range(8,33,8)", LR, "optimizer=adam,sgd", "epochs=3"
+    )
     assert plan.overrides == ["epochs=3"] and plan.database.stem == "typed"
     assert plan.space == {
-        "model.depth": {"choices": ["2", "3"]}, "model.width": {"low": 8, "high": 32, "step": 8, "log": False},
-        "optimizer.lr": {"low": 1e-4, "high": 1e-1, "step": None, "log": True}, "optimizer": {"choices": ["adam", "sgd"]},
+        "model.depth": {"choices": ["2", "3"]},
+        "model.width": {"low": 8, "high": 32, "step": 8, "log": False},
+        "optimizer.lr": {"low": 1e-4, "high": 1e-1, "step": None, "log": True},
+        "optimizer": {"choices": ["adam", "sgd"]},
     }
     plan = planned("model.depth=2", "model.width=4,6", space="quick", study="mine")
-    assert set(plan.space) == {"optimizer.lr", "model.width"} and plan.space["model.width"] == {"choices": ["4", "6"]}
+    assert set(plan.space) == {"optimizer.lr", "model.width"} and plan.space["model.width"] == {
+        "choices": ["4", "6"]
+    }
     assert plan.database.stem == "mine"
 
 
 def test_values_become_overrides_as_they_are_typed() -> None:
-    proposed = {"optimizer.lr": 0.000123456, "model.depth": 3, "patience": None, "device.compile": True, "loss.options.smooth": 1.0}
+    proposed = {
+        "optimizer.lr": 0.000123456,
+        "model.depth": 3,
+        "patience": None,
+        "device.compile": True,
+        "loss.options.smooth": 1.0,
+    }
     assert space.overrides(proposed) == [
-        "optimizer.lr=0.0001235", "model.depth=3", "patience=null", "device.compile=true", "++loss.options.smooth=1.0"]
+        "optimizer.lr=0.0001235",
+        "model.depth=3",
+        "patience=null",
+        "device.compile=true",
+        "++loss.options.smooth=1.0",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +109,9 @@ def test_values_become_overrides_as_they_are_typed() -> None:
         ("a: {low: [", ["mine.yaml, line 1: no YAML"]),
     ],
 )
-def test_a_wrong_space_is_one_line_and_exit_code_2(text: str, words: list[str], monkeypatch, capsys, empty_folder: Path) -> None:
+def test_a_wrong_space_is_one_line_and_exit_code_2(
+    text: str, words: list[str], monkeypatch, capsys, empty_folder: Path
+) -> None:
     (empty_folder / "mine.yaml").write_text(text)
     assert call(monkeypatch, "space=mine.yaml", "tracking=none", "epochs=1") == 2
     error = capsys.readouterr().err
@@ -109,11 +140,16 @@ def test_a_wrong_space_is_one_line_and_exit_code_2(text: str, words: list[str], 
         (["loss=glob(*)"], ["loss", "cannot be searched"]),
         (["model.depth=range(3,4)"], ["model.depth", "two values"]),
         (["model.depth=range(3,9,0)"], ["model.depth", "two values"]),
-        (["space=quick", "model.depth=3", "model.width=8", "optimizer.lr=1e-3"], ["space=quick", "leave one out"]),
+        (
+            ["space=quick", "model.depth=3", "model.width=8", "optimizer.lr=1e-3"],
+            ["space=quick", "leave one out"],
+        ),
         (["-m", "model.depth=3,4"], ["-m", "only brainseg.train"]),
     ],
 )
-def test_a_wrong_request_creates_nothing(arguments: list[str], words: list[str], monkeypatch, capsys, empty_folder: Path) -> None:
+def test_a_wrong_request_creates_nothing(
+    arguments: list[str], words: list[str], monkeypatch, capsys, empty_folder: Path
+) -> None:
     assert call(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
@@ -130,7 +166,10 @@ def test_without_optuna_a_line_says_what_to_install(monkeypatch, capsys) -> None
 
 def test_a_dry_run_creates_nothing(monkeypatch, capsys, empty_folder: Path) -> None:
     assert call(monkeypatch, "dry_run=true", "trials=7") == 0
-    assert "7 trials in all" in (shown := capsys.readouterr().out) and "optimizer.lr: low 0.0001, high 0.01, log True" in shown
+    assert (
+        "7 trials in all" in (shown := capsys.readouterr().out)
+        and "optimizer.lr: low 0.0001, high 0.01, log True" in shown
+    )
     assert list(empty_folder.iterdir()) == []
 
 

@@ -13,7 +13,16 @@ from torch import nn
 
 import brainseg
 from brainseg import build, train, trained
-from brainseg.config import DataConfig, DeviceConfig, HoldoutConfig, InferenceConfig, ModelConfig, TrackingConfig, TrainConfig, UNetConfig
+from brainseg.config import (
+    DataConfig,
+    DeviceConfig,
+    HoldoutConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrackingConfig,
+    TrainConfig,
+    UNetConfig,
+)
 from brainseg.data.memory import MemoryStore
 from brainseg.data.readers.base import Scan
 from brainseg.device import choose
@@ -25,8 +34,15 @@ from brainseg.trained import Trained
 @pytest.fixture(scope="module")
 def run(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    config = TrainConfig(data=DataConfig(path=str(phantom_file), context=1), split=HoldoutConfig(), epochs=1, device=FLOAT32,
-                         model=UNetConfig(depth=1, width=2), tracking=TrackingConfig("none"), output=str(folder))
+    config = TrainConfig(
+        data=DataConfig(path=str(phantom_file), context=1),
+        split=HoldoutConfig(),
+        epochs=1,
+        device=FLOAT32,
+        model=UNetConfig(depth=1, width=2),
+        tracking=TrackingConfig("none"),
+        output=str(folder),
+    )
     assert train.run(config).state == "finished"
     return str(folder)
 
@@ -36,9 +52,13 @@ def test_one_volume_from_arrays(run: str) -> None:
     checkpoint = brainseg.load_checkpoint(run)
     one = brainseg.segment(checkpoint, volume, FLOAT32)
     assert one.mask.shape == truth().T.shape and one.mask.dtype == np.uint8
-    assert one.probability.shape == (9, 1, 16, 20) and np.array_equal(one.mask, one.probability[:, 0] >= 0.5)
+    assert one.probability.shape == (9, 1, 16, 20) and np.array_equal(
+        one.mask, one.probability[:, 0] >= 0.5
+    )
     by_name = brainseg.segment(run, {"FLAIR": volume[:, 1]}, FLOAT32)
-    assert np.array_equal(by_name.probability, one.probability), "FLAIR stands in for the two others, which here are equal to it"
+    assert np.array_equal(by_name.probability, one.probability), (
+        "FLAIR stands in for the two others, which here are equal to it"
+    )
     both = brainseg.segment([run, checkpoint], volume, FLOAT32)
     assert np.allclose(both.probability, one.probability, atol=1e-6)
 
@@ -51,15 +71,29 @@ def threshold(tmp_path: Path) -> Trained:
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR", "PIR"])
-def test_a_mask_of_an_image_has_the_images_own_axes(axes: str, threshold: Trained, tmp_path: Path) -> None:
+def test_a_mask_of_an_image_has_the_images_own_axes(
+    axes: str, threshold: Trained, tmp_path: Path
+) -> None:
     path = write_nifti(tmp_path / "flair.nii.gz", scan(), axes)
     image = nibabel.load(path)
     expected = np.asarray(image.dataobj) == 300
     in_memory = nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)
-    for images in (str(path), path, image, in_memory, [None, path, None], [None, image, None], {"FLAIR": image}, {"FLAIR": path}, [path]):
+    for images in (
+        str(path),
+        path,
+        image,
+        in_memory,
+        [None, path, None],
+        [None, image, None],
+        {"FLAIR": image},
+        {"FLAIR": path},
+        [path],
+    ):
         found = brainseg.segment(threshold, images, FLOAT32)
         assert np.array_equal(found.mask == 1, expected)
-        assert found.probability.shape == (*image.shape, 1) and np.array_equal(found.probability[..., 0] >= 0.5, expected)
+        assert found.probability.shape == (*image.shape, 1) and np.array_equal(
+            found.probability[..., 0] >= 0.5, expected
+        )
 
 
 def test_arrays_lists_and_tensors_are_the_same_slices(threshold: Trained, tmp_path: Path) -> None:
@@ -67,11 +101,24 @@ def test_arrays_lists_and_tensors_are_the_same_slices(threshold: Trained, tmp_pa
     stack = np.stack([slices] * 3, axis=1)
     tensor = torch.from_numpy(stack)
     tifffile.imwrite(tmp_path / "a.tif", slices, photometric="minisblack")
-    for images in (stack, tensor, tensor.float().requires_grad_(), tensor.bfloat16(), [slices] * 3, [None, slices, None],
-                   [torch.from_numpy(slices)] * 3, {"FLAIR": torch.from_numpy(slices)},
-                   tmp_path / "a.tif"):  # fmt: skip
+    for images in (
+        stack,
+        tensor,
+        tensor.float().requires_grad_(),
+        tensor.bfloat16(),
+        [slices] * 3,
+        [None, slices, None],
+        [torch.from_numpy(slices)] * 3,
+        {"FLAIR": torch.from_numpy(slices)},
+        tmp_path / "a.tif",
+    ):
         found = brainseg.segment(threshold, images, FLOAT32)
-        assert np.array_equal(found.mask == 1, slices == 300) and found.probability.shape == (9, 1, 16, 20)
+        assert np.array_equal(found.mask == 1, slices == 300) and found.probability.shape == (
+            9,
+            1,
+            16,
+            20,
+        )
 
 
 def test_anything_else_is_refused_in_words(threshold: Trained, tmp_path: Path) -> None:
@@ -128,7 +175,11 @@ def test_arrays_that_do_not_fit_are_refused(run: str) -> None:
 def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() -> None:
     options = ModelConfig("AttentionUnet", {"channels": [4, 8], "strides": [2]})
     weights = {"model": build.model(options, 3, 1, (32, 32)).state_dict()}
-    segmenter = Segmenter([Trained("w.pt", weights, DataConfig(), options)], InferenceConfig(), choose(DeviceConfig("cpu", "float32")))
+    segmenter = Segmenter(
+        [Trained("w.pt", weights, DataConfig(), options)],
+        InferenceConfig(),
+        choose(DeviceConfig("cpu", "float32")),
+    )
     channels = ["pre-contrast", "FLAIR", "post-contrast"]
     for size, fits in ((32, True), (33, False), (32, True)):
         images = np.random.default_rng(0).integers(0, 255, (2, 3, size, size)).astype(np.uint8)
@@ -136,7 +187,9 @@ def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() 
         if fits:
             assert segmenter(store).prediction.shape == (2, size, size)
         else:
-            with pytest.raises(DataError, match=r"s: w\.pt takes no images of 33x33 pixels \(.*(?i:size)"):
+            with pytest.raises(
+                DataError, match=r"s: w\.pt takes no images of 33x33 pixels \(.*(?i:size)"
+            ):
                 segmenter(store)
 
 
@@ -162,5 +215,7 @@ class Single(Divided):
 def test_only_a_fault_of_the_size_is_one() -> None:
     assert build.size_fault(Divided(), 1, (16, 20)) == "spatial dimensions must be divisible by 8"
     assert build.size_fault(Divided(), 1, (16, 16)) == ""
-    assert build.size_fault(Counted(), 1, (16, 20)) == "", "numbers are not known where there are shapes alone"
+    assert build.size_fault(Counted(), 1, (16, 20)) == "", (
+        "numbers are not known where there are shapes alone"
+    )
     assert build.size_fault(Single(), 1, (16, 20)) == ""

@@ -62,7 +62,9 @@ def in_a_callback(number: signal.Signals) -> None:
 
 @both
 @pytest.mark.parametrize("met", [send, made_another, kept, in_a_callback])
-def test_a_signal_ends_the_command_by_its_own_exception(met, number: signal.Signals, capsys) -> None:
+def test_a_signal_ends_the_command_by_its_own_exception(
+    met, number: signal.Signals, capsys
+) -> None:
     with pytest.raises(Interrupted) as stop, ending():
         met(number)
     assert stop.value.exit_code == 128 + number
@@ -87,8 +89,13 @@ def test_a_run_is_ended_where_it_polls(number: signal.Signals) -> None:
 def test_a_signal_among_the_imports_ends_the_process(command: list[str], tmp_path: Path) -> None:
     """A library that keeps it would go on with half a module: here one that does stands before numpy."""
     (tmp_path / "numpy.py").write_text(KEPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(brainseg.__file__).parent.parent)])}
-    ended = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(brainseg.__file__).parent.parent)]),
+    }
+    ended = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "importing\n", "")
 
 
@@ -119,11 +126,27 @@ print("went on")
 """
 
 
-@pytest.mark.parametrize(("block", "numbers", "ignored", "code"), [
-    ("Signals()", [15, 15], False, 143), ("Signals()", [15, 2], False, 130), ("ending()", [2], False, 143),
-    ("ending()", [2, 2], True, 0), ("Signals()", [2, 2], True, 0), ("Signals()", [1, 1], False, 0), ("Signals()", [1, 15], False, 143),
-])  # fmt: skip
-def test_a_second_signal_ends_the_process_and_ignored_ones_stay_ignored(block: str, numbers: list[int], ignored: bool, code: int) -> None:
+@pytest.mark.parametrize(
+    ("block", "numbers", "ignored", "code"),
+    [
+        ("Signals()", [15, 15], False, 143),
+        ("Signals()", [15, 2], False, 130),
+        ("ending()", [2], False, 143),
+        ("ending()", [2, 2], True, 0),
+        ("Signals()", [2, 2], True, 0),
+        ("Signals()", [1, 1], False, 0),
+        ("Signals()", [1, 15], False, 143),
+    ],
+)
+def test_a_second_signal_ends_the_process_and_ignored_ones_stay_ignored(
+    block: str, numbers: list[int], ignored: bool, code: int
+) -> None:
     script = IN_A_PROCESS.format(block=block, numbers=numbers, ignored=ignored)
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (code, "went on" if code == 0 else "", "")
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (
+        code,
+        "went on" if code == 0 else "",
+        "",
+    )

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brainseg import cli
-from brainseg.config import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig, TrainConfig, register
+from brainseg.config import (
+    FileSplitConfig,
+    HoldoutConfig,
+    KFoldConfig,
+    SplitConfig,
+    TrainConfig,
+    register,
+)
 from brainseg.data.split import PARTS, Split, draw
 from brainseg.errors import RequestError
 
@@ -22,9 +29,18 @@ SHARES = [(0.70, 0.15, 0.15), (0.6, 0.2, 0.2), (0.8, 0.1, 0.1), (0.34, 0.33, 0.3
 @st.composite
 def cohorts(draw, least: int = 10) -> list[str]:
     """Names in any order, at least `least` of them: institutions from one patient to most of the cohort, some names without any."""
-    kinds = draw(st.lists(st.sampled_from(["TCGA_CS", "TCGA_DU", "TCGA_HT", "TCGA_a b", "SITE_9", "lone"]), min_size=least, max_size=150))
+    kinds = draw(
+        st.lists(
+            st.sampled_from(["TCGA_CS", "TCGA_DU", "TCGA_HT", "TCGA_a b", "SITE_9", "lone"]),
+            min_size=least,
+            max_size=150,
+        )
+    )
     numbers = draw(st.permutations(range(len(kinds))))
-    return [f"{kind}_{number:04}" if kind != "lone" else f"lone{number}" for kind, number in zip(kinds, numbers, strict=True)]
+    return [
+        f"{kind}_{number:04}" if kind != "lone" else f"lone{number}"
+        for kind, number in zip(kinds, numbers, strict=True)
+    ]
 
 
 def institutions(names: tuple[str, ...] | list[str]) -> Counter[str]:
@@ -40,9 +56,16 @@ def drawn_again(config: SplitConfig, names: list[str], random) -> Split:
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_holdout_is_disjoint_complete_balanced_and_independent_of_order_and_seed(examples: int) -> None:
+def test_holdout_is_disjoint_complete_balanced_and_independent_of_order_and_seed(
+    examples: int,
+) -> None:
     @settings(max_examples=examples, deadline=None)
-    @given(cohorts(), st.integers(0, 2**32 - 1), st.sampled_from(SHARES), st.randoms(use_true_random=False))
+    @given(
+        cohorts(),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from(SHARES),
+        st.randoms(use_true_random=False),
+    )
     def holds(names: list[str], seed: int, shares: tuple[float, float, float], random) -> None:
         config = HoldoutConfig(seed=seed, train=shares[0], validation=shares[1], test=shares[2])
         split = draw(config, names)
@@ -59,9 +82,13 @@ def test_holdout_is_disjoint_complete_balanced_and_independent_of_order_and_seed
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_seed(examples: int) -> None:
+def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_seed(
+    examples: int,
+) -> None:
     @settings(max_examples=examples, deadline=None)
-    @given(cohorts(), st.integers(3, 10), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False))
+    @given(
+        cohorts(), st.integers(3, 10), st.integers(0, 2**32 - 1), st.randoms(use_true_random=False)
+    )
     def holds(names: list[str], folds: int, seed: int, random) -> None:
         configs = [KFoldConfig(folds=folds, fold=fold, seed=seed) for fold in range(folds)]
         splits = [draw(config, names) for config in configs]
@@ -86,7 +113,8 @@ def test_the_training_seed_reaches_no_draw() -> None:
     with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
         for kind in ("holdout", "kfold"):
             one, other, redrawn = (
-                draw(cli.compose_job("train", [f"split={kind}", setting]).split, names) for setting in ("seed=0", "seed=1", "split.seed=1")
+                draw(cli.compose_job("train", [f"split={kind}", setting]).split, names)
+                for setting in ("seed=0", "seed=1", "split.seed=1")
             )
             assert one == other != redrawn
 
@@ -113,23 +141,36 @@ def test_too_small_a_cohort_names_the_least_number(config: SplitConfig, least: i
         for institutions_there in (1, 2, count + 1):
             names = [f"TCGA_{i % institutions_there}_{i}" for i in range(count)]
             if count < least:
-                with pytest.raises(RequestError, match=rf"split.*{count} patients.*at least {least} are needed.*; \w+"):
+                with pytest.raises(
+                    RequestError,
+                    match=rf"split.*{count} patients.*at least {least} are needed.*; \w+",
+                ):
                     draw(config, names)
             else:
                 split = draw(config, names)
-                assert split.train and split.validation and (split.test or getattr(config, "test", 0) == 0)
+                assert (
+                    split.train
+                    and split.validation
+                    and (split.test or getattr(config, "test", 0) == 0)
+                )
 
 
 def test_a_split_that_cannot_train_is_refused() -> None:
     with pytest.raises(RequestError, match="training and validation need patients"):
-        draw(HoldoutConfig(train=0.5, validation=0.0, test=0.5), [f"TCGA_A_{number}" for number in range(40)])
+        draw(
+            HoldoutConfig(train=0.5, validation=0.0, test=0.5),
+            [f"TCGA_A_{number}" for number in range(40)],
+        )
 
 
 @given(cohorts(least=5), st.randoms(use_true_random=False))
 def test_the_reference_draw_is_marked_whatever_it_shares(names: list[str], random) -> None:
     split = draw(SplitConfig(name="reference"), names)
     assert split.leaky and split.test == ()
-    assert (len(split.train), len(split.validation)) == (int(0.8 * len(names)), int(0.2 * len(names)))
+    assert (len(split.train), len(split.validation)) == (
+        int(0.8 * len(names)),
+        int(0.2 * len(names)),
+    )
     assert set(split.train) | set(split.validation) <= set(names)
     assert drawn_again(SplitConfig(name="reference"), names, random) == split
 
@@ -141,7 +182,11 @@ def test_the_reference_draw_is_reproduced_and_leaky(reference: Path) -> None:
     assert split.leaky
     assert list(split.train) == sorted(stored["train"])
     assert list(split.validation) == sorted(stored["validation"])
-    assert (len(split.train), len(split.validation), len(set(split.train) & set(split.validation))) == (88, 22, 15)
+    assert (
+        len(split.train),
+        len(split.validation),
+        len(set(split.train) & set(split.validation)),
+    ) == (88, 22, 15)
     assert split.test == ()
 
 
@@ -172,5 +217,7 @@ def test_stored_splits_are_checked_by_their_hash() -> None:
     edited["train"] = edited["train"][1:]
     with pytest.raises(RequestError, match="was edited"):
         Split.from_dict(edited)
-    with pytest.raises(RequestError, match="may be leaky"):  # else parts that share patients would pass as its own
+    with pytest.raises(
+        RequestError, match="may be leaky"
+    ):  # else parts that share patients would pass as its own
         Split.from_dict({**split.as_dict(), "leaky": True})

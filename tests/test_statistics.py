@@ -32,11 +32,20 @@ def test_bootstrap_equals_scipys_within_monte_carlo_error(statistic: str, level:
     values = dice(40)
     random = np.random.default_rng(1)
     theirs = [
-        scipys((values,), getattr(np, statistic), n_resamples=10_000, method="percentile", confidence_level=level, rng=random)
+        scipys(
+            (values,),
+            getattr(np, statistic),
+            n_resamples=10_000,
+            method="percentile",
+            confidence_level=level,
+            rng=random,
+        )
         for _ in range(10)
     ]
     for end in ("low", "high"):
-        ends = np.array([getattr(one.confidence_interval, end) for one in theirs])  # their spread is the error of one interval
+        ends = np.array(
+            [getattr(one.confidence_interval, end) for one in theirs]
+        )  # their spread is the error of one interval
         ours = getattr(bootstrap(values, statistic, level=level), end)
         assert abs(ours - ends.mean()) < 4 * max(ends.std(ddof=1), 1e-4), (ours, ends)
 
@@ -79,7 +88,9 @@ def test_memory_is_bounded_and_the_chunks_change_nothing(monkeypatch: pytest.Mon
     assert bootstrap(values, "median", draws=2_000) == whole
 
 
-@pytest.mark.parametrize("values", [[], [0.5], [0.5, math.nan], [0.5, math.inf], [[0.5, 0.6], [0.7, 0.8]]])
+@pytest.mark.parametrize(
+    "values", [[], [0.5], [0.5, math.nan], [0.5, math.inf], [[0.5, 0.6], [0.7, 0.8]]]
+)
 def test_too_few_patients_and_undefined_values_are_refused(values: list) -> None:
     with pytest.raises(DataError):
         bootstrap(np.array(values))
@@ -94,9 +105,13 @@ def test_wrong_requests_are_refused(wrong: dict) -> None:
 def signed_rank_by_enumeration(differences: np.ndarray) -> float:
     """Two-sided p over all signs of the non-zero differences; zeros take part in the ranking alone (Pratt)."""
     sizes = np.abs(differences)
-    ranks = np.array([(sizes < size).sum() + ((sizes == size).sum() + 1) / 2 for size in sizes])[sizes > 0]
+    ranks = np.array([(sizes < size).sum() + ((sizes == size).sum() + 1) / 2 for size in sizes])[
+        sizes > 0
+    ]
     observed = ranks[differences[sizes > 0] > 0].sum()
-    sums = np.array([ranks[list(signs)].sum() for signs in itertools.product([False, True], repeat=len(ranks))])
+    sums = np.array(
+        [ranks[list(signs)].sum() for signs in itertools.product([False, True], repeat=len(ranks))]
+    )
     return min(1.0, 2 * min((sums <= observed + 1e-9).mean(), (sums >= observed - 1e-9).mean()))
 
 
@@ -114,12 +129,16 @@ def test_wilcoxon_equals_scipys(patients: int, same: int) -> None:
 
     ours, baseline = dice(patients, 1), dice(patients, 2)
     ours[:same] = baseline[:same]
-    assert paired(ours, baseline, draws=10).p == wilcoxon(ours, baseline, zero_method="pratt").pvalue
+    assert (
+        paired(ours, baseline, draws=10).p == wilcoxon(ours, baseline, zero_method="pratt").pvalue
+    )
 
 
 def test_pratts_zeros_by_hand() -> None:
     """|d| = 0 0 1 2 3 4 has ranks 1.5 1.5 3 4 5 6; all signs alike happen in 2 of 2^4 ways. Zeros left out give the same."""
-    assert paired(np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), np.zeros(6), draws=10).p == pytest.approx(2 / 16)
+    assert paired(np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), np.zeros(6), draws=10).p == pytest.approx(
+        2 / 16
+    )
 
 
 def test_a_paired_comparison_by_hand() -> None:
@@ -134,11 +153,23 @@ def test_without_any_difference_p_is_one() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(DICE, DICE), min_size=2, max_size=25, unique_by=lambda pair: abs(pair[0] - pair[1])), st.randoms())
-def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(pairs: list[tuple[float, float]], random) -> None:
+@given(
+    st.lists(
+        st.tuples(DICE, DICE),
+        min_size=2,
+        max_size=25,
+        unique_by=lambda pair: abs(pair[0] - pair[1]),
+    ),
+    st.randoms(),
+)
+def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(
+    pairs: list[tuple[float, float]], random
+) -> None:
     ours, baseline = np.array(pairs).T
     one, other = paired(ours, baseline, draws=100), paired(baseline, ours, draws=100)
-    assert (other.mean, -other.high, -other.low) == pytest.approx((-one.mean, one.low, one.high), abs=1e-12)
+    assert (other.mean, -other.high, -other.low) == pytest.approx(
+        (-one.mean, one.low, one.high), abs=1e-12
+    )
     assert (other.wins, other.ties, other.losses) == (one.losses, one.ties, one.wins)
     assert other.p == pytest.approx(one.p) and 0 < one.p <= 1
     order = random.sample(range(len(pairs)), len(pairs))
@@ -147,7 +178,9 @@ def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(pair
     assert (shuffled.mean, shuffled.p) == pytest.approx((one.mean, one.p))
 
 
-@pytest.mark.parametrize(("ours", "baseline"), [([0.5, 0.6], [0.5]), ([0.5], [0.6]), ([0.5, math.nan], [0.5, 0.6])])
+@pytest.mark.parametrize(
+    ("ours", "baseline"), [([0.5, 0.6], [0.5]), ([0.5], [0.6]), ([0.5, math.nan], [0.5, 0.6])]
+)
 def test_pairs_that_are_none_are_refused(ours: list[float], baseline: list[float]) -> None:
     with pytest.raises(DataError):
         paired(np.array(ours), np.array(baseline))
@@ -169,7 +202,9 @@ def test_holm_equals_its_step_down_procedure_and_keeps_its_order(p: list[float],
     assert all(raw <= one <= 1 for raw, one in zip(p, adjusted, strict=True))
     assert all(adjusted[i] <= adjusted[j] for i in order for j in order if p[i] <= p[j])
     level = random.random()
-    rejected = list(itertools.takewhile(lambda rank: sorted(p)[rank] * (len(p) - rank) <= level, range(len(p))))
+    rejected = list(
+        itertools.takewhile(lambda rank: sorted(p)[rank] * (len(p) - rank) <= level, range(len(p)))
+    )
     assert sum(one <= level for one in adjusted) == len(rejected)
 
 
@@ -181,5 +216,7 @@ def test_what_is_no_p_value_is_refused(p: list[float]) -> None:
 
 def test_spread_is_the_standard_deviation_not_the_error() -> None:
     assert spread(np.array([0.5, 0.75, 1.0])) == pytest.approx(0.25)
-    assert spread(np.tile([0.5, 1.0], 500)) == pytest.approx(0.25, rel=1e-2)  # does not shrink with the number of seeds
+    assert spread(np.tile([0.5, 1.0], 500)) == pytest.approx(
+        0.25, rel=1e-2
+    )  # does not shrink with the number of seeds
     assert math.isnan(spread(np.array([0.5])))

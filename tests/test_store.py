@@ -40,10 +40,25 @@ def path(tmp_path: Path) -> Path:
 
 def content(store: Store) -> list:
     """Everything a store says, as bytes and lists."""
-    arrays = [store.slice_number, store.first_slice, store.low, store.high, store.spacing, store.tumour_pixels, store.copies]
+    arrays = [
+        store.slice_number,
+        store.first_slice,
+        store.low,
+        store.high,
+        store.spacing,
+        store.tumour_pixels,
+        store.copies,
+    ]
     rows = store.shape[0]
-    return [store.shape, store.volumes, store.patients, store.channels, store.classes, store.fingerprint,
-            *(array.tobytes() for array in [*arrays, store.images(0, rows), store.masks(0, rows)])]  # fmt: skip
+    return [
+        store.shape,
+        store.volumes,
+        store.patients,
+        store.channels,
+        store.classes,
+        store.fingerprint,
+        *(array.tobytes() for array in [*arrays, store.images(0, rows), store.masks(0, rows)]),
+    ]
 
 
 def test_what_goes_in_comes_out(path: Path) -> None:
@@ -51,30 +66,59 @@ def test_what_goes_in_comes_out(path: Path) -> None:
     with Store(path) as store:
         assert store.shape == (9, 3, 8, 8) and store.volumes == list(NAMES)
         assert store.patients == ["TCGA_AA_0001", "TCGA_AA_0001", "TCGA_Bö_0002"]
-        assert store.channels == ["pre-contrast", "FLAIR", "post-contrast"] and store.classes == ["background", "tumour"]
-        assert store.slice_number.tolist() == [5, 6, 5, 6, 7, 5, 6, 7, 8] and store.slice_number.dtype == np.int32
+        assert store.channels == ["pre-contrast", "FLAIR", "post-contrast"] and store.classes == [
+            "background",
+            "tumour",
+        ]
+        assert (
+            store.slice_number.tolist() == [5, 6, 5, 6, 7, 5, 6, 7, 8]
+            and store.slice_number.dtype == np.int32
+        )
         assert store.first_slice.tolist() == [0, 2, 5, 9] and store.first_slice.dtype == np.int64
         assert [store.volume_of(row) for row in range(9)] == [0, 0, 1, 1, 1, 2, 2, 2, 2]
         for v, (volume, (images, masks)) in enumerate(zip(volumes, pixels, strict=True)):
             start, stop = store.first_slice[v], store.first_slice[v + 1]
-            assert np.array_equal(store.images(start, stop), images) and np.array_equal(store.masks(start, stop), masks)
+            assert np.array_equal(store.images(start, stop), images) and np.array_equal(
+                store.masks(start, stop), masks
+            )
             assert np.array_equal(store.tumour_pixels[start:stop], masks.sum((1, 2, 3)))
-            assert np.array_equal(store.low[v], volume.low) and np.array_equal(store.high[v], volume.high)
-        assert store.low.dtype == np.float32 and store.copies.dtype == bool and not store.copies.any()
+            assert np.array_equal(store.low[v], volume.low) and np.array_equal(
+                store.high[v], volume.high
+            )
+        assert (
+            store.low.dtype == np.float32 and store.copies.dtype == bool and not store.copies.any()
+        )
         assert store.spacing.shape == (3, 3) and np.isnan(store.spacing).all()
         store.verify()
 
 
 def test_plain_h5py_reads_it_and_every_dataset_has_checksums(path: Path) -> None:
     with h5py.File(path) as file:
-        assert sorted(file) == sorted(["images", "masks", "slice_number", "volumes", "patients", "first_slice", "low", "high", "spacing",
-                                       "tumour_pixels", "copies", "channels", "classes"])  # fmt: skip
+        assert sorted(file) == sorted(
+            [
+                "images",
+                "masks",
+                "slice_number",
+                "volumes",
+                "patients",
+                "first_slice",
+                "low",
+                "high",
+                "spacing",
+                "tumour_pixels",
+                "copies",
+                "channels",
+                "classes",
+            ]
+        )
         assert all(dataset.fletcher32 for dataset in file.values())
         assert np.array_equal(file["images"][2:5], cohort()[1][1][0])
         assert file["volumes"].asstr()[2] == NAMES[2] and file.attrs["schema"] == 1
 
 
-def test_bytes_depend_on_the_content_alone(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_depend_on_the_content_alone(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     time.sleep(1.1)  # a time stamp in seconds would show
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -187,9 +231,13 @@ def read_elsewhere(path: Path) -> None:
 def test_other_hdf5_files_are_not_open_elsewhere(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "early.h5", "w", libver="earliest") as file:
         file.flush()
-        assert not is_open_elsewhere(tmp_path / "early.h5"), "this version of the format does not say"
+        assert not is_open_elsewhere(tmp_path / "early.h5"), (
+            "this version of the format does not say"
+        )
     (tmp_path / "short.h5").write_bytes(b"\x89HDF")
-    assert not is_open_elsewhere(tmp_path / "short.h5") and not is_open_elsewhere(tmp_path / "no.h5")
+    assert not is_open_elsewhere(tmp_path / "short.h5") and not is_open_elsewhere(
+        tmp_path / "no.h5"
+    )
 
 
 def test_slices_in_another_layout_of_hdf5_are_no_file_of_ours(tmp_path: Path) -> None:
@@ -203,11 +251,23 @@ def test_slices_in_another_layout_of_hdf5_are_no_file_of_ours(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        (lambda file: file.attrs.__setitem__("schema", 2), "schema version 2; this version of brainseg reads 1"),
+        (
+            lambda file: file.attrs.__setitem__("schema", 2),
+            "schema version 2; this version of brainseg reads 1",
+        ),
         (lambda file: file.__delitem__("masks"), "masks"),
-        (lambda file: replace(file, "low", np.zeros((2, 3), np.float32)), r"low has shape \(2, 3\), must have \(3, 3\)"),
-        (lambda file: replace(file, "first_slice", np.array([0, 5, 2, 9])), "first_slice must rise from 0 to 9"),
-        (lambda file: replace(file, "first_slice", np.array([0, 2, 5, 8])), "first_slice must rise from 0 to 9"),
+        (
+            lambda file: replace(file, "low", np.zeros((2, 3), np.float32)),
+            r"low has shape \(2, 3\), must have \(3, 3\)",
+        ),
+        (
+            lambda file: replace(file, "first_slice", np.array([0, 5, 2, 9])),
+            "first_slice must rise from 0 to 9",
+        ),
+        (
+            lambda file: replace(file, "first_slice", np.array([0, 2, 5, 8])),
+            "first_slice must rise from 0 to 9",
+        ),
         (lambda file: replace(file, "masks", np.zeros((9, 1, 8, 8), np.float32)), "must be uint8"),
     ],
 )
@@ -242,7 +302,9 @@ def test_forked_processes_read_right_at_the_same_time(path: Path) -> None:
     images = np.concatenate([image for image, _ in pixels])
     store.images(0, 9)
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_read_often, args=(store, images, seed)) for seed in range(3)]
+    children = [
+        context.Process(target=_read_often, args=(store, images, seed)) for seed in range(3)
+    ]
     for child in children:
         child.start()
     _read_often(store, images, 9)
@@ -274,8 +336,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path: Path) -> None
     assert path.read_bytes() == before and os.listdir(path.parent) == ["lgg.h5"]
 
 
-@pytest.mark.parametrize(("volumes", "slices", "size"), [(1, 1, 1), (60, 1, 8), (3, 130, 16), (200, 3, 4), (5, 8, 256)])
-def test_room_is_reserved_before_hdf5_takes_it(tmp_path: Path, monkeypatch, volumes: int, slices: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("volumes", "slices", "size"), [(1, 1, 1), (60, 1, 8), (3, 130, 16), (200, 3, 4), (5, 8, 256)]
+)
+def test_room_is_reserved_before_hdf5_takes_it(
+    tmp_path: Path, monkeypatch, volumes: int, slices: int, size: int
+) -> None:
     """HDF5 crashes where it finds the disk full. Noise, which cannot be compressed; the last case is more than HDF5 holds back."""
     reserved, rng = [0], np.random.default_rng(0)
 
@@ -285,13 +351,23 @@ def test_room_is_reserved_before_hdf5_takes_it(tmp_path: Path, monkeypatch, volu
         return reserved[-1]
 
     monkeypatch.setattr("brainseg.data.store_writer._reserve", reserve)
-    image, mask = (rng.integers(0, 256, (slices, channels, size, size), np.uint8) for channels in (3, 1))
+    image, mask = (
+        rng.integers(0, 256, (slices, channels, size, size), np.uint8) for channels in (3, 1)
+    )
     names = [f"TCGA_{'A' * 200}_{number:04}_20010101" for number in range(volumes)]
-    write_store(tmp_path / "a.h5", [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
-                [(image, mask)] * volumes)  # fmt: skip
+    write_store(
+        tmp_path / "a.h5",
+        [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+        [(image, mask)] * volumes,
+    )
     assert len(reserved) == volumes + 3
     assert (tmp_path / "a.h5").stat().st_size <= reserved[-1]
     monkeypatch.undo()
-    write_store(tmp_path / "b.h5", [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
-                [(image, mask)] * volumes)  # fmt: skip
-    assert (tmp_path / "b.h5").read_bytes() == (tmp_path / "a.h5").read_bytes(), "nothing of it is left"
+    write_store(
+        tmp_path / "b.h5",
+        [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+        [(image, mask)] * volumes,
+    )
+    assert (tmp_path / "b.h5").read_bytes() == (tmp_path / "a.h5").read_bytes(), (
+        "nothing of it is left"
+    )

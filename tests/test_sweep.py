@@ -25,7 +25,15 @@ from brainseg.records.plan import Fate
 from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.sweep import Ledger
 
-TINY = ("model.depth=2", "model.width=2", "epochs=1", "device=cpu", "device.threads=1", "tracking=none", "augment=none")
+TINY = (
+    "model.depth=2",
+    "model.width=2",
+    "epochs=1",
+    "device=cpu",
+    "device.threads=1",
+    "tracking=none",
+    "augment=none",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -56,29 +64,57 @@ def runs() -> list[Path]:
 
 
 def test_what_is_swept_and_how_a_job_is_called() -> None:
-    jobs = [["model.depth=2", "seed=0", "++loss.options.a=1"], ["model.depth=2", "seed=0", "++loss.options.a=2"]]
+    jobs = [
+        ["model.depth=2", "seed=0", "++loss.options.a=1"],
+        ["model.depth=2", "seed=0", "++loss.options.a=2"],
+    ]
     assert sweep.settings_swept(jobs) == ("loss.options.a",)
     assert sweep.label(jobs[1], ("loss.options.a",)) == "loss.options.a=2"
 
 
 def test_the_summary_lists_every_job_with_its_reason() -> None:
-    outcomes = [Outcome("finished", "runs/a"), Outcome("skipped", "runs/b", "finished before"), Outcome("failed", reason="no memory")]
+    outcomes = [
+        Outcome("finished", "runs/a"),
+        Outcome("skipped", "runs/b", "finished before"),
+        Outcome("failed", reason="no memory"),
+    ]
     assert sweep.summary(outcomes, ["seed=0", "seed=1", "seed=2"]).splitlines() == [
-        "", "3 jobs: 1 finished, 1 skipped, 1 failed",
+        "",
+        "3 jobs: 1 finished, 1 skipped, 1 failed",
         "job  state     swept   folder, reason",
         "0    finished  seed=0  runs/a",
         "1    skipped   seed=1  runs/b finished before",
         "2    failed    seed=2  no memory",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_measured_plan_adds_up_what_is_left() -> None:
     facts = [plan.Facts(10, "7/2/1", "cpu")] * 4
-    fates = [Fate("run"), Fate("resume at epoch 5", 0.5), Fate("skip: finished before", 0), Fate("run")]
+    fates = [
+        Fate("run"),
+        Fate("resume at epoch 5", 0.5),
+        Fate("skip: finished before", 0),
+        Fate("run"),
+    ]
     costs = iter([(100.0, 2 * 10**9), (3600.0, 10**9), "MemoryError: too large"])
-    shown = sweep.plan(facts, fates, list("abcd"), [TrainConfig()] * 4, lambda config: next(costs)).splitlines()
-    assert shown[0].split() == ["job", "swept", "parameters", "patients", "device", "time", "memory", "would"]
-    assert [row.split()[5:7] for row in shown[1:4]] == [["0:01:40", "2.0"], ["0:30:00", "1.0"], ["-", "-"]]
+    shown = sweep.plan(
+        facts, fates, list("abcd"), [TrainConfig()] * 4, lambda config: next(costs)
+    ).splitlines()
+    assert shown[0].split() == [
+        "job",
+        "swept",
+        "parameters",
+        "patients",
+        "device",
+        "time",
+        "memory",
+        "would",
+    ]
+    assert [row.split()[5:7] for row in shown[1:4]] == [
+        ["0:01:40", "2.0"],
+        ["0:30:00", "1.0"],
+        ["-", "-"],
+    ]
     assert "MemoryError: too large" in shown[4]
     assert shown[5] == "0:31:40 in all, one job after the other"
 
@@ -98,7 +134,9 @@ def test_rerun_repeats_each_job_once_a_start_in_a_sibling(start) -> None:
     assert "2 jobs: 2 finished" in start("seed=0,1", "rerun=true")
     assert "2 jobs: 2 finished" in start("seed=0,1", "rerun=true")
     assert [path.name.count("-") for path in runs()].count(2) == 4, "each in a numbered sibling"
-    assert {path: (path / "metrics.jsonl").read_bytes() for path in first} == first, "what was there stays"
+    assert {path: (path / "metrics.jsonl").read_bytes() for path in first} == first, (
+        "what was there stays"
+    )
     assert "0 finished, 2 skipped" in start("seed=0,1")
     assert len({RunFolder(path).facts["uid"] for path in runs()}) == 6
 
@@ -116,7 +154,9 @@ def test_a_job_launched_again_within_one_start_finds_its_own_folder(start) -> No
     assert len(runs()) == 1
 
 
-def test_a_failed_job_runs_anew_and_an_interrupted_one_goes_on(start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_job_runs_anew_and_an_interrupted_one_goes_on(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Either way to the bits of a run that nothing happened to; the failed one's first epoch is trained again."""
     losses = {path.name: history(path) for path in (start("seed=0,1", "epochs=2") and runs())}
     trained: list[int] = []
@@ -141,8 +181,13 @@ def test_a_failed_job_runs_anew_and_an_interrupted_one_goes_on(start, monkeypatc
 
 
 def history(path: Path) -> list[dict]:
-    rows = [json.loads(line)["metrics"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("speed/")} for row in rows]
+    rows = [
+        json.loads(line)["metrics"] for line in (path / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in row.items() if not name.startswith("speed/")}
+        for row in rows
+    ]
 
 
 def keep_one_epoch(path: Path, state: str) -> None:
@@ -151,7 +196,9 @@ def keep_one_epoch(path: Path, state: str) -> None:
     shutil.copy(path / "checkpoints" / "best.pt", path / "checkpoints" / "last.pt")
 
 
-def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start("seed=0,1")
     other = code.Code("1", "c", False, "", "other sources")
     for module in (identity, plan, run_folder):
@@ -159,7 +206,9 @@ def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(start, monkey
     shown = start("seed=0,1,2")
     assert "2 of the 3 jobs were finished under other code" in shown
     assert "3 jobs: 3 finished" in shown
-    assert "other code" not in start("seed=0,1,2"), "said once: from now on there are runs of this code"
+    assert "other code" not in start("seed=0,1,2"), (
+        "said once: from now on there are runs of this code"
+    )
 
 
 def test_a_dry_run_tells_what_would_become_of_each_job(start, here: Path) -> None:
@@ -170,7 +219,10 @@ def test_a_dry_run_tells_what_would_become_of_each_job(start, here: Path) -> Non
     before = sorted(here.rglob("*"))
     shown = start("seed=0,1,2,3", "dry_run=true").splitlines()
     assert sorted(row.split("threads)  ")[1].split(" by pid")[0] for row in shown[1:]) == [
-        "failed before: run anew", "run", "skip: finished before", "skip: in use",
+        "failed before: run anew",
+        "run",
+        "skip: finished before",
+        "skip: in use",
     ]
     assert sorted(here.rglob("*")) == before
     interrupted = runs()[0]
@@ -205,15 +257,21 @@ def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
 
 
 def test_what_a_signal_stopped_has_not_failed() -> None:
-    ended = [Outcome("finished", "runs/a"), Outcome("failed", reason="stopped by SIGINT; the same command goes on with it"),
-             Outcome("failed", reason="not started"), Outcome("failed", reason="not started: the launcher was lost")]  # fmt: skip
+    ended = [
+        Outcome("finished", "runs/a"),
+        Outcome("failed", reason="stopped by SIGINT; the same command goes on with it"),
+        Outcome("failed", reason="not started"),
+        Outcome("failed", reason="not started: the launcher was lost"),
+    ]
     said = sweep.summary(ended, ["seed=0", "seed=1", "seed=2", "seed=3"]).splitlines()
     assert said[1] == "4 jobs: 1 finished, 0 skipped, 1 failed, 2 stopped"
     assert [line.split()[1] for line in said[3:]] == ["finished", "stopped", "stopped", "failed"]
     assert "stopped" not in sweep.summary(ended[:1], ["seed=0"])
 
 
-def test_two_sweeps_of_the_same_instant_have_a_folder_each(start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sweeps_of_the_same_instant_have_a_folder_each(
+    start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hydra's resolver `now` is stopped: both get the same time."""
     from hydra.core import utils
 
@@ -225,7 +283,10 @@ def test_two_sweeps_of_the_same_instant_have_a_folder_each(start, monkeypatch: p
     monkeypatch.setattr(utils, "datetime", Stopped)
     start("seed=0")
     start("seed=1")
-    assert [path.name for path in sorted(Path("runs/hydra").iterdir())] == ["2026-01-01_00-00-00-000000", "2026-01-01_00-00-00-000000-2"]
+    assert [path.name for path in sorted(Path("runs/hydra").iterdir())] == [
+        "2026-01-01_00-00-00-000000",
+        "2026-01-01_00-00-00-000000-2",
+    ]
     assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 2
 
 
@@ -243,12 +304,24 @@ def test_a_kill_that_nobody_wrote_down_is_written_down_at_the_end(start) -> None
     def die(config: TrainConfig, job: Job) -> Outcome:
         folder = RunFolder(train.run(config, job).folder)
         status = json.loads((folder.path / "status.json").read_text())
-        (folder.path / "status.json").write_text(json.dumps(status | {"state": "running", "pid": 2**22 + 1}))
+        (folder.path / "status.json").write_text(
+            json.dumps(status | {"state": "running", "pid": 2**22 + 1})
+        )
         return Outcome("failed", reason="its process was killed by SIGKILL")
 
     shown = start("seed=0", code=1, run=die)
     (path,) = runs()
-    assert shown.splitlines()[-1].split() == ["0", "failed", str(path), "its", "process", "was", "killed", "by", "SIGKILL"]
+    assert shown.splitlines()[-1].split() == [
+        "0",
+        "failed",
+        str(path),
+        "its",
+        "process",
+        "was",
+        "killed",
+        "by",
+        "SIGKILL",
+    ]
     assert RunFolder(path).status["state"] == "killed"
     assert RunFolder(path).status["error"] == "its process was killed by SIGKILL"
 
@@ -260,7 +333,13 @@ def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.Mon
     resident.release()
     reads: list[int] = []
     read = MRIDataset._read
-    monkeypatch.setattr(MRIDataset, "_read", lambda self, rows, *some, **more: reads.append(len(rows)) or read(self, rows, *some, **more))
+    monkeypatch.setattr(
+        MRIDataset,
+        "_read",
+        lambda self, rows, *some, **more: (
+            reads.append(len(rows)) or read(self, rows, *some, **more)
+        ),
+    )
     start("seed=0", "test=no")
     once = len(reads)
     reads.clear()
@@ -272,13 +351,17 @@ def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.Mon
 def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
     resident.release()
     cpu = torch.device("cpu")
-    parts = [MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)]
+    parts = [
+        MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)
+    ]
     resident.hold(parts[:1], cpu)
     memory = weakref.ref(parts[0].memory.image)
     again = MRIDataset(phantom_file, volume="FLAIR", indices=range(8))
     resident.hold([again], cpu)
     assert again.memory is parts[0].memory
-    assert torch.equal(again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image)
+    assert torch.equal(
+        again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image
+    )
     parts[0] = again = None  # type: ignore[call-overload]
     resident.hold(parts[1:], cpu)
     gc.collect()
@@ -291,7 +374,9 @@ def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Pa
     from brainseg.config import PhantomConfig
     from brainseg.data.phantom import ensure_cohort
 
-    other = ensure_cohort(PhantomConfig(patients=10, slices=8, size=32, seed=1, folder=str(tmp_path)))
+    other = ensure_cohort(
+        PhantomConfig(patients=10, slices=8, size=32, seed=1, folder=str(tmp_path))
+    )
     path = tmp_path / "data.h5"
     images = []
     for source in (phantom_file, other):
@@ -306,7 +391,9 @@ def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Pa
 # Start-up
 
 
-def test_neither_matplotlib_nor_monai_nor_mlflow_is_loaded_by_the_first_step(phantom_file: Path) -> None:
+def test_neither_matplotlib_nor_monai_nor_mlflow_is_loaded_by_the_first_step(
+    phantom_file: Path,
+) -> None:
     script = """
 import os, sys
 from brainseg.training import engine
@@ -317,7 +404,15 @@ engine.train_epoch = stop
 from brainseg import train
 train.main()
 """
-    arguments = [sys.executable, "-c", script, "model.depth=2", "model.width=2", "device=cpu", f"data.path={phantom_file}"]
+    arguments = [
+        sys.executable,
+        "-c",
+        script,
+        "model.depth=2",
+        "model.width=2",
+        "device=cpu",
+        f"data.path={phantom_file}",
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (7, "loaded:"), done.stderr
 
@@ -329,16 +424,30 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
     stored = TrainConfig(max_minutes=30, patience=10)
     folder = SimpleNamespace(config=stored, path=tmp_path)
     for best, stopped in ((9, True), (10, False)):
-        rows = [{"epoch": epoch, "metrics": {"val/dice": float(epoch >= best)}} for epoch in range(20)]
+        rows = [
+            {"epoch": epoch, "metrics": {"val/dice": float(epoch >= best)}} for epoch in range(20)
+        ]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert asked(patience=20) is asked(patience=None) is stopped, "of 20 epochs, with patience=10"
+        assert asked(patience=20) is asked(patience=None) is stopped, (
+            "of 20 epochs, with patience=10"
+        )
     assert asked(max_minutes=60) and asked(max_minutes=None) and asked(max_minutes=None, epochs=200)
-    assert not asked() and not asked(epochs=200) and not asked(max_minutes=20) and not asked(patience=5)
-    assert not plan.extends(folder, dataclasses.replace(stored, max_minutes=60)), "not named by resume"
+    assert (
+        not asked()
+        and not asked(epochs=200)
+        and not asked(max_minutes=20)
+        and not asked(patience=5)
+    )
+    assert not plan.extends(folder, dataclasses.replace(stored, max_minutes=60)), (
+        "not named by resume"
+    )
 
 
 def test_a_run_that_a_choosing_sweep_left_untested_is_said_to_be_that(start) -> None:
     start("model.width=2,4")
     shown = start("model.width=2", "seed=0,1")
-    assert "2 jobs: 1 finished, 1 skipped" in shown and "finished before, untested: python -m brainseg.evaluate" in shown
+    assert (
+        "2 jobs: 1 finished, 1 skipped" in shown
+        and "finished before, untested: python -m brainseg.evaluate" in shown
+    )
     assert "untested" not in start("model.width=2,4"), "a sweep that chooses tests nobody"

@@ -26,17 +26,31 @@ def jobs(*widths: int, fixed: tuple[str, ...] = ("epochs=3",)) -> list[list[str]
 
 def test_the_id_is_that_of_the_question() -> None:
     one = sweep_id(jobs(4, 8), ["model.width"])
-    assert one.startswith("width-") and one == sweep_id(jobs(4, 8, 16), ["model.width"]), "widened by a value"
-    assert one == sweep_id(jobs(4, 8, fixed=("epochs=3", "tracking=none", "hydra/launcher=joblib", "output=x")), ["model.width"])
+    assert one.startswith("width-") and one == sweep_id(jobs(4, 8, 16), ["model.width"]), (
+        "widened by a value"
+    )
+    assert one == sweep_id(
+        jobs(4, 8, fixed=("epochs=3", "tracking=none", "hydra/launcher=joblib", "output=x")),
+        ["model.width"],
+    )
     assert one != sweep_id(jobs(4, 8, fixed=("epochs=4",)), ["model.width"])
     assert one != sweep_id([[*job, "seed=1"] for job in jobs(4, 8)], ["model.width"])
 
 
 def test_a_record_keeps_what_a_narrower_start_left_out(tmp_path: Path) -> None:
-    made = {width: str(scored_run(tmp_path / str(width), NAMES, width=width).path) for width in (4, 8, 16)}
+    made = {
+        width: str(scored_run(tmp_path / str(width), NAMES, width=width).path)
+        for width in (4, 8, 16)
+    }
     for widths in ((4, 8), (8, 16)):
-        write_record(tmp_path, "width-1", [{"overrides": job, "folder": made[width], "state": "finished", "reason": ""}
-                                           for width, job in zip(widths, jobs(*widths), strict=True)])
+        write_record(
+            tmp_path,
+            "width-1",
+            [
+                {"overrides": job, "folder": made[width], "state": "finished", "reason": ""}
+                for width, job in zip(widths, jobs(*widths), strict=True)
+            ],
+        )
     assert [path.name for path in jobs_of("width-1", tmp_path)] == ["4", "8", "16"]
     assert last(tmp_path) == "width-1"
 
@@ -68,9 +82,15 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     from mlflow import MlflowClient
 
     tiny = [*SMALL, "epochs=1", "model.width=2,3"]
-    said = call(tmp_path, "train", "-m", *tiny, "optimizer.lr=1e-3,1e30", code=1)  # that rate gives a loss that is not finite
+    said = call(
+        tmp_path, "train", "-m", *tiny, "optimizer.lr=1e-3,1e30", code=1
+    )  # that rate gives a loss that is not finite
     (record,) = (tmp_path / "runs" / "sweeps").glob("*.json")
-    assert [job["state"] for job in json.loads(record.read_text())["jobs"]].count("failed") == said.count("failed: ") // 2 > 0
+    assert (
+        [job["state"] for job in json.loads(record.read_text())["jobs"]].count("failed")
+        == said.count("failed: ") // 2
+        > 0
+    )
     table = pd.read_csv(record.with_suffix("") / "comparison.csv")
     assert set(table.configuration) >= {"width=2 lr=0.001", "width=3 lr=0.001"}
     assert "Left out: " in said and (record.with_suffix("") / "report.html").is_file()
@@ -79,8 +99,12 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     experiment = client.get_experiment_by_name("brainseg")
     (summary,) = client.search_runs([experiment.experiment_id], "tags.kind = 'sweep_summary'")
     assert summary.data.tags["sweep"] == record.stem
-    assert {"report.html", "comparison.csv", "pictures"} <= {item.path for item in client.list_artifacts(summary.info.run_id)}
-    assert len(charted(client, experiment, record.stem)) == 4, "a job of the sweep each, the failed ones too"
+    assert {"report.html", "comparison.csv", "pictures"} <= {
+        item.path for item in client.list_artifacts(summary.info.run_id)
+    }
+    assert len(charted(client, experiment, record.stem)) == 4, (
+        "a job of the sweep each, the failed ones too"
+    )
     assert f"viewStateShareKey=brainseg-2-{record.stem}" in said
 
 
@@ -98,22 +122,41 @@ def test_the_chart_of_a_sweep_has_the_jobs_that_it_skipped(tmp_path: Path) -> No
     call(tmp_path, "train", "-m", *tiny, "model.width=2,3")
     said = call(tmp_path, "train", "-m", *tiny, "model.width=2,3", "seed=0,1")
     assert "2 finished, 2 skipped" in said
-    records = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "runs" / "sweeps").glob("*.json")}
-    assert all(Path(job["folder"]).parent == Path() for record in records.values() for job in record["jobs"])
+    records = {
+        path.stem: json.loads(path.read_text())
+        for path in (tmp_path / "runs" / "sweeps").glob("*.json")
+    }
+    assert all(
+        Path(job["folder"]).parent == Path()
+        for record in records.values()
+        for job in record["jobs"]
+    )
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("brainseg")
     assert {name: len(charted(client, experiment, name)) for name in records} == {
         name: 4 if "seed" in name else 2 for name in records
     }
-    again = call(tmp_path, "train", "-m", *tiny, "model.width=2,3", "seed=0,1", "tracking.uri=sqlite:///new.db")
+    again = call(
+        tmp_path,
+        "train",
+        "-m",
+        *tiny,
+        "model.width=2,3",
+        "seed=0,1",
+        "tracking.uri=sqlite:///new.db",
+    )
     assert "0 finished, 4 skipped" in again
     client = MlflowClient(f"sqlite:///{tmp_path / 'new.db'}")
     (sweep,) = (name for name in records if "seed" in name)
     of_sweep = charted(client, client.get_experiment_by_name("brainseg"), sweep)
-    assert len(of_sweep) == 4 and all(run.info.status == "FINISHED" and "test/dice" not in run.data.metrics for run in of_sweep)
+    assert len(of_sweep) == 4 and all(
+        run.info.status == "FINISHED" and "test/dice" not in run.data.metrics for run in of_sweep
+    )
 
 
-def test_a_sweep_without_its_server_is_in_mlflow_after_the_same_command_again(tmp_path: Path) -> None:
+def test_a_sweep_without_its_server_is_in_mlflow_after_the_same_command_again(
+    tmp_path: Path,
+) -> None:
     from mlflow import MlflowClient
     from tracked_runs import closed_port
 
@@ -144,15 +187,26 @@ def test_a_record_stays_true_where_its_folder_is_copied(tmp_path: Path) -> None:
 def test_the_last_that_finished_counts_and_data_are_not_mixed(tmp_path: Path) -> None:
     for name, state in (("first", "finished"), ("second", "finished"), ("third", "failed")):
         scored_run(tmp_path / name, NAMES, state=state, sweep="width-2")
-    scored_run(tmp_path / "other", NAMES, sweep="width-2", data={"path": "b.h5", "fingerprint": "e" * 64})
+    scored_run(
+        tmp_path / "other", NAMES, sweep="width-2", data={"path": "b.h5", "fingerprint": "e" * 64}
+    )
     for sweep in ("width-2", None):
-        assert [run.path.name for run in gather(None, sweep, None, tmp_path, None)] == ["second", "other"]
+        assert [run.path.name for run in gather(None, sweep, None, tmp_path, None)] == [
+            "second",
+            "other",
+        ]
 
 
-def test_a_checkpoint_is_one_of_those_its_sweep_tried_from_wherever_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_one_of_those_its_sweep_tried_from_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for width in (8, 16, 32):
         scored_run(tmp_path / f"w{width}", NAMES, width=width, sweep="width-2")
     (tmp_path / "w8" / "checkpoints").mkdir()
-    assert chosen_among(str(tmp_path / "w8")) == chosen_among(str(tmp_path / "w8" / "checkpoints" / "best.pt")) == 3
+    assert (
+        chosen_among(str(tmp_path / "w8"))
+        == chosen_among(str(tmp_path / "w8" / "checkpoints" / "best.pt"))
+        == 3
+    )
     monkeypatch.chdir(tmp_path / "w8")
     assert chosen_among(".") == chosen_among("checkpoints/best.pt") == 3

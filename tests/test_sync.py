@@ -12,7 +12,9 @@ from brainseg import sync
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_sync_finds_runs_reports_each_and_counts_failures(store: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_sync_finds_runs_reports_each_and_counts_failures(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     good = [write_run(tmp_path / "runs" / "sweep" / name, store, uid=name) for name in ("a", "b")]
     assert sync.run([str(tmp_path / "runs"), str(good[0])]) == 0
     assert "2 of 2 runs are in MLflow" in capsys.readouterr().out
@@ -30,9 +32,14 @@ def test_sync_takes_runs_to_another_store(store: str, tmp_path: Path) -> None:
     assert the_run(store).info.run_name == "depth=4"
 
 
-@pytest.mark.parametrize("arguments", [["nowhere"], ["tracking.url=x"], ["tracking.uri=mlruns"], []])
+@pytest.mark.parametrize(
+    "arguments", [["nowhere"], ["tracking.url=x"], ["tracking.uri=mlruns"], []]
+)
 def test_sync_refuses_a_wrong_request_in_one_line(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert sync.run(arguments) == 2
@@ -42,4 +49,9 @@ def test_sync_refuses_a_wrong_request_in_one_line(
 def test_the_package_is_imported_without_mlflow() -> None:
     heavy = "{'mlflow', 'pandas', 'torch', 'matplotlib'}"
     code = f"import sys, brainseg.sync, brainseg.records.tracking; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

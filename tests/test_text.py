@@ -19,7 +19,10 @@ def read(override: str, command: str = "predict", sweeps: bool = False) -> objec
     parsed = OverridesParser.create().parse_override(quoted)
     if not parsed.is_sweep_override():
         return parsed.value()
-    jobs = [OverridesParser.create().parse_override(f"x={value}") for value in parsed.sweep_string_iterator()]
+    jobs = [
+        OverridesParser.create().parse_override(f"x={value}")
+        for value in parsed.sweep_string_iterator()
+    ]
     return tuple(job.value() for job in jobs)
 
 
@@ -32,7 +35,24 @@ def test_every_sign_is_taken_as_typed(name: str, sign: str) -> None:
         assert read(f"{name}={sign}b") == f"{sign}b"
 
 
-@pytest.mark.parametrize("text", ["2024_01_15", "1.10", "007", "1e3", "true", "FALSE", "inf", "nan", "0x10", "-1", "+1", "1_000", "3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024_01_15",
+        "1.10",
+        "007",
+        "1e3",
+        "true",
+        "FALSE",
+        "inf",
+        "nan",
+        "0x10",
+        "-1",
+        "+1",
+        "1_000",
+        "3",
+    ],
+)
 def test_text_that_looks_like_a_number_or_a_truth_value_stays_text(text: str) -> None:
     assert read(f"output={text}") == text
     assert read(f"name={text}", "register") == text
@@ -88,7 +108,13 @@ def test_what_a_remedy_says_to_type_is_read_as_the_text(text: str) -> None:
 @given(st.text(st.sampled_from([*PRINTABLE, "ö"]), min_size=1, max_size=12))
 def test_any_text_is_read_as_typed_or_refused_with_what_to_type(text: str) -> None:
     """Quotes, `null`, a leading ~/, references, escapes and Hydra's functions mean something else than themselves."""
-    special = text[0] in "\"'~" or "\\" in text or "${" in text or text.lower().strip() == "null" or "(" in text
+    special = (
+        text[0] in "\"'~"
+        or "\\" in text
+        or "${" in text
+        or text.lower().strip() == "null"
+        or "(" in text
+    )
     try:
         value = read(f"output={text}")
     except RequestError as error:
@@ -99,24 +125,44 @@ def test_any_text_is_read_as_typed_or_refused_with_what_to_type(text: str) -> No
 
 
 def test_a_comma_is_refused_with_what_to_type_where_nothing_is_swept() -> None:
-    with pytest.raises(RequestError, match=r"^output=a,b: several values; a sweep over them begins with -m, .* 'output=\"a,b\"'$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^output=a,b: several values; a sweep over them begins with -m, .* 'output=\"a,b\"'$",
+    ):
         as_typed("train", ["output=a,b"])
-    with pytest.raises(RequestError, match=r"in brackets, as 'input=\[a,b c\]', and .* 'input=\"a,b c\"'$"):
+    with pytest.raises(
+        RequestError, match=r"in brackets, as 'input=\[a,b c\]', and .* 'input=\"a,b c\"'$"
+    ):
         as_typed("predict", ["input=a,b c"])
-    with pytest.raises(RequestError, match=r"^output=\[a\]: takes one text, and no list; .* 'output=\"\[a\]\"'$"):
+    with pytest.raises(
+        RequestError, match=r"^output=\[a\]: takes one text, and no list; .* 'output=\"\[a\]\"'$"
+    ):
         as_typed("train", ["output=[a]"])
     with pytest.raises(RequestError, match="a value is missing beside a comma"):
         as_typed("train", ["loss.name=dice,"], sweeps=True)
 
 
 def test_only_settings_that_hold_text_are_touched() -> None:
-    others = ["epochs=2024_01_15", "loss.options.act=1.10", "seed=0,1", "optimizer=adam,sgd", "~augment", "hydra.launcher.n_jobs=2", "x"]
+    others = [
+        "epochs=2024_01_15",
+        "loss.options.act=1.10",
+        "seed=0,1",
+        "optimizer=adam,sgd",
+        "~augment",
+        "hydra.launcher.n_jobs=2",
+        "x",
+    ]
     assert as_typed("train", others) == others
 
 
 def test_the_schema_says_which_settings_hold_text() -> None:
     shapes = text_settings("search")
-    assert shapes["study"] == shapes["data.path"] == shapes["split.path"] == "text", "of the command, of train, of a further choice"
+    assert shapes["study"] == shapes["data.path"] == shapes["split.path"] == "text", (
+        "of the command, of train, of a further choice"
+    )
     assert "loss.options" not in shapes and "epochs" not in shapes
     assert text_settings("train")["hydra.launcher.partition"] == "text"
-    assert text_settings("predict")["sequences"] == "mapping" and text_settings("compare")["runs"] == "list"
+    assert (
+        text_settings("predict")["sequences"] == "mapping"
+        and text_settings("compare")["runs"] == "list"
+    )

@@ -38,7 +38,9 @@ def test_the_form_of_the_archive(tmp_path: Path, size: tuple[int, int], pad: boo
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     path = write(tmp_path / "a.tif", archive_bytes(image, pad=pad))
     assert np.array_equal(read_tiff(path), image)
-    assert np.array_equal(np.asarray(Image.open(path)), image)  # the builder itself, by another library
+    assert np.array_equal(
+        np.asarray(Image.open(path)), image
+    )  # the builder itself, by another library
     mask = image[..., 0] // 128 * 255
     assert np.array_equal(read_mask(write(path, archive_bytes(mask, 32, pad))), mask // 255)
 
@@ -49,7 +51,9 @@ def test_a_slice_of_256_rows_is_as_large_as_the_archive_s(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("missing", [1, 100, 8448])
-def test_a_strip_with_fewer_bytes_than_its_rows_need_is_refused(tmp_path: Path, missing: int) -> None:
+def test_a_strip_with_fewer_bytes_than_its_rows_need_is_refused(
+    tmp_path: Path, missing: int
+) -> None:
     content = bytearray(archive_bytes(np.full((256, 256, 3), 7, np.uint8)))
     lengths_at = content.rindex(struct.pack("<24I", *[8448] * 24))
     struct.pack_into("<I", content, lengths_at + 4 * 5, 8448 - missing)  # of the sixth strip
@@ -64,13 +68,26 @@ def test_a_strip_with_fewer_bytes_than_its_rows_need_is_refused(tmp_path: Path, 
 
 
 OPTIONS = [
-    {}, {"compression": "lzw"}, {"compression": "zlib", "predictor": True}, {"compression": "packbits"},
-    {"compression": "zstd"}, {"compression": "lzma"}, {"rowsperstrip": 7}, {"rowsperstrip": 1},
-    {"rowsperstrip": 1000}, {"byteorder": ">"}, {"byteorder": ">", "compression": "lzw", "predictor": True},
-    {"bigtiff": True}, {"tile": (16, 16)}, {"tile": (32, 16), "compression": "zlib"}, {"metadata": {"a": 1}},
-    {"planarconfig": "separate"}, {"planarconfig": "separate", "rowsperstrip": 7, "compression": "lzw"},
-    {"planarconfig": "separate", "tile": (16, 16)}, {"description": "of another program"},
-]  # fmt: skip
+    {},
+    {"compression": "lzw"},
+    {"compression": "zlib", "predictor": True},
+    {"compression": "packbits"},
+    {"compression": "zstd"},
+    {"compression": "lzma"},
+    {"rowsperstrip": 7},
+    {"rowsperstrip": 1},
+    {"rowsperstrip": 1000},
+    {"byteorder": ">"},
+    {"byteorder": ">", "compression": "lzw", "predictor": True},
+    {"bigtiff": True},
+    {"tile": (16, 16)},
+    {"tile": (32, 16), "compression": "zlib"},
+    {"metadata": {"a": 1}},
+    {"planarconfig": "separate"},
+    {"planarconfig": "separate", "rowsperstrip": 7, "compression": "lzw"},
+    {"planarconfig": "separate", "tile": (16, 16)},
+    {"description": "of another program"},
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -88,7 +105,9 @@ def test_whatever_tifffile_writes_is_read(tmp_path: Path, options: dict) -> None
         assert np.array_equal(read_mask(path), MASK // 255)
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"byteorder": ">"}, {"rowsperstrip": 7}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"byteorder": ">"}, {"rowsperstrip": 7}], ids=str
+)
 @pytest.mark.parametrize("dtype", ["uint16", "int16"])
 def test_sixteen_bits_are_returned_as_stored(tmp_path: Path, dtype: str, options: dict) -> None:
     deep = (IMAGE.astype(np.int64) * 17 - (1000 if dtype == "int16" else 0)).astype(dtype)
@@ -155,26 +174,54 @@ def test_white_is_zero_is_inverted(tmp_path: Path) -> None:
 
 def test_a_grey_palette_is_applied(tmp_path: Path) -> None:
     levels = RNG.permutation(256).astype(np.uint16)
-    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="palette", colormap=np.stack([levels * 257] * 3))
-    assert np.array_equal(read_tiff(tmp_path / "a.tif"), np.repeat(levels[GREY][:, :, None], 3, axis=2))
+    tifffile.imwrite(
+        tmp_path / "a.tif", GREY, photometric="palette", colormap=np.stack([levels * 257] * 3)
+    )
+    assert np.array_equal(
+        read_tiff(tmp_path / "a.tif"), np.repeat(levels[GREY][:, :, None], 3, axis=2)
+    )
 
 
-TIFFCP = [["-c", "lzw"], ["-c", "lzw:2"], ["-c", "zip"], ["-c", "packbits"], ["-r", "7"], ["-B"], ["-8"],
-          ["-t", "-w", "16", "-l", "32"], ["-p", "separate"], ["-c", "none", "-r", "1"], ["-f", "lsb2msb"],
-          ["-c", "lzma"], ["-c", "zstd"]]  # fmt: skip
+TIFFCP = [
+    ["-c", "lzw"],
+    ["-c", "lzw:2"],
+    ["-c", "zip"],
+    ["-c", "packbits"],
+    ["-r", "7"],
+    ["-B"],
+    ["-8"],
+    ["-t", "-w", "16", "-l", "32"],
+    ["-p", "separate"],
+    ["-c", "none", "-r", "1"],
+    ["-f", "lsb2msb"],
+    ["-c", "lzma"],
+    ["-c", "zstd"],
+]
 
 
-@pytest.mark.skipif(shutil.which("tiffcp") is None, reason="needs libtiff's tools (Debian: libtiff-tools)")
+@pytest.mark.skipif(
+    shutil.which("tiffcp") is None, reason="needs libtiff's tools (Debian: libtiff-tools)"
+)
 @pytest.mark.parametrize("options", TIFFCP, ids=" ".join)
 def test_what_libtiff_writes(tmp_path: Path, options: list[str]) -> None:
     source = write(tmp_path / "source.tif", archive_bytes(IMAGE))
-    subprocess.run(["tiffcp", *options, source, tmp_path / "a.tif"], check=True, capture_output=True)
+    subprocess.run(
+        ["tiffcp", *options, source, tmp_path / "a.tif"], check=True, capture_output=True
+    )
     assert np.array_equal(read_tiff(tmp_path / "a.tif"), IMAGE)
 
 
-MAGICK = [[], ["-compress", "lzw"], ["-compress", "zip"], ["-compress", "rle"], ["-endian", "MSB"],
-          ["-interlace", "plane"], ["-define", "tiff:rows-per-strip=7"], ["-define", "tiff:tile-geometry=16x16"],
-          ["-depth", "16"]]  # fmt: skip
+MAGICK = [
+    [],
+    ["-compress", "lzw"],
+    ["-compress", "zip"],
+    ["-compress", "rle"],
+    ["-endian", "MSB"],
+    ["-interlace", "plane"],
+    ["-define", "tiff:rows-per-strip=7"],
+    ["-define", "tiff:tile-geometry=16x16"],
+    ["-depth", "16"],
+]
 
 
 @pytest.mark.skipif(shutil.which("convert") is None, reason="needs ImageMagick")
@@ -187,7 +234,9 @@ def test_what_imagemagick_writes(tmp_path: Path, options: list[str]) -> None:
     scale = 257 if options == ["-depth", "16"] else 1
     assert np.array_equal(read_tiff(tmp_path / "a.tif"), IMAGE.astype(int) * scale)
     convert = ["convert", tmp_path / "mask.png", *options]
-    subprocess.run([*convert, tmp_path / "a.tif"], check=True, capture_output=True)  # one bit, or eight
+    subprocess.run(
+        [*convert, tmp_path / "a.tif"], check=True, capture_output=True
+    )  # one bit, or eight
     assert np.array_equal(read_mask(tmp_path / "a.tif"), MASK // 255)
 
 
@@ -199,13 +248,21 @@ def test_a_thumbnail_is_no_second_page(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "two pages": (lambda path: tifffile.imwrite(path, np.stack([GREY, GREY])), "2 pages; a slice is one page"),
+    "two pages": (
+        lambda path: tifffile.imwrite(path, np.stack([GREY, GREY])),
+        "2 pages; a slice is one page",
+    ),
     "an ImageJ stack": (
-        lambda path: tifffile.imwrite(path, np.stack([GREY] * 3), imagej=True, metadata={"axes": "ZYX"}),
+        lambda path: tifffile.imwrite(
+            path, np.stack([GREY] * 3), imagej=True, metadata={"axes": "ZYX"}
+        ),
         "3 pages",
     ),
     "float": (lambda path: tifffile.imwrite(path, GREY.astype(np.float32)), "pixels are float32"),
-    "CMYK": (lambda path: Image.fromarray(IMAGE).convert("CMYK").save(path), "stored as SEPARATED with 4 samples; must be"),
+    "CMYK": (
+        lambda path: Image.fromarray(IMAGE).convert("CMYK").save(path),
+        "stored as SEPARATED with 4 samples; must be",
+    ),
     "another codec": (
         lambda path: tifffile.imwrite(path, IMAGE, photometric="rgb", compression="jpeg2000"),
         "compression JPEG2000; save it uncompressed",
@@ -216,7 +273,10 @@ REFUSED = {
     ),
     "empty": (lambda path: path.write_bytes(b""), "damaged, or not a TIFF file"),
     "text": (lambda path: path.write_text("not a TIFF"), "damaged, or not a TIFF file"),
-    "PNG": (lambda path: Image.fromarray(GREY).save(path, format="PNG"), "damaged, or not a TIFF file"),
+    "PNG": (
+        lambda path: Image.fromarray(GREY).save(path, format="PNG"),
+        "damaged, or not a TIFF file",
+    ),
     "a folder": (lambda path: path.mkdir(), "Is a directory"),
     "nothing": (lambda path: None, "No such file or directory"),
 }
@@ -234,13 +294,19 @@ def test_what_is_no_slice_is_refused_by_name(tmp_path: Path, case: str) -> None:
 
 def test_the_values_of_a_mask_are_listed_with_counts(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 0, 3], [7, 7, 7]], np.uint8))
-    with pytest.raises(DataError, match=r"mask values 0 \(2 pixels\), 3 \(1 pixels\), 7 \(3 pixels\); must be 0 and 255"):
+    with pytest.raises(
+        DataError,
+        match=r"mask values 0 \(2 pixels\), 3 \(1 pixels\), 7 \(3 pixels\); must be 0 and 255",
+    ):
         read_mask(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
     ("side", "reason"),
-    [(4097, "a JPEG stream of 4097x4097 pixels in a smaller strip"), (65_000, "a JPEG stream of far more")],
+    [
+        (4097, "a JPEG stream of 4097x4097 pixels in a smaller strip"),
+        (65_000, "a JPEG stream of far more"),
+    ],
 )
 def test_a_jpeg_stream_larger_than_its_strip_is_refused_before_it_is_decoded(
     tmp_path: Path, side: int, reason: str
@@ -259,22 +325,34 @@ def test_a_jpeg_stream_larger_than_its_strip_is_refused_before_it_is_decoded(
 def _originals() -> list[tuple[bytes, range]]:
     """Files and where their headers lie: the archive's form, and one of every codec."""
     archive, mask = archive_bytes(IMAGE), archive_bytes(MASK, 32)
-    files = [(archive, range(len(archive) - 350, len(archive)))] * 4 + [(mask, range(len(mask) - 170, len(mask)))] * 2
+    files = [(archive, range(len(archive) - 350, len(archive)))] * 4 + [
+        (mask, range(len(mask) - 170, len(mask)))
+    ] * 2
     for options in OPTIONS:
         if options.get("planarconfig") != "separate":
             buffer = io.BytesIO()
-            tifffile.imwrite(buffer, IMAGE // 8, photometric="rgb", **({"metadata": None} | options))
+            tifffile.imwrite(
+                buffer, IMAGE // 8, photometric="rgb", **({"metadata": None} | options)
+            )
             files.append((buffer.getvalue(), range(230)))
     buffer = io.BytesIO()
     Image.fromarray(SMOOTH).save(buffer, format="TIFF", compression="jpeg")
-    return [*files, (buffer.getvalue(), range(8)), (buffer.getvalue(), range(len(buffer.getvalue())))]
+    return [
+        *files,
+        (buffer.getvalue(), range(8)),
+        (buffer.getvalue(), range(len(buffer.getvalue()))),
+    ]
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.faults)])
-def test_mutated_files_give_the_pixels_of_tifffile_or_an_error_that_names_them(tmp_path: Path, seed: int) -> None:
+def test_mutated_files_give_the_pixels_of_tifffile_or_an_error_that_names_them(
+    tmp_path: Path, seed: int
+) -> None:
     rng, originals = random.Random(seed), _originals()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcomes, slowest = _outcomes_of(tmp_path / "mutated.tif", (mutate(*_shuffled(rng, originals)) for _ in range(1000)))
+    outcomes, slowest = _outcomes_of(
+        tmp_path / "mutated.tif", (mutate(*_shuffled(rng, originals)) for _ in range(1000))
+    )
     memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
     print(f"figure: {outcomes}, the slowest took {slowest:.3f} s, memory grew by {memory} MB")
     assert slowest < 2 and memory < 512
@@ -299,7 +377,9 @@ def _outcomes_of(path: Path, contents: Iterable[bytes]) -> tuple[dict[str, int],
     return outcomes, slowest
 
 
-def _shuffled(rng: random.Random, originals: list[tuple[bytes, range]]) -> tuple[bytes, random.Random, range]:
+def _shuffled(
+    rng: random.Random, originals: list[tuple[bytes, range]]
+) -> tuple[bytes, random.Random, range]:
     content, header = rng.choice(originals)
     return content, rng, header
 
@@ -311,7 +391,9 @@ def _assert_as_tifffile(path: Path, pixels: np.ndarray) -> None:
         if page.planarconfig == 2 and page.samplesperpixel > 1:
             expected = np.moveaxis(page.asarray(), 0, -1)
         if page.photometric == 0:
-            expected = ~expected if expected.dtype == bool else (2**page.bitspersample - 1) - expected
+            expected = (
+                ~expected if expected.dtype == bool else (2**page.bitspersample - 1) - expected
+            )
         if page.photometric == 3:
             return  # the palette was applied
         assert np.array_equal(pixels, expected[:, :, : pixels.shape[2]])
@@ -319,6 +401,11 @@ def _assert_as_tifffile(path: Path, pixels: np.ndarray) -> None:
 
 def test_a_thousand_mutations_of_the_archive_s_own_bytes(real_source: Path, tmp_path: Path) -> None:
     rng = random.Random(2)
-    files = [path.read_bytes() for path in sorted((real_source / "TCGA_CS_4943_20000902").glob("*.tif"))]
+    files = [
+        path.read_bytes() for path in sorted((real_source / "TCGA_CS_4943_20000902").glob("*.tif"))
+    ]
     chosen = [rng.choice(files) for _ in range(1000)]
-    _outcomes_of(tmp_path / "mutated.tif", (mutate(content, rng, range(len(content) - 340, len(content))) for content in chosen))
+    _outcomes_of(
+        tmp_path / "mutated.tif",
+        (mutate(content, rng, range(len(content) - 340, len(content))) for content in chosen),
+    )

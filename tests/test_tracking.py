@@ -26,8 +26,14 @@ from brainseg.records.tracking import Mirror, Tracker, replicate
 def database_rows(uri: str) -> dict[str, int]:
     """How many rows each table of a SQLite store has."""
     with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")]
-        return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+        tables = [
+            name
+            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
+        ]
+        return {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for table in tables
+        }
 
 
 # What is recorded
@@ -37,22 +43,57 @@ def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
     link = replicate(write_run(tmp_path / "run", store, state="finished", sweep="s1", job=3))
     run = the_run(store)
     assert run.info.run_id in link and run.info.run_name == "depth=4"
-    assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", START, START + 60_000)
-    params = {"model.name": "unet", "model.depth": "4", "model.options": "{}", "optimizer.lr": "0.0001"}
+    assert (run.info.status, run.info.start_time, run.info.end_time) == (
+        "FINISHED",
+        START,
+        START + 60_000,
+    )
+    params = {
+        "model.name": "unet",
+        "model.depth": "4",
+        "model.options": "{}",
+        "optimizer.lr": "0.0001",
+    }
     assert {key: value for key, value in run.data.params.items() if key != "note"} == params
     assert len(run.data.params["note"]) == mlflow_content.VALUE_LENGTH
     expected = {"epochs": "3", "sweep.s1": "true"}
-    expected |= {"brainseg.uid": "uid-1", "kind": "run", "code.dirty": "true", "device.got": "cpu", "sweep": "s1", "job": "3"}
-    expected |= {"split.sha256": "5" * 64, "data.fingerprint": "f" * 64, "overrides": "model.depth=4", "host": "box"}
+    expected |= {
+        "brainseg.uid": "uid-1",
+        "kind": "run",
+        "code.dirty": "true",
+        "device.got": "cpu",
+        "sweep": "s1",
+        "job": "3",
+    }
+    expected |= {
+        "split.sha256": "5" * 64,
+        "data.fingerprint": "f" * 64,
+        "overrides": "model.depth=4",
+        "host": "box",
+    }
     assert run.data.tags.items() >= expected.items() and "leaky" not in run.data.tags
-    assert points(store, "train/loss") == [(epoch, 1 / epoch, START + 5000 * epoch) for epoch in (1, 2, 3)]
-    assert points(store, "test/dice") == [(2, 0.8, START + 10_000)] and points(store, "test/hd95") == []
-    assert points(store, "best/val_dice") == [(2, 0.9, START + 10_000)] and run.data.metrics["best/epoch"] == 2
+    assert points(store, "train/loss") == [
+        (epoch, 1 / epoch, START + 5000 * epoch) for epoch in (1, 2, 3)
+    ]
+    assert (
+        points(store, "test/dice") == [(2, 0.8, START + 10_000)]
+        and points(store, "test/hd95") == []
+    )
+    assert (
+        points(store, "best/val_dice") == [(2, 0.9, START + 10_000)]
+        and run.data.metrics["best/epoch"] == 2
+    )
     (entry,) = run.inputs.dataset_inputs
-    assert (entry.dataset.name, json.loads(entry.dataset.profile)) == ("phantom", {"patients": 8, "slices": 64})
+    assert (entry.dataset.name, json.loads(entry.dataset.profile)) == (
+        "phantom",
+        {"patients": 8, "slices": 64},
+    )
     names = {artifact.path for artifact in client(store).list_artifacts(run.info.run_id)}
     assert names == {*tracking.FIRST_FILES, *tracking.LAST_FILES, "pictures"}
-    assert client(store).get_experiment(run.info.experiment_id).artifact_location == (tmp_path / "mlartifacts").as_uri()
+    assert (
+        client(store).get_experiment(run.info.experiment_id).artifact_location
+        == (tmp_path / "mlartifacts").as_uri()
+    )
 
 
 def test_the_model_is_the_best_checkpoint(store: str, tmp_path: Path) -> None:
@@ -63,19 +104,34 @@ def test_the_model_is_the_best_checkpoint(store: str, tmp_path: Path) -> None:
     (output,) = run.outputs.model_outputs
     model = client(store).get_logged_model(output.model_id)
     assert (output.step, model.status, model.source_run_id) == (2, "READY", run.info.run_id)
-    assert {metric.key: metric.value for metric in model.metrics} == {"best/epoch": 2, "best/val_dice": 0.9, "test/dice": 0.8}
-    path = mlflow.artifacts.download_artifacts(model.artifact_location, tracking_uri=store, dst_path=str(tmp_path / "down"))
-    assert (Path(path) / "best.pt").read_text() == "weights" and (Path(path) / "config.yaml").exists()
+    assert {metric.key: metric.value for metric in model.metrics} == {
+        "best/epoch": 2,
+        "best/val_dice": 0.9,
+        "test/dice": 0.8,
+    }
+    path = mlflow.artifacts.download_artifacts(
+        model.artifact_location, tracking_uri=store, dst_path=str(tmp_path / "down")
+    )
+    assert (Path(path) / "best.pt").read_text() == "weights" and (
+        Path(path) / "config.yaml"
+    ).exists()
 
 
-def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     replicate(write_run(tmp_path / "run", store, state="finished"))
     run_id, model_id = the_run(store).info.run_id, the_run(store).outputs.model_outputs[0].model_id
     client(store).create_registered_model("tumour")
     client(store).create_model_version("tumour", f"models:/{model_id}", model_id=model_id)
     client(store).set_registered_model_alias("tumour", "best", 1)
-    for name in (f"runs:/{run_id}", f"models:/{model_id}", "models:/tumour@best", "models:/tumour/1"):
+    for name in (
+        f"runs:/{run_id}",
+        f"models:/{model_id}",
+        "models:/tumour@best",
+        "models:/tumour/1",
+    ):
         assert checkpoint_of(name).read_text() == "weights"
     assert folder_of(run_id) == tmp_path / "run"
 
@@ -83,7 +139,13 @@ def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(store: str, tmp_p
 def test_a_name_that_leads_nowhere_is_a_request_error(store: str, tmp_path: Path) -> None:
     replicate(write_run(tmp_path / "run", store))
     run_id = the_run(store).info.run_id
-    for name in (f"runs:/{run_id}", f"runs:/{'0' * 32}", "models:/m-0", "models:/none@best", "models:/none/1"):
+    for name in (
+        f"runs:/{run_id}",
+        f"runs:/{'0' * 32}",
+        "models:/m-0",
+        "models:/none@best",
+        "models:/none/1",
+    ):
         with pytest.raises(RequestError, match="checkpoint="):
             checkpoint_of(name, store)
     shutil.rmtree(tmp_path / "run")
@@ -114,7 +176,14 @@ def test_an_unfinished_run_says_so_and_has_no_model(store: str, tmp_path: Path, 
 
 
 def test_leaky_and_infinite_values_are_shown_as_such(store: str, tmp_path: Path) -> None:
-    leaky = {"name": "reference", "sha256": "5" * 64, "train": 4, "validation": 2, "test": 0, "leaky": True}
+    leaky = {
+        "name": "reference",
+        "sha256": "5" * 64,
+        "train": 4,
+        "validation": 2,
+        "test": 0,
+        "leaky": True,
+    }
     folder = write_run(tmp_path / "run", store, epochs=1, split=leaky)
     row_1 = row(1)
     row_1["metrics"] |= {"val/loss": math.inf, "val/hd95": math.nan}
@@ -131,8 +200,13 @@ def test_the_chart_link_names_a_layout_that_the_experiment_has(store: str, tmp_p
     replicate(write_run(tmp_path / "run", store))
     experiment = client(store).get_experiment_by_name("brainseg")
     link = chart_link(store, experiment.experiment_id)
-    assert f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART" in link
-    layout = json.loads(experiment.tags["mlflow.sharedViewState." + re.search("viewStateShareKey=(.*)", link)[1]])
+    assert (
+        f"#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        in link
+    )
+    layout = json.loads(
+        experiment.tags["mlflow.sharedViewState." + re.search("viewStateShareKey=(.*)", link)[1]]
+    )
     sections = {section["uuid"] for section in layout["compareRunSections"]}
     assert layout["compareRunCharts"][0]["metricKey"] == "val/dice"
     assert {chart["metricSectionId"] for chart in layout["compareRunCharts"]} <= sections
@@ -141,7 +215,10 @@ def test_the_chart_link_names_a_layout_that_the_experiment_has(store: str, tmp_p
 def test_an_experiment_made_by_hand_gets_the_layout_too(store: str, tmp_path: Path) -> None:
     client(store).create_experiment("brainseg", (tmp_path / "elsewhere").as_uri())
     replicate(write_run(tmp_path / "run", store))
-    assert client(store).get_experiment_by_name("brainseg").tags.keys() >= mlflow_view.experiment_tags().keys()
+    assert (
+        client(store).get_experiment_by_name("brainseg").tags.keys()
+        >= mlflow_view.experiment_tags().keys()
+    )
 
 
 # A run that goes on
@@ -149,7 +226,9 @@ def test_an_experiment_made_by_hand_gets_the_layout_too(store: str, tmp_path: Pa
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(growth=st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=5))
-def test_each_epoch_is_one_point_however_it_came(template: Path, tmp_path_factory: Any, growth: list[tuple[int, bool]]) -> None:
+def test_each_epoch_is_one_point_however_it_came(
+    template: Path, tmp_path_factory: Any, growth: list[tuple[int, bool]]
+) -> None:
     """The folder grows by a few epochs at a time, replicated by the same process or a new one."""
     base = tmp_path_factory.mktemp("growing")
     shutil.copy(template, base / "mlflow.db")
@@ -159,7 +238,9 @@ def test_each_epoch_is_one_point_however_it_came(template: Path, tmp_path_factor
         write_run(base / "run", store, epochs)
         tracker = Tracker(base / "run") if new_process else tracker
         tracker.update()
-    assert points(store, "train/loss") == [(epoch, 1 / epoch, START + 5000 * epoch) for epoch in range(1, epochs + 1)]
+    assert points(store, "train/loss") == [
+        (epoch, 1 / epoch, START + 5000 * epoch) for epoch in range(1, epochs + 1)
+    ]
 
 
 def test_an_epoch_lost_and_run_again_stays_one_point(store: str, tmp_path: Path) -> None:
@@ -168,19 +249,27 @@ def test_an_epoch_lost_and_run_again_stays_one_point(store: str, tmp_path: Path)
     again = row(3)
     again["time"] += 777
     again["metrics"]["speed/epoch_seconds"] = 6.0
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in (row(1), row(2), again, row(4))))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(entry) + "\n" for entry in (row(1), row(2), again, row(4)))
+    )
     replicate(folder)
     assert [step for step, _, _ in points(store, "speed/epoch_seconds")] == [1, 2, 3, 4]
 
 
-def test_a_finished_run_that_is_extended_runs_again_and_finishes(store: str, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_extended_runs_again_and_finishes(
+    store: str, tmp_path: Path
+) -> None:
     folder = write_run(tmp_path / "run", store, epochs=3, state="finished")
     replicate(folder)
     replicate(write_run(folder, store, epochs=4, state="running"))
     assert the_run(store).info.status == "RUNNING"
     replicate(write_run(folder, store, epochs=5, state="finished", label="epochs=5"))
     run = the_run(store)
-    assert (run.info.status, run.info.run_name, run.data.tags["epochs"]) == ("FINISHED", "epochs=5", "5")
+    assert (run.info.status, run.info.run_name, run.data.tags["epochs"]) == (
+        "FINISHED",
+        "epochs=5",
+        "5",
+    )
     assert "epochs" not in run.data.params, "MLflow could not change it"
     assert [step for step, _, _ in points(store, "val/dice")] == [1, 2, 3, 4, 5]
     assert len(run.outputs.model_outputs) == 1, "best.pt has not changed"
@@ -194,7 +283,9 @@ def test_a_name_that_was_given_in_mlflow_stays(store: str, tmp_path: Path) -> No
     assert the_run(store).info.run_name == "my favourite"
 
 
-def test_a_model_whose_upload_broke_is_completed_by_the_next(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_whose_upload_broke_is_completed_by_the_next(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository as Files
 
     folder, log_artifact = write_run(tmp_path / "run", store, state="finished"), Files.log_artifact
@@ -228,7 +319,9 @@ def test_only_the_process_at_work_on_a_folder_mirrors_it(tmp_path: Path) -> None
     assert not mirror.begun
     write_run(tmp_path / "run", "sqlite:///none.db")
     assert not mirror.begun, "another host's"
-    (tmp_path / "run" / "status.json").write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+    (tmp_path / "run" / "status.json").write_text(
+        json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+    )
     assert mirror.begun
 
 
@@ -254,21 +347,36 @@ def test_a_curve_that_was_replaced_gets_a_run_of_its_own(store: str, tmp_path: P
     tracker.update()
     replicate(folder)
     mlflow = client(store)
-    runs = {run.info.run_id: run for run in mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id])}
+    runs = {
+        run.info.run_id: run
+        for run in mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id])
+    }
     assert set(runs) == {former, tracker.run_id} and len(runs) == 2
-    assert runs[former].info.run_name == "depth=4 (replaced)" and not any(tag.startswith("sweep") for tag in runs[former].data.tags)
-    losses = {name: {point.step: point.value for point in mlflow.get_metric_history(name, "train/loss")} for name in runs}
-    assert losses == {former: {1: 1.0, 2: 0.5, 3: 1 / 3}, tracker.run_id: {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.25}}
+    assert runs[former].info.run_name == "depth=4 (replaced)" and not any(
+        tag.startswith("sweep") for tag in runs[former].data.tags
+    )
+    losses = {
+        name: {point.step: point.value for point in mlflow.get_metric_history(name, "train/loss")}
+        for name in runs
+    }
+    assert losses == {
+        former: {1: 1.0, 2: 0.5, 3: 1 / 3},
+        tracker.run_id: {1: 1.0, 2: 0.5, 3: 0.25, 4: 0.25},
+    }
 
 
-def test_an_epoch_that_was_repeated_at_another_speed_is_the_same_curve(store: str, tmp_path: Path) -> None:
+def test_an_epoch_that_was_repeated_at_another_speed_is_the_same_curve(
+    store: str, tmp_path: Path
+) -> None:
     folder = write_run(tmp_path / "run", store, epochs=3)
     replicate(folder)
     repeated = [row(1), row(2), row(3)]
     repeated[2]["metrics"]["speed/epoch_seconds"] = 7.0
     rewrite_metrics(folder, repeated)
     replicate(folder)
-    assert points(store, "speed/epoch_seconds")[-1][1] == 5.0, "the only run of the store has each point once"
+    assert points(store, "speed/epoch_seconds")[-1][1] == 5.0, (
+        "the only run of the store has each point once"
+    )
 
 
 def test_the_final_scores_stand_at_the_epoch_of_the_checkpoint(store: str, tmp_path: Path) -> None:

@@ -67,13 +67,19 @@ def test_a_dead_server_costs_a_second_now_and_then_and_one_warning(
         mirror.update()
     assert kind == "closed" or time.monotonic() - started < 0.5, "no attempt before its time"
     mirror.update(final=True)
-    assert len([record for record in caplog.records if "tracking failed" in record.message]) == 2, "the first and the final one"
+    assert len([record for record in caplog.records if "tracking failed" in record.message]) == 2, (
+        "the first and the final one"
+    )
     assert "brainseg.sync" in caplog.records[-1].message and "brainseg.sync" in mirror.describe()
 
 
-def test_a_store_that_comes_back_is_caught_up_with(template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_comes_back_is_caught_up_with(
+    template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     place = tmp_path / "share"
-    place.write_text("a file where the store's folder should be: as a network folder that is not mounted")
+    place.write_text(
+        "a file where the store's folder should be: as a network folder that is not mounted"
+    )
     store = f"sqlite:///{place / 'mlflow.db'}"
     mirror = Mirror(write_run(tmp_path / "run", store, epochs=1))
     mirror.update()
@@ -89,7 +95,9 @@ def test_a_store_that_comes_back_is_caught_up_with(template: Path, tmp_path: Pat
     assert len(caplog.records) == 1
 
 
-def test_a_slow_store_is_asked_less_often(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_store_is_asked_less_often(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Time inside tracking stays under a hundredth of the whole; the first success does not count."""
     clock, updates = [0.0], [0]
     monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
@@ -130,7 +138,9 @@ def test_a_real_server_killed_and_started_again(template: Path, tmp_path: Path) 
             run = the_run(uri)
             assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
             assert [step for step, _, _ in points(uri, "val/dice")] == [1, 2, 3, 4]
-            assert "pictures" in {artifact.path for artifact in client(uri).list_artifacts(run.info.run_id)}
+            assert "pictures" in {
+                artifact.path for artifact in client(uri).list_artifacts(run.info.run_id)
+            }
 
 
 class serving:
@@ -140,9 +150,13 @@ class serving:
         self.folder, self.port = folder, port
 
     def __enter__(self) -> str:
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+        environment = {
+            name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"
+        } | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(ROOT / "scripts" / "ui.py"), f"--port={self.port}"]
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout
         said = "".join(iter(self.process.stdout.readline, "Ctrl-C ends it.\n"))
         return re.search(r"http://127.0.0.1:\d+", said)[0]
@@ -161,11 +175,25 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize(("state", "minutes", "seconds"), [
-    ("finished", 1, 1), ("finished", 20, 6), ("failed", 20, 6), ("finished", 900, 10), ("killed", 900, 1), ("running", 900, 1),
-])
-def test_a_slow_server_is_waited_for_once_the_run_has_ended(tmp_path: Path, state: str, minutes: int, seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("state", "minutes", "seconds"),
+    [
+        ("finished", 1, 1),
+        ("finished", 20, 6),
+        ("failed", 20, 6),
+        ("finished", 900, 10),
+        ("killed", 900, 1),
+        ("running", 900, 1),
+    ],
+)
+def test_a_slow_server_is_waited_for_once_the_run_has_ended(
+    tmp_path: Path, state: str, minutes: int, seconds: int
+) -> None:
     """Half a percent of the run's time, so that a server a second away still gets the run; who killed a run does not wait so long."""
     tracker = Tracker(write_run(tmp_path / "run", f"sqlite:///{tmp_path}/m.db", state=state))
-    tracker.status = {"state": state, "started": START, "ended": None if state == "running" else START + minutes * 60_000}
+    tracker.status = {
+        "state": state,
+        "started": START,
+        "ended": None if state == "running" else START + minutes * 60_000,
+    }
     assert tracker._patience() == seconds

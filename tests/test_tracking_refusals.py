@@ -16,7 +16,9 @@ from brainseg.records.mlflow_refusals import remedy_of
 from brainseg.records.tracking import Mirror, Tracker, replicate
 
 
-@pytest.mark.parametrize("name", ["Tumor (core)", "GD+", "a//b", "../b", "T1c/", "é (œ)", "x" * 300])
+@pytest.mark.parametrize(
+    "name", ["Tumor (core)", "GD+", "a//b", "../b", "T1c/", "é (œ)", "x" * 300]
+)
 def test_every_class_of_a_run_is_in_mlflow(name: str, store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -24,7 +26,11 @@ def test_every_class_of_a_run_is_in_mlflow(name: str, store: str, tmp_path: Path
         row["metrics"][f"val/dice/{name}"] = row["epoch"] / 10
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     replicate(folder)
-    (key,) = {key for key in the_run(store).data.metrics if key not in ("train/loss", "val/loss", "val/dice", "speed/epoch_seconds")}
+    (key,) = {
+        key
+        for key in the_run(store).data.metrics
+        if key not in ("train/loss", "val/loss", "val/dice", "speed/epoch_seconds")
+    }
     assert [value for _, value, _ in points(store, key)] == [0.1, 0.2, 0.3]
     before = the_run(store).to_dictionary()
     replicate(folder)
@@ -44,7 +50,13 @@ def test_keys_are_taken_by_mlflow_and_different(names: list[str]) -> None:
 
 
 def test_names_that_mlflow_takes_stay_as_they_are() -> None:
-    names = ["val/dice", "val/dice/NCR/NET", "optimizer.options.momentum", "speed/images_per_second", "a b-c:d"]
+    names = [
+        "val/dice",
+        "val/dice/NCR/NET",
+        "optimizer.options.momentum",
+        "speed/images_per_second",
+        "a b-c:d",
+    ]
     assert mlflow_keys(names) == dict(zip(names, names, strict=True))
     assert mlflow_keys(["GD+", "a+b", "a(b"])["GD+"] == "GD_"
 
@@ -58,7 +70,9 @@ def test_a_long_experiment_name_is_shortened_and_found(store: str, tmp_path: Pat
     assert [len(experiment_name(name)) for name in (*names, "short")] == [500, 500, 5]
 
 
-def test_a_deleted_experiment_is_said_once_with_the_remedy(store: str, tmp_path: Path, caplog: Any, capsys: Any) -> None:
+def test_a_deleted_experiment_is_said_once_with_the_remedy(
+    store: str, tmp_path: Path, caplog: Any, capsys: Any
+) -> None:
     folder = write_run(tmp_path / "run", store)
     mlflow = client(store)
     experiment = mlflow.create_experiment("brainseg", (tmp_path / "mlartifacts").as_uri())
@@ -70,24 +84,47 @@ def test_a_deleted_experiment_is_said_once_with_the_remedy(store: str, tmp_path:
         mirror.update()
     mirror.update(final=True)
     (said,) = [record.message for record in caplog.records]
-    assert f"mlflow experiments restore -x {experiment}" in said and "waiting does not help" in said and "catch up" not in said
+    assert (
+        f"mlflow experiments restore -x {experiment}" in said
+        and "waiting does not help" in said
+        and "catch up" not in said
+    )
     assert "refused" in mirror.describe()
     assert sync.run([str(folder)]) == 1
     shown = capsys.readouterr()
     assert "0 of 1 runs are in MLflow, 1 failed" in shown.out and "experiments restore" in shown.err
     mlflow.restore_experiment(experiment)
     mirror.update(final=True)
-    assert not mirror.failing and "MLflow run:" in mirror.describe() and sync.run([str(folder)]) == 0
+    assert (
+        not mirror.failing and "MLflow run:" in mirror.describe() and sync.run([str(folder)]) == 0
+    )
 
 
-@pytest.mark.parametrize(("code", "words"), [
-    ("INVALID_PARAMETER_VALUE", "tracking.uri=URI"), ("BAD_REQUEST", "tracking.uri=URI"), ("UNAUTHENTICATED", "MLFLOW_TRACKING_PASSWORD"),
-    ("PERMISSION_DENIED", "MLFLOW_TRACKING_PASSWORD"), ("ENDPOINT_NOT_FOUND", "check tracking.uri"), ("NOT_IMPLEMENTED", "update"),
-    ("INTERNAL_ERROR", None), ("TEMPORARILY_UNAVAILABLE", None), ("DEADLINE_EXCEEDED", None), ("REQUEST_LIMIT_EXCEEDED", None),
-    ("RESOURCE_EXHAUSTED", None), ("ABORTED", None), ("CANCELLED", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("INVALID_PARAMETER_VALUE", "tracking.uri=URI"),
+        ("BAD_REQUEST", "tracking.uri=URI"),
+        ("UNAUTHENTICATED", "MLFLOW_TRACKING_PASSWORD"),
+        ("PERMISSION_DENIED", "MLFLOW_TRACKING_PASSWORD"),
+        ("ENDPOINT_NOT_FOUND", "check tracking.uri"),
+        ("NOT_IMPLEMENTED", "update"),
+        ("INTERNAL_ERROR", None),
+        ("TEMPORARILY_UNAVAILABLE", None),
+        ("DEADLINE_EXCEEDED", None),
+        ("REQUEST_LIMIT_EXCEEDED", None),
+        ("RESOURCE_EXHAUSTED", None),
+        ("ABORTED", None),
+        ("CANCELLED", None),
+    ],
+)
 def test_what_may_pass_is_told_from_what_does_not_by_mlflows_codes(
-    code: str, words: str | None, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    code: str,
+    words: str | None,
+    store: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
 ) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import ErrorCode

@@ -12,7 +12,14 @@ import pandas as pd
 import pytest
 
 from brainseg import cli, evaluate, predict
-from brainseg.config import DataOverride, DeviceConfig, EvaluateConfig, PhantomConfig, PhantomOverride, SplitConfig
+from brainseg.config import (
+    DataOverride,
+    DeviceConfig,
+    EvaluateConfig,
+    PhantomConfig,
+    PhantomOverride,
+    SplitConfig,
+)
 from brainseg.data.phantom import ensure_cohort
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.store import Store
@@ -42,7 +49,9 @@ def scores(config: EvaluateConfig) -> tuple[dict, pd.DataFrame]:
     return json.loads(Path("scores/summary.json").read_text()), pd.read_csv("scores/patients.csv")
 
 
-def test_the_checkpoints_own_data_are_evaluated_wherever_the_command_runs(project: Path, moved: Path) -> None:
+def test_the_checkpoints_own_data_are_evaluated_wherever_the_command_runs(
+    project: Path, moved: Path
+) -> None:
     """Its phantom has 10 patients of 6 slices; the default phantom, of 32 patients, shares their names."""
     tested = json.loads((project / "run" / "summary.json").read_text())["metrics"]["test/dice"]
     expected = next((project / "data").glob("*.h5"))
@@ -54,7 +63,9 @@ def test_the_checkpoints_own_data_are_evaluated_wherever_the_command_runs(projec
     assert not Path("data").exists(), "no phantom was made here"
 
 
-def test_a_checkpoint_that_was_copied_alone_knows_its_data(project: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_checkpoint_that_was_copied_alone_knows_its_data(
+    project: Path, tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(project / "run" / "checkpoints" / "best.pt", "best.pt")
     summary, _ = scores(EvaluateConfig(checkpoint="best.pt"))
@@ -78,13 +89,20 @@ def test_equal_names_on_other_data_give_no_roles(moved: Path, tmp_path: Path, ca
     other = other_cohort(tmp_path / "other")
     with Store(other) as store:
         assert set(store.patients) == set(load_checkpoint(str(moved)).signatures)
-    with caplog.at_level(logging.WARNING), pytest.raises(RequestError, match=r"trained on other data.*split=all"):
+    with (
+        caplog.at_level(logging.WARNING),
+        pytest.raises(RequestError, match=r"trained on other data.*split=all"),
+    ):
         scores(EvaluateConfig(checkpoint=str(moved), data=DataOverride(path=str(other))))
     assert "0 of its 10 patients are scans of the training data" in caplog.text
     assert not Path("scores").exists()
-    request = EvaluateConfig(checkpoint=str(moved), data=DataOverride(path=str(other)), split=SplitConfig("all"))
+    request = EvaluateConfig(
+        checkpoint=str(moved), data=DataOverride(path=str(other)), split=SplitConfig("all")
+    )
     summary, patients = scores(request)
-    assert set(patients.role) == {"unknown"} and {name.split("/")[0] for name in summary["metrics"]} == {"unknown"}
+    assert set(patients.role) == {"unknown"} and {
+        name.split("/")[0] for name in summary["metrics"]
+    } == {"unknown"}
     assert summary["data"]["fingerprint"] != summary["data"]["trained_on"][0]
 
 
@@ -104,7 +122,9 @@ def write_part(source: Path, path: Path, count: int, swap: Path | None = None) -
     return path
 
 
-def test_a_scan_keeps_its_role_in_a_file_of_fewer_patients(project: Path, moved: Path, tmp_path: Path) -> None:
+def test_a_scan_keeps_its_role_in_a_file_of_fewer_patients(
+    project: Path, moved: Path, tmp_path: Path
+) -> None:
     """Six patients of the same scans but one: another fingerprint, and five roles that stand."""
     source = next((project / "data").glob("*.h5"))
     part = write_part(source, tmp_path / "part.h5", 6, swap=other_cohort(tmp_path / "other"))
@@ -115,15 +135,22 @@ def test_a_scan_keeps_its_role_in_a_file_of_fewer_patients(project: Path, moved:
     split = json.loads((moved / "split.json").read_text())
     of_name = {name: role for role in ("train", "validation", "test") for name in split[role]}
     assert roles == ["unknown", *(of_name[name] for name in names[1:])]
-    request = EvaluateConfig(checkpoint=str(moved), data=DataOverride(path=str(part)), split=SplitConfig("all"))
+    request = EvaluateConfig(
+        checkpoint=str(moved), data=DataOverride(path=str(part)), split=SplitConfig("all")
+    )
     _, patients = scores(request)
     assert patients.role.tolist().count("unknown") == 1
 
 
 def test_a_signature_tells_scans_and_masks_apart(project: Path, tmp_path: Path) -> None:
-    with Store(next((project / "data").glob("*.h5"))) as store, Store(other_cohort(tmp_path)) as other:
+    with (
+        Store(next((project / "data").glob("*.h5"))) as store,
+        Store(other_cohort(tmp_path)) as other,
+    ):
         ours = [signature(store, index) for index in range(len(store.volumes))]
-        assert len(set(ours)) == len(ours) and not set(ours) & {name for its in signatures_of(other).values() for name in its}
+        assert len(set(ours)) == len(ours) and not set(ours) & {
+            name for its in signatures_of(other).values() for name in its
+        }
         before = ours[0]
         store.tumour_pixels = store.tumour_pixels.copy()
         store.tumour_pixels[0] += 1
@@ -133,7 +160,9 @@ def test_a_signature_tells_scans_and_masks_apart(project: Path, tmp_path: Path) 
         assert not is_same_scan(before, signature(store, 0), has_masks=False)
 
 
-def test_data_that_are_gone_are_named_in_one_line(project: Path, moved: Path, tmp_path: Path, capsys) -> None:
+def test_data_that_are_gone_are_named_in_one_line(
+    project: Path, moved: Path, tmp_path: Path, capsys
+) -> None:
     """A run on a file: the file is removed, and the request refused before anything is written."""
     data = tmp_path / "cohort.h5"
     shutil.copy(next((project / "data").glob("*.h5")), data)
@@ -151,7 +180,9 @@ def test_data_that_are_gone_are_named_in_one_line(project: Path, moved: Path, tm
     assert not Path("evaluations").exists()
 
 
-def test_a_data_file_that_was_replaced_is_said_to_be(project: Path, moved: Path, tmp_path: Path) -> None:
+def test_a_data_file_that_was_replaced_is_said_to_be(
+    project: Path, moved: Path, tmp_path: Path
+) -> None:
     """Another cohort under the name of the training data: leaving `data.path` out, which was not typed, would help nobody."""
     data = tmp_path / "cohort.h5"
     shutil.copy(next((project / "data").glob("*.h5")), data)
@@ -159,7 +190,9 @@ def test_a_data_file_that_was_replaced_is_said_to_be(project: Path, moved: Path,
     content["config"]["data"] |= {"name": "hdf5", "path": "cohort.h5"}
     checkpoint.save("alone.pt", content | {"data_path": str(data)})
     shutil.copy(other_cohort(tmp_path / "other"), data)
-    with pytest.raises(RequestError, match=r"replaced since alone.pt was trained.*data.path=FILE") as refused:
+    with pytest.raises(
+        RequestError, match=r"replaced since alone.pt was trained.*data.path=FILE"
+    ) as refused:
         scores(EvaluateConfig(checkpoint="alone.pt"))
     assert "leave data.path out" not in str(refused.value)
 
@@ -169,26 +202,40 @@ def test_weights_that_name_no_data_are_not_scored_on_the_phantom(moved: Path) ->
     import torch
 
     torch.save(content["model"], "weights.pt")
-    with pytest.raises(RequestError, match=r"weights\.pt does not say which data it was trained on; give data\.path=FILE"):
+    with pytest.raises(
+        RequestError,
+        match=r"weights\.pt does not say which data it was trained on; give data\.path=FILE",
+    ):
         chosen_data(DataOverride(), [load_checkpoint("weights.pt")])
 
 
 def test_an_ensemble_of_two_cohorts_needs_to_be_told_which(moved: Path) -> None:
     first = load_checkpoint(str(moved))
-    second = dataclasses.replace(first, name="second", stored={**first.stored, "fingerprint": "e" * 64})
+    second = dataclasses.replace(
+        first, name="second", stored={**first.stored, "fingerprint": "e" * 64}
+    )
     assert chosen_data(DataOverride(), [first, first]).phantom.patients == 10
     with pytest.raises(RequestError, match="trained on different data"):
         chosen_data(DataOverride(), [first, second])
 
 
-def test_predict_takes_no_role_from_a_name_alone(project: Path, moved: Path, tmp_path: Path, capsys) -> None:
+def test_predict_takes_no_role_from_a_name_alone(
+    project: Path, moved: Path, tmp_path: Path, capsys
+) -> None:
     """The slices of the training data have their roles; slices of other patients under the same names have none."""
     own = next(path for path in (project / "data").iterdir() if path.is_dir()) / "kaggle_3m"
     other_cohort(tmp_path / "other")
     other = next(path for path in (tmp_path / "other").iterdir() if path.is_dir()) / "kaggle_3m"
     for source, known in ((own, True), (other, False)):
         patient = sorted(path for path in source.iterdir() if path.is_dir())[0]
-        options = [f"checkpoint={moved}", f"input={patient}", f"output=out-{known}", "device=cpu", "viewer=0", "overlays=false"]
+        options = [
+            f"checkpoint={moved}",
+            f"input={patient}",
+            f"output=out-{known}",
+            "device=cpu",
+            "viewer=0",
+            "overlays=false",
+        ]
         with pytest.raises(SystemExit) as stop:
             cli.main("predict", predict.run, predict.check, options)
         assert stop.value.code == 0, capsys.readouterr().err

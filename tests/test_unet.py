@@ -40,7 +40,14 @@ def test_names_of_the_weights() -> None:
     one = ["conv1.weight", "conv1.bias", *(f"bn1.{n}" for n in norm)]
     block = one + [name.replace("1", "2", 1) for name in one]
     blocks = {n: [f"layers.{n}.{name}" for name in block] for n in (0, 2, 4)}
-    expected = [*blocks[0], *blocks[2], "layers.3.weight", *blocks[4], "layers.5.weight", "layers.5.bias"]
+    expected = [
+        *blocks[0],
+        *blocks[2],
+        "layers.3.weight",
+        *blocks[4],
+        "layers.5.weight",
+        "layers.5.bias",
+    ]
     names = list(UNet(depth=2).state_dict())
     assert names == expected
     assert list(UNet(depth=2, dropout=0.3).state_dict()) == names
@@ -48,7 +55,9 @@ def test_names_of_the_weights() -> None:
 
 def test_reference_weights(reference: Path) -> None:
     model = UNet(depth=4, width=32, growth=1)
-    model.load_state_dict(torch.load(reference / "unet.pt", weights_only=True)["state_dict"], strict=True)
+    model.load_state_dict(
+        torch.load(reference / "unet.pt", weights_only=True)["state_dict"], strict=True
+    )
     stored = np.load(reference / "unet_io.npz")
     probability = torch.from_numpy(stored["probability"])
     with torch.no_grad():
@@ -66,18 +75,30 @@ def test_two_levels_by_hand() -> None:
 
     def block(x: Tensor, n: int) -> Tensor:
         for conv in ("conv1", "conv2"):
-            x = F.conv2d(x, weights[f"layers.{n}.{conv}.weight"], weights[f"layers.{n}.{conv}.bias"], padding=1).clamp(min=0)
+            x = F.conv2d(
+                x,
+                weights[f"layers.{n}.{conv}.weight"],
+                weights[f"layers.{n}.{conv}.bias"],
+                padding=1,
+            ).clamp(min=0)
         return x
 
     skip = block(image, 0)
     bottom = block(F.max_pool2d(skip, 2), 2)
     up = F.conv_transpose2d(bottom, weights["layers.3.weight"], stride=2)
-    expected = F.conv2d(block(torch.cat([up, skip], 1), 4), weights["layers.5.weight"], weights["layers.5.bias"])
+    expected = F.conv2d(
+        block(torch.cat([up, skip], 1), 4), weights["layers.5.weight"], weights["layers.5.bias"]
+    )
     torch.testing.assert_close(model(image), expected)
 
 
 @settings(max_examples=40, deadline=None)
-@given(depth=st.integers(1, 4), height=st.integers(1, 40), width=st.integers(1, 40), classes=st.integers(1, 3))
+@given(
+    depth=st.integers(1, 4),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    classes=st.integers(1, 3),
+)
 def test_any_depth_and_size(depth: int, height: int, width: int, classes: int) -> None:
     model = tiny(depth=depth, out_channels=classes, norm="group")
     image = picture(2, 3, height, width)
@@ -97,7 +118,9 @@ def test_a_size_that_fits_is_not_padded(monkeypatch: pytest.MonkeyPatch) -> None
     assert torch.equal(model(picture(1, 3, 8, 12)), expected)
 
 
-@pytest.mark.parametrize(("growth", "cap", "expected"), [(1, None, [4, 4, 4]), (2, None, [4, 8, 16]), (2, 9, [4, 8, 9])])
+@pytest.mark.parametrize(
+    ("growth", "cap", "expected"), [(1, None, [4, 4, 4]), (2, None, [4, 8, 16]), (2, 9, [4, 8, 9])]
+)
 def test_features_of_the_levels(growth: int, cap: int | None, expected: list[int]) -> None:
     model = tiny(growth=growth, max_width=cap)
     assert [model.layers[n].conv2.out_channels for n in (0, 2, 4)] == expected
@@ -109,10 +132,19 @@ def test_features_of_the_levels(growth: int, cap: int | None, expected: list[int
 def test_every_parameter_learns(norm: str) -> None:
     model = tiny(norm=norm, width=6, growth=2).train()
     model(picture(2, 3, 16, 16)).square().sum().backward()
-    kinds = {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d, "group": nn.GroupNorm, "none": nn.Identity}
+    kinds = {
+        "batch": nn.BatchNorm2d,
+        "instance": nn.InstanceNorm2d,
+        "group": nn.GroupNorm,
+        "none": nn.Identity,
+    }
     assert type(model.layers[0].bn1) is kinds[norm]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name.endswith("conv2.weight"))
+    assert all(
+        p.grad.abs().sum() > 0
+        for name, p in model.named_parameters()
+        if name.endswith("conv2.weight")
+    )
 
 
 def test_dropout_drops_in_training_alone() -> None:
@@ -142,7 +174,9 @@ def test_a_copy_has_its_own_stack() -> None:
     model, image = tiny(), picture(1, 3, 8, 8)
     twin = copy.deepcopy(model)
     seen: list[tuple[int, int]] = []
-    twin.layers[4].register_forward_hook(lambda *_: seen.append((len(model.activations), len(twin.activations))))
+    twin.layers[4].register_forward_hook(
+        lambda *_: seen.append((len(model.activations), len(twin.activations)))
+    )
     assert torch.equal(twin(image), model(image))
     assert seen == [(0, 2)]
 
@@ -173,7 +207,10 @@ def test_channels_last_and_bfloat16() -> None:
     model, image = tiny(width=8), picture(2, 3, 12, 16)
     with torch.no_grad():
         expected = model(image)
-        model, image = model.to(memory_format=torch.channels_last), image.to(memory_format=torch.channels_last)
+        model, image = (
+            model.to(memory_format=torch.channels_last),
+            image.to(memory_format=torch.channels_last),
+        )
         torch.testing.assert_close(model(image), expected, atol=1e-5, rtol=1e-5)
         with torch.autocast("cpu", torch.bfloat16):
             half = model(image)

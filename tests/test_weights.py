@@ -38,14 +38,31 @@ def wrapped(model: nn.Module) -> dict[str, object]:
         "DataParallel": nn.DataParallel(model).state_dict(),
         "compiled": torch.compile(model).state_dict(),
         "averaged": averaged.state_dict(),
-        "Lightning": {"state_dict": lightning.state_dict(), "epoch": 3, "pytorch-lightning_version": "2.5.0", "hyper_parameters": {}},
+        "Lightning": {
+            "state_dict": lightning.state_dict(),
+            "epoch": 3,
+            "pytorch-lightning_version": "2.5.0",
+            "hyper_parameters": {},
+        },
         "model_state_dict": {"model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
         "model": {"model": {"state_dict": nn.DataParallel(model).state_dict()}, "epoch": 1},
         "weights": {"weights": weights},
     }
 
 
-@pytest.mark.parametrize("form", ["plain", "DataParallel", "compiled", "averaged", "Lightning", "model_state_dict", "model", "weights"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "plain",
+        "DataParallel",
+        "compiled",
+        "averaged",
+        "Lightning",
+        "model_state_dict",
+        "model",
+        "weights",
+    ],
+)
 def test_every_usual_form_gives_the_same_network(tmp_path: Path, form: str, caplog) -> None:
     model = network().eval()
     torch.save(wrapped(model)[form], tmp_path / "w.pt")
@@ -53,10 +70,24 @@ def test_every_usual_form_gives_the_same_network(tmp_path: Path, form: str, capl
         found = loaded(tmp_path / "w.pt").network()
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(found(images), model(images))
-    prefix = {"DataParallel": "module.", "compiled": "_orig_mod.", "averaged": "module.", "Lightning": "net.", "model": "module."}.get(form)
-    assert (f"the prefix {prefix} is removed" in caplog.text) if prefix else "prefix" not in caplog.text
+    prefix = {
+        "DataParallel": "module.",
+        "compiled": "_orig_mod.",
+        "averaged": "module.",
+        "Lightning": "net.",
+        "model": "module.",
+    }.get(form)
+    assert (
+        (f"the prefix {prefix} is removed" in caplog.text)
+        if prefix
+        else "prefix" not in caplog.text
+    )
     left_out = {"averaged": "n_averaged", "Lightning": "criterion.pos_weight"}.get(form)
-    assert (f"1 tensors are not of the network and left out: {left_out}" in caplog.text) if left_out else "left out" not in caplog.text
+    assert (
+        (f"1 tensors are not of the network and left out: {left_out}" in caplog.text)
+        if left_out
+        else "left out" not in caplog.text
+    )
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:
@@ -71,8 +102,14 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_named_and_counted(tmp_path: Path) -> None:
-    weights = {f"module.{key}": value for key, value in network().state_dict().items() if "layers.1" not in key and "bn1" not in key}
-    weights |= {f"module.extra.{number}": torch.ones(1) for number in range(4)} | {"module.layers.0.conv1.weight": torch.ones(2, 3, 3, 3)}
+    weights = {
+        f"module.{key}": value
+        for key, value in network().state_dict().items()
+        if "layers.1" not in key and "bn1" not in key
+    }
+    weights |= {f"module.extra.{number}": torch.ones(1) for number in range(4)} | {
+        "module.layers.0.conv1.weight": torch.ones(2, 3, 3, 3)
+    }
     torch.save(weights, tmp_path / "w.pt")
     with pytest.raises(RequestError) as refused:
         loaded(tmp_path / "w.pt").network()
@@ -85,7 +122,9 @@ def test_what_does_not_fit_is_named_and_counted(tmp_path: Path) -> None:
 
 def test_two_networks_in_a_file_are_not_chosen_from() -> None:
     expected = network().state_dict()
-    both = {f"{name}.{key}": value for name in ("student", "teacher") for key, value in expected.items()}
+    both = {
+        f"{name}.{key}": value for name in ("student", "teacher") for key, value in expected.items()
+    }
     with pytest.raises(RequestError, match=r"holds 2 networks, under student\., teacher\."):
         matched(both, expected, "w.pt", "model=unet")
 
@@ -94,17 +133,29 @@ class Whole(nn.Linear):
     """A network that is saved whole, as torch.save(model), by its class."""
 
 
-@pytest.mark.parametrize(("content", "rule"), [
-    (b"# README\n\nText.\n", "is not a file of weights; name a checkpoint"),
-    (b"", "is not a file of weights"),
-    (b"\x80\x02damaged", "damaged"),
-    (None, r"it holds \S*Whole.*; save the weights alone, as torch.save\(model.state_dict\(\), FILE\)"),
-])  # fmt: skip
-def test_a_file_that_is_none_is_refused_without_torchs_advice(tmp_path: Path, content: bytes | None, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (b"# README\n\nText.\n", "is not a file of weights; name a checkpoint"),
+        (b"", "is not a file of weights"),
+        (b"\x80\x02damaged", "damaged"),
+        (
+            None,
+            r"it holds \S*Whole.*; save the weights alone, as torch.save\(model.state_dict\(\), FILE\)",
+        ),
+    ],
+)
+def test_a_file_that_is_none_is_refused_without_torchs_advice(
+    tmp_path: Path, content: bytes | None, rule: str
+) -> None:
     if content is None:
         torch.save(Whole(1, 1), tmp_path / "README.md")
     else:
         (tmp_path / "README.md").write_bytes(content)
     with pytest.raises(DataError, match=rule) as refused:
         checkpoint.load_weights(tmp_path / "README.md")
-    assert "\n" not in str(refused.value) and "weights_only" not in str(refused.value) and "README.md" in str(refused.value)
+    assert (
+        "\n" not in str(refused.value)
+        and "weights_only" not in str(refused.value)
+        and "README.md" in str(refused.value)
+    )

@@ -23,17 +23,29 @@ def archive_bytes(pixels: np.ndarray, rows: int = ROWS, pad: bool = True) -> byt
     lengths = [len(data[index * rows * row_bytes :][: rows * row_bytes]) for index in range(strips)]
     starts = [8 + index * rows * row_bytes for index in range(strips)]
     entries = [
-        (256, 3, [width]), (257, 3, [height]), (258, 3, [8] * samples), (259, 3, [1]),
-        (262, 3, [2 if samples == 3 else 1]), (273, 4, starts), (277, 3, [samples]), (278, 3, [rows]),
-        (279, 4, lengths), (284, 3, [1]), (339, 3, [1] * samples),
-    ]  # fmt: skip
+        (256, 3, [width]),
+        (257, 3, [height]),
+        (258, 3, [8] * samples),
+        (259, 3, [1]),
+        (262, 3, [2 if samples == 3 else 1]),
+        (273, 4, starts),
+        (277, 3, [samples]),
+        (278, 3, [rows]),
+        (279, 4, lengths),
+        (284, 3, [1]),
+        (339, 3, [1] * samples),
+    ]
     directory = 8 + len(data)
     values_at = directory + 2 + 12 * len(entries) + 4
     table, values = struct.pack("<H", len(entries)), b""
     for tag, kind, numbers in entries:
         packed = struct.pack(f"<{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)
         table += struct.pack("<HHI", tag, kind, len(numbers))
-        table += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack("<I", values_at + len(values))
+        table += (
+            packed.ljust(4, b"\0")
+            if len(packed) <= 4
+            else struct.pack("<I", values_at + len(values))
+        )
         values += packed if len(packed) > 4 else b""
     return b"II*\0" + struct.pack("<I", directory) + data + table + bytes(4) + values
 
@@ -46,6 +58,8 @@ def mutate(content: bytes, rng: random.Random, header: range) -> bytes:
     for _ in range(rng.choice([1, 1, 2, 3, 30])):
         at = rng.choice(header) if rng.random() < 0.8 else rng.randrange(len(content))
         size = rng.choice([1, 1, 2, 4])
-        value = rng.choice([rng.randbytes(size), bytes(size), b"\xff" * size, b"\xff\xff\xff\x7f"[-size:]])
+        value = rng.choice(
+            [rng.randbytes(size), bytes(size), b"\xff" * size, b"\xff\xff\xff\x7f"[-size:]]
+        )
         changed[at : at + size] = value[: len(content) - at]
     return bytes(changed)

@@ -16,13 +16,22 @@ def write_volume(source: Path, name: str, slices: int = 3, size: int = 16, seed:
     return source / name
 
 
-def write_slice(source: Path, name: str, number: int | str, image: np.ndarray | None, mask: np.ndarray | None, **options: object) -> None:
+def write_slice(
+    source: Path,
+    name: str,
+    number: int | str,
+    image: np.ndarray | None,
+    mask: np.ndarray | None,
+    **options: object,
+) -> None:
     """One slice (H, W, 3) and its mask (H, W); None leaves the file out."""
     folder = source / name
     folder.mkdir(parents=True, exist_ok=True)
     if image is not None:
         colours = "rgb" if image.ndim == 3 and image.shape[2] == 3 else "minisblack"
-        tifffile.imwrite(folder / f"{name}_{number}.tif", image, photometric=colours, metadata=None, **options)
+        tifffile.imwrite(
+            folder / f"{name}_{number}.tif", image, photometric=colours, metadata=None, **options
+        )
     if mask is not None:
         tifffile.imwrite(folder / f"{name}_{number}_mask.tif", mask, metadata=None, **options)
 
@@ -38,4 +47,6 @@ def write_clinical(source: Path) -> None:
     """A data.csv as the public set's, for the patients of a folder."""
     names = sorted(folder.name.rsplit("_", 1)[0] for folder in source.iterdir() if folder.is_dir())
     rows = [f"{name},{1 + number % 2},{30 + number}" for number, name in enumerate(names)]
-    (source / "data.csv").write_text("\n".join(["Patient,neoplasm_histologic_grade,age_at_initial_pathologic", *rows]) + "\n")
+    (source / "data.csv").write_text(
+        "\n".join(["Patient,neoplasm_histologic_grade,age_at_initial_pathologic", *rows]) + "\n"
+    )

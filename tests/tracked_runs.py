@@ -11,16 +11,60 @@ START = 1_700_000_000_000
 LONG = "x" * 9000
 
 
-def write_run(folder: Path, uri: str, epochs: int = 3, state: str = "running", uid: str = "uid-1", **record: Any) -> Path:
+def write_run(
+    folder: Path,
+    uri: str,
+    epochs: int = 3,
+    state: str = "running",
+    uid: str = "uid-1",
+    **record: Any,
+) -> Path:
     """A run folder as training leaves it after so many epochs; val/dice is highest, first, at epoch 2."""
     tracked = {"uri": uri, "artifacts": "mlartifacts", "experiment": "brainseg"}
-    split = {"name": "holdout", "sha256": "5" * 64, "train": 4, "validation": 2, "test": 2, "leaky": False}
-    data = {"name": "phantom", "path": "/data/phantom.h5", "fingerprint": "f" * 64, "patients": 8, "slices": 64}
-    run = {"uid": uid, "identity": "abc", "name": "depth=4", "created": START, "host": "box", "data": data, "split": split}
-    run |= {"code": {"version": "0.1", "commit": "c0ffee", "dirty": True}, "device": {"asked": "auto", "got": "cpu"}}
-    run |= {"overrides": ["model.depth=4"], "sweep": None, "job": None, "parameters": 161985, "tracking": tracked}
+    split = {
+        "name": "holdout",
+        "sha256": "5" * 64,
+        "train": 4,
+        "validation": 2,
+        "test": 2,
+        "leaky": False,
+    }
+    data = {
+        "name": "phantom",
+        "path": "/data/phantom.h5",
+        "fingerprint": "f" * 64,
+        "patients": 8,
+        "slices": 64,
+    }
+    run = {
+        "uid": uid,
+        "identity": "abc",
+        "name": "depth=4",
+        "created": START,
+        "host": "box",
+        "data": data,
+        "split": split,
+    }
+    run |= {
+        "code": {"version": "0.1", "commit": "c0ffee", "dirty": True},
+        "device": {"asked": "auto", "got": "cpu"},
+    }
+    run |= {
+        "overrides": ["model.depth=4"],
+        "sweep": None,
+        "job": None,
+        "parameters": 161985,
+        "tracking": tracked,
+    }
     ended = None if state == "running" else START + 60_000
-    status = {"state": state, "host": "box", "pid": 1, "started": START, "ended": ended, "error": "it broke" if state == "failed" else None}
+    status = {
+        "state": state,
+        "host": "box",
+        "pid": 1,
+        "started": START,
+        "ended": ended,
+        "error": "it broke" if state == "failed" else None,
+    }
     files = {
         "run.json": json.dumps(run | record),
         "status.json": json.dumps(status),
@@ -31,7 +75,14 @@ def write_run(folder: Path, uri: str, epochs: int = 3, state: str = "running", u
         "code.diff": "",
     }
     if state == "finished":
-        files |= {"summary.json": json.dumps({"best": {"epoch": 2, "val/dice": 0.9}, "metrics": {"test/dice": 0.8, "test/hd95": None}})}
+        files |= {
+            "summary.json": json.dumps(
+                {
+                    "best": {"epoch": 2, "val/dice": 0.9},
+                    "metrics": {"test/dice": 0.8, "test/hd95": None},
+                }
+            )
+        }
         files |= {"patients.csv": "patient,dice\n", "slices.csv": "patient,slice\n"}
         files |= {"pictures/curves.png": "png", "checkpoints/best.pt": "weights"}
     for name, content in files.items():
@@ -42,7 +93,12 @@ def write_run(folder: Path, uri: str, epochs: int = 3, state: str = "running", u
 
 def row(epoch: int) -> dict[str, Any]:
     dice = 0.9 if epoch >= 2 else 0.5
-    metrics = {"train/loss": 1 / epoch, "val/loss": 1 - dice, "val/dice": dice, "speed/epoch_seconds": 5.0}
+    metrics = {
+        "train/loss": 1 / epoch,
+        "val/loss": 1 - dice,
+        "val/dice": dice,
+        "speed/epoch_seconds": 5.0,
+    }
     return {"epoch": epoch, "step": 10 * epoch, "time": START + 5000 * epoch, "metrics": metrics}
 
 
@@ -59,7 +115,10 @@ def the_run(uri: str) -> Any:
 
 
 def points(uri: str, key: str) -> list[tuple[int, float, int]]:
-    return sorted((point.step, point.value, point.timestamp) for point in client(uri).get_metric_history(the_run(uri).info.run_id, key))
+    return sorted(
+        (point.step, point.value, point.timestamp)
+        for point in client(uri).get_metric_history(the_run(uri).info.run_id, key)
+    )
 
 
 def closed_port() -> str:

@@ -19,23 +19,54 @@ from brainseg.records.mlflow_store import NO_TELEMETRY
 
 # What the commands import on their way, besides themselves; measured: 20 seconds, once, instead of 9 in each training.
 IMPORTED = (
-    "brainseg.train", "brainseg.prepare", "brainseg.evaluate", "brainseg.compare", "brainseg.search", "brainseg.sync",
-    "hydra._internal.hydra", "torch._dynamo", "mlflow", "mlflow.store.tracking.sqlalchemy_store", "h5py", "tifffile", "pandas",
-    "scipy.ndimage", "scipy.sparse", "scipy.spatial", "scipy.special", "scipy.stats", "matplotlib.pyplot", "matplotlib.dates",
-    "matplotlib.projections", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "monai.networks.nets", "monai.losses", "optuna",
-    "hypothesis", "pytest",
+    "brainseg.train",
+    "brainseg.prepare",
+    "brainseg.evaluate",
+    "brainseg.compare",
+    "brainseg.search",
+    "brainseg.sync",
+    "hydra._internal.hydra",
+    "torch._dynamo",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "h5py",
+    "tifffile",
+    "pandas",
+    "scipy.ndimage",
+    "scipy.sparse",
+    "scipy.spatial",
+    "scipy.special",
+    "scipy.stats",
+    "matplotlib.pyplot",
+    "matplotlib.dates",
+    "matplotlib.projections",
+    "matplotlib.backends.backend_agg",
+    "PIL.PngImagePlugin",
+    "monai.networks.nets",
+    "monai.losses",
+    "optuna",
+    "hypothesis",
+    "pytest",
 )
 os.environ.update(NO_TELEMETRY)
 WARM: Any = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(list(IMPORTED))
 
 TINY = (
-    "data.phantom.patients=8", "data.phantom.slices=4", "data.phantom.size=32", "model.depth=2", "model.width=4", "augment=none",
-    "device=cpu", "scheduler=none",
+    "data.phantom.patients=8",
+    "data.phantom.slices=4",
+    "data.phantom.size=32",
+    "model.depth=2",
+    "model.width=4",
+    "augment=none",
+    "device=cpu",
+    "scheduler=none",
 )
 
 
-LOCK = threading.Lock()  # multiprocessing loses the exit code of a process that two threads ask for at once
+LOCK = (
+    threading.Lock()
+)  # multiprocessing loses the exit code of a process that two threads ask for at once
 
 
 def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
@@ -77,10 +108,14 @@ class Command(NamedTuple):
         return said
 
 
-def start(folder: Path, name: str, *arguments: str, before: Callable[[], None] | None = None) -> Command:
+def start(
+    folder: Path, name: str, *arguments: str, before: Callable[[], None] | None = None
+) -> Command:
     """`python -m brainseg.NAME arguments` in `folder`, begun in a warm process after `before()` (which must be picklable)."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = Path(tempfile.mkdtemp(prefix="said-")) / "said.txt"  # not in the folder, of which a test may look at all files
+    said = (
+        Path(tempfile.mkdtemp(prefix="said-")) / "said.txt"
+    )  # not in the folder, of which a test may look at all files
     return Command(fork(_run, folder, said, name, arguments, before), said, before)
 
 
@@ -96,7 +131,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300) -> None:
         time.sleep(0.01)
 
 
-def _run(folder: Path, said: Path, name: str, arguments: tuple[str, ...], before: Callable[[], None] | None) -> None:
+def _run(
+    folder: Path,
+    said: Path,
+    name: str,
+    arguments: tuple[str, ...],
+    before: Callable[[], None] | None,
+) -> None:
     os.chdir(folder)
     descriptor = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)

@@ -24,10 +24,36 @@ from brainseg.config.commands import (
     SearchConfig,
     SeenConfig,
 )
-from brainseg.config.data import DataConfig, FileSplitConfig, HoldoutConfig, KFoldConfig, PhantomConfig, SplitConfig
-from brainseg.config.model import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig, UNetConfig
-from brainseg.config.run import NOT_IDENTITY, CheckpointConfig, DeviceConfig, InferenceConfig, TrackingConfig, TrainConfig
-from brainseg.config.scheduler import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
+from brainseg.config.data import (
+    DataConfig,
+    FileSplitConfig,
+    HoldoutConfig,
+    KFoldConfig,
+    PhantomConfig,
+    SplitConfig,
+)
+from brainseg.config.model import (
+    AugmentConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    UNetConfig,
+)
+from brainseg.config.run import (
+    NOT_IDENTITY,
+    CheckpointConfig,
+    DeviceConfig,
+    InferenceConfig,
+    TrackingConfig,
+    TrainConfig,
+)
+from brainseg.config.scheduler import (
+    CosineConfig,
+    OneCycleConfig,
+    PlateauConfig,
+    SchedulerConfig,
+    StepConfig,
+)
 from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register, restore
 
 __all__ = [

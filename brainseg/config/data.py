@@ -19,7 +19,13 @@ class PhantomConfig:
     folder: str = setting("data", "where the cohort is written once and found again")
 
     def __post_init__(self) -> None:
-        check_range("data.phantom.patients", self.patients, 3, 10_000, remedy="each part of a split needs a patient")
+        check_range(
+            "data.phantom.patients",
+            self.patients,
+            3,
+            10_000,
+            remedy="each part of a split needs a patient",
+        )
         check_range("data.phantom.slices", self.slices, 4, 1000)
         check_range("data.phantom.size", self.size, 32, 1024)
         check_range("data.phantom.seed", self.seed, 0)
@@ -32,14 +38,25 @@ class DataConfig:
     volume: str | None = setting(None, "one channel by name (as FLAIR), or null for all")
     context: int = setting(0, "neighbouring slices on each side, as further channels")
     limit_patients: int | None = setting(None, "use only the first patients by name")
-    tumour_share: float | None = setting(None, "share of tumour slices in an epoch; null: every slice once")
-    resident: str = setting("auto", "slices are held in memory: auto, yes, no (the same batches either way); evaluate: under yes alone")
+    tumour_share: float | None = setting(
+        None, "share of tumour slices in an epoch; null: every slice once"
+    )
+    resident: str = setting(
+        "auto",
+        "slices are held in memory: auto, yes, no (the same batches either way); evaluate: under yes alone",
+    )
     phantom: PhantomConfig = setting(PhantomConfig, "the synthetic cohort")
 
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, ("phantom", "hdf5"))
         needs_path = self.name == "hdf5" and self.path is None
-        check(not needs_path, "data.path", "null", "data=hdf5 needs a file", "set data.path=FILE, made by brainseg.prepare")
+        check(
+            not needs_path,
+            "data.path",
+            "null",
+            "data=hdf5 needs a file",
+            "set data.path=FILE, made by brainseg.prepare",
+        )
         check_range("data.context", self.context, 0, 16)
         check_range("data.limit_patients", self.limit_patients, 1)
         check_range("data.tumour_share", self.tumour_share, 0, 1)
@@ -68,8 +85,13 @@ class HoldoutConfig(SplitConfig):
         for part in ("train", "validation", "test"):
             check_range(f"split.{part}", getattr(self, part), 0, 1)
         total = self.train + self.validation + self.test
-        check(abs(total - 1) < 1e-6, "split.train+validation+test", round(total, 6), "the shares must add up to 1",
-              "set all three, as split.train=0.7 split.validation=0.15 split.test=0.15")
+        check(
+            abs(total - 1) < 1e-6,
+            "split.train+validation+test",
+            round(total, 6),
+            "the shares must add up to 1",
+            "set all three, as split.train=0.7 split.validation=0.15 split.test=0.15",
+        )
 
 
 @dataclass
@@ -80,7 +102,9 @@ class KFoldConfig(SplitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("split.folds", self.folds, 3, remedy="training, validation and test need a fold each")
+        check_range(
+            "split.folds", self.folds, 3, remedy="training, validation and test need a fold each"
+        )
         check_range("split.fold", self.fold, 0, self.folds - 1, "folds are counted from 0")
 
 

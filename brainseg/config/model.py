@@ -9,7 +9,9 @@ from brainseg.errors import check
 
 @dataclass
 class ModelConfig:
-    name: str = setting("unet", "unet, a class of monai.networks.nets, or a name registered under brainseg.models")
+    name: str = setting(
+        "unet", "unet, a class of monai.networks.nets, or a name registered under brainseg.models"
+    )
     options: dict[str, Any] = setting({}, "further arguments of a model that is not unet")
 
 
@@ -27,14 +29,22 @@ class UNetConfig(ModelConfig):
         check_range("model.depth", self.depth, 1, 12)
         check_range("model.width", self.width, 1, 4096)
         check_choice("model.growth", str(self.growth), ("1", "2"))
-        check_range("model.max_width", self.max_width, self.width, remedy="a cap below model.width would cut the first level")
+        check_range(
+            "model.max_width",
+            self.max_width,
+            self.width,
+            remedy="a cap below model.width would cut the first level",
+        )
         check_choice("model.norm", self.norm, ("batch", "instance", "group", "none"))
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must lie in [0, 1)")
 
 
 @dataclass
 class LossConfig:
-    name: str = setting("bce_dice", "dice, bce_dice, a class of monai.losses, or a name registered under brainseg.losses")
+    name: str = setting(
+        "bce_dice",
+        "dice, bce_dice, a class of monai.losses, or a name registered under brainseg.losses",
+    )
     options: dict[str, Any] = setting({}, "arguments of the loss, as smooth or per_sample")
 
 
@@ -60,7 +70,10 @@ class AugmentConfig:
     contrast: float = setting(0.0, "largest relative change of contrast, per channel")
     brightness: float = setting(0.0, "largest shift of intensity, per channel")
     noise: float = setting(0.0, "largest standard deviation of Gaussian noise")
-    missing: float = setting(0.0, "probability that a sequence is missing, each by itself; FLAIR then stands in, as in such patients")
+    missing: float = setting(
+        0.0,
+        "probability that a sequence is missing, each by itself; FLAIR then stands in, as in such patients",
+    )
 
     def __post_init__(self) -> None:
         check_range("augment.flip", self.flip, 0, 1)

@@ -25,6 +25,7 @@ def without(overrides: Iterable[str], names: Iterable[str]) -> list[str]:
 
 def short(name: str, among: Collection[str]) -> str:
     """model.depth as depth, model.name as model; the whole name where two of `among` would be the same."""
+
     def last(one: str) -> str:
         return one.removesuffix(".name").rsplit(".", 1)[-1]
 

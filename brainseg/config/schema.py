@@ -21,17 +21,42 @@ from brainseg.config.commands import (
 from brainseg.config.data import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
 from brainseg.config.model import ModelConfig, UNetConfig
 from brainseg.config.run import TrainConfig
-from brainseg.config.scheduler import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
+from brainseg.config.scheduler import (
+    CosineConfig,
+    OneCycleConfig,
+    PlateauConfig,
+    SchedulerConfig,
+    StepConfig,
+)
 from brainseg.errors import RequestError, check
 
 CHOICES: dict[str, dict[str, type]] = {
-    "split": {"holdout": HoldoutConfig, "kfold": KFoldConfig, "file": FileSplitConfig, "any": SplitConfig},
+    "split": {
+        "holdout": HoldoutConfig,
+        "kfold": KFoldConfig,
+        "file": FileSplitConfig,
+        "any": SplitConfig,
+    },
     "model": {"unet": UNetConfig, "any": ModelConfig},
-    "scheduler": {"any": SchedulerConfig, "none": SchedulerConfig, "step": StepConfig, "cosine": CosineConfig,
-                  "one_cycle": OneCycleConfig, "plateau": PlateauConfig},
+    "scheduler": {
+        "any": SchedulerConfig,
+        "none": SchedulerConfig,
+        "step": StepConfig,
+        "cosine": CosineConfig,
+        "one_cycle": OneCycleConfig,
+        "plateau": PlateauConfig,
+    },
 }
-TYPES: dict[str, type] = {"train": TrainConfig, "search": SearchConfig, "prepare": PrepareConfig, "evaluate": EvaluateConfig,
-                             "predict": PredictConfig, "compare": CompareConfig, "register": RegisterConfig, "export": ExportConfig}
+TYPES: dict[str, type] = {
+    "train": TrainConfig,
+    "search": SearchConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "compare": CompareConfig,
+    "register": RegisterConfig,
+    "export": ExportConfig,
+}
 
 
 @cache
@@ -55,13 +80,20 @@ def check_chosen(config: Any) -> None:
         if node is not None:
             fits = type(node) is nodes.get(node.name, nodes["any"])
             rule = f"the settings of {group} are those of another choice"
-            named = f"{group}={node.name}" if node.name in nodes or group != "model" else f"model=monai model.name={node.name}"
+            named = (
+                f"{group}={node.name}"
+                if node.name in nodes or group != "model"
+                else f"model=monai model.name={node.name}"
+            )
             check(fits, f"{group}.name", node.name, rule, f"choose it as {named}")
 
 
 def group_of(hint: Any) -> type | None:
     """Return the dataclass that a field's type is or may be, or None if the field is no group of settings."""
-    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)), None)
+    return next(
+        (kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)),
+        None,
+    )
 
 
 def hints(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,7 +110,11 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings as {dotted name: value}; lists stay values, an empty dict vanishes."""
     if not isinstance(settings, dict):
         return {prefix[:-1]: settings}
-    return {name: leaf for key, value in settings.items() for name, leaf in flatten(value, f"{prefix}{key}.").items()}
+    return {
+        name: leaf
+        for key, value in settings.items()
+        for name, leaf in flatten(value, f"{prefix}{key}.").items()
+    }
 
 
 def restore(stored: Any) -> TrainConfig:
@@ -89,12 +125,24 @@ def restore(stored: Any) -> TrainConfig:
     rule = "not what brainseg.train stores"
     check(isinstance(stored, dict), "config", type(stored).__name__, rule)
     text = repr(stored)
-    check("${" not in text and "_target_" not in text, "config", "a reference or _target_ is in it", rule)  # resolved when it was stored
+    check(
+        "${" not in text and "_target_" not in text,
+        "config",
+        "a reference or _target_ is in it",
+        rule,
+    )  # resolved when it was stored
     try:
         base = OmegaConf.structured(TrainConfig)
         for group, nodes in CHOICES.items():
             name = stored.get(group, {}).get("name")
-            OmegaConf.update(base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False)
+            OmegaConf.update(
+                base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False
+            )
         return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(base, stored)))
-    except (OmegaConfBaseException, AttributeError, TypeError, RecursionError) as error:  # what OmegaConf raises for other shapes and types
+    except (
+        OmegaConfBaseException,
+        AttributeError,
+        TypeError,
+        RecursionError,
+    ) as error:  # what OmegaConf raises for other shapes and types
         raise RequestError(f"config: {rule} ({str(error).splitlines()[0][:200]})") from error

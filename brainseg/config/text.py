@@ -26,9 +26,14 @@ QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)
 WHOLE = re.compile(r"\$\{[^}]*\}|\\[\\()\[\]{}:=, \t]")
 END = re.compile(r"\s*(?:[,\]}]|$)")
 ESCAPE = re.compile(r"\\([\\()\[\]{}:=, \t])")
-FUNCTION = re.compile(r"\s*(choice|range|interval|glob|tag|sort|shuffle|str|int|float|bool)\s*\((.*)\)\s*", re.DOTALL)
+FUNCTION = re.compile(
+    r"\s*(choice|range|interval|glob|tag|sort|shuffle|str|int|float|bool)\s*\((.*)\)\s*", re.DOTALL
+)
 # Text that Hydra reads as the same text without quotes, so that most overrides stay as they were typed.
-PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan)$)(?:\.{0,2}/)?[a-z_][\w./@-]*(?::/[\w./@-]+)?", re.ASCII | re.IGNORECASE)
+PLAIN = re.compile(
+    r"(?!(?:true|false|null|inf|nan)$)(?:\.{0,2}/)?[a-z_][\w./@-]*(?::/[\w./@-]+)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 @cache
@@ -46,7 +51,12 @@ def shape_of(hint: Any) -> str | None:
     """Return the shape of the text that a field of this type holds, or None if the field holds something else."""
     if get_origin(hint) in (Union, types.UnionType):
         return next((shape for part in get_args(hint) if (shape := shape_of(part))), None)
-    shapes: dict[Any, str] = {str: "text", list[str]: "list", dict[str, str]: "mapping", Any: "either"}
+    shapes: dict[Any, str] = {
+        str: "text",
+        list[str]: "list",
+        dict[str, str]: "mapping",
+        Any: "either",
+    }
     return next((shape for kind, shape in shapes.items() if hint == kind), None)
 
 
@@ -111,7 +121,13 @@ def _value(command: str, name: str, value: str, shape: str, sweeps: bool) -> str
     if not sweeps and command == "train":
         typed = f"a sweep over them begins with -m, {typed}"
     check(sweeps, name, value, "several values", typed)
-    check(all(part.strip() for part in parts), name, value, "a value is missing beside a comma", "write the values without spaces")
+    check(
+        all(part.strip() for part in parts),
+        name,
+        value,
+        "a value is missing beside a comma",
+        "write the values without spaces",
+    )
     return ",".join(_element(part.strip(), shape) for part in parts)
 
 
@@ -123,11 +139,18 @@ def _element(value: str, shape: str) -> str:
     inner = split(bare[1:-1], grouping=True)
     if shape in ("list", "either") and bare[0] + bare[-1] == "[]":
         # A list within a list is left as it is, so that the schema refuses it.
-        texts = (part if part.strip()[:1] in ("[", "{") else _element(part.strip(), "text") for part in inner)
+        texts = (
+            part if part.strip()[:1] in ("[", "{") else _element(part.strip(), "text")
+            for part in inner
+        )
         return f"[{','.join(texts)}]"
     if shape == "mapping" and bare[0] + bare[-1] == "{}":
         pairs = (part.partition(":") for part in inner)
-        return "{" + ",".join(key + colon + _element(text.strip(), "text") for key, colon, text in pairs) + "}"
+        return (
+            "{"
+            + ",".join(key + colon + _element(text.strip(), "text") for key, colon, text in pairs)
+            + "}"
+        )
     if shape in ("list", "mapping") or PLAIN.fullmatch(value):
         return value
     return quote(text_of(value))

@@ -25,13 +25,17 @@ class Draw(NamedTuple):
     flip: Tensor | None = None  # (B, 1, 1, 1) bool: mirrored left to right
     angle: Tensor | None = None  # (B, 1, 1, 1) radians, clockwise
     zoom: Tensor | None = None  # (B, 1, 1, 1) factor on the size of what is seen
-    shift: Tensor | None = None  # (B, 2, 1, 1) to the right and down, as a share of the width and of the height
+    shift: Tensor | None = (
+        None  # (B, 2, 1, 1) to the right and down, as a share of the width and of the height
+    )
     gamma: Tensor | None = None  # (B, 1, 1, 1) exponent
     contrast: Tensor | None = None  # (B, C, 1, 1) factor on the distance from the mean
     brightness: Tensor | None = None  # (B, C, 1, 1) added
     noise: Tensor | None = None  # (B, 1, 1, 1) standard deviation
     seed: Tensor | None = None  # () int64, always on the CPU: of the noise
-    source: Tensor | None = None  # (B, sequences) int64: what each sequence is taken from, itself or FLAIR
+    source: Tensor | None = (
+        None  # (B, sequences) int64: what each sequence is taken from, itself or FLAIR
+    )
 
 
 def draw(
@@ -50,7 +54,9 @@ def draw(
     if config == AugmentConfig():
         return Draw()
     sizes = [1, 1, 1, 2, 1, channels, channels, 1]
-    uniform = sent(torch.rand(batch, sum(sizes), 1, 1, generator=generator), device)  # in one piece: one transfer
+    uniform = sent(
+        torch.rand(batch, sum(sizes), 1, 1, generator=generator), device
+    )  # in one piece: one transfer
     seed = torch.randint(2**62, (), generator=generator)
     flip, angle, zoom, shift, gamma, contrast, brightness, noise = uniform.split(sizes, dim=1)
     moved = bool(config.rotate or config.scale or config.shift)
@@ -64,8 +70,14 @@ def draw(
         brightness=between(brightness, config.brightness) if config.brightness else None,
         noise=config.noise * noise if config.noise else None,
         seed=seed if config.noise else None,
-        source=sent(sources(sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing), device)
-        if config.missing else None,
+        source=sent(
+            sources(
+                sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing
+            ),
+            device,
+        )
+        if config.missing
+        else None,
     )
 
 
@@ -90,14 +102,19 @@ def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     The inputs are not written to; with every part off they are returned themselves. What comes in from outside the image
     is 0: background. The intensity goes last, so that it treats that background like the image's own.
     """
-    channels_last = image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+    channels_last = (
+        image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+    )
     if draw.source is not None:
         image = filled(image, draw.source)
     if draw.angle is not None:
         image, mask = warp(draw, image, mask)
     elif draw.flip is not None:
         # Exact, unlike a resampling.
-        image, mask = torch.where(draw.flip, image.flip(-1), image), torch.where(draw.flip, mask.flip(-1), mask)
+        image, mask = (
+            torch.where(draw.flip, image.flip(-1), image),
+            torch.where(draw.flip, mask.flip(-1), mask),
+        )
     image = change_intensity(draw, image)
     # Resampling gives NCHW whatever it got.
     return image.contiguous(memory_format=torch.channels_last) if channels_last else image, mask
@@ -114,7 +131,9 @@ def warp(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Flip, zoom, turn and shift in one resampling: (B, C, H, W) bilinear, (B, 1, H, W) nearest, so that classes stay classes."""
     grid = sampling_grid(draw, *image.shape[-2:])
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    labels = F.grid_sample(mask.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    labels = F.grid_sample(
+        mask.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    )
     return image, labels.to(mask.dtype)
 
 
@@ -127,8 +146,12 @@ def sampling_grid(draw: Draw, height: int, width: int) -> Tensor:
     """
     assert draw.angle is not None and draw.zoom is not None and draw.shift is not None
     device = draw.angle.device
-    x = torch.arange(width, device=device) + 0.5 - width / 2 - draw.shift[:, :1] * width  # (B, 1, 1, W)
-    y = (torch.arange(height, device=device) + 0.5 - height / 2).view(-1, 1) - draw.shift[:, 1:] * height  # (B, 1, H, 1)
+    x = (
+        torch.arange(width, device=device) + 0.5 - width / 2 - draw.shift[:, :1] * width
+    )  # (B, 1, 1, W)
+    y = (torch.arange(height, device=device) + 0.5 - height / 2).view(-1, 1) - draw.shift[
+        :, 1:
+    ] * height  # (B, 1, H, 1)
     cosine, sine = draw.angle.cos() / draw.zoom, draw.angle.sin() / draw.zoom
     mirror = 1.0 if draw.flip is None else 1 - 2 * draw.flip.float()
     across, down = mirror * 2 / width, 2 / height

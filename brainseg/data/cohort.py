@@ -21,7 +21,9 @@ class Outline(NamedTuple):
 
 def open_store(config: DataConfig) -> Store:
     """The prepared file; makes the phantom cohort if that is asked for and not there yet."""
-    return Store(Path(config.path) if config.path is not None else phantom.ensure_cohort(config.phantom))
+    return Store(
+        Path(config.path) if config.path is not None else phantom.ensure_cohort(config.phantom)
+    )
 
 
 def fingerprint(config: DataConfig) -> str | None:
@@ -38,14 +40,33 @@ def outline(config: DataConfig) -> Outline:
     if config.path is not None:
         path = Path(config.path)
         make = f"make it with python -m brainseg.prepare source={path if path.is_dir() else 'DIR'} output=FILE"
-        check(path.is_file(), "data.path", path, "a folder, not a prepared file" if path.is_dir() else "no such file", make)
+        check(
+            path.is_file(),
+            "data.path",
+            path,
+            "a folder, not a prepared file" if path.is_dir() else "no such file",
+            make,
+        )
         with Store(path) as store:
-            found = Outline(sorted(set(store.patients)), (store.shape[2], store.shape[3]), store.channels, store.classes)
+            found = Outline(
+                sorted(set(store.patients)),
+                (store.shape[2], store.shape[3]),
+                store.channels,
+                store.classes,
+            )
     else:
         names = sorted({patient_of(name) for name in phantom.patient_names(config.phantom)})
-        found = Outline(names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES))
+        found = Outline(
+            names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES)
+        )
     known = config.volume is None or config.volume in found.channels
-    check(known, "data.volume", config.volume, "no such channel", f"known: {', '.join(found.channels)}, or null for all")
+    check(
+        known,
+        "data.volume",
+        config.volume,
+        "no such channel",
+        f"known: {', '.join(found.channels)}, or null for all",
+    )
     return found._replace(patients=found.patients[: config.limit_patients])
 
 

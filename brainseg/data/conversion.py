@@ -30,7 +30,9 @@ class FaultyCohort(DataError):
 
     def __init__(self, source: str | Path, faults: list[str]) -> None:
         counted = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
-        super().__init__("\n  ".join([f"{source}: {counted}; nothing was written", *summarise(faults)]))
+        super().__init__(
+            "\n  ".join([f"{source}: {counted}; nothing was written", *summarise(faults)])
+        )
         self.faults = faults
 
 
@@ -68,11 +70,15 @@ def prepare(
     """
 
     def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
-        return tqdm(items, what, total, unit="volume", leave=False, disable=None if progress else True)  # None: not into a log file
+        return tqdm(
+            items, what, total, unit="volume", leave=False, disable=None if progress else True
+        )  # None: not into a log file
 
     reader, scan = scanner(source, reading or Reading())
     found = scan(source, workers, show)
-    if not found.folders and len(found.faults) == 1:  # nothing there: the wrong folder, no fault of the data
+    if (
+        not found.folders and len(found.faults) == 1
+    ):  # nothing there: the wrong folder, no fault of the data
         raise RequestError(f"source={source}: {found.faults[0]}")
     # A scan whose twin is left out is no duplicate, so faulty patients go first.
     cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
@@ -85,12 +91,28 @@ def prepare(
     written = not _is_up_to_date(output, cohort)
     if written:
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
-        write_store(output, cohort.volumes, show(_load_ahead(cohort), len(cohort.folders), "write"),
-                    cohort.channels, cohort.classes, _preparation(reader, reading, cohort))
+        write_store(
+            output,
+            cohort.volumes,
+            show(_load_ahead(cohort), len(cohort.folders), "write"),
+            cohort.channels,
+            cohort.classes,
+            _preparation(reader, reading, cohort),
+        )
     left_out = found.faulty_patients if on_fault == "skip_patient" else []
     warnings = [*found.warnings, *doubts(cohort.volumes, cohort.classes)]
-    return Summary(written, cohort.volumes, cohort.channels, cohort.classes, cohort.fingerprint, warnings, found.ignored, left_out,
-                   found.faults, reader)
+    return Summary(
+        written,
+        cohort.volumes,
+        cohort.channels,
+        cohort.classes,
+        cohort.fingerprint,
+        warnings,
+        found.ignored,
+        left_out,
+        found.faults,
+        reader,
+    )
 
 
 def _load_ahead(cohort: Cohort) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -108,7 +130,11 @@ def _load_ahead(cohort: Cohort) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def _preparation(reader: str, reading: Reading | None, cohort: Cohort) -> str:
     """Return reader, settings and notes as JSON; "" for slices that are stored as they are."""
-    settings = {name: value for name, value in vars(reading or Reading()).items() if value and name != "reader"}
+    settings = {
+        name: value
+        for name, value in vars(reading or Reading()).items()
+        if value and name != "reader"
+    }
     if reader == "kaggle_3m" and not settings:
         return ""
     return json.dumps({"reader": reader, "settings": settings, "notes": cohort.notes}, default=list)

@@ -1,8 +1,8 @@
 """Slices as samples and as batches: the same numbers from memory or from the file, one by one or gathered on the device.
 
-    rows        which slices of the file are meant; a position counts within this data set
-    raw         uint8 (B, (2k+1) * C, H, W): a slice with k neighbours on each side, edges repeated, in the order of the slices
-    image       float32, raw normalised by its volume's percentiles: clip((raw - low) / (high - low), 0, 1)
+rows        which slices of the file are meant; a position counts within this data set
+raw         uint8 (B, (2k+1) * C, H, W): a slice with k neighbours on each side, edges repeated, in the order of the slices
+image       float32, raw normalised by its volume's percentiles: clip((raw - low) / (high - low), 0, 1)
 """
 
 import os
@@ -74,22 +74,43 @@ class MRIDataset(Dataset[Sample]):
         self.context, self.volume = context, volume
         check(context >= 0, "context", context, "must be at least 0")
         known = self.store.channels
-        check(volume is None or volume in known, "data.volume", volume, f"no such channel; known: {', '.join(known)}")
+        check(
+            volume is None or volume in known,
+            "data.volume",
+            volume,
+            f"no such channel; known: {', '.join(known)}",
+        )
         self._channel = None if volume is None else self.store.channels.index(volume)
         count = self.store.shape[0]
-        self.rows = np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64).reshape(-1)
+        self.rows = (
+            np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64).reshape(-1)
+        )
         inside = not len(self.rows) or bool(self.rows.min() >= 0 and self.rows.max() < count)
-        check(inside, "indices", f"{self.rows.min()}..{self.rows.max()}" if len(self.rows) else "", f"must lie in 0..{count - 1}")
-        self._volume_of_row = np.repeat(np.arange(len(self.store.volumes)), np.diff(self.store.first_slice))
+        check(
+            inside,
+            "indices",
+            f"{self.rows.min()}..{self.rows.max()}" if len(self.rows) else "",
+            f"must lie in 0..{count - 1}",
+        )
+        self._volume_of_row = np.repeat(
+            np.arange(len(self.store.volumes)), np.diff(self.store.first_slice)
+        )
         if patients is not None:
             unknown = sorted(set(patients) - set(self.store.patients) - set(self.store.volumes))
             check(not unknown, "patients", ", ".join(unknown[:5]), "not in the data")
-            wanted = [v in patients or p in patients for v, p in zip(self.store.volumes, self.store.patients, strict=True)]
+            wanted = [
+                v in patients or p in patients
+                for v, p in zip(self.store.volumes, self.store.patients, strict=True)
+            ]
             self.rows = self.rows[np.asarray(wanted)[self._volume_of_row[self.rows]]]
         self._low, self._high = torch.from_numpy(self.store.low), torch.from_numpy(self.store.high)
         if self._channel is not None:
-            self._low, self._high = (limit[:, self._channel : self._channel + 1] for limit in (self._low, self._high))
-        self.memory: Batch | None = None  # raw images (M, C, H, W) and masks (M, 1, H, W), both uint8
+            self._low, self._high = (
+                limit[:, self._channel : self._channel + 1] for limit in (self._low, self._high)
+            )
+        self.memory: Batch | None = (
+            None  # raw images (M, C, H, W) and masks (M, 1, H, W), both uint8
+        )
         self._place = np.full(count, -1)  # where a row lies in that memory
 
     @property
@@ -124,8 +145,14 @@ class MRIDataset(Dataset[Sample]):
 
     images = property(lambda self: View(lambda i: self[i].image, len(self)))
     masks = property(lambda self: View(lambda i: self[i].mask, len(self)))
-    patients = property(lambda self: View(lambda i: self.store.volumes[self._volume_of_row[self.rows[i]]], len(self)))
-    slices = property(lambda self: View(lambda i: int(self.store.slice_number[self.rows[i]]), len(self)))
+    patients = property(
+        lambda self: View(
+            lambda i: self.store.volumes[self._volume_of_row[self.rows[i]]], len(self)
+        )
+    )
+    slices = property(
+        lambda self: View(lambda i: int(self.store.slice_number[self.rows[i]]), len(self))
+    )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,7 +163,9 @@ class MRIDataset(Dataset[Sample]):
     def __getitem__(self, index: slice) -> "MRIDataset": ...
     def __getitem__(self, index: int | slice) -> "Sample | MRIDataset":
         if isinstance(index, slice):
-            return MRIDataset(self.store, self.rows[index], volume=self.volume, context=self.context)
+            return MRIDataset(
+                self.store, self.rows[index], volume=self.volume, context=self.context
+            )
         position = _position(index, len(self))
         batch = self.gather([position])
         return Sample(batch.image[0], batch.mask[0], self.patients[position], self.slices[position])
@@ -152,8 +181,12 @@ class MRIDataset(Dataset[Sample]):
 
     def fits(self, device: torch.device | str = "cpu") -> bool:
         """Whether the slices take at most half of the memory that is free now, the machine's and on a GPU also the GPU's."""
-        known = "SC_AVPHYS_PAGES" in os.sysconf_names  # not on a Mac, whose whole memory then counts as free
-        free = os.sysconf("SC_AVPHYS_PAGES" if known else "SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        known = (
+            "SC_AVPHYS_PAGES" in os.sysconf_names
+        )  # not on a Mac, whose whole memory then counts as free
+        free = os.sysconf("SC_AVPHYS_PAGES" if known else "SC_PHYS_PAGES") * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
         if torch.device(device).type == "cuda":
             free = min(free, torch.cuda.mem_get_info(device)[0])
         return self.bytes_needed() < free / 2
@@ -171,28 +204,42 @@ class MRIDataset(Dataset[Sample]):
         self.memory = memory
         return self
 
-    def gather(self, positions: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
+    def gather(
+        self, positions: Sequence[int] | np.ndarray, device: torch.device | str = "cpu"
+    ) -> Batch:
         """The samples at `positions` as one batch on `device`, normalised there: image (B, C, H, W), mask (B, 1, H, W)."""
         rows = self.rows[np.asarray(positions)]
         volumes = self._volume_of_row[rows]
         first, last = self.store.first_slice[volumes], self.store.first_slice[volumes + 1] - 1
         around = np.arange(-self.context, self.context + 1)
         neighbours = np.clip(rows[:, None] + around, first[:, None], last[:, None])
-        raw = sent(self._images(neighbours.reshape(-1)), device).reshape(len(rows), len(around), -1, *self.size)
+        raw = sent(self._images(neighbours.reshape(-1)), device).reshape(
+            len(rows), len(around), -1, *self.size
+        )
         chosen = torch.from_numpy(volumes)
-        low, high = (sent(limit[chosen][:, None, :, None, None], device) for limit in (self._low, self._high))
-        span = torch.where(high > low, high - low, torch.inf)  # a constant channel says nothing: zeros
-        image = raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)  # in place: fresh memory made it four times slower
+        low, high = (
+            sent(limit[chosen][:, None, :, None, None], device) for limit in (self._low, self._high)
+        )
+        span = torch.where(
+            high > low, high - low, torch.inf
+        )  # a constant channel says nothing: zeros
+        image = (
+            raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)
+        )  # in place: fresh memory made it four times slower
         return Batch(image.flatten(1, 2), sent(self._masks(rows), device))
 
     def _images(self, rows: np.ndarray) -> Tensor:
         if self.memory is not None and (self._place[rows] >= 0).all():
-            return self.memory.image[sent(torch.from_numpy(self._place[rows]), self.memory.image.device)]
+            return self.memory.image[
+                sent(torch.from_numpy(self._place[rows]), self.memory.image.device)
+            ]
         return self._read(rows, masks=False).image
 
     def _masks(self, rows: np.ndarray) -> Tensor:
         if self.memory is not None and (self._place[rows] >= 0).all():
-            return self.memory.mask[sent(torch.from_numpy(self._place[rows]), self.memory.mask.device)]
+            return self.memory.mask[
+                sent(torch.from_numpy(self._place[rows]), self.memory.mask.device)
+            ]
         return self._read(rows, images=False).mask
 
     def _read(self, rows: np.ndarray, images: bool = True, masks: bool = True) -> Batch:
@@ -204,11 +251,16 @@ class MRIDataset(Dataset[Sample]):
         mask = [self.store.masks(int(run[0]), int(run[-1]) + 1) for run in runs] if masks else []
         if self._channel is not None:
             image = [part[:, self._channel : self._channel + 1] for part in image]
-        stacked = [torch.from_numpy(np.concatenate(parts)[inverse] if parts else nothing) for parts in (image, mask)]
+        stacked = [
+            torch.from_numpy(np.concatenate(parts)[inverse] if parts else nothing)
+            for parts in (image, mask)
+        ]
         return Batch(*stacked)
 
 
-def epoch_order(dataset: MRIDataset, seed: int, epoch: int, tumour_share: float | None = None) -> np.ndarray:
+def epoch_order(
+    dataset: MRIDataset, seed: int, epoch: int, tumour_share: float | None = None
+) -> np.ndarray:
     """Positions of one epoch: every slice once, or `tumour_share` of as many from the tumour slices, each as evenly as it goes.
 
     A function of (seed, epoch) alone, so that a resumed run goes on in the same order.
@@ -223,8 +275,17 @@ def epoch_order(dataset: MRIDataset, seed: int, epoch: int, tumour_share: float 
         (np.flatnonzero(~tumour), len(dataset) - round(tumour_share * len(dataset))),
     ):
         there = bool(len(positions)) or not count
-        check(there, "data.tumour_share", tumour_share, "the training slices have none of that kind", "set it to null")
-        rounds = [torch.randperm(len(positions), generator=generator).numpy() for _ in range(-(-count // max(len(positions), 1)))]
+        check(
+            there,
+            "data.tumour_share",
+            tumour_share,
+            "the training slices have none of that kind",
+            "set it to null",
+        )
+        rounds = [
+            torch.randperm(len(positions), generator=generator).numpy()
+            for _ in range(-(-count // max(len(positions), 1)))
+        ]
         drawn.append(positions[np.concatenate([*rounds, np.empty(0, np.int64)])[:count]])
     together = np.concatenate(drawn)
     return together[torch.randperm(len(together), generator=generator).numpy()]

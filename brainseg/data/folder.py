@@ -24,12 +24,16 @@ class Folder:
     # Where the pixels begin in a file that holds them uncompressed.
     offsets: dict[Path, int] = field(default_factory=dict)
     volume: Volume | None = None  # there when verified and without a fault
-    notes: list[str] = field(default_factory=list)  # what a reader did to the volume; equal ones are printed once
+    notes: list[str] = field(
+        default_factory=list
+    )  # what a reader did to the volume; equal ones are printed once
     named_patient: str = ""  # by the reader, "" if the patient follows from the folder's name
 
     @property
     def patient(self) -> str:
-        return self.volume.patient if self.volume else self.named_patient or patient_of(self.path.name)
+        return (
+            self.volume.patient if self.volume else self.named_patient or patient_of(self.path.name)
+        )
 
 
 def entries_of(folder: Folder) -> list[os.DirEntry]:

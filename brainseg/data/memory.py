@@ -20,21 +20,44 @@ class MemoryStore(Store):
         classes: names by class index, background first.
     """
 
-    def __init__(self, name: str, scan: Scan, channels: Sequence[str] = CHANNELS, classes: Sequence[str] = CLASSES) -> None:
+    def __init__(
+        self,
+        name: str,
+        scan: Scan,
+        channels: Sequence[str] = CHANNELS,
+        classes: Sequence[str] = CLASSES,
+    ) -> None:
         images = scan.images
-        masks = np.zeros((len(images), *images.shape[2:]), np.uint8) if scan.masks is None else scan.masks
+        masks = (
+            np.zeros((len(images), *images.shape[2:]), np.uint8)
+            if scan.masks is None
+            else scan.masks
+        )
         numbers = scan.slice_number or range(1, len(images) + 1)
-        volume = describe(name, zip(numbers, images, masks, strict=True), channels, scan.spacing or UNKNOWN, scan.patient or "")
+        volume = describe(
+            name,
+            zip(numbers, images, masks, strict=True),
+            channels,
+            scan.spacing or UNKNOWN,
+            scan.patient or "",
+        )
         self.path, self.fingerprint, self.shape = Path(name), volume.digest, images.shape
         self.slice_number, self.tumour_pixels = volume.slice_number, volume.tumour_pixels
         self.first_slice = np.array([0, len(images)])
         self.low, self.high, self.copies = volume.low[None], volume.high[None], volume.copies[None]
         self.spacing = np.array([volume.spacing], np.float32)
-        self.volumes, self.patients, self.channels, self.classes = [name], [volume.patient], list(channels), list(classes)
+        self.volumes, self.patients, self.channels, self.classes = (
+            [name],
+            [volume.patient],
+            list(channels),
+            list(classes),
+        )
         self._pixels = {"images": images, "masks": masks[:, None]}
         self._handle = None
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
         if not 0 <= start <= stop <= len(self._pixels[name]):
-            raise IndexError(f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {len(self._pixels[name])}")
+            raise IndexError(
+                f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {len(self._pixels[name])}"
+            )
         return self._pixels[name][start:stop]

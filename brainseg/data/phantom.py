@@ -21,7 +21,9 @@ from brainseg.data import anatomy
 from brainseg.data.anatomy import Array, Random, smooth_noise
 from brainseg.errors import DataError, RequestError
 
-VERSION = 1  # raise it with any change of a pixel: files made by another version are then not found again
+VERSION = (
+    1  # raise it with any change of a pixel: files made by another version are then not found again
+)
 
 # Signal of a tissue: pre-contrast, FLAIR, post-contrast.
 SIGNAL = {
@@ -74,11 +76,22 @@ def patient_names(config: PhantomConfig) -> list[str]:
 def place(random: Random, config: PhantomConfig) -> tuple[Array, float]:
     """Head units of every voxel (3, S, H, W), and the width of a pixel in them: the head's size, position and rotation."""
     length, angle = random.uniform(0.72, 0.90), math.radians(random.normal(0, 6))
-    shift, tilt, height = random.normal(0, 0.02, 2), random.normal(0, 0.06), random.uniform(-0.03, 0.03)
+    shift, tilt, height = (
+        random.normal(0, 0.02, 2),
+        random.normal(0, 0.06),
+        random.uniform(-0.03, 0.03),
+    )
     side = (np.arange(config.size) + 0.5) / config.size * 2 - 1
-    z, v, u = np.meshgrid(np.linspace(-0.98, 1, config.slices) + height, side - shift[0], side - shift[1], indexing="ij")
+    z, v, u = np.meshgrid(
+        np.linspace(-0.98, 1, config.slices) + height,
+        side - shift[0],
+        side - shift[1],
+        indexing="ij",
+    )
     x, y = np.cos(angle) * u + np.sin(angle) * v, np.sin(angle) * u - np.cos(angle) * v
-    return np.stack([x / length, y / length + tilt * z, z]).astype(np.float32), 2 / config.size / length
+    return np.stack([x / length, y / length + tilt * z, z]).astype(
+        np.float32
+    ), 2 / config.size / length
 
 
 def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDArray[np.uint8]:
@@ -88,8 +101,15 @@ def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDAr
     signal = signal * (1 + 0.03 * smooth_noise(random, signal.shape[1:], (8, 24, 24)))
     channels = []
     for channel, gain in zip(signal, look.gain, strict=True):
-        coil = np.exp(look.bias * random.uniform(0.5, 1.2) * smooth_noise(random, channel.shape, (1, 2, 2)))
-        sharp = channel ** (look.contrast * random.uniform(0.95, 1.05)) * coil * gain * math.exp(random.normal(0, 0.12))
+        coil = np.exp(
+            look.bias * random.uniform(0.5, 1.2) * smooth_noise(random, channel.shape, (1, 2, 2))
+        )
+        sharp = (
+            channel ** (look.contrast * random.uniform(0.95, 1.05))
+            * coil
+            * gain
+            * math.exp(random.normal(0, 0.12))
+        )
         for axis in (1, 2):
             sharp = gaussian_filter1d(sharp, max(look.blur / pixel, 0.35), axis)
         real, imaginary = look.noise * random.standard_normal((2, *channel.shape), dtype=np.float32)
@@ -106,15 +126,22 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
     point, pixel = place(random, config)
     centre, radius = anatomy.tumour_centre(random, point)
     outside, inside = anatomy.skull_and_face(random, point, pixel)
-    layers, cerebrum, white = anatomy.brain(random, anatomy.pushed(random, point, centre, radius), inside, pixel)
+    layers, cerebrum, white = anatomy.brain(
+        random, anatomy.pushed(random, point, centre, radius), inside, pixel
+    )
     mask, level = anatomy.tumour(random, point, pixel, centre, radius, cerebrum, white)
-    layers += [("gliosis", anatomy.lesions(random, point, pixel) * cerebrum * white), *anatomy.tumour_layers(random, mask, level)]
+    layers += [
+        ("gliosis", anatomy.lesions(random, point, pixel) * cerebrum * white),
+        *anatomy.tumour_layers(random, mask, level),
+    ]
     signal = np.full((3, *mask.shape), 0.004, np.float32)
     for tissue, share in outside + layers:
         for channel, value in zip(signal, SIGNAL[tissue], strict=True):
             channel += share * (value - channel)
     images = scan(random, INSTITUTIONS[institution(index)], signal, pixel)
-    if index % 5 == 3:  # a sequence was not taken, post-contrast twice as often as pre-contrast: FLAIR stands in its place
+    if (
+        index % 5 == 3
+    ):  # a sequence was not taken, post-contrast twice as often as pre-contrast: FLAIR stands in its place
         images[..., 0 if index // 5 % 3 == 1 else 2] = images[..., 1]
     return images, mask.astype(np.uint8) * 255
 
@@ -130,13 +157,29 @@ def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
     if folder.exists():
         raise DataError(f"{folder}: is already there; a cohort is written once, into a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as partial:
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
+    ) as partial:
         root = Path(partial) / folder.name
-        for index, name in enumerate(tqdm(patient_names(config), "phantom cohort", unit="patient", disable=None)):
+        for index, name in enumerate(
+            tqdm(patient_names(config), "phantom cohort", unit="patient", disable=None)
+        ):
             (root / name).mkdir(parents=True)
             for n, (image, mask) in enumerate(zip(*volume(config, index), strict=True), start=1):
-                tifffile.imwrite(root / name / f"{name}_{n}.tif", image, photometric="rgb", metadata=None, software=False)
-                tifffile.imwrite(root / name / f"{name}_{n}_mask.tif", mask, photometric="minisblack", metadata=None, software=False)
+                tifffile.imwrite(
+                    root / name / f"{name}_{n}.tif",
+                    image,
+                    photometric="rgb",
+                    metadata=None,
+                    software=False,
+                )
+                tifffile.imwrite(
+                    root / name / f"{name}_{n}_mask.tif",
+                    mask,
+                    photometric="minisblack",
+                    metadata=None,
+                    software=False,
+                )
         os.replace(root, folder)
     return folder
 
@@ -144,7 +187,9 @@ def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
 def cohort_file(config: PhantomConfig) -> Path:
     """Where the cohort's HDF5 file is or will be: the key is a hash of every setting but the folder, and of VERSION."""
     settings = {name: value for name, value in asdict(config).items() if name != "folder"}
-    key = hashlib.sha256(json.dumps({**settings, "version": VERSION}, sort_keys=True).encode()).hexdigest()[:10]
+    key = hashlib.sha256(
+        json.dumps({**settings, "version": VERSION}, sort_keys=True).encode()
+    ).hexdigest()[:10]
     return Path(config.folder) / f"phantom-{key}.h5"
 
 
@@ -169,5 +214,7 @@ def ensure_cohort(config: PhantomConfig) -> Path:
                 prepare(source, output, workers=1)
     except OSError as error:
         reason = f"{error.strerror}; choose a folder that can be written"
-        raise RequestError(f"data.phantom.folder={config.folder}: the cohort cannot be written there: {reason}") from error
+        raise RequestError(
+            f"data.phantom.folder={config.folder}: the cohort cannot be written there: {reason}"
+        ) from error
     return output

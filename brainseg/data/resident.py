@@ -18,7 +18,9 @@ class Key(NamedTuple):
     device: str
 
 
-_kept: dict[Key, Batch] = {}  # a global, because a run ends between two jobs and takes everything else with it
+_kept: dict[
+    Key, Batch
+] = {}  # a global, because a run ends between two jobs and takes everything else with it
 
 
 def hold(parts: Sequence[MRIDataset], device: torch.device, resident: str = "auto") -> None:
@@ -43,4 +45,6 @@ def release() -> None:
 
 def _key(part: MRIDataset, device: torch.device) -> Key:
     store = part.store
-    return Key(str(store.path.resolve()), store.fingerprint, part.volume, tuple(part.volumes), str(device))
+    return Key(
+        str(store.path.resolve()), store.fingerprint, part.volume, tuple(part.volumes), str(device)
+    )

@@ -11,6 +11,8 @@ def halved(image: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     The image takes their mean, the mask the class that most of them have and of a draw the higher one, so that a thin rim stays tumour.
     An odd last row or column is left out.
     """
-    shares = torch.stack([F.avg_pool2d((mask == index).float(), 2) for index in range(classes - 1, -1, -1)])  # argmax takes the first
+    shares = torch.stack(
+        [F.avg_pool2d((mask == index).float(), 2) for index in range(classes - 1, -1, -1)]
+    )  # argmax takes the first
     labels = classes - 1 - shares.argmax(0)
     return F.avg_pool2d(image, 2), labels.to(mask.dtype)

@@ -21,12 +21,23 @@ from brainseg.data.layout import Folder, find_folders
 from brainseg.data.readers.fit import crop_or_pad
 from brainseg.data.stored_pixels import read_plain_pixels
 from brainseg.data.tiff import read_mask, read_slice
-from brainseg.data.volume import CHANNELS, CLASSES, Slice, Volume, describe, digest, fingerprint, renamed_patients
+from brainseg.data.volume import (
+    CHANNELS,
+    CLASSES,
+    Slice,
+    Volume,
+    describe,
+    digest,
+    fingerprint,
+    renamed_patients,
+)
 from brainseg.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Show = Callable[[Iterable[Folder], int], Iterable[Folder]]  # wraps the results, of which there will be so many, in a progress bar
+Show = Callable[
+    [Iterable[Folder], int], Iterable[Folder]
+]  # wraps the results, of which there will be so many, in a progress bar
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,9 @@ class Cohort:
 
     top: Folder  # the source itself: what concerns no volume
     folders: list[Folder]  # sorted by name
-    load: Callable[[Folder], tuple[np.ndarray, np.ndarray]]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
+    load: Callable[
+        [Folder], tuple[np.ndarray, np.ndarray]
+    ]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
     channels: Sequence[str] = field(default=CHANNELS)
     classes: Sequence[str] = field(default=CLASSES)  # background first
     notes: Sequence[str] = ()  # what a reader did to the volumes; among the warnings, too
@@ -62,8 +75,12 @@ class Cohort:
     @property
     def fingerprint(self) -> str:
         volumes = self.volumes
-        renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
-        return fingerprint((volume.digest for volume in volumes), self.channels, self.classes, renamed)
+        renamed = renamed_patients(
+            (volume.name for volume in volumes), (volume.patient for volume in volumes)
+        )
+        return fingerprint(
+            (volume.digest for volume in volumes), self.channels, self.classes, renamed
+        )
 
     @property
     def faulty_patients(self) -> list[str]:
@@ -72,11 +89,16 @@ class Cohort:
     def without(self, patients: Iterable[str]) -> "Cohort":
         """This cohort less every volume of these patients."""
         left_out = set(patients)
-        return replace(self, folders=[folder for folder in self.folders if folder.patient not in left_out])
+        return replace(
+            self, folders=[folder for folder in self.folders if folder.patient not in left_out]
+        )
 
 
 def scan(
-    source: str | Path, workers: int | None = None, show: Show | None = None, size: Sequence[int] | None = None
+    source: str | Path,
+    workers: int | None = None,
+    show: Show | None = None,
+    size: Sequence[int] | None = None,
 ) -> Cohort:
     """Verify every file below `source` in `workers` processes (None: one per core). Faults are gathered, none is raised.
 
@@ -111,11 +133,16 @@ def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray,
     located = [partial(read_plain_pixels, folder, volume.shape)] if size is None else []
     for read in (*located, partial(_read, again, size)):
         slices = read()
-        if len(slices) != len(images) or any(image.shape != images.shape[1:] for _, image, _ in slices):
+        if len(slices) != len(images) or any(
+            image.shape != images.shape[1:] for _, image, _ in slices
+        ):
             continue
         for row, (_, image, mask) in enumerate(slices):
             images[row], masks[row, 0] = image, mask
-        if digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True)) == volume.digest:
+        if (
+            digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True))
+            == volume.digest
+        ):
             return images, masks
     raise DataError(f"{folder.path}: changed while it was being read; start again")
 
@@ -129,21 +156,27 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
     for number, path in folder.slices.items():
         read_image = partial(read_slice, channels=len(CHANNELS), offsets=folder.offsets)
         image = _attempt(read_image, path, folder)
-        mask = _attempt(partial(read_mask, offsets=folder.offsets), folder.masks.get(number), folder)
+        mask = _attempt(
+            partial(read_mask, offsets=folder.offsets), folder.masks.get(number), folder
+        )
         if image is not None:
             folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
         if image is None or mask is None:
             continue
         if mask.shape != image.shape[1:]:
             name = f"{folder.path.name}/{folder.masks[number].name}"
-            folder.faults.append(f"{name}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}")
+            folder.faults.append(
+                f"{name}: {_size(mask.shape)} pixels; its slice has {_size(image.shape[1:])}"
+            )
             continue
         if size is not None:
             pixels = np.count_nonzero(mask)
             image, mask = crop_or_pad(image, size), crop_or_pad(mask, size)
             if lost := pixels - np.count_nonzero(mask):
                 place = f"{folder.path.name}/{path.name}"
-                folder.warnings.append(f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels")
+                folder.warnings.append(
+                    f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels"
+                )
         slices.append((number, image, mask))
     if all(image.dtype == np.uint8 for _, image, _ in slices):
         return slices
@@ -154,10 +187,14 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
     if len(types) > 1 or len({image.shape for _, image, _ in slices}) > 1:
         return []  # slices of several sizes are named by `compare_sizes`
     stretched = to_uint8(np.stack([image for _, image, _ in slices]))
-    return [(number, image, mask) for image, (number, _, mask) in zip(stretched, slices, strict=True)]
+    return [
+        (number, image, mask) for image, (number, _, mask) in zip(stretched, slices, strict=True)
+    ]
 
 
-def _attempt(read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder) -> np.ndarray | None:
+def _attempt(
+    read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder
+) -> np.ndarray | None:
     if path is None or path in folder.unread:
         return None
     try:
@@ -173,22 +210,33 @@ def compare_sizes(folders: list[Folder]) -> None:
     if len(counts) < 2:
         return
     usual = max(counts, key=lambda size: (counts[size], size))
-    remedy = f"size={usual[0] if usual[0] == usual[1] else list(usual)} cuts or pads them at the centre"
+    remedy = (
+        f"size={usual[0] if usual[0] == usual[1] else list(usual)} cuts or pads them at the centre"
+    )
     rule = f"most of the cohort has {_size(usual)}; all slices must have one size; {remedy}"
     for folder in folders:
         odd = {number: size for number, size in folder.sizes.items() if size != usual}
         name = folder.path.name
         if len(odd) > 1 and len(odd) == len(folder.sizes) and len(set(odd.values())) == 1:
-            folder.faults.append(f"{name}: all slices have {_size(next(iter(odd.values())))} pixels; {rule}")
+            folder.faults.append(
+                f"{name}: all slices have {_size(next(iter(odd.values())))} pixels; {rule}"
+            )
         else:
             files = {number: f"{name}/{path.name}" for number, path in folder.slices.items()}
-            folder.faults += [f"{files.get(number, name)}: {_size(size)} pixels; {rule}" for number, size in odd.items()]
+            folder.faults += [
+                f"{files.get(number, name)}: {_size(size)} pixels; {rule}"
+                for number, size in odd.items()
+            ]
         folder.volume = None if odd else folder.volume
 
 
-def in_processes(function: Callable[[Item], Result], items: Sequence[Item], workers: int | None) -> Iterator[Result]:
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int | None
+) -> Iterator[Result]:
     """`map` in so many processes (None: one a core; 1: in this one), with the results in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     workers = min(workers or cores, len(items))
     if workers <= 1:
         yield from map(function, items)
@@ -199,7 +247,9 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], work
         try:
             yield from pool.map(function, items)
         except (BrokenProcessPool, MemoryError) as error:  # the system kills who asks for too much
-            raise DataError(f"workers={workers}: a process was lost, perhaps for want of memory; lower workers") from error
+            raise DataError(
+                f"workers={workers}: a process was lost, perhaps for want of memory; lower workers"
+            ) from error
 
 
 def _begin_worker() -> None:

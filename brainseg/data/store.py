@@ -32,16 +32,37 @@ OPEN = "is open for writing in another program, or was not closed"
 FOREIGN = "not a file that brainseg.prepare made"
 REMEDY = "make it again with python -m brainseg.prepare"
 TYPES = {  # of every part; text is bytes of a fixed length
-    "images": "u1", "masks": "u1", "slice_number": "i4", "tumour_pixels": "i4", "first_slice": "i8", "low": "f4", "high": "f4",
-    "copies": "u1", "spacing": "f4", "volumes": "S", "patients": "S", "channels": "S", "classes": "S",
-}  # fmt: skip
-DAMAGED = (OSError, KeyError, ValueError, RuntimeError)  # none of 90,000 damaged files made h5py raise anything else
+    "images": "u1",
+    "masks": "u1",
+    "slice_number": "i4",
+    "tumour_pixels": "i4",
+    "first_slice": "i8",
+    "low": "f4",
+    "high": "f4",
+    "copies": "u1",
+    "spacing": "f4",
+    "volumes": "S",
+    "patients": "S",
+    "channels": "S",
+    "classes": "S",
+}
+DAMAGED = (
+    OSError,
+    KeyError,
+    ValueError,
+    RuntimeError,
+)  # none of 90,000 damaged files made h5py raise anything else
 
 
 def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
     """The dataset `name`, if it lies in this very file (else DataError): HDF5 can also refer to other files, or to nothing."""
     part, link = file[name], file.get(name, getlink=True)
-    if not isinstance(part, h5py.Dataset) or not isinstance(link, h5py.HardLink) or part.is_virtual or part.external:
+    if (
+        not isinstance(part, h5py.Dataset)
+        or not isinstance(link, h5py.HardLink)
+        or part.is_virtual
+        or part.external
+    ):
         raise DataError(f"{file.filename}: {name} is no dataset of this file; {remedy}")
     return part
 
@@ -56,7 +77,12 @@ def is_open_elsewhere(path: str | Path) -> bool:
             start = file.read(12)
     except OSError:
         return False
-    return len(start) == 12 and start[:8] == b"\x89HDF\r\n\x1a\n" and start[8] >= 3 and bool(start[11] & 1)
+    return (
+        len(start) == 12
+        and start[:8] == b"\x89HDF\r\n\x1a\n"
+        and start[8] >= 3
+        and bool(start[11] & 1)
+    )
 
 
 def is_store(path: str | Path) -> bool:
@@ -95,13 +121,17 @@ class Store:
                 raise
             if self.path.is_file() and is_open_elsewhere(self.path):
                 raise DataError(f"{self.path}: {OPEN}; close that program, or {REMEDY}") from error
-            raise DataError(f"{self.path}: damaged, or {FOREIGN} ({_reason(error)}); {REMEDY}") from error
+            raise DataError(
+                f"{self.path}: damaged, or {FOREIGN} ({_reason(error)}); {REMEDY}"
+            ) from error
 
     def _read_header(self, file: h5py.File) -> None:
         if not _has_format(file):
             raise DataError(f"{self.path}: {FOREIGN}; {REMEDY}")
         if (schema := file.attrs["schema"]) != SCHEMA:
-            raise DataError(f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}")
+            raise DataError(
+                f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}"
+            )
         self._check_parts(file)
         self.fingerprint: str = bytes(file.attrs["fingerprint"]).decode()
         self.preparation: str = bytes(file.attrs.get("preparation", b"")).decode()
@@ -114,7 +144,8 @@ class Store:
         self.spacing: np.ndarray = file["spacing"][()]
         self.copies: np.ndarray = file["copies"][()].astype(bool)
         self.volumes, self.patients, self.channels, self.classes = (
-            [name.decode() for name in file[key][()]] for key in ("volumes", "patients", "channels", "classes")
+            [name.decode() for name in file[key][()]]
+            for key in ("volumes", "patients", "channels", "classes")
         )
         self._check_shapes(file)
 
@@ -123,32 +154,53 @@ class Store:
         for name, kind in TYPES.items():
             part = part_of(file, name)
             if part.dtype.kind != "S" if kind == "S" else part.dtype != kind:
-                raise DataError(f"{self.path}: {name} is {part.dtype}, must be {np.dtype(kind)}; {REMEDY}")
+                raise DataError(
+                    f"{self.path}: {name} is {part.dtype}, must be {np.dtype(kind)}; {REMEDY}"
+                )
         images = file["images"]
         if images.ndim != 4 or images.id.get_storage_size() < math.prod(images.shape):
-            raise DataError(f"{self.path}: images of shape {images.shape} in {images.id.get_storage_size()} bytes; {REMEDY}")
+            raise DataError(
+                f"{self.path}: images of shape {images.shape} in {images.id.get_storage_size()} bytes; {REMEDY}"
+            )
         if (rows := file["slice_number"].shape) != images.shape[:1]:  # before it is read
-            raise DataError(f"{self.path}: slice_number has shape {rows}, must have {images.shape[:1]}; {REMEDY}")
+            raise DataError(
+                f"{self.path}: slice_number has shape {rows}, must have {images.shape[:1]}; {REMEDY}"
+            )
 
     def _check_shapes(self, file: h5py.File) -> None:
         """The parts must fit one another: a file can be whole and still not be what it says."""
         slices, channels, height, width = self.shape
         volumes = len(self.volumes)
         expected = {
-            "images": (slices, channels, height, width), "masks": (slices, 1, height, width),
-            "slice_number": (slices,), "tumour_pixels": (slices,), "first_slice": (volumes + 1,), "patients": (volumes,),
-            "low": (volumes, channels), "high": (volumes, channels), "copies": (volumes, channels), "spacing": (volumes, 3),
+            "images": (slices, channels, height, width),
+            "masks": (slices, 1, height, width),
+            "slice_number": (slices,),
+            "tumour_pixels": (slices,),
+            "first_slice": (volumes + 1,),
+            "patients": (volumes,),
+            "low": (volumes, channels),
+            "high": (volumes, channels),
+            "copies": (volumes, channels),
+            "spacing": (volumes, 3),
             "channels": (channels,),
-        }  # fmt: skip
+        }
         for name, shape in expected.items():
             if file[name].shape != shape:
-                raise DataError(f"{self.path}: {name} has shape {file[name].shape}, must have {shape}; {REMEDY}")
+                raise DataError(
+                    f"{self.path}: {name} has shape {file[name].shape}, must have {shape}; {REMEDY}"
+                )
         first = self.first_slice
         if first[0] != 0 or first[-1] != slices or (np.diff(first) <= 0).any():
             raise DataError(f"{self.path}: first_slice must rise from 0 to {slices}; {REMEDY}")
         names = [*self.volumes, *self.patients, *self.channels, *self.classes]
-        if not all(name.isprintable() for name in names) or not np.isfinite(self.low).all() or not np.isfinite(self.high).all():
-            raise DataError(f"{self.path}: a name cannot be printed, or a percentile is not finite; {REMEDY}")
+        if (
+            not all(name.isprintable() for name in names)
+            or not np.isfinite(self.low).all()
+            or not np.isfinite(self.high).all()
+        ):
+            raise DataError(
+                f"{self.path}: a name cannot be printed, or a percentile is not finite; {REMEDY}"
+            )
 
     def images(self, start: int, stop: int) -> np.ndarray:
         """Rows start to stop of the images: (n, C, H, W) uint8. Raises DataError naming volume and slice if they are damaged."""
@@ -160,14 +212,22 @@ class Store:
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
         if not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {self.shape[0]}")
+            raise IndexError(
+                f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {self.shape[0]}"
+            )
         try:
             return self._file()[name][start:stop]
         except DAMAGED as error:
             for row in range(start, stop) if stop - start > 1 else ():
                 self._rows(name, row, row + 1)  # raises at the slice that is damaged
-            place = f"slice {self.slice_number[start]} of {self.volumes[self.volume_of(start)]}" if stop > start else "rows"
-            raise DataError(f"{self.path}: damaged at {name} of {place} ({_reason(error)}); {REMEDY}") from error
+            place = (
+                f"slice {self.slice_number[start]} of {self.volumes[self.volume_of(start)]}"
+                if stop > start
+                else "rows"
+            )
+            raise DataError(
+                f"{self.path}: damaged at {name} of {place} ({_reason(error)}); {REMEDY}"
+            ) from error
 
     def rows_of(self, volume: str) -> tuple[int, int]:
         """The rows of a volume, by its name: from, to. Raises ValueError if it is not in the file."""
@@ -184,9 +244,20 @@ class Store:
         This finds what Fletcher-32 cannot, by its nature: words of 0x0000 that have become 0xFFFF, or the reverse.
         """
         digests = []
-        bounds = zip(self.volumes, self.spacing, self.first_slice[:-1].tolist(), self.first_slice[1:].tolist(), strict=True)
+        bounds = zip(
+            self.volumes,
+            self.spacing,
+            self.first_slice[:-1].tolist(),
+            self.first_slice[1:].tolist(),
+            strict=True,
+        )
         for name, spacing, start, stop in bounds:
-            slices = zip(self.slice_number[start:stop], self.images(start, stop), self.masks(start, stop)[:, 0], strict=True)
+            slices = zip(
+                self.slice_number[start:stop],
+                self.images(start, stop),
+                self.masks(start, stop)[:, 0],
+                strict=True,
+            )
             digests.append(digest(name, slices, spacing))
         renamed = renamed_patients(self.volumes, self.patients)
         if fingerprint(digests, self.channels, self.classes, renamed) != self.fingerprint:
@@ -211,7 +282,12 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

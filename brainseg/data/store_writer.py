@@ -15,7 +15,10 @@ from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed
 from brainseg.files import remove_stale, target, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
-SMALL, SMALL_ROW = 16_384, 1024  # bytes that suffice for all but the pixels: of a file, and of each slice
+SMALL, SMALL_ROW = (
+    16_384,
+    1024,
+)  # bytes that suffice for all but the pixels: of a file, and of each slice
 
 
 def write_store(
@@ -37,13 +40,17 @@ def write_store(
         _check_room(path, volumes)
         with temporary.open("wb") as file:  # while HDF5 is not there yet
             _reserve(file.fileno(), small)
-        with h5py.File(temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2) as file:
+        with h5py.File(
+            temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2
+        ) as file:
             reserved = _reserve(file.id.get_vfd_handle(), small)
             first_slice = _write_header(file, volumes, channels, classes)
             if preparation:
                 file.attrs["preparation"] = np.bytes_(preparation.encode())
             images, masks, written = file["images"], file["masks"], 0
-            for start, stop, (image, mask) in zip(first_slice[:-1], first_slice[1:], pixels, strict=True):
+            for start, stop, (image, mask) in zip(
+                first_slice[:-1], first_slice[1:], pixels, strict=True
+            ):
                 size = image.nbytes + mask.nbytes
                 needed = file.id.get_filesize() + small + round(1.01 * (min(written, HELD) + size))
                 reserved = _reserve(file.id.get_vfd_handle(), needed, reserved)
@@ -52,14 +59,22 @@ def write_store(
                 written += size
             file.flush()
             end = file.id.get_filesize()
-        os.truncate(temporary, min(end, temporary.stat().st_size))  # what was reserved and not needed
+        os.truncate(
+            temporary, min(end, temporary.stat().st_size)
+        )  # what was reserved and not needed
 
 
-def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+def _write_header(
+    file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]
+) -> np.ndarray:
     """Write all but the pixels and make room for those; returns `first_slice`."""
     file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
-    renamed = renamed_patients((volume.name for volume in volumes), (volume.patient for volume in volumes))
-    file.attrs["fingerprint"] = np.bytes_(fingerprint((volume.digest for volume in volumes), channels, classes, renamed))
+    renamed = renamed_patients(
+        (volume.name for volume in volumes), (volume.patient for volume in volumes)
+    )
+    file.attrs["fingerprint"] = np.bytes_(
+        fingerprint((volume.digest for volume in volumes), channels, classes, renamed)
+    )
     _, count, height, width = volumes[0].shape
     first_slice = np.cumsum([0, *(volume.shape[0] for volume in volumes)], dtype=np.int64)
     small = {
@@ -78,17 +93,37 @@ def _write_header(file: h5py.File, volumes: Sequence[Volume], channels: Sequence
     for name, array in small.items():
         file.create_dataset(name, data=array, chunks=array.shape, fletcher32=True)
     rows = int(first_slice[-1])
-    file.create_dataset("images", (rows, count, height, width), np.uint8, chunks=(1, count, height, width), fletcher32=True)
-    file.create_dataset("masks", (rows, 1, height, width), np.uint8, chunks=(1, 1, height, width), compression=1, fletcher32=True)
+    file.create_dataset(
+        "images",
+        (rows, count, height, width),
+        np.uint8,
+        chunks=(1, count, height, width),
+        fletcher32=True,
+    )
+    file.create_dataset(
+        "masks",
+        (rows, 1, height, width),
+        np.uint8,
+        chunks=(1, 1, height, width),
+        compression=1,
+        fletcher32=True,
+    )
     return first_slice
 
 
 def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
     """Refuse at once what the disk has no room for: images as they are, and 2 % for all else."""
-    needed, free = int(1.02 * sum(math.prod(volume.shape) for volume in volumes)), shutil.disk_usage(target(path).absolute().parent).free
+    needed, free = (
+        int(1.02 * sum(math.prod(volume.shape) for volume in volumes)),
+        shutil.disk_usage(target(path).absolute().parent).free,
+    )
     if needed > free:
         full = os.strerror(errno.ENOSPC)
-        raise OSError(errno.ENOSPC, f"{full}: needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free", str(path))
+        raise OSError(
+            errno.ENOSPC,
+            f"{full}: needs {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free",
+            str(path),
+        )
 
 
 def _reserve(descriptor: int, size: int, before: int = 0) -> int:
@@ -101,7 +136,10 @@ def _reserve(descriptor: int, size: int, before: int = 0) -> int:
         try:
             os.posix_fallocate(descriptor, before, size - before)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # the file system knows no promises
+            if error.errno not in (
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            ):  # the file system knows no promises
                 raise
     return max(size, before)
 

@@ -23,13 +23,19 @@ class Volume:
     shape: tuple[int, ...]  # (S, C, H, W)
     low: np.ndarray  # (C,) float32, 10th percentile of all pixels of the channel
     high: np.ndarray  # (C,) float32, 99th percentile
-    copies: np.ndarray  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
+    copies: (
+        np.ndarray
+    )  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
     tumour_pixels: np.ndarray  # (S,) int32, pixels of class > 0
-    class_pixels: np.ndarray  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
+    class_pixels: (
+        np.ndarray
+    )  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
     digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
     spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
     covered_slices: int = 0  # slices on which classes above 0 cover more than half of the head
-    slice_hashes: frozenset[bytes] = frozenset()  # of each slice of the main channel that is not constant
+    slice_hashes: frozenset[bytes] = (
+        frozenset()
+    )  # of each slice of the main channel that is not constant
     patient: str = ""  # the volume's name without its date; another name if a reader says so, or if that patient has the same scan
 
     def __post_init__(self) -> None:
@@ -47,7 +53,9 @@ def patient_of(volume: str) -> str:
     return re.sub(r"_[0-9]{8}$", "", volume)
 
 
-Slice = tuple[int, np.ndarray, np.ndarray]  # number, image (C, H, W) uint8, class index (H, W) uint8
+Slice = tuple[
+    int, np.ndarray, np.ndarray
+]  # number, image (C, H, W) uint8, class index (H, W) uint8
 
 
 def main_channel(channels: Sequence[str]) -> int:
@@ -65,7 +73,10 @@ def describe(
     """Work out a `Volume` from its slices, with one of them in memory at a time; for arrays: `zip(numbers, images, masks[:, 0])`."""
     content = _begin(name, spacing)
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
-    histogram, copies = np.zeros((len(channels), 256), np.int64), np.full(len(channels), flair is not None)
+    histogram, copies = (
+        np.zeros((len(channels), 256), np.int64),
+        np.full(len(channels), flair is not None),
+    )
     numbers, tumour_pixels, size = [], [], (0, 0)
     main, slice_hashes, of_slices = main_channel(channels), set(), []
     class_pixels = np.zeros(256, np.int64)
@@ -76,7 +87,10 @@ def describe(
         of_slices.append(counts[main])
         if np.count_nonzero(counts[main]) > 1:
             slice_hashes.add(hash_slice(image[main]))
-        copies &= [index != flair and np.array_equal(channel, image[flair]) for index, channel in enumerate(image)]
+        copies &= [
+            index != flair and np.array_equal(channel, image[flair])
+            for index, channel in enumerate(image)
+        ]
         numbers.append(number)
         tumour_pixels.append(np.count_nonzero(mask))
         if mask.max() > 1:
@@ -84,7 +98,10 @@ def describe(
         else:  # ten times as fast
             class_pixels[1] += tumour_pixels[-1]
         size = image.shape[1:]
-    low, high = (np.array([percentile(counts, share) for counts in histogram], np.float32) for share in (0.10, 0.99))
+    low, high = (
+        np.array([percentile(counts, share) for counts in histogram], np.float32)
+        for share in (0.10, 0.99)
+    )
     return Volume(
         name=name,
         slice_number=np.array(numbers, np.int32),
@@ -96,7 +113,9 @@ def describe(
         class_pixels=class_pixels,
         digest=content.hexdigest(),
         spacing=tuple(map(float, spacing)),
-        covered_slices=_count_covered(np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]),
+        covered_slices=_count_covered(
+            np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]
+        ),
         slice_hashes=frozenset(slice_hashes),
         patient=patient,
     )
@@ -109,11 +128,15 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
     """
     if pixels.size % 2 or pixels.size < 2**15:
         return np.bincount(pixels.ravel(), minlength=256)
-    pairs = np.bincount(np.ascontiguousarray(pixels).ravel().view(np.uint16), minlength=2**16).reshape(256, 256)
+    pairs = np.bincount(
+        np.ascontiguousarray(pixels).ravel().view(np.uint16), minlength=2**16
+    ).reshape(256, 256)
     return pairs.sum(axis=0) + pairs.sum(axis=1)
 
 
-def _count_covered(histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float) -> int:
+def _count_covered(
+    histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float
+) -> int:
     """Return on how many slices the tumour covers more than half of the head, from the histograms (S, 256) of the slices.
 
     The head is what is brighter than the background: above the 10th percentile by a tenth of the range up to the 99th.
@@ -151,7 +174,9 @@ def percentile(histogram: np.ndarray, share: float) -> float:
     """`np.percentile(values, 100 * share)` from how often each value 0, 1, 2, ... occurs: 20 times as fast, and equal."""
     position = (histogram.sum() - 1) * share
     below = int(position)
-    lower, upper = np.searchsorted(histogram.cumsum(), [below, min(below + 1, histogram.sum() - 1)], side="right")
+    lower, upper = np.searchsorted(
+        histogram.cumsum(), [below, min(below + 1, histogram.sum() - 1)], side="right"
+    )
     return float(lower + (upper - lower) * (position - below))
 
 

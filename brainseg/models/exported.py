@@ -25,28 +25,45 @@ MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 LEAST = 64  # pixels: below, networks fail for other reasons than the multiple
 FACTS_FILE = "facts.json"  # in a pt2
 
-Runner = Callable[[np.ndarray], np.ndarray]  # images float32 (B, C, H, W) -> logits float32 (B, K, H, W)
+Runner = Callable[
+    [np.ndarray], np.ndarray
+]  # images float32 (B, C, H, W) -> logits float32 (B, K, H, W)
 
 
 def trace(model: nn.Module, in_channels: int) -> tuple[torch.export.ExportedProgram, int]:
     """The network in eval mode as a graph, and the multiple that H and W have to be. Raises DataError if it has no such graph."""
     reasons = []
     for multiple in _multiples(model, in_channels):
-        batch, height, width = torch.export.Dim("batch"), torch.export.Dim("rows", min=1), torch.export.Dim("columns", min=1)
+        batch, height, width = (
+            torch.export.Dim("batch"),
+            torch.export.Dim("rows", min=1),
+            torch.export.Dim("columns", min=1),
+        )
         shapes = {0: batch, 2: multiple * height, 3: multiple * width}
         sides = [multiple * (LEAST // multiple + further) for further in (1, 2)]
         try:
             with _quiet():
-                program = torch.export.export(model, (torch.rand(2, in_channels, *sides),), dynamic_shapes=(shapes,), strict=False)
+                program = torch.export.export(
+                    model,
+                    (torch.rand(2, in_channels, *sides),),
+                    dynamic_shapes=(shapes,),
+                    strict=False,
+                )
         except Exception as error:  # a network does anything in its forward, and torch.export has an exception for each
-            reasons.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if str(error).strip() else repr(error))
+            reasons.append(
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+                if str(error).strip()
+                else repr(error)
+            )
             continue
         program.example_inputs = None  # it would be kept as a pickle
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # paths of this machine
         return program, multiple
     reason = reasons[-1] if reasons else "it takes images of one size only"
-    raise DataError(f"{type(model).__name__} has no graph with free height and width ({reason}); unet has one")
+    raise DataError(
+        f"{type(model).__name__} has no graph with free height and width ({reason}); unet has one"
+    )
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, facts: Mapping[str, str]) -> bytes:
@@ -56,15 +73,25 @@ def onnx_bytes(program: torch.export.ExportedProgram, facts: Mapping[str, str]) 
     try:
         with _quiet():
             made = torch.onnx.export(
-                program, dynamo=True, input_names=["image"], output_names=["logits"], opset_version=OPSET, verbose=False,
-            )  # fmt: skip
+                program,
+                dynamo=True,
+                input_names=["image"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                verbose=False,
+            )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise DataError(f"ONNX has no operator for a part of it ({str(error).strip().splitlines()[0][:200]}); format=pt2 may do") from error
+        raise DataError(
+            f"ONNX has no operator for a part of it ({str(error).strip().splitlines()[0][:200]}); format=pt2 may do"
+        ) from error
     assert made is not None
     proto = made.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]  # again the paths
-    del proto.graph.metadata_props[:], proto.graph.value_info[:]  # sizes under names that the next lines replace
+    del (
+        proto.graph.metadata_props[:],
+        proto.graph.value_info[:],
+    )  # sizes under names that the next lines replace
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, name in {0: "batch", 2: "height", 3: "width"}.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
@@ -124,7 +151,9 @@ def _multiples(model: nn.Module, in_channels: int) -> Iterator[int]:
         height, width = multiple * odd, multiple * (odd + 2)
         try:
             with torch.no_grad():
-                fits = shapes_only(torch.empty(1, in_channels, height, width, device="meta")).shape[-2:] == (height, width)
+                fits = shapes_only(torch.empty(1, in_channels, height, width, device="meta")).shape[
+                    -2:
+                ] == (height, width)
         except Exception:  # the network's own, for a size that it cannot take
             fits = False
         if fits:

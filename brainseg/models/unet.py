@@ -84,11 +84,27 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        counts = {"in_channels": in_channels, "out_channels": out_channels, "depth": depth, "width": width, "growth": growth}
+        counts = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "depth": depth,
+            "width": width,
+            "growth": growth,
+        }
         for name, value in counts.items():
-            check(isinstance(value, int) and value >= 1, f"model.{name}", value, "must be a whole number of at least 1")
+            check(
+                isinstance(value, int) and value >= 1,
+                f"model.{name}",
+                value,
+                "must be a whole number of at least 1",
+            )
         cap = width * growth**depth if max_width is None else max_width
-        check(cap >= width, "model.max_width", max_width, f"must be null or at least model.width={width}")
+        check(
+            cap >= width,
+            "model.max_width",
+            max_width,
+            f"must be null or at least model.width={width}",
+        )
         check(norm in NORMS, "model.norm", norm, f"must be one of {', '.join(NORMS)}")
         check(0 <= dropout < 1, "model.dropout", dropout, "must lie in [0, 1)")
 
@@ -106,7 +122,9 @@ class UNet(nn.Module):
             if level < depth - 1:
                 self.layers[-1].register_forward_hook(self.push)
         for level in reversed(range(depth - 1)):
-            self.layers.append(nn.ConvTranspose2d(before, features[level], kernel_size=2, stride=2, bias=False))
+            self.layers.append(
+                nn.ConvTranspose2d(before, features[level], kernel_size=2, stride=2, bias=False)
+            )
             self.layers[-1].register_forward_hook(self.pop)
             self.layers.append(Block(2 * features[level], features[level], norm, dropout))
             before = features[level]

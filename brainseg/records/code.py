@@ -30,7 +30,17 @@ def code_version() -> Code:
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
     commit = _git("rev-parse", "HEAD").strip()
     # Plain git diff rewrites the checkout's index, and runs what its configuration names.
-    plain = ("-c", "diff.autoRefreshIndex=false", "diff", "--no-ext-diff", "--no-textconv", "HEAD", "--", "brainseg", "conf")
+    plain = (
+        "-c",
+        "diff.autoRefreshIndex=false",
+        "diff",
+        "--no-ext-diff",
+        "--no-textconv",
+        "HEAD",
+        "--",
+        "brainseg",
+        "conf",
+    )
     diff = _git(*plain) if commit else ""
     return Code(__version__, commit, bool(diff), diff, digest.hexdigest())
 
@@ -40,6 +50,12 @@ def _git(*arguments: str) -> str:
     if not (PACKAGE.parent / ".git").exists():
         return ""
     try:
-        return subprocess.run(["git", "-C", str(PACKAGE.parent), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout
+        return subprocess.run(
+            ["git", "-C", str(PACKAGE.parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout
     except (FileNotFoundError, subprocess.SubprocessError):
         return ""

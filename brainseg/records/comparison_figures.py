@@ -26,14 +26,33 @@ def ranking(comparison: Comparison) -> Any:
         height = place + generator.uniform(-0.16, 0.16, len(one.dice))
         missed = one.patients.missed.to_numpy() > 0
         axes.scatter(one.dice, height, s=14, color=np.where(missed, ORANGE, LIGHT), linewidths=0)
-        axes.plot([row.dice_low, row.dice_high], [place, place], color=BLUE, linewidth=3, solid_capstyle="butt")
+        axes.plot(
+            [row.dice_low, row.dice_high],
+            [place, place],
+            color=BLUE,
+            linewidth=3,
+            solid_capstyle="butt",
+        )
         axes.plot([row.dice], [place], "o", color=BLUE, markersize=7)
-        axes.text(1.02, place, f"{row.dice:.3f}  [{interval(row.dice_low, row.dice_high)}]", verticalalignment="center", fontsize=9,
-                  transform=axes.get_yaxis_transform())
+        axes.text(
+            1.02,
+            place,
+            f"{row.dice:.3f}  [{interval(row.dice_low, row.dice_high)}]",
+            verticalalignment="center",
+            fontsize=9,
+            transform=axes.get_yaxis_transform(),
+        )
     _rows(axes, [one.label for one in shown])
     axes.set_xlim(-0.02, 1.0)
-    of_all = "" if len(shown) == len(comparison.configurations) else f" (the first {SHOWN} of {len(comparison.configurations)})"
-    _title(axes, f"Dice of {comparison.patients} {comparison.role} patients, mean and 95 % interval{of_all}")
+    of_all = (
+        ""
+        if len(shown) == len(comparison.configurations)
+        else f" (the first {SHOWN} of {len(comparison.configurations)})"
+    )
+    _title(
+        axes,
+        f"Dice of {comparison.patients} {comparison.role} patients, mean and 95 % interval{of_all}",
+    )
     return figure
 
 
@@ -46,14 +65,30 @@ def differences(comparison: Comparison) -> Any:
     axes = figure.subplots()
     for height, row in enumerate(others):
         colour = BLUE if row.p_holm < 0.05 else GREY
-        axes.plot([row.difference_low, row.difference_high], [height, height], color=colour, linewidth=2.5, solid_capstyle="butt")
+        axes.plot(
+            [row.difference_low, row.difference_high],
+            [height, height],
+            color=colour,
+            linewidth=2.5,
+            solid_capstyle="butt",
+        )
         axes.plot([row.difference], [height], "o", color=colour)
         text = f"{row.difference:+.3f}   {row.wins:.0f} won, {row.losses:.0f} lost   p {row.p_holm:.2g}"
-        axes.text(1.02, height, text, verticalalignment="center", fontsize=9, transform=axes.get_yaxis_transform())
+        axes.text(
+            1.02,
+            height,
+            text,
+            verticalalignment="center",
+            fontsize=9,
+            transform=axes.get_yaxis_transform(),
+        )
     axes.axvline(0, color="black", linewidth=1)
     _rows(axes, [row.configuration for row in others])
     axes.locator_params(axis="x", nbins=5)  # long names leave the axis little room
-    _page_title(figure, f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm")
+    _page_title(
+        figure,
+        f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm",
+    )
     return figure
 
 
@@ -69,13 +104,26 @@ def curves(comparison: Comparison) -> Any:
         for place, value in lines if len(lines) > 1 else ():
             axes.plot(place, value, color=colour, linewidth=0.7, alpha=0.35)
         length = min(len(value) for _, value in lines)  # where all repeats still run
-        mean = [np.mean([part[:length] for part in parts], axis=0) for parts in zip(*lines, strict=True)]
-        axes.plot(*mean, color=colour, linewidth=2, label=one.label, marker="o" if length < 15 else None, markersize=3)
+        mean = [
+            np.mean([part[:length] for part in parts], axis=0) for parts in zip(*lines, strict=True)
+        ]
+        axes.plot(
+            *mean,
+            color=colour,
+            linewidth=2,
+            label=one.label,
+            marker="o" if length < 15 else None,
+            markersize=3,
+        )
     axes.set_xlabel("minutes of training and validation" if by_time else "epoch")
     axes.xaxis.get_major_locator().set_params(integer=not by_time)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
-    _title(axes, "Validation Dice while training" + ("" if len(shown) == len(comparison.configurations) else ", the ten best"))
+    _title(
+        axes,
+        "Validation Dice while training"
+        + ("" if len(shown) == len(comparison.configurations) else ", the ten best"),
+    )
     return figure
 
 
@@ -88,16 +136,29 @@ def main_effects(comparison: Comparison) -> Any:
     settings = varied([one.runs[0].settings for one in comparison.configurations])
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
         return None
-    figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)  # wide enough for the title above one panel
-    for axes, name in zip(figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True):
+    figure = new_figure(
+        min(3.2 * len(settings) + 2.5, 16), 3.8
+    )  # wide enough for the title above one panel
+    for axes, name in zip(
+        figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True
+    ):
         groups = effect(comparison, name, settings)
         for place, (every, alike) in enumerate(groups.values()):
-            axes.scatter([place + 0.12] * len(every), every, s=22, color=GREY, alpha=0.6, linewidths=0)
+            axes.scatter(
+                [place + 0.12] * len(every), every, s=22, color=GREY, alpha=0.6, linewidths=0
+            )
             if alike:
                 spread = np.std(alike, ddof=1) if len(alike) > 1 else 0
-                axes.errorbar([place], [np.mean(alike)], yerr=[spread], color=BLUE, marker="o", capsize=4)
+                axes.errorbar(
+                    [place], [np.mean(alike)], yerr=[spread], color=BLUE, marker="o", capsize=4
+                )
         if all(alike for _, alike in groups.values()):
-            axes.plot(range(len(groups)), [np.mean(alike) for _, alike in groups.values()], color=BLUE, linewidth=1)
+            axes.plot(
+                range(len(groups)),
+                [np.mean(alike) for _, alike in groups.values()],
+                color=BLUE,
+                linewidth=1,
+            )
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -108,15 +169,22 @@ def main_effects(comparison: Comparison) -> Any:
     return figure
 
 
-def effect(comparison: Comparison, name: str, settings: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+def effect(
+    comparison: Comparison, name: str, settings: Sequence[str]
+) -> dict[str, tuple[list[float], list[float]]]:
     """By value of `name`: the mean Dice of every configuration, and of those whose other `settings` were run with each of its values."""
     groups: dict[str, dict[tuple[str, ...], float]] = {}
-    for one in sorted(comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))):
+    for one in sorted(
+        comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))
+    ):
         own = one.runs[0].settings
         others = tuple(str(own.get(other)) for other in settings if other != name)
         groups.setdefault(str(own.get(name)), {})[others] = float(one.dice.mean())
     common = set.intersection(*(set(group) for group in groups.values()))
-    return {value: (list(group.values()), [dice for others, dice in group.items() if others in common]) for value, group in groups.items()}
+    return {
+        value: (list(group.values()), [dice for others, dice in group.items() if others in common])
+        for value, group in groups.items()
+    }
 
 
 def cost(comparison: Comparison) -> Any:
@@ -125,13 +193,26 @@ def cost(comparison: Comparison) -> Any:
     if len(table) < 3:
         return None
     figure = new_figure(11, 4.2)
-    for axes, column in zip(figure.subplots(1, 2, sharey=True), ("parameters", "seconds"), strict=True):
+    for axes, column in zip(
+        figure.subplots(1, 2, sharey=True), ("parameters", "seconds"), strict=True
+    ):
         front = pareto(table[column].to_numpy(), table.dice.to_numpy())
         axes.scatter(table[column], table.dice, color=LIGHT, s=28)
-        axes.plot(table[column].iloc[front], table.dice.iloc[front], color=ORANGE, marker="o", linewidth=1.5)
+        axes.plot(
+            table[column].iloc[front],
+            table.dice.iloc[front],
+            color=ORANGE,
+            marker="o",
+            linewidth=1.5,
+        )
         for index in front:
-            axes.annotate(table.configuration.iloc[index], (table[column].iloc[index], table.dice.iloc[index]), fontsize=8,
-                          xytext=(4, -10), textcoords="offset points")
+            axes.annotate(
+                table.configuration.iloc[index],
+                (table[column].iloc[index], table.dice.iloc[index]),
+                fontsize=8,
+                xytext=(4, -10),
+                textcoords="offset points",
+            )
         if table[column].max() > 3 * table[column].min():
             axes.set_xscale("log")
         else:
@@ -151,9 +232,19 @@ def patient_by_patient(comparison: Comparison) -> Any:
     if len(comparison.configurations) == 1:
         order = np.argsort(best.dice)
         missed = best.patients.missed.to_numpy()[order] > 0
-        axes.bar(range(len(order)), np.maximum(best.dice[order], 0.004), color=np.where(missed, ORANGE, BLUE), width=0.85)
+        axes.bar(
+            range(len(order)),
+            np.maximum(best.dice[order], 0.004),
+            color=np.where(missed, ORANGE, BLUE),
+            width=0.85,
+        )
         axes.axhline(best.dice.mean(), color="black", linewidth=1)
-        axes.text(len(order) - 0.4, best.dice.mean(), f" mean {best.dice.mean():.3f}", verticalalignment="center")
+        axes.text(
+            len(order) - 0.4,
+            best.dice.mean(),
+            f" mean {best.dice.mean():.3f}",
+            verticalalignment="center",
+        )
         axes.set_xticks([])
         axes.set_ylim(0, 1)
         _title(axes, f"Dice of each of the {len(order)} patients, sorted; orange: missed")
@@ -171,7 +262,8 @@ def patient_by_patient(comparison: Comparison) -> Any:
 
 
 FIGURES: dict[str, Callable[[Comparison], Any]] = {
-    one.__name__: one for one in (ranking, differences, patient_by_patient, curves, main_effects, cost)
+    one.__name__: one
+    for one in (ranking, differences, patient_by_patient, curves, main_effects, cost)
 }
 
 
@@ -193,7 +285,11 @@ def _line(history: list[dict[str, Any]], by_time: bool) -> tuple[np.ndarray, np.
 
 
 def _sortable(value: Any) -> tuple[bool, float, str]:
-    return (True, value, "") if isinstance(value, int | float) and not isinstance(value, bool) else (False, 0.0, str(value))
+    return (
+        (True, value, "")
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else (False, 0.0, str(value))
+    )
 
 
 def _rows(axes: Any, labels: Sequence[str]) -> None:

@@ -19,7 +19,15 @@ from brainseg.records.run import Job
 LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
 
 
-def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: Device, digest: str, model: nn.Module) -> dict[str, Any]:
+def describe(
+    config: TrainConfig,
+    job: Job,
+    store: Store,
+    split: Split,
+    device: Device,
+    digest: str,
+    model: nn.Module,
+) -> dict[str, Any]:
     """The facts of run.json, as far as they are known before the folder is."""
     tracking = None
     if config.tracking.name != "none":
@@ -31,10 +39,21 @@ def describe(config: TrainConfig, job: Job, store: Store, split: Split, device: 
         "recipe": identity(config, store.fingerprint, split, code=""),
         "name": name,
         "host": socket.gethostname(),
-        "data": {"name": store.path.stem, "path": str(store.path.resolve()), "fingerprint": store.fingerprint,
-                 "patients": len(set(store.patients)), "slices": int(store.shape[0])},
-        "split": {"name": split.name, "sha256": split.sha256, "leaky": split.leaky,
-                  "train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "data": {
+            "name": store.path.stem,
+            "path": str(store.path.resolve()),
+            "fingerprint": store.fingerprint,
+            "patients": len(set(store.patients)),
+            "slices": int(store.shape[0]),
+        },
+        "split": {
+            "name": split.name,
+            "sha256": split.sha256,
+            "leaky": split.leaky,
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
+        },
         "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
         "label": label(job, name),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -53,9 +72,14 @@ def label(job: Job, name: str) -> str:
     """
     given = by_setting(job.overrides)
     if job.swept:
-        return " ".join(f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept)
+        return " ".join(
+            f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept
+        )
     typed = without_identity(given)
-    words = [f"{short(one, typed)}={typed[one]}" for one in sorted(typed, key=lambda one: one != "experiment")]
+    words = [
+        f"{short(one, typed)}={typed[one]}"
+        for one in sorted(typed, key=lambda one: one != "experiment")
+    ]
     return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""
 
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
     from brainseg.data.store import Store
 
-ALL, VOLUME, INSTITUTION, SEQUENCES = "all patients", "tumour volume (voxels)", "institution", "sequences"
+ALL, VOLUME, INSTITUTION, SEQUENCES = (
+    "all patients",
+    "tumour volume (voxels)",
+    "institution",
+    "sequences",
+)
 POSITION, FALSE_ALARMS = "position in the tumour", "false alarms"  # by slice
 THIRDS = ("lowest third of its slices", "middle third", "highest third")
 COMPLETE, MISSING = "all there", "missing"
@@ -40,7 +45,9 @@ def groups(
     import pandas as pd
 
     rows = []
-    for (factor, group), part in observe(patients, slices, store, clinical).groupby(["factor", "group"], sort=False):
+    for (factor, group), part in observe(patients, slices, store, clinical).groupby(
+        ["factor", "group"], sort=False
+    ):
         values = part.value.to_numpy()
         low, high = bootstrap(values) if len(values) > 1 else (np.nan, np.nan)
         missed = pd.NA if factor == FALSE_ALARMS else int(part.missed.sum())
@@ -63,15 +70,29 @@ def observe(
     import pandas as pd
 
     _check(patients, store)
-    scores = pd.DataFrame({"patient": patients.patient, "value": patients.dice, "missed": missed(patients)})
-    parts = [_grouped(scores, factor, labels) for factor, labels in _factors(patients, store).items()]
+    scores = pd.DataFrame(
+        {"patient": patients.patient, "value": patients.dice, "missed": missed(patients)}
+    )
+    parts = [
+        _grouped(scores, factor, labels) for factor, labels in _factors(patients, store).items()
+    ]
     if slices is not None:
-        parts += _by_slice(slices[slices.patient.isin(patients.patient)].sort_values(["patient", "slice"]))
+        parts += _by_slice(
+            slices[slices.patient.isin(patients.patient)].sort_values(["patient", "slice"])
+        )
     if clinical is not None:
-        if taken := sorted({ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_ALARMS} & set(clinical)):
-            raise DataError(f"clinical columns {', '.join(taken)}: factors of this analysis already; give them another name")
+        if taken := sorted(
+            {ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_ALARMS} & set(clinical)
+        ):
+            raise DataError(
+                f"clinical columns {', '.join(taken)}: factors of this analysis already; give them another name"
+            )
         rows = match_clinical(clinical, patients.patient)
-        usable = [name for name in rows if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= NAMES]
+        usable = [
+            name
+            for name in rows
+            if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= NAMES
+        ]
         parts += [_grouped(scores, name, _by_column(rows[name])) for name in usable]
     return pd.concat(parts, ignore_index=True)[["factor", "group", "patient", "value", "missed"]]
 
@@ -79,8 +100,22 @@ def observe(
 def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -> "pd.DataFrame":
     """The `n` patients of lowest Dice, the lowest first, with what may explain it."""
     _check(patients, store)
-    shown = ("patient", "dice", "tumour_pixels", "predicted_pixels", "precision", "recall", "hd95", "slices", "tumour_slices")
-    found = patients.sort_values(["dice", "patient"]).head(n)[[column for column in shown if column in patients]].reset_index(drop=True)
+    shown = (
+        "patient",
+        "dice",
+        "tumour_pixels",
+        "predicted_pixels",
+        "precision",
+        "recall",
+        "hd95",
+        "slices",
+        "tumour_slices",
+    )
+    found = (
+        patients.sort_values(["dice", "patient"])
+        .head(n)[[column for column in shown if column in patients]]
+        .reset_index(drop=True)
+    )
     found.insert(1, "institution", found.patient.map(institution))
     if store is not None:
         found["sequences"] = found.patient.map(sequences(store))
@@ -94,8 +129,14 @@ def institution(patient: str) -> str:
 
 def sequences(store: "Store") -> dict[str, str]:
     """For each volume, which sequences are missing: FLAIR's copy stands in their place."""
-    absent = [[name for name, copied in zip(store.channels, row, strict=True) if copied] for row in store.copies]
-    return {volume: "no " + " or ".join(names) if names else COMPLETE for volume, names in zip(store.volumes, absent, strict=True)}
+    absent = [
+        [name for name, copied in zip(store.channels, row, strict=True) if copied]
+        for row in store.copies
+    ]
+    return {
+        volume: "no " + " or ".join(names) if names else COMPLETE
+        for volume, names in zip(store.volumes, absent, strict=True)
+    }
 
 
 def _check(patients: "pd.DataFrame", store: "Store | None") -> None:
@@ -103,17 +144,27 @@ def _check(patients: "pd.DataFrame", store: "Store | None") -> None:
     if not len(patients):
         raise DataError("no patient: a failure analysis needs scored patients")
     if twice := patients.patient[patients.patient.duplicated()].tolist():
-        raise DataError(f"patients scored twice: {', '.join(twice[:5])}; a failure analysis takes each once, as out of the folds")
+        raise DataError(
+            f"patients scored twice: {', '.join(twice[:5])}; a failure analysis takes each once, as out of the folds"
+        )
     roles = sorted(patients.role.astype(str).unique()) if "role" in patients else []
     if len(roles) > 1:
-        raise DataError(f"patients of several roles: {', '.join(roles)}; their scores mean different things, give those of one")
+        raise DataError(
+            f"patients of several roles: {', '.join(roles)}; their scores mean different things, give those of one"
+        )
     if store is not None and (foreign := sorted(set(patients.patient) - set(store.volumes))):
-        raise DataError(f"patients not in {store.path}: {', '.join(foreign[:5])}; give the file that they come from")
+        raise DataError(
+            f"patients not in {store.path}: {', '.join(foreign[:5])}; give the file that they come from"
+        )
 
 
 def _grouped(scores: "pd.DataFrame", factor: str, labels: "pd.Categorical") -> "pd.DataFrame":
     """The rows of `scores` under a factor, sorted by group and name."""
-    return scores.assign(factor=factor, group=labels).sort_values(["group", "patient"]).astype({"group": str})
+    return (
+        scores.assign(factor=factor, group=labels)
+        .sort_values(["group", "patient"])
+        .astype({"group": str})
+    )
 
 
 def _factors(patients: "pd.DataFrame", store: "Store | None") -> "dict[str, pd.Categorical]":
@@ -130,7 +181,10 @@ def _factors(patients: "pd.DataFrame", store: "Store | None") -> "dict[str, pd.C
         found[INSTITUTION] = pd.Categorical(of_patient)
     if store is not None:
         absent = patients.patient.map(sequences(store))
-        found[SEQUENCES] = pd.Categorical(absent, sorted(set(absent), key=lambda label: (label != COMPLETE, " or " in label, label)))
+        found[SEQUENCES] = pd.Categorical(
+            absent,
+            sorted(set(absent), key=lambda label: (label != COMPLETE, " or " in label, label)),
+        )
     return found
 
 
@@ -148,9 +202,14 @@ def thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
     """The third that each number lies in, named by the numbers found there, as `3 to 17` or `3`; equal numbers lie together."""
     if not values.notna().any():
         return _categories(values.astype(object), [], undefined)
-    third = np.searchsorted(np.nanquantile(values, [1 / 3, 2 / 3]), values)  # NaN: beyond the last, put apart below
+    third = np.searchsorted(
+        np.nanquantile(values, [1 / 3, 2 / 3]), values
+    )  # NaN: beyond the last, put apart below
     ends = values.groupby(third).agg(["min", "max"]).dropna()
-    names = {number: " to ".join(dict.fromkeys(map(_text, found))) for number, *found in ends.itertuples()}
+    names = {
+        number: " to ".join(dict.fromkeys(map(_text, found)))
+        for number, *found in ends.itertuples()
+    }
     labels = values.astype(object).mask(values.notna(), [names.get(number) for number in third])
     return _categories(labels, list(names.values()), undefined)
 
@@ -174,9 +233,23 @@ def _by_slice(slices: "pd.DataFrame") -> "list[pd.DataFrame]":
     tumour, empty = slices[slices.truth_pixels > 0], slices[slices.truth_pixels == 0]
     ranks = tumour.groupby("patient").cumcount()
     counts = tumour.groupby("patient").patient.transform("size")
-    third = (3 * (2 * ranks + 1) // (2 * counts)).rename("third")  # of its own middle: (rank + 1/2) / count, in whole numbers
-    sums = tumour.groupby([third, "patient"])[["overlap", "predicted_pixels", "truth_pixels"]].sum().reset_index()
+    third = (3 * (2 * ranks + 1) // (2 * counts)).rename(
+        "third"
+    )  # of its own middle: (rank + 1/2) / count, in whole numbers
+    sums = (
+        tumour.groupby([third, "patient"])[["overlap", "predicted_pixels", "truth_pixels"]]
+        .sum()
+        .reset_index()
+    )
     dice = 2 * sums.overlap / (sums.predicted_pixels + sums.truth_pixels)
-    position = sums.assign(factor=POSITION, group=sums.third.map(dict(enumerate(THIRDS))), value=dice, missed=dice < MISSED_DICE)
+    position = sums.assign(
+        factor=POSITION,
+        group=sums.third.map(dict(enumerate(THIRDS))),
+        value=dice,
+        missed=dice < MISSED_DICE,
+    )
     share = (empty.predicted_pixels > 0).groupby(empty.patient).mean().rename("value").reset_index()
-    return [position, share.assign(factor=FALSE_ALARMS, group="with a predicted pixel", missed=False)]
+    return [
+        position,
+        share.assign(factor=FALSE_ALARMS, group="with a predicted pixel", missed=False),
+    ]

@@ -30,7 +30,10 @@ def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
             path = root / (name if number == 1 else f"{name}-{number}")
             path.mkdir(parents=True)
             if number > 1:
-                log.info("note: %s is the same run; resume=auto would go on with it, or leave it where it is finished", root / name)
+                log.info(
+                    "note: %s is the same run; resume=auto would go on with it, or leave it where it is finished",
+                    root / name,
+                )
             return RunFolder(path)
     raise AssertionError("unreachable: the numbers do not end")
 
@@ -46,14 +49,38 @@ def find(config: TrainConfig, job: Job, name: str) -> RunFolder | None:
     if config.output and not job.sweep:
         folder = RunFolder(config.output)
         free = resume == "auto" or not folder.exists
-        check(free, "output", config.output, "holds a run already", "resume=auto goes on with it; or give another folder")
+        check(
+            free,
+            "output",
+            config.output,
+            "holds a run already",
+            "resume=auto goes on with it; or give another folder",
+        )
         same = not folder.exists or folder.facts["name"] == name
-        check(same, "output", config.output, "holds a run with other settings, data, split or code", "give another folder")
+        check(
+            same,
+            "output",
+            config.output,
+            "holds a run with other settings, data, split or code",
+            "give another folder",
+        )
         return folder
     made = siblings(Path(config.output or "runs"), name)
-    if config.rerun or resume == "never":  # what this very start has begun is gone on with: its launcher starts a lost job again
-        return next((folder for folder in made if job.start and folder.exists and folder.facts.get("start") == job.start), None)
-    return next((folder for folder in made if folder.status["state"] == "finished"), made[-1] if made else None)
+    if (
+        config.rerun or resume == "never"
+    ):  # what this very start has begun is gone on with: its launcher starts a lost job again
+        return next(
+            (
+                folder
+                for folder in made
+                if job.start and folder.exists and folder.facts.get("start") == job.start
+            ),
+            None,
+        )
+    return next(
+        (folder for folder in made if folder.status["state"] == "finished"),
+        made[-1] if made else None,
+    )
 
 
 def siblings(root: Path, name: str) -> list[RunFolder]:
@@ -78,19 +105,35 @@ def locate(run: str, setting: str = "resume") -> Path:
         from brainseg.records.tracking import folder_of
 
         return folder_of(run)
-    raise RequestError(f"{setting}={run}: holds no run (no run.json); {nearest(path) or 'give a folder under runs/ or an MLflow run id'}")
+    raise RequestError(
+        f"{setting}={run}: holds no run (no run.json); {nearest(path) or 'give a folder under runs/ or an MLflow run id'}"
+    )
 
 
 def check_no_run(output: Path) -> None:
     """Refuse to write scores into the folder of a run. Raises RequestError."""
     taken = (output / "run.json").is_file()
-    check(not taken, "output", output, "holds a run, whose own scores these would replace", "give another folder")
+    check(
+        not taken,
+        "output",
+        output,
+        "holds a run, whose own scores these would replace",
+        "give another folder",
+    )
 
 
 def nearest(path: Path) -> str:
     """Which run or file a path that is not there may have meant, as "did you mean ...?"; "" if none is like it."""
     there = path.parent if path.parent.is_dir() else Path("runs")
-    names = [entry.name for entry in there.iterdir() if (entry / "run.json").is_file() or entry.is_file()] if there.is_dir() else []
+    names = (
+        [
+            entry.name
+            for entry in there.iterdir()
+            if (entry / "run.json").is_file() or entry.is_file()
+        ]
+        if there.is_dir()
+        else []
+    )
     close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
     return f"did you mean {there / close[0]}?" if close else ""
 

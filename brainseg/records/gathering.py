@@ -18,7 +18,10 @@ from brainseg.records.tables import read_scores
 if TYPE_CHECKING:
     import pandas as pd
 
-REPEATED = ("seed", "split.fold")  # runs that differ in these alone are repeats of one configuration
+REPEATED = (
+    "seed",
+    "split.fold",
+)  # runs that differ in these alone are repeats of one configuration
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,12 @@ class Run:
     @property
     def repeat(self) -> tuple[Any, ...]:
         """Equal for runs that are the same question asked again: as after a change of the code, or with rerun=true."""
-        return self.facts["data"]["fingerprint"], self.configuration, self.config.seed, self.settings.get("split.fold")
+        return (
+            self.facts["data"]["fingerprint"],
+            self.configuration,
+            self.config.seed,
+            self.settings.get("split.fold"),
+        )
 
     @cached_property
     def patients(self) -> "pd.DataFrame":
@@ -68,7 +76,11 @@ class Run:
         """slices.csv of the patients of a role; None for a run that was made before there was one."""
         path = self.path / "slices.csv"
         found = read_scores(path) if path.is_file() else None
-        return found if found is None else found[found.patient.isin(self.patients.patient[self.patients.role == role])]
+        return (
+            found
+            if found is None
+            else found[found.patient.isin(self.patients.patient[self.patients.role == role])]
+        )
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -81,7 +93,13 @@ class Run:
         return sum(row["metrics"]["speed/epoch_seconds"] for row in self.history)
 
 
-def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None, root: str | Path, uri: str | None) -> list[Run]:
+def gather(
+    runs: Sequence[str] | None,
+    sweep: str | None,
+    experiment: str | None,
+    root: str | Path,
+    uri: str | None,
+) -> list[Run]:
     """The runs asked for, in the order given or begun, each once. Raises RequestError where there is none.
 
     `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id; `experiment` an MLflow
@@ -97,7 +115,13 @@ def gather(runs: Sequence[str] | None, sweep: str | None, experiment: str | None
         paths = folders_of(experiment, uri)
     else:
         paths = _below(Path(root))
-        check(bool(paths), "root", root, "no run is below it", "name runs=[A,B], sweep=ID or tracking.experiment=NAME")
+        check(
+            bool(paths),
+            "root",
+            root,
+            "no run is below it",
+            "name runs=[A,B], sweep=ID or tracking.experiment=NAME",
+        )
     found = [Run(path) for path in dict.fromkeys(path.resolve() for path in paths)]
     return found if runs else _each_once(found)
 
@@ -125,12 +149,20 @@ def _each_once(runs: Sequence[Run]) -> list[Run]:
     """Of runs that repeat one another the last that finished, else the last."""
     kept: dict[tuple[Any, ...], Run] = {}
     for run in sorted(runs, key=lambda run: run.facts["created"]):
-        if run.state == "finished" or run.repeat not in kept or kept[run.repeat].state != "finished":
+        if (
+            run.state == "finished"
+            or run.repeat not in kept
+            or kept[run.repeat].state != "finished"
+        ):
             kept[run.repeat] = run
     return list(kept.values())
 
 
 def _below(path: Path) -> list[Path]:
     """Run folders at or below `path`, the oldest first."""
-    found = [path] if (path / "run.json").is_file() else [file.parent for file in path.glob("*/run.json")]
+    found = (
+        [path]
+        if (path / "run.json").is_file()
+        else [file.parent for file in path.glob("*/run.json")]
+    )
     return sorted(found, key=lambda one: (RunFolder(one).facts["created"], one.name))

@@ -20,7 +20,13 @@ def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | No
     the sources: with "" runs of the same settings, data and split compare equal whatever the code.
     """
     code = code_version().sha256 if code is None else code
-    content = [IDENTITY_VERSION, sorted(without_identity(differing(config)).items()), fingerprint, split.sha256, code]
+    content = [
+        IDENTITY_VERSION,
+        sorted(without_identity(differing(config)).items()),
+        fingerprint,
+        split.sha256,
+        code,
+    ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -39,10 +45,18 @@ def differing(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def budget(config: TrainConfig) -> tuple[str, float]:
     """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
-    return ("epochs", config.epochs) if config.max_minutes is None else ("max_minutes", config.max_minutes)
+    return (
+        ("epochs", config.epochs)
+        if config.max_minutes is None
+        else ("max_minutes", config.max_minutes)
+    )
 
 
 def without_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings less those that change no number of a run, and less `further` ones."""
     aside = (*NOT_IDENTITY, *further)
-    return {name: value for name, value in settings.items() if not any(name == one or name.startswith(f"{one}.") for one in aside)}
+    return {
+        name: value
+        for name, value in settings.items()
+        if not any(name == one or name.startswith(f"{one}.") for one in aside)
+    }

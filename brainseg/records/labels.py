@@ -25,9 +25,14 @@ def labelled(runs: Sequence[Run]) -> dict[str, str]:
     if not differ:
         return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first.items()}
     shown = {name: short(name, differ) for name in differ}
-    by_settings = {key: " ".join(f"{shown[name]}={one[name]}" for name in differ if name in one) for key, one in settings.items()}
+    by_settings = {
+        key: " ".join(f"{shown[name]}={one[name]}" for name in differ if name in one)
+        for key, one in settings.items()
+    }
     typed = _typed(first)
-    only_experiments = all(words.startswith("experiment=") and " " not in words for words in typed.values())
+    only_experiments = all(
+        words.startswith("experiment=") and " " not in words for words in typed.values()
+    )
     preferred = (typed, by_settings) if only_experiments else (by_settings, typed)
     for names in (*preferred, {key: run.path.name for key, run in first.items()}):
         if len(set(names.values())) == len(names) and max(map(len, names.values())) <= LONGEST:
@@ -46,16 +51,25 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFra
     import pandas as pd
 
     names = varied(list(settings.values()))
-    return pd.DataFrame({"setting": names} | {label: [str(one.get(name, "")) for name in names] for label, one in settings.items()})
+    return pd.DataFrame(
+        {"setting": names}
+        | {label: [str(one.get(name, "")) for name in names] for label, one in settings.items()}
+    )
 
 
 def _typed(first: Mapping[str, Run]) -> dict[str, str]:
     """The words of each configuration's command that make its numbers, less those that all have; their experiment is always said."""
+
     def counts(word: str) -> bool:
         return bool(without_identity({setting_of(word): ""}, REPEATED))
 
     def shared(word: str) -> bool:
         return setting_of(word) != "experiment" and all(word in own for own in words.values())
 
-    words = {key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()}
-    return {key: " ".join(word for word in own if not shared(word)) or "defaults" for key, own in words.items()}
+    words = {
+        key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()
+    }
+    return {
+        key: " ".join(word for word in own if not shared(word)) or "defaults"
+        for key, own in words.items()
+    }

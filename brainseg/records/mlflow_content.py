@@ -32,13 +32,22 @@ def params_of(folder: Path) -> dict[str, str]:
 
 def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
     """What was run, on which code, data, split and device; what does not apply (no sweep, not leaky) has no tag."""
-    tags = {"brainseg.uid": record["uid"], "kind": "run", "host": record["host"], **place_tags(folder)}
+    tags = {
+        "brainseg.uid": record["uid"],
+        "kind": "run",
+        "host": record["host"],
+        **place_tags(folder),
+    }
     tags |= {name: value for name, value in _settings(folder).items() if name in EXTENDED}
     tags |= {f"code.{key}": record["code"][key] for key in ("version", "commit", "dirty")}
     tags |= {f"device.{key}": record["device"][key] for key in ("asked", "got")}
     tags |= {"split.name": record["split"]["name"], "split.sha256": record["split"]["sha256"]}
     tags |= {"data.fingerprint": record["data"]["fingerprint"], "parameters": record["parameters"]}
-    tags |= {"sweep": record["sweep"], "job": record["job"], "overrides": " ".join(record["overrides"])}
+    tags |= {
+        "sweep": record["sweep"],
+        "job": record["job"],
+        "overrides": " ".join(record["overrides"]),
+    }
     tags |= {"leaky": True} if record["split"]["leaky"] else {}
     tags |= {sweep_tag(record["sweep"]): True} if record["sweep"] else {}
     return {key: _text(value) for key, value in tags.items() if value is not None and value != ""}
@@ -49,18 +58,26 @@ def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
     from mlflow.entities import Metric
 
     path = folder / "metrics.jsonl"
-    rows: list[Mapping[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows: list[Mapping[str, Any]] = (
+        [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    )
     points = [(key, value, row) for row in rows for key, value in row["metrics"].items()]
     points += _final(folder, rows) if ended and rows else []
     keys = mlflow_keys({key for key, _, _ in points})
-    return [Metric(keys[key], _finite(value), row["time"], row["epoch"]) for key, value, row in points if value is not None]
+    return [
+        Metric(keys[key], _finite(value), row["time"], row["epoch"])
+        for key, value, row in points
+        if value is not None
+    ]
 
 
 def _settings(folder: Path) -> dict[str, str]:
     return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
 
 
-def _final(folder: Path, rows: list[Mapping[str, Any]]) -> list[tuple[str, float | None, Mapping[str, Any]]]:
+def _final(
+    folder: Path, rows: list[Mapping[str, Any]]
+) -> list[tuple[str, float | None, Mapping[str, Any]]]:
     summary = folder / "summary.json"
     tested = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
     best = best_row(rows)
@@ -78,7 +95,11 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, str]:
     """Lists and empty groups stay whole."""
     if not (isinstance(settings, dict) and settings):
         return {prefix: _text(settings)}
-    return {name: leaf for key, value in settings.items() for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
+    return {
+        name: leaf
+        for key, value in settings.items()
+        for name, leaf in _flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def _text(value: Any) -> str:

@@ -33,9 +33,13 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
             place = _of_run(client, name) if name.startswith("runs:/") else _of_model(client, name)
             path = Path(download_artifacts(f"{place}/best.pt", tracking_uri=uri))
         except (MlflowException, OSError) as error:
-            raise RequestError(f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
+            raise RequestError(
+                f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+            ) from error
     if not path.is_file():
-        raise RequestError(f"checkpoint={name}: its model in {uri} has no best.pt; give a model that brainseg.train logged")
+        raise RequestError(
+            f"checkpoint={name}: its model in {uri} has no best.pt; give a model that brainseg.train logged"
+        )
     return path
 
 
@@ -48,10 +52,14 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
         try:
             tags = connect(uri, make=False).get_run(run_id).data.tags
         except (MlflowException, OSError) as error:
-            raise RequestError(f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
+            raise RequestError(
+                f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+            ) from error
     folder = _folder_here(tags)
     if folder is None:
-        raise RequestError(f"run={run_id}: its folder {tags.get('folder')} is not here; give the folder itself, or run where it is")
+        raise RequestError(
+            f"run={run_id}: its folder {tags.get('folder')} is not here; give the folder itself, or run where it is"
+        )
     return folder
 
 
@@ -72,10 +80,16 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
     with limited(SECONDS):
         try:
             client = connect(uri, make=False)
-            run_id = name.removeprefix("runs:/").strip("/") if name.startswith("runs:/") else _source_of_model(client, name)
+            run_id = (
+                name.removeprefix("runs:/").strip("/")
+                if name.startswith("runs:/")
+                else _source_of_model(client, name)
+            )
             return _folder_here(client.get_run(run_id).data.tags) if run_id else None
         except (MlflowException, OSError) as error:
-            raise RequestError(f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}") from error
+            raise RequestError(
+                f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+            ) from error
 
 
 def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
@@ -90,26 +104,46 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
         try:
             client = connect(uri, make=False)
             found = client.get_experiment_by_name(experiment_name(experiment))
-            check(found is not None, "tracking.experiment", experiment, f"no such experiment in {uri}")
+            check(
+                found is not None, "tracking.experiment", experiment, f"no such experiment in {uri}"
+            )
             assert found is not None
             page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"])
             runs = list(page)
             while page.token:
-                page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"], page_token=page.token)
+                page = client.search_runs(
+                    [found.experiment_id], OURS, order_by=["start_time"], page_token=page.token
+                )
                 runs += page
         except (MlflowException, OSError) as error:
-            raise RequestError(f"tracking.experiment={experiment}: not read from {uri}: {' '.join(str(error).split())[:200]}") from error
+            raise RequestError(
+                f"tracking.experiment={experiment}: not read from {uri}: {' '.join(str(error).split())[:200]}"
+            ) from error
     here = [folder for run in runs if (folder := _folder_here(run.data.tags)) is not None]
-    check(bool(here), "tracking.experiment", experiment, f"none of its {len(runs)} runs has its folder on this machine")
+    check(
+        bool(here),
+        "tracking.experiment",
+        experiment,
+        f"none of its {len(runs)} runs has its folder on this machine",
+    )
     if len(here) < len(runs):
-        log.warning("%d of the %d runs of %s have no folder on this machine and are left out", len(runs) - len(here), len(runs), experiment)
+        log.warning(
+            "%d of the %d runs of %s have no folder on this machine and are left out",
+            len(runs) - len(here),
+            len(runs),
+            experiment,
+        )
     return here
 
 
 def model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
     """The last model of a run: one that was extended has several."""
     outputs = run.outputs.model_outputs if run.outputs else []
-    return client.get_logged_model(max(outputs, key=lambda output: output.step).model_id) if outputs else None
+    return (
+        client.get_logged_model(max(outputs, key=lambda output: output.step).model_id)
+        if outputs
+        else None
+    )
 
 
 def _of_run(client: "MlflowClient", name: str) -> str:
@@ -117,7 +151,9 @@ def _of_run(client: "MlflowClient", name: str) -> str:
     run = client.get_run(name.removeprefix("runs:/").strip("/"))
     model = model_of_run(client, run)
     if model is None:
-        raise RequestError(f"checkpoint={name}: the run is {run.info.status} and has no model; a run logs it when it finishes")
+        raise RequestError(
+            f"checkpoint={name}: the run is {run.info.status} and has no model; a run logs it when it finishes"
+        )
     return model.artifact_location
 
 

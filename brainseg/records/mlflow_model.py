@@ -33,7 +33,12 @@ def log_dataset(client: "MlflowClient", run: "Run", data: dict[str, Any]) -> Non
 
 
 def log_model(
-    client: "MlflowClient", uri: str, run_id: str, checkpoint: Path, record: dict[str, Any], metrics: list["Metric"]
+    client: "MlflowClient",
+    uri: str,
+    run_id: str,
+    checkpoint: Path,
+    record: dict[str, Any],
+    metrics: list["Metric"],
 ) -> None:
     """Make the best checkpoint the run's LoggedModel, once for each content of the file; an upload cut short is done again.
 
@@ -49,7 +54,9 @@ def log_model(
         files = files_at(model.artifact_location, uri)
         files.log_artifact(str(checkpoint))
         files.log_artifact(str(checkpoint.parent.parent / "config.yaml"))
-        client.log_batch(run_id, metrics=[_of_model(metric, model, record["data"]) for metric in metrics])
+        client.log_batch(
+            run_id, metrics=[_of_model(metric, model, record["data"]) for metric in metrics]
+        )
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
     if model.model_id not in [output.model_id for output in outputs]:
@@ -66,9 +73,13 @@ def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedM
 def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel":
     shown = ("model.", "inference.", "data.volume", "data.context")
     params = {key: value for key, value in run.data.params.items() if key.startswith(shown)}
-    name = params.get("model.name", "model").translate(str.maketrans("/:.%\"'", "______"))  # MLflow refuses these
+    name = params.get("model.name", "model").translate(
+        str.maketrans("/:.%\"'", "______")
+    )  # MLflow refuses these
     tags = {"brainseg.uid": uid, "checkpoint.sha256": digest}
-    return client.create_logged_model(run.info.experiment_id, name, run.info.run_id, tags, params, model_type="segmentation")
+    return client.create_logged_model(
+        run.info.experiment_id, name, run.info.run_id, tags, params, model_type="segmentation"
+    )
 
 
 def _of_model(metric: "Metric", model: "LoggedModel", data: dict[str, Any]) -> "Metric":
@@ -76,4 +87,12 @@ def _of_model(metric: "Metric", model: "LoggedModel", data: dict[str, Any]) -> "
     from mlflow.entities import Metric
 
     digest = data["fingerprint"][:DIGEST_LENGTH]
-    return Metric(metric.key, metric.value, metric.timestamp, metric.step, model.model_id, data["name"], digest)
+    return Metric(
+        metric.key,
+        metric.value,
+        metric.timestamp,
+        metric.step,
+        model.model_id,
+        data["name"],
+        digest,
+    )

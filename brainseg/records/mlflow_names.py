@@ -18,8 +18,12 @@ def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
     counts: dict[str, int] = {}
     for key in keys.values():
         counts[key] = counts.get(key, 0) + 1
-    return {name: key if key == name or counts[key] == 1 else shortened(f"{key}-{_digest(name)}", name, LONGEST_KEY)
-            for name, key in keys.items()}  # fmt: skip
+    return {
+        name: key
+        if key == name or counts[key] == 1
+        else shortened(f"{key}-{_digest(name)}", name, LONGEST_KEY)
+        for name, key in keys.items()
+    }
 
 
 def _key(name: str) -> str:

@@ -61,16 +61,25 @@ def _is_at_home(connection: sqlite3.Connection, database: Path) -> bool:
 
 def _home(connection: sqlite3.Connection) -> Path | None:
     """Return the folder in which the database lay when it was used last; None for a database that does not know."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    tables = {
+        name
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
     if not {"experiments", "experiment_tags"} <= tables:
         return None
     tag = connection.execute("SELECT value FROM experiment_tags WHERE key = ?", (HOME,)).fetchone()
     if tag is not None:
         return Path(tag[0])
     # Before there was such a tag: the place that our own databases give to MLflow's default experiment.
-    row = connection.execute("SELECT artifact_location FROM experiments WHERE experiment_id = 0").fetchone()
+    row = connection.execute(
+        "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
+    ).fetchone()
     default = row[0] if row is not None else ""
-    return _path(default).parent.parent if default.startswith(FILE) and default.endswith(f"/{ARTIFACTS}/0") else None
+    return (
+        _path(default).parent.parent
+        if default.startswith(FILE) and default.endswith(f"/{ARTIFACTS}/0")
+        else None
+    )
 
 
 def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:

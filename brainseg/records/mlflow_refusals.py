@@ -2,7 +2,12 @@
 
 from http import HTTPStatus
 
-NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, 499)  # the last: cancelled
+NOT_NOW = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    499,
+)  # the last: cancelled
 PASSWORD = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account that may write there"
 REMEDIES = {
     HTTPStatus.UNAUTHORIZED: PASSWORD,
@@ -10,7 +15,9 @@ REMEDIES = {
     HTTPStatus.NOT_FOUND: "check tracking.uri: it must be the address of an MLflow server of version 3",
     HTTPStatus.NOT_IMPLEMENTED: "update the MLflow server to version 3",
 }
-ELSEWHERE = "correct the cause that MLflow names, or send the run to another store with tracking.uri=URI"
+ELSEWHERE = (
+    "correct the cause that MLflow names, or send the run to another store with tracking.uri=URI"
+)
 
 
 class RefusedError(ValueError):

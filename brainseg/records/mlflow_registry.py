@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-VERSIONS_TAG = "mlflow.modelVersions"  # from which MLflow's page of a LoggedModel links to its versions
+VERSIONS_TAG = (
+    "mlflow.modelVersions"  # from which MLflow's page of a LoggedModel links to its versions
+)
 
 
 class Found(NamedTuple):
@@ -47,12 +49,16 @@ def find(run: str, uri: str | None = None) -> Found:
     with limited(SECONDS):
         try:
             client = connect(uri, make=False)
-            run_id = _id_of(client, record, folder) if record else run.removeprefix("runs:/").strip("/")
+            run_id = (
+                _id_of(client, record, folder) if record else run.removeprefix("runs:/").strip("/")
+            )
             check(run_id is not None, "run", run, f"MLflow does not know it, in {uri}", remedy)
             found = client.get_run(str(run_id))
             model = model_of_run(client, found)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise RequestError(f"run={run}: not found in {uri} ({' '.join(str(error).split())[:200]}); {remedy}") from error
+            raise RequestError(
+                f"run={run}: not found in {uri} ({' '.join(str(error).split())[:200]}); {remedy}"
+            ) from error
     rule = f"it is {found.info.status} and has no model; a run logs it when it finishes"
     check(model is not None, "run", run, rule, f"if it has finished, {remedy}")
     assert model is not None
@@ -79,7 +85,9 @@ def register(found: Found, name: str, alias: str | None) -> Registered:
             if alias and str(before) != str(version):
                 client.set_registered_model_alias(name, alias, str(version))
         except (MlflowException, SQLAlchemyError) as error:
-            raise DataError(f"name={name}: not registered in {found.uri}: {' '.join(str(error).split())[:200]}") from error
+            raise DataError(
+                f"name={name}: not registered in {found.uri}: {' '.join(str(error).split())[:200]}"
+            ) from error
     return Registered(version, new, int(before) if before else None)
 
 
@@ -88,15 +96,21 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         facts = RunFolder(folder).facts
         where = facts["tracking"]
-        tracking = None if where is None else {"uri": where["uri"], "experiment": where["experiment"]}
+        tracking = (
+            None if where is None else {"uri": where["uri"], "experiment": where["experiment"]}
+        )
         return {"uid": str(facts["uid"]), "path": facts.get("path"), "tracking": tracking}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RequestError(f"{folder}/run.json: not what a run writes ({type(error).__name__}: {error})") from error
+        raise RequestError(
+            f"{folder}/run.json: not what a run writes ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str | None:
     """Return MLflow's id of the run that mirrors the folder."""
-    experiment = client.get_experiment_by_name(experiment_name((record["tracking"] or {"experiment": "brainseg"})["experiment"]))
+    experiment = client.get_experiment_by_name(
+        experiment_name((record["tracking"] or {"experiment": "brainseg"})["experiment"])
+    )
     if experiment is None:
         return None
     run = run_of(client, experiment.experiment_id, record["uid"], folder)
@@ -106,7 +120,11 @@ def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str 
 def _version_of(client: "MlflowClient", name: str, found: Found) -> int | None:
     """The version of `name` that is this very model."""
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{found.run_id}'")
-    same = [int(version.version) for version in versions if version.source == found.model.artifact_location]
+    same = [
+        int(version.version)
+        for version in versions
+        if version.source == found.model.artifact_location
+    ]
     return max(same, default=None)
 
 
@@ -119,10 +137,16 @@ def _create(client: "MlflowClient", name: str, found: Found) -> int:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model = found.model
-    tags = {key: value for key, value in model.tags.items() if key in ("brainseg.uid", "checkpoint.sha256")}
+    tags = {
+        key: value
+        for key, value in model.tags.items()
+        if key in ("brainseg.uid", "checkpoint.sha256")
+    }
     # The place itself, as `models:/ID` would be looked for in MLflow's global store, which need not be ours.
     place, run_id, model_id = model.artifact_location, found.run_id, model.model_id
-    version = client.create_model_version(name, place, run_id, tags, await_creation_for=SECONDS, model_id=model_id)
+    version = client.create_model_version(
+        name, place, run_id, tags, await_creation_for=SECONDS, model_id=model_id
+    )
     _link(client, model, name, int(version.version))
     return int(version.version)
 
@@ -130,4 +154,7 @@ def _create(client: "MlflowClient", name: str, found: Found) -> int:
 def _link(client: "MlflowClient", model: "LoggedModel", name: str, version: int) -> None:
     """Let MLflow's page of the LoggedModel show the version, as `mlflow.register_model` does."""
     listed = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
-    client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps([*listed, {"name": name, "version": str(version)}])})
+    client.set_logged_model_tags(
+        model.model_id,
+        {VERSIONS_TAG: json.dumps([*listed, {"name": name, "version": str(version)}])},
+    )

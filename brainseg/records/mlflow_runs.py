@@ -17,20 +17,30 @@ MOST = 100  # copies of one run in one experiment
 
 def place_tags(folder: Path) -> dict[str, str]:
     """Return the tags that name a folder: its path, the host from which it was seen, and its number on its disk."""
-    return {"folder": str(folder.absolute()), HOST: socket.gethostname(), INODE: str(folder.stat().st_ino)}
+    return {
+        "folder": str(folder.absolute()),
+        HOST: socket.gethostname(),
+        INODE: str(folder.stat().st_ino),
+    }
 
 
 def runs_with(client: "MlflowClient", experiment: str, uid: str) -> "list[Run]":
     """Return the MLflow runs of a uid: one, and one more for each copy of the run's folder."""
-    return list(client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=MOST))
+    return list(
+        client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=MOST)
+    )
 
 
 def run_of(client: "MlflowClient", experiment: str, uid: str, folder: Path) -> "Run | None":
     """Return the MLflow run that mirrors the run folder with this uid; None if MLflow has none, or only that of another copy."""
-    return mirror_among(runs_with(client, experiment, uid), folder, lambda place: has_run(place, uid))
+    return mirror_among(
+        runs_with(client, experiment, uid), folder, lambda place: has_run(place, uid)
+    )
 
 
-def mirror_among(runs: "Sequence[Run]", folder: Path, is_there: Callable[[Path], bool]) -> "Run | None":
+def mirror_among(
+    runs: "Sequence[Run]", folder: Path, is_there: Callable[[Path], bool]
+) -> "Run | None":
     """Return the run that mirrors `folder`, else one whose folder is gone: that folder was moved to `folder`.
 
     `is_there` returns True for a folder that still holds what its MLflow run mirrors. A folder on another

@@ -43,9 +43,21 @@ def tracking_uri(configured: str | None) -> str:
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     parts = urlsplit(uri)
     kinds = "must be http://HOST:PORT, sqlite:///FILE or a database that MLflow knows"
-    check(parts.scheme not in ("", "file"), "tracking.uri", uri, kinds, "MLflow's file store is closed")
+    check(
+        parts.scheme not in ("", "file"),
+        "tracking.uri",
+        uri,
+        kinds,
+        "MLflow's file store is closed",
+    )
     remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or use the database's password file"
-    check(not parts.password, "tracking.uri", f"{parts.scheme}://...", "must hold no password, it is stored with each run", remedy)
+    check(
+        not parts.password,
+        "tracking.uri",
+        f"{parts.scheme}://...",
+        "must hold no password, it is stored with each run",
+        remedy,
+    )
     return sqlite_uri(_database(uri), uri.partition("?")[2]) if is_sqlite(uri) else uri.rstrip("/")
 
 
@@ -134,11 +146,15 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | 
     if found := client.get_experiment_by_name(name):
         if found.lifecycle_stage == "deleted":
             restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {found.experiment_id}"
-            raise RefusedError(f"tracking.experiment={name} was deleted in {uri}; restore it with `{restore}`, or name another one")
+            raise RefusedError(
+                f"tracking.experiment={name} was deleted in {uri}; restore it with `{restore}`, or name another one"
+            )
         for key in tags.keys() - found.tags.keys():
             client.set_experiment_tag(found.experiment_id, key, tags[key])
         return found.experiment_id
-    location = (_database(uri).parent / (artifacts or ARTIFACTS)).as_uri() if is_sqlite(uri) else None
+    location = (
+        (_database(uri).parent / (artifacts or ARTIFACTS)).as_uri() if is_sqlite(uri) else None
+    )
     try:
         return client.create_experiment(name, location, tags)
     except MlflowException:
@@ -185,12 +201,25 @@ def ui_command(uri: str, port: int = 5000) -> list[str] | None:
     if urlsplit(uri).scheme in ("http", "https"):
         return None
     address = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "server", *address, "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        *address,
+        "--workers",
+        "1",
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
 
 
 def describe(uri: str, experiment: str, run_id: str) -> str:
     """Two or three lines for the terminal: the run's page, the charts, and what to start first."""
-    lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment)}"]
+    lines = [
+        f"MLflow run:    {run_link(uri, experiment, run_id)}",
+        f"MLflow charts: {chart_link(uri, experiment)}",
+    ]
     if command := ui_command(uri):
         lines.append(f"they open by:  {shlex.join(command)}")
     return "\n".join(lines)
@@ -217,7 +246,9 @@ def _create(database: Path) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         with writing(database) as temporary, _unsynchronised():
-            store: Any = SqlAlchemyStore(sqlite_uri(temporary), (database.parent / ARTIFACTS).as_uri())
+            store: Any = SqlAlchemyStore(
+                sqlite_uri(temporary), (database.parent / ARTIFACTS).as_uri()
+            )
             store.engine.dispose()
 
 

@@ -32,11 +32,20 @@ def bring(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
         for folder in folders:
             run = run_of(client, experiment, RunFolder(folder).facts["uid"], folder)
             state = RunFolder(folder).status["state"].upper()
-            is_there = run is not None and sweep_tag(sweep) in run.data.tags and run.info.status == state
+            is_there = (
+                run is not None and sweep_tag(sweep) in run.data.tags and run.info.status == state
+            )
             if is_there or state == "NEW":
                 continue
             try:
                 replicate(folder, uri, SECONDS, tracking.experiment, sweep)
-            except (MlflowException, SQLAlchemyError, OSError, RefusedError, KeyError, json.JSONDecodeError) as error:
+            except (
+                MlflowException,
+                SQLAlchemyError,
+                OSError,
+                RefusedError,
+                KeyError,
+                json.JSONDecodeError,
+            ) as error:
                 failure = failure or f"{folder}: {' '.join(str(error).split())[:200]}"
     return failure

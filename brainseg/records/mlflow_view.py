@@ -12,7 +12,16 @@ KEY = "brainseg-2"  # count up with every change below: an experiment keeps the 
 CURVES = ("val/dice", "val/loss", "train/loss")
 BARS = ("best/val_dice", "test/dice", "test/patients_missed")
 SECTIONS = ("overview", "val", "test", "train", "best", "speed")
-FINAL = ("dice_median", "iou", "precision", "recall", "dice_tumour_slices", "empty_slice_false_positives", "hd95", "hd95_undefined")
+FINAL = (
+    "dice_median",
+    "iou",
+    "precision",
+    "recall",
+    "dice_tumour_slices",
+    "empty_slice_false_positives",
+    "hd95",
+    "hd95_undefined",
+)
 
 
 def experiment_tags(sweep: str | None = None) -> dict[str, str]:
@@ -20,7 +29,11 @@ def experiment_tags(sweep: str | None = None) -> dict[str, str]:
 
     Metrics not named above get a chart of MLflow's choice in their section.
     """
-    shown = {} if sweep is None else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
+    shown = (
+        {}
+        if sweep is None
+        else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
+    )
     return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | shown)}
 
 
@@ -35,22 +48,47 @@ def key(sweep: str | None = None) -> str:
 
 
 def _layout() -> dict[str, Any]:
-    charts = [_chart(metric, "LINE", "overview") for metric in CURVES] + [_chart(metric, "BAR", "overview") for metric in BARS]
-    charts += [_chart(f"test/{name}", "BAR", "test") for name in FINAL] + [_chart("best/epoch", "BAR", "best")]
+    charts = [_chart(metric, "LINE", "overview") for metric in CURVES] + [
+        _chart(metric, "BAR", "overview") for metric in BARS
+    ]
+    charts += [_chart(f"test/{name}", "BAR", "test") for name in FINAL] + [
+        _chart("best/epoch", "BAR", "best")
+    ]
     return {
-        "compareRunSections": [{"uuid": name, "name": name, "display": True, "isReordered": True} for name in SECTIONS],
+        "compareRunSections": [
+            {"uuid": name, "name": name, "display": True, "isReordered": True} for name in SECTIONS
+        ],
         "compareRunCharts": charts,
         "isAccordionReordered": True,
         "runsHiddenMode": "SHOW_ALL",
-        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
-        "selectedColumns": ["metrics.`best/val_dice`", "metrics.`test/dice`", "attributes.`Duration`"],
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+        "selectedColumns": [
+            "metrics.`best/val_dice`",
+            "metrics.`test/dice`",
+            "attributes.`Duration`",
+        ],
     }
 
 
 def _chart(metric: str, kind: str, section: str) -> dict[str, Any]:
-    chart = {"uuid": metric, "type": kind, "metricKey": metric, "metricSectionId": section, "runsCountToCompare": 100}
+    chart = {
+        "uuid": metric,
+        "type": kind,
+        "metricKey": metric,
+        "metricSectionId": section,
+        "runsCountToCompare": 100,
+    }
     chart |= {"deleted": False, "isGenerated": False}
     if kind == "BAR":
         return chart
-    axes = {"xAxisKey": "step", "useGlobalXaxisKey": True, "lineSmoothness": 0, "useGlobalLineSmoothing": True}
+    axes = {
+        "xAxisKey": "step",
+        "useGlobalXaxisKey": True,
+        "lineSmoothness": 0,
+        "useGlobalLineSmoothing": True,
+    }
     return chart | axes | {"selectedMetricKeys": [metric]}

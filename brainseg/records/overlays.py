@@ -10,7 +10,11 @@ from brainseg.errors import DataError
 from brainseg.records import figures
 from brainseg.training.metrics import PatientScore
 
-TRUTH, PREDICTION, OVERLAP = (0.337, 0.706, 0.914), (0.835, 0.369, 0.0), (0.941, 0.894, 0.259)  # told apart by the colour-blind, too
+TRUTH, PREDICTION, OVERLAP = (
+    (0.337, 0.706, 0.914),
+    (0.835, 0.369, 0.0),
+    (0.941, 0.894, 0.259),
+)  # told apart by the colour-blind, too
 SLICES_SHOWN = 4
 
 
@@ -41,12 +45,23 @@ def draw(cases: Sequence[Case], path: str | Path) -> None:
             if column < len(shown):
                 index = shown[column]
                 axes.imshow(paint(case, index, high)[window], interpolation="nearest")
-                axes.text(0.02, 0.02, f"slice {index + 1} of {len(case.truth)}", color="white", fontsize=8, transform=axes.transAxes)
+                axes.text(
+                    0.02,
+                    0.02,
+                    f"slice {index + 1} of {len(case.truth)}",
+                    color="white",
+                    fontsize=8,
+                    transform=axes.transAxes,
+                )
         title = f"{case.label + ': ' if case.label else ''}{case.name}   Dice {case.dice:.3f}"
         row[0].set_title(title, loc="left", fontweight="bold", parse_math=False)
     from matplotlib.patches import Patch
 
-    names = {"both": OVERLAP, "truth only (missed)": TRUTH, "prediction only (false alarm)": PREDICTION}
+    names = {
+        "both": OVERLAP,
+        "truth only (missed)": TRUTH,
+        "prediction only (false alarm)": PREDICTION,
+    }
     classes, several = cases[0].classes, len(cases[0].classes) > 2
     if several:
         names = {name: figures.class_colour(index) for index, name in enumerate(classes) if index}
@@ -59,8 +74,13 @@ def draw(cases: Sequence[Case], path: str | Path) -> None:
 def framed(case: Case) -> tuple[list[int], float, tuple[slice, slice]]:
     """What of a case is drawn: the slices shown, the intensity that is white, and the rows and columns around head and masks."""
     shown = slices_shown(case.truth > 0, case.prediction > 0)
-    high = float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0  # fat and fluid are white, not one bright pixel
-    window = head_window(case.images[shown, case.channel] > 0.15 * high, (case.truth[shown] > 0) | (case.prediction[shown] > 0))
+    high = (
+        float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0
+    )  # fat and fluid are white, not one bright pixel
+    window = head_window(
+        case.images[shown, case.channel] > 0.15 * high,
+        (case.truth[shown] > 0) | (case.prediction[shown] > 0),
+    )
     return shown, high, window
 
 
@@ -81,7 +101,11 @@ def paint(case: Case, index: int, high: float) -> np.ndarray:
             picture[true & ~binary_erosion(true)] = own
         return picture
     truth, prediction = case.truth[index] > 0, case.prediction[index] > 0
-    for mask, colour in ((truth & ~prediction, TRUTH), (prediction & ~truth, PREDICTION), (truth & prediction, OVERLAP)):
+    for mask, colour in (
+        (truth & ~prediction, TRUTH),
+        (prediction & ~truth, PREDICTION),
+        (truth & prediction, OVERLAP),
+    ):
         edge = mask & ~binary_erosion(mask)
         picture[mask] = 0.65 * picture[mask] + 0.35 * np.array(colour)
         picture[edge] = colour
@@ -93,9 +117,14 @@ def head_window(bright: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
     sides = []
     for axes in ((0, 2), (0, 1)):
         inside = np.flatnonzero((bright.mean(axis=axes) > 0.01) | masks.any(axis=axes))
-        sides.append((inside[0], inside[-1] + 1) if len(inside) else (0, np.delete(bright.shape, axes)[0]))
+        sides.append(
+            (inside[0], inside[-1] + 1) if len(inside) else (0, np.delete(bright.shape, axes)[0])
+        )
     half = 0.52 * max(stop - start for start, stop in sides)
-    rows, columns = (slice(max(0, round((start + stop) / 2 - half)), round((start + stop) / 2 + half)) for start, stop in sides)
+    rows, columns = (
+        slice(max(0, round((start + stop) / 2 - half)), round((start + stop) / 2 + half))
+        for start, stop in sides
+    )
     return rows, columns
 
 
@@ -103,11 +132,17 @@ def slices_shown(truth: np.ndarray, prediction: np.ndarray) -> list[int]:
     """At most four slices spread over the tumour of bool (S, H, W), its largest among them; else over the prediction, else over all."""
     area = np.count_nonzero(truth if truth.any() else prediction, axis=(1, 2))
     candidates = np.flatnonzero(area) if area.any() else np.arange(len(truth))
-    if len(candidates) <= SLICES_SHOWN:  # a small tumour: its neighbours show whether the prediction spills over
+    if (
+        len(candidates) <= SLICES_SHOWN
+    ):  # a small tumour: its neighbours show whether the prediction spills over
         distance = np.abs(np.arange(len(truth))[:, None] - candidates).min(axis=1)
         return sorted(distance.argsort(kind="stable")[:SLICES_SHOWN].tolist())
-    trim = (len(candidates) - SLICES_SHOWN) // 8  # the outermost slices of a tumour hold a few pixels
-    spread = candidates[np.linspace(trim, len(candidates) - 1 - trim, SLICES_SHOWN).round().astype(int)]
+    trim = (
+        len(candidates) - SLICES_SHOWN
+    ) // 8  # the outermost slices of a tumour hold a few pixels
+    spread = candidates[
+        np.linspace(trim, len(candidates) - 1 - trim, SLICES_SHOWN).round().astype(int)
+    ]
     if area.any():
         spread[np.abs(spread - area.argmax()).argmin()] = area.argmax()
     return sorted(spread.tolist())
@@ -119,7 +154,10 @@ def pick_cases(scores: Sequence[PatientScore]) -> list[tuple[str, int]]:
     The median of an even number is the lower of the two in the middle; with fewer than three patients there are fewer cases.
     """
     with_tumour = [index for index, score in enumerate(scores) if score.tumour_pixels]
-    order = sorted(with_tumour or range(len(scores)), key=lambda index: (-scores[index].dice, scores[index].patient))
+    order = sorted(
+        with_tumour or range(len(scores)),
+        key=lambda index: (-scores[index].dice, scores[index].patient),
+    )
     places = {"best": 0, "median": len(order) // 2, "worst": len(order) - 1}
     chosen: dict[int, str] = {}
     for label in ("best", "worst", "median") if order else ():

@@ -27,7 +27,9 @@ def relocated_database(stored: Path, folder: Path, facts: dict[str, Any]) -> Pat
     if today.exists() or stored.parent.exists():
         return today
     above = (parent / stored.name for parent in folder.absolute().parents)
-    beside = _relative_to_today(stored, folder, facts) or next((path for path in above if path.is_file()), None)
+    beside = _relative_to_today(stored, folder, facts) or next(
+        (path for path in above if path.is_file()), None
+    )
     return beside if beside is not None and beside.parent.exists() else stored
 
 
@@ -41,7 +43,9 @@ def has_run(folder: Path, uid: str) -> bool:
 
 def is_same_folder(first: Path, second: Path) -> bool:
     """Return True if both paths lead to one folder, through whatever links."""
-    return first.absolute() == second.absolute() or (first.exists() and second.exists() and first.samefile(second))
+    return first.absolute() == second.absolute() or (
+        first.exists() and second.exists() and first.samefile(second)
+    )
 
 
 def _relative_to_today(stored: Path, folder: Path, facts: dict[str, Any]) -> Path | None:

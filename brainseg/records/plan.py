@@ -42,12 +42,20 @@ def foresee(config: TrainConfig, facts: Facts, job: Job) -> Fate:
         return Fate("run")
     done = _epochs_done(folder)
     if state == "finished":
-        return Fate(f"extend from epoch {done}", _left(config, done)) if extends(folder, config) else Fate("skip: finished before", 0)
+        return (
+            Fate(f"extend from epoch {done}", _left(config, done))
+            if extends(folder, config)
+            else Fate("skip: finished before", 0)
+        )
     if state == "running":
         return Fate(f"skip: in use by pid {folder.status['pid']} on {folder.status['host']}", 0)
     if state == "failed" and job.sweep:
         return Fate("failed before: run anew")
-    return Fate(f"resume at epoch {done}", _left(config, done)) if folder.last.is_file() else Fate("run")
+    return (
+        Fate(f"resume at epoch {done}", _left(config, done))
+        if folder.last.is_file()
+        else Fate("run")
+    )
 
 
 def extends(folder: RunFolder, config: TrainConfig) -> bool:
@@ -55,15 +63,21 @@ def extends(folder: RunFolder, config: TrainConfig) -> bool:
     stored = folder.config
     (before, given), (now, asked) = budget(stored), budget(config)
     longer = before != now or asked > given
-    return config.resume not in (None, "never") and (longer or _more_patient(folder, stored, config))
+    return config.resume not in (None, "never") and (
+        longer or _more_patient(folder, stored, config)
+    )
 
 
 def _more_patient(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
     """Whether the run was stopped by its patience, and is given more."""
-    if stored.patience is None or (config.patience is not None and config.patience <= stored.patience):
+    if stored.patience is None or (
+        config.patience is not None and config.patience <= stored.patience
+    ):
         return False
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
-    risen = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))["epoch"]  # of equal ones the first
+    risen = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))[
+        "epoch"
+    ]  # of equal ones the first
     return len(rows) - 1 - risen >= stored.patience
 
 
@@ -72,7 +86,11 @@ def finished_before(folder: RunFolder, testing: bool) -> str:
     summary = folder.path / "summary.json"
     tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
     test = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
-    return "finished before" if tested or not testing else f"finished before, untested: {test} scores its test patients"
+    return (
+        "finished before"
+        if tested or not testing
+        else f"finished before, untested: {test} scores its test patients"
+    )
 
 
 def _left(config: TrainConfig, done: int) -> float:
@@ -82,7 +100,11 @@ def _left(config: TrainConfig, done: int) -> float:
 
 def under_other_code(configs: list[TrainConfig], facts: list[Facts], job: Job) -> int:
     """How many of the jobs have no run yet under this code, but a finished one under another."""
-    new = [(config, fact) for config, fact in zip(configs, facts, strict=True) if fact.name and not find(config, job, fact.name)]
+    new = [
+        (config, fact)
+        for config, fact in zip(configs, facts, strict=True)
+        if fact.name and not find(config, job, fact.name)
+    ]
     roots = {Path(config.output or "runs") for config, _ in new}
     finished = {recipe for root in roots for recipe in _finished_elsewhere(root)}
     return sum(fact.recipe in finished for _, fact in new)
@@ -93,7 +115,10 @@ def _finished_elsewhere(root: Path) -> set[str]:
     found = set()
     for path in root.glob("*/run.json"):
         facts = json.loads(path.read_text())
-        if facts["code"]["sha256"] != code_version().sha256 and RunFolder(path.parent).state == "finished":
+        if (
+            facts["code"]["sha256"] != code_version().sha256
+            and RunFolder(path.parent).state == "finished"
+        ):
             found.add(facts.get("recipe", ""))
     return found
 

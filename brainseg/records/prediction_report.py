@@ -25,7 +25,13 @@ def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list
     strip = Image.new("RGB", (len(tiles) * SIDE, SIDE + CAPTION), WHITE)
     for column, (index, tile) in enumerate(zip(shown, tiles, strict=True)):
         strip.paste(tile, (column * SIDE, CAPTION))
-        _text(strip, (column * SIDE + 5, CAPTION + SIDE - 20), f"slice {index + 1} of {len(case.truth)}", WHITE, 13)
+        _text(
+            strip,
+            (column * SIDE + 5, CAPTION + SIDE - 20),
+            f"slice {index + 1} of {len(case.truth)}",
+            WHITE,
+            13,
+        )
     _text(strip, (4, 3), _fitting(f"{case.name}   {caption}", strip.width), INK, 14)
     _legend(strip, 18, case.classes, scored)
 
@@ -37,13 +43,26 @@ def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list
     return [_save(strip, folder / "overlay.png"), _save(small, folder / "thumbnail.png")]
 
 
-def contact_sheet(thumbnails: Sequence[Path], classes: Sequence[str], scored: bool, path: Path) -> None:
+def contact_sheet(
+    thumbnails: Sequence[Path], classes: Sequence[str], scored: bool, path: Path
+) -> None:
     """One picture of all studies, six a row, in the order given; of more than 240 the first."""
     shown = thumbnails[:MOST]
     rows = -(-len(shown) // COLUMNS)
     height, gap = THUMBNAIL + CAPTION, 6
-    sheet = Image.new("RGB", (min(COLUMNS, max(len(shown), 3)) * (THUMBNAIL + gap) + gap, rows * (height + gap) + CAPTION), WHITE)
-    counted = f"{len(shown)} of {len(thumbnails)} studies" if len(shown) < len(thumbnails) else f"{len(shown)} studies"
+    sheet = Image.new(
+        "RGB",
+        (
+            min(COLUMNS, max(len(shown), 3)) * (THUMBNAIL + gap) + gap,
+            rows * (height + gap) + CAPTION,
+        ),
+        WHITE,
+    )
+    counted = (
+        f"{len(shown)} of {len(thumbnails)} studies"
+        if len(shown) < len(thumbnails)
+        else f"{len(shown)} studies"
+    )
     _text(sheet, (gap, 2), f"{counted}, each at the largest predicted area shown", INK, 13)
     _legend(sheet, 17, classes, scored)
     for index, thumbnail in enumerate(shown):
@@ -53,12 +72,17 @@ def contact_sheet(thumbnails: Sequence[Path], classes: Sequence[str], scored: bo
     _save(sheet, path)
 
 
-def _tile(case: Case, index: int, high: float, window: tuple[slice, slice], side: int) -> Image.Image:
+def _tile(
+    case: Case, index: int, high: float, window: tuple[slice, slice], side: int
+) -> Image.Image:
     """One slice, cut to the head, on a black square."""
     colours = np.rint(255 * paint(case, index, high)[window]).astype(np.uint8)
     picture = Image.fromarray(colours)
     scale = side / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BICUBIC)
+    picture = picture.resize(
+        (max(1, round(picture.width * scale)), max(1, round(picture.height * scale))),
+        Image.Resampling.BICUBIC,
+    )
     square = Image.new("RGB", (side, side))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return square
@@ -68,7 +92,11 @@ def _legend(picture: Image.Image, top: int, classes: Sequence[str], scored: bool
     if len(classes) > 2:
         names = {name: class_colour(index) for index, name in enumerate(classes) if index}
     elif scored:
-        names = {"both": OVERLAP, "truth only (missed)": TRUTH, "prediction only (false alarm)": PREDICTION}
+        names = {
+            "both": OVERLAP,
+            "truth only (missed)": TRUTH,
+            "prediction only (false alarm)": PREDICTION,
+        }
     else:
         names = {"prediction": OVERLAP}
     left = 6
@@ -79,7 +107,9 @@ def _legend(picture: Image.Image, top: int, classes: Sequence[str], scored: bool
         left += 26 + round(ImageFont.load_default(12).getlength(name))
 
 
-def _text(picture: Image.Image, place: tuple[int, int], text: str, colour: tuple[int, int, int], size: int) -> None:
+def _text(
+    picture: Image.Image, place: tuple[int, int], text: str, colour: tuple[int, int, int], size: int
+) -> None:
     ImageDraw.Draw(picture).text(place, text, colour, ImageFont.load_default(size))
 
 

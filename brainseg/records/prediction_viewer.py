@@ -13,7 +13,12 @@ from brainseg.records.segmentation import MASKS, NOTICE, Prediction
 
 
 def write(
-    output: Path, studies: Mapping[str, Study], found: Sequence[Prediction], classes: Sequence[str], count: int, network: str
+    output: Path,
+    studies: Mapping[str, Study],
+    found: Sequence[Prediction],
+    classes: Sequence[str],
+    count: int,
+    network: str,
 ) -> None:
     """Write the page of at most `count` studies: the most telling of those with scores, else those with the largest tumours.
 
@@ -25,12 +30,22 @@ def write(
     chosen = viewer.most_telling(telling, count) if scored else sorted(by_volume[:count])
     left_out = [one.name for index, one in enumerate(found) if index not in chosen]
     cases = (_case(output, found[index], studies[found[index].name], classes) for index in chosen)
-    viewer.write(output / "viewer.html", cases, ["prediction"], f"Tumour segmentation: {network}", [NOTICE], classes, left_out)
+    viewer.write(
+        output / "viewer.html",
+        cases,
+        ["prediction"],
+        f"Tumour segmentation: {network}",
+        [NOTICE],
+        classes,
+        left_out,
+    )
 
 
 def _case(output: Path, one: Prediction, study: Study, classes: Sequence[str]) -> viewer.Case:
     scan = study.read()
     mask = read_predictions(output / one.name / MASKS, one.name).mask
     dice = one.score.dice if one.score else None
-    case = viewer.case_of(MemoryStore(one.name, scan, study.channels, classes), one.name, [mask], [dice], one.role)
+    case = viewer.case_of(
+        MemoryStore(one.name, scan, study.channels, classes), one.name, [mask], [dice], one.role
+    )
     return case if one.score else dataclasses.replace(case, truth=None)

@@ -33,9 +33,16 @@ class Prediction(NamedTuple):
     probability: np.ndarray | None
 
     @classmethod
-    def of(cls, volume: str, role: str, mask: np.ndarray, probability: np.ndarray | None) -> "Prediction":
+    def of(
+        cls, volume: str, role: str, mask: np.ndarray, probability: np.ndarray | None
+    ) -> "Prediction":
         """From a probability in [0, 1]: held in eight bits, an error of at most 0.002, because a float cohort would take 1 GB."""
-        return cls(volume, role, mask, None if probability is None else np.rint(probability * 255).astype(np.uint8))
+        return cls(
+            volume,
+            role,
+            mask,
+            None if probability is None else np.rint(probability * 255).astype(np.uint8),
+        )
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
@@ -45,7 +52,10 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
     image = BytesIO()  # HDF5 would crash the interpreter where it found the disk full
     with h5py.File(image, "w", libver="latest") as file:
         file.create_dataset("first_slice", data=first_slice, fletcher32=True)
-        for name, texts in (("volumes", [one.volume for one in predictions]), ("roles", [one.role for one in predictions])):
+        for name, texts in (
+            ("volumes", [one.volume for one in predictions]),
+            ("roles", [one.role for one in predictions]),
+        ):
             encoded = fixed_length(texts)
             file.create_dataset(name, data=encoded, chunks=encoded.shape, fletcher32=True)
         for name in ("masks", "probabilities"):
@@ -63,7 +73,13 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
     """One volume of the file. Raises DataError if it is not in it, or the file is damaged."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            names = ("volumes", "roles", "first_slice", "masks", *(["probabilities"] if "probabilities" in file else []))
+            names = (
+                "volumes",
+                "roles",
+                "first_slice",
+                "masks",
+                *(["probabilities"] if "probabilities" in file else []),
+            )
             parts = {name: part_of(file, name, REMEDY) for name in names}
             volumes = [bytes(name).decode() for name in parts["volumes"][:]]
             if volume not in volumes:
@@ -71,8 +87,15 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
             index = volumes.index(volume)
             start, stop = parts["first_slice"][index : index + 2]
             probability = parts["probabilities"][start:stop] if "probabilities" in parts else None
-            return Prediction(volume, bytes(parts["roles"][index]).decode(), parts["masks"][start:stop], probability)
+            return Prediction(
+                volume,
+                bytes(parts["roles"][index]).decode(),
+                parts["masks"][start:stop],
+                probability,
+            )
     except DAMAGED as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: damaged, or no predictions ({' '.join(str(error).split())[:200]}); {REMEDY}") from error
+        raise DataError(
+            f"{path}: damaged, or no predictions ({' '.join(str(error).split())[:200]}); {REMEDY}"
+        ) from error

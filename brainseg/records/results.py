@@ -16,7 +16,12 @@ from brainseg.records.statistics import bootstrap
 from brainseg.training.evaluation import Evaluated
 from brainseg.training.metrics import MISSED_DICE, PatientScore, summarise
 
-PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}  # role of a patient -> name of its metrics
+PREFIX = {
+    "train": "train",
+    "validation": "val",
+    "test": "test",
+    "unknown": "unknown",
+}  # role of a patient -> name of its metrics
 
 
 def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
@@ -24,7 +29,11 @@ def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, flo
     of_role: dict[str, list[PatientScore]] = {}
     for score, role in rows:
         of_role.setdefault(role, []).append(score)
-    return {name: value for role, scores in of_role.items() for name, value in summarise(scores, PREFIX[role]).items()}
+    return {
+        name: value
+        for role, scores in of_role.items()
+        for name, value in summarise(scores, PREFIX[role]).items()
+    }
 
 
 def _absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
@@ -44,9 +53,15 @@ def _absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
         absent = len(its_scores) - len(present)
         if absent:
             what = name.removeprefix(f"{metric}/") if name != metric else "tumour"
-            others = f"mean of the other {len(present)}: {np.mean(present):.4f}" if present else "no other patient"
-            lines.append(f"{name}: {tables.counted(absent, 'patient')} without {what}, "
-                         f"where Dice is 1 if none is predicted, else 0; {others}")
+            others = (
+                f"mean of the other {len(present)}: {np.mean(present):.4f}"
+                if present
+                else "no other patient"
+            )
+            lines.append(
+                f"{name}: {tables.counted(absent, 'patient')} without {what}, "
+                f"where Dice is 1 if none is predicted, else 0; {others}"
+            )
     return lines
 
 
@@ -68,10 +83,14 @@ class Results:
             self.rows.append((one.score, roles[one.score.patient]))
             self._masks[one.score.patient] = zlib.compress(one.prediction.tobytes(), level=1)
             true, predicted = one.truth > 0, one.prediction > 0
-            self._slices[one.score.patient] = np.stack([m.sum(axis=(1, 2)) for m in (true, predicted, true & predicted)], axis=1)
+            self._slices[one.score.patient] = np.stack(
+                [m.sum(axis=(1, 2)) for m in (true, predicted, true & predicted)], axis=1
+            )
             if self._keep != "none":
                 kept = one.probability if self._keep == "probabilities" else None
-                self._predictions.append(Prediction.of(one.score.patient, roles[one.score.patient], one.prediction, kept))
+                self._predictions.append(
+                    Prediction.of(one.score.patient, roles[one.score.patient], one.prediction, kept)
+                )
 
     def metrics(self) -> dict[str, float]:
         """The summary of each role under its own prefix."""
@@ -83,20 +102,30 @@ class Results:
         for role, prefix in PREFIX.items():
             dice = np.array([score.dice for score in self.of(role)])
             if len(dice):
-                interval = "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice)) if len(dice) > 1 else "no interval"
+                interval = (
+                    "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice))
+                    if len(dice) > 1
+                    else "no interval"
+                )
                 lines.append(f"{prefix}/dice of {tables.counted(len(dice), 'patient')}: {interval}")
                 lines += _absences(f"{prefix}/dice", self.of(role))
         unit = "mm" if self.dataset.in_mm else "pixels"
-        lines.append(f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
-                     "empty_slice_false_positives")
-        lines.append(f"is a share of all slices without tumour; hd95 is the median over patients, in {unit}; hd95_undefined counts those "
-                     "without.")
+        lines.append(
+            f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
+            "empty_slice_false_positives"
+        )
+        lines.append(
+            f"is a share of all slices without tumour; hd95 is the median over patients, in {unit}; hd95_undefined counts those "
+            "without."
+        )
         return "\n".join(lines)
 
     def of(self, role: str) -> list[PatientScore]:
         return [score for score, its_role in self.rows if its_role == role]
 
-    def write(self, folder: Path, further: dict[str, Any], pictures: bool = True) -> dict[str, float]:
+    def write(
+        self, folder: Path, further: dict[str, Any], pictures: bool = True
+    ) -> dict[str, float]:
         """Write patients.csv, slices.csv, summary.json ({"metrics", **further}), pictures/overlays.png and what else was asked for.
 
         Returns the metrics.
@@ -105,7 +134,10 @@ class Results:
         order = list(PREFIX)
         self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
         tables.patients_csv(self.rows, folder / "patients.csv")
-        tables.slices_csv({score.patient: self._slices[score.patient] for score, _ in self.rows}, folder / "slices.csv")
+        tables.slices_csv(
+            {score.patient: self._slices[score.patient] for score, _ in self.rows},
+            folder / "slices.csv",
+        )
         if self._predictions:
             write_predictions(folder / "predictions.h5", self._predictions)
         else:
@@ -128,8 +160,18 @@ class Results:
             truth = store.masks(start, stop)[:, 0]
             kept = self._mask(scores[index].patient, truth.shape)
             channel = main_channel(store.channels)
-            cases.append(overlays.Case(scores[index].patient, scores[index].dice, store.images(start, stop), truth, kept, channel, label,
-                                     store.classes))
+            cases.append(
+                overlays.Case(
+                    scores[index].patient,
+                    scores[index].dice,
+                    store.images(start, stop),
+                    truth,
+                    kept,
+                    channel,
+                    label,
+                    store.classes,
+                )
+            )
         return cases
 
     def _mask(self, patient: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -139,11 +181,21 @@ class Results:
     def view(self, path: Path, count: int, run: str, title: str, notes: Sequence[str]) -> None:
         """Write the page viewer.html of the `count` most telling patients; `run` names what predicted, `notes` stand on top."""
         chosen = viewer.most_telling([(role, score.dice) for score, role in self.rows], count)
-        left_out = [score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen]
+        left_out = [
+            score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen
+        ]
         store = self.dataset.store
 
         def case(score: PatientScore, role: str) -> viewer.Case:
             mask = self._mask(score.patient, (score.slices, *store.shape[2:]))
             return viewer.case_of(store, score.patient, [mask], [score.dice], role)
 
-        viewer.write(path, (case(*self.rows[index]) for index in chosen), [run], title, notes, store.classes, left_out)
+        viewer.write(
+            path,
+            (case(*self.rows[index]) for index in chosen),
+            [run],
+            title,
+            notes,
+            store.classes,
+            left_out,
+        )

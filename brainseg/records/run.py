@@ -1,10 +1,10 @@
 """The run folder: identity, lock, status. Finding the folder again (folders.py) is resume, skip and rerun.
 
-    run.json  config.yaml  split.json  code.diff      written once, before the first step
-    status.json                                       running, finished, failed, killed; host and pid
-    checkpoints/last.pt previous.pt best.pt           in this order: checkpoint, then metrics.jsonl from it, then MLflow
-    metrics.jsonl  log.txt                            while it runs
-    summary.json  patients.csv  slices.csv  predictions.h5  pictures/  at the end
+run.json  config.yaml  split.json  code.diff      written once, before the first step
+status.json                                       running, finished, failed, killed; host and pid
+checkpoints/last.pt previous.pt best.pt           in this order: checkpoint, then metrics.jsonl from it, then MLflow
+metrics.jsonl  log.txt                            while it runs
+summary.json  patients.csv  slices.csv  predictions.h5  pictures/  at the end
 """
 
 import dataclasses
@@ -35,7 +35,14 @@ from brainseg.signals import Stopped
 
 log = logging.getLogger("brainseg")
 
-NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "dry_run")  # of the overrides that a run was started with
+NOT_REPEATED = (
+    "resume",
+    "from",
+    "output",
+    "force",
+    "rerun",
+    "dry_run",
+)  # of the overrides that a run was started with
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Job:
     number: int | None = None
     swept: tuple[str, ...] = ()  # the settings in which its jobs differ
     choosing: bool = False  # the sweep chooses between settings: no test metrics
-    start: str | None = None  # unique to one start of the sweep: a job launched again within it finds its own folder
+    start: str | None = (
+        None  # unique to one start of the sweep: a job launched again within it finds its own folder
+    )
     threads: int | None = None  # a parallel launcher's share of the cores
     gpu: int | None = None  # the GPU that it deals
 
@@ -66,7 +75,9 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.last, self.previous, self.best = (self.path / "checkpoints" / f"{name}.pt" for name in ("last", "previous", "best"))
+        self.last, self.previous, self.best = (
+            self.path / "checkpoints" / f"{name}.pt" for name in ("last", "previous", "best")
+        )
         self.plan = self.path / "plan.json"
 
     @property
@@ -87,13 +98,19 @@ class RunFolder:
     @property
     def config(self) -> TrainConfig:
         """What `config.yaml` says, with what the run was extended by."""
-        return restore(cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))))
+        return restore(
+            cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml")))
+        )
 
     @property
     def state(self) -> str:
         """new, running, finished, failed, killed, or interrupted: `running`, but its process on this host is gone."""
         status = self.status
-        gone = status["state"] == "running" and status["host"] == socket.gethostname() and not is_alive(status["pid"])
+        gone = (
+            status["state"] == "running"
+            and status["host"] == socket.gethostname()
+            and not is_alive(status["pid"])
+        )
         return "interrupted" if gone else status["state"]
 
     @property
@@ -105,20 +122,43 @@ class RunFolder:
         """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
         before, now = (without_identity(differing(one), EXTENDED) for one in (self.config, config))
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
-        changed = "; ".join(f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}" for key in keys)
-        check(not keys, "resume", self.path, changed, "a resumed run keeps its settings; start a new one for others")
+        changed = "; ".join(
+            f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}"
+            for key in keys
+        )
+        check(
+            not keys,
+            "resume",
+            self.path,
+            changed,
+            "a resumed run keeps its settings; start a new one for others",
+        )
 
     def check_data(self, fingerprint: str, split: Split) -> None:
         """Refuse to go on with a run on other data or patients (RequestError); other code is a warning."""
         facts = self.facts
-        check(facts["data"]["fingerprint"] == fingerprint, "resume", self.path, "the data are not those it was trained on",
-              "give data.path=FILE of those, or start a new run")
-        check(facts["split"]["sha256"] == split.sha256, "resume", self.path, "the split is not the one it was trained under")
+        check(
+            facts["data"]["fingerprint"] == fingerprint,
+            "resume",
+            self.path,
+            "the data are not those it was trained on",
+            "give data.path=FILE of those, or start a new run",
+        )
+        check(
+            facts["split"]["sha256"] == split.sha256,
+            "resume",
+            self.path,
+            "the split is not the one it was trained under",
+        )
         if facts["code"]["sha256"] != code_version().sha256:
-            log.warning("%s was made by another version of the code: the numbers may differ", self.path)
+            log.warning(
+                "%s was made by another version of the code: the numbers may differ", self.path
+            )
 
     @contextmanager
-    def active(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> Iterator["RunFolder"]:
+    def active(
+        self, facts: dict[str, Any], config: TrainConfig, split: Split
+    ) -> Iterator["RunFolder"]:
         """Hold the folder for the run: lock, status, log. Whatever ends the block ends up in status.json and log.txt.
 
         Raises InUseError if another process holds it, naming host, pid and since when; the lock dies with its process.
@@ -129,9 +169,13 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout as error:
             holder = self._holder()
-            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000))
-            raise InUseError(f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
-                               "or take another folder") from error
+            since = time.strftime(
+                "%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000)
+            )
+            raise InUseError(
+                f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
+                "or take another folder"
+            ) from error
         try:  # again, now that nobody else can be writing it
             if self.exists:
                 self.check_settings(config)
@@ -146,12 +190,18 @@ class RunFolder:
         try:
             remove_partial(self.path)
             if self.state == "interrupted":
-                log.warning("found interrupted: process %d on %s is gone", self.status["pid"], self.status["host"])
+                log.warning(
+                    "found interrupted: process %d on %s is gone",
+                    self.status["pid"],
+                    self.status["host"],
+                )
             if not self.exists:
                 self._describe(facts, config, split)
             self._set_status("running", started)
             if any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
-                self._extend(facts, config)  # now: a kill must not leave a longer run that says it is finished
+                self._extend(
+                    facts, config
+                )  # now: a kill must not leave a longer run that says it is finished
             yield self
             self._set_status("finished", started)
         except Stopped as stop:
@@ -181,18 +231,33 @@ class RunFolder:
         self._write_config(config)
         write_json(self.path / "split.json", split.as_dict())
         write_text(self.path / "code.diff", code.diff)
-        described = {"commit": code.commit, "dirty": code.dirty, "sha256": code.sha256, "version": code.version}
-        begun = {"uid": uuid.uuid4().hex, "created": round(time.time() * 1000), "path": str(self.path.resolve())}
+        described = {
+            "commit": code.commit,
+            "dirty": code.dirty,
+            "sha256": code.sha256,
+            "version": code.version,
+        }
+        begun = {
+            "uid": uuid.uuid4().hex,
+            "created": round(time.time() * 1000),
+            "path": str(self.path.resolve()),
+        }
         write_json(self.path / "run.json", {**begun, "code": described, **facts})
 
     def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
         """A run that is given more is from now on the longer one: a later resume must not ask for less."""
         self._write_config(config)
-        now = {"overrides": without(facts["overrides"], NOT_REPEATED), "label": facts.get("label", "")}
+        now = {
+            "overrides": without(facts["overrides"], NOT_REPEATED),
+            "label": facts.get("label", ""),
+        }
         write_json(self.path / "run.json", {**self.facts, **now})
 
     def _write_config(self, config: TrainConfig) -> None:
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))))
+        write_text(
+            self.path / "config.yaml",
+            OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))),
+        )
 
     def _end(self, state: str, started: int, error: str) -> None:
         """Write how the run ended; on a full disk even that may fail, and must not hide what the run died of."""
@@ -203,7 +268,14 @@ class RunFolder:
 
     def _set_status(self, state: str, started: int, error: str | None = None) -> None:
         ended = None if state == "running" else round(time.time() * 1000)
-        status = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "started": started, "ended": ended, "error": error}
+        status = {
+            "state": state,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": started,
+            "ended": ended,
+            "error": error,
+        }
         write_json(self.path / "status.json", status)
 
     def rotate(self) -> None:
@@ -232,7 +304,10 @@ class RunFolder:
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """Rewrite metrics.jsonl from the history that the checkpoint holds, so that the two cannot disagree."""
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in history))
+        write_text(
+            self.path / "metrics.jsonl",
+            "".join(json.dumps(row, allow_nan=False) + "\n" for row in history),
+        )
 
 
 def is_alive(pid: int) -> bool:

@@ -23,7 +23,10 @@ from brainseg.training.plan import Plan
 from brainseg.training.state import State, plans_of
 from brainseg.training.task import Task
 
-PLANNED = ("cosine", "one_cycle")  # schedules that were drawn over the number of steps: more steps would be another curve
+PLANNED = (
+    "cosine",
+    "one_cycle",
+)  # schedules that were drawn over the number of steps: more steps would be another curve
 log = logging.getLogger("brainseg")
 
 
@@ -75,22 +78,46 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
     stored = restore(content["config"])
     try:
         state.load_state_dict(content)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:  # what torch raises for a state of another kind
-        raise DataError(f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})") from error
-    granted = budget(folder.config) == budget(config)  # by an extension that was stopped before its first checkpoint
+    except (
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # what torch raises for a state of another kind
+        raise DataError(
+            f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})"
+        ) from error
+    granted = budget(folder.config) == budget(
+        config
+    )  # by an extension that was stopped before its first checkpoint
     _extend(state, stored, config, task.steps_per_epoch, granted)
     threads = content["threads"]
     if task.device.torch.type == "cpu" and threads != task.device.threads:
         rule = f"the run was made with {threads}, and with another number the bits differ"
-        check(config.force, "device.threads", task.device.threads, rule, f"set device.threads={threads}, or force=true")
-        log.warning("going on with %d threads instead of %d: the bits will differ", task.device.threads, threads)
-    folder.write_history(state.history)  # the kill may have come between the two, and after the last epoch nothing else writes it
+        check(
+            config.force,
+            "device.threads",
+            task.device.threads,
+            rule,
+            f"set device.threads={threads}, or force=true",
+        )
+        log.warning(
+            "going on with %d threads instead of %d: the bits will differ",
+            task.device.threads,
+            threads,
+        )
+    folder.write_history(
+        state.history
+    )  # the kill may have come between the two, and after the last epoch nothing else writes it
     return True
 
 
 def check_extension(folder: RunFolder, task: Task) -> None:
     """Refuse further epochs or minutes that the run cannot be given, before anything in its folder changes. Raises RequestError."""
-    content = _newest(folder) if folder.exists and budget(folder.config) != budget(task.config) else None
+    content = (
+        _newest(folder) if folder.exists and budget(folder.config) != budget(task.config) else None
+    )
     if content is not None:
         check_curve(folder.config, task.config)
         _total(content, restore(content["config"]), task.config, task.steps_per_epoch)
@@ -100,13 +127,26 @@ def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
     """Refuse to extend a run whose learning rate was drawn over its length, unless `force` says so. Raises RequestError."""
     name, now = budget(config)
     given = "{}={}".format(*budget(stored))
-    check(name == "epochs" or stored.max_minutes is not None, name, now, f"the run was given {given}", "extend it by epochs")
+    check(
+        name == "epochs" or stored.max_minutes is not None,
+        name,
+        now,
+        f"the run was given {given}",
+        "extend it by epochs",
+    )
     fine = budget(stored) == budget(config) or config.scheduler.name not in PLANNED or config.force
-    check(fine, name, now, f"scheduler={config.scheduler.name} was drawn over {given}: the further steps belong to another curve",
-          "start anew, or force=true to go on all the same; none, step and plateau can be extended")
+    check(
+        fine,
+        name,
+        now,
+        f"scheduler={config.scheduler.name} was drawn over {given}: the further steps belong to another curve",
+        "start anew, or force=true to go on all the same; none, step and plateau can be extended",
+    )
 
 
-def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, granted: bool) -> None:
+def _extend(
+    state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, granted: bool
+) -> None:
     """Give a run the further epochs or minutes that are asked for."""
     if budget(stored) == budget(config):
         return
@@ -116,7 +156,11 @@ def _extend(state: State, stored: TrainConfig, config: TrainConfig, steps_per_ep
     state.total_steps = _total(numbers, stored, config, steps_per_epoch)
     _extend_plan(state, budget(stored)[1], config.max_minutes)
     if config.scheduler.name in PLANNED:
-        log.warning("scheduler=%s was drawn over %s=%s; going on all the same, on another curve", config.scheduler.name, *budget(stored))
+        log.warning(
+            "scheduler=%s was drawn over %s=%s; going on all the same, on another curve",
+            config.scheduler.name,
+            *budget(stored),
+        )
 
 
 def _extend_plan(state: State, before: float, minutes: float | None) -> None:
@@ -137,17 +181,31 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
 
     Raises RequestError if `steps_of` names no run, DataError if its plan cannot be read.
     """
-    plans = _plans_in(RunFolder(locate(config.steps_of, "steps_of"))) if config.steps_of is not None else []
+    plans = (
+        _plans_in(RunFolder(locate(config.steps_of, "steps_of")))
+        if config.steps_of is not None
+        else []
+    )
     if plans:
-        log.info("note:         the %d steps are those of %s, not measured anew", plans[-1].total, config.steps_of)
+        log.info(
+            "note:         the %d steps are those of %s, not measured anew",
+            plans[-1].total,
+            config.steps_of,
+        )
     return plans
 
 
 def _plans_in(folder: RunFolder) -> list[Plan]:
     try:
-        return plans_of({"plans": json.loads(folder.plan.read_text())}) if folder.plan.is_file() else []
+        return (
+            plans_of({"plans": json.loads(folder.plan.read_text())})
+            if folder.plan.is_file()
+            else []
+        )
     except (ValueError, TypeError) as error:
-        raise DataError(f"{folder.plan}: not what a run writes ({error}); remove it to have the steps measured anew") from error
+        raise DataError(
+            f"{folder.plan}: not what a run writes ({error}); remove it to have the steps measured anew"
+        ) from error
 
 
 def _with_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
@@ -156,32 +214,56 @@ def _with_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, A
     if not plans or not stored or [list(plan) for plan in plans[: len(stored)]] != stored:
         return content
     last = plans[-1]
-    return content | {"plans": [list(plan) for plan in plans], "total_steps": last.total, "half_steps": last.half_steps}
+    return content | {
+        "plans": [list(plan) for plan in plans],
+        "total_steps": last.total,
+        "half_steps": last.half_steps,
+    }
 
 
-def _total(counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int) -> int:
+def _total(
+    counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int
+) -> int:
     """The steps of the extended run. `counts` are the numbers and the history of a state. Raises RequestError."""
     name, now = budget(config)
     if name == "epochs":
         total = round(now) * steps_per_epoch
     else:
         before = budget(stored)[1]
-        total = counts["total_steps"] + round((now - before) * _steps_a_minute(counts, config, before, steps_per_epoch))
+        total = counts["total_steps"] + round(
+            (now - before) * _steps_a_minute(counts, config, before, steps_per_epoch)
+        )
     done = max(counts["step"], counts["half_steps"] + 1)  # the last step, at least, is at full size
-    check(total >= done, name, now, f"the run has done {counts['step']} steps already, that would be {total}", "ask for more")
+    check(
+        total >= done,
+        name,
+        now,
+        f"the run has done {counts['step']} steps already, that would be {total}",
+        "ask for more",
+    )
     return total
 
 
-def _steps_a_minute(counts: Mapping[str, Any], config: TrainConfig, minutes: float, steps_per_epoch: int) -> float:
+def _steps_a_minute(
+    counts: Mapping[str, Any], config: TrainConfig, minutes: float, steps_per_epoch: int
+) -> float:
     """At full size, as all further steps are: by the whole epochs at that size, validations included; without one, as was planned."""
     if not counts["half_steps"]:
         return counts["total_steps"] / minutes
     steps, seconds, began = 0, 0.0, 0
     for row in counts["history"]:
         if began >= counts["half_steps"] and row["step"] - began == steps_per_epoch:
-            steps, seconds = steps + steps_per_epoch, seconds + row["metrics"]["speed/epoch_seconds"]
+            steps, seconds = (
+                steps + steps_per_epoch,
+                seconds + row["metrics"]["speed/epoch_seconds"],
+            )
         began = row["step"]
-    return steps / seconds * 60 if steps else (counts["total_steps"] - counts["half_steps"]) / ((1 - config.half_resolution) * minutes)
+    return (
+        steps / seconds * 60
+        if steps
+        else (counts["total_steps"] - counts["half_steps"])
+        / ((1 - config.half_resolution) * minutes)
+    )
 
 
 def _newest(folder: RunFolder) -> dict[str, Any] | None:

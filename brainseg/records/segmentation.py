@@ -62,7 +62,9 @@ def digest_of(settings: Mapping[str, Any], study: Study) -> str:
 
     Raises OSError.
     """
-    digest = hashlib.sha256(json.dumps([study.name, dict(settings), list(study.assignment)], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps([study.name, dict(settings), list(study.assignment)], sort_keys=True).encode()
+    )
     for path in study.files:
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
@@ -73,8 +75,16 @@ def done(folder: Path, digest: str) -> Prediction | None:
     try:
         held = json.loads((folder / "prediction.json").read_text())
         found = Prediction(**{**held, "score": _score(held["score"])})
-        whole = found.digest == digest and all(sha256(folder / Path(name).name) == own for name, own in found.files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none there, damaged, or of another version: it is made again
+        whole = found.digest == digest and all(
+            sha256(folder / Path(name).name) == own for name, own in found.files.items()
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # none there, damaged, or of another version: it is made again
         return None
     return found if whole else None
 
@@ -88,10 +98,25 @@ def check_free(output: Path, studies: Sequence[Study], settings: Mapping[str, An
         try:
             content = json.loads((output / study.name / "prediction.json").read_text())
             held, digest = list(map(str, content["source"])), content["digest"]
-        except (OSError, ValueError, KeyError, TypeError):  # none there, damaged, or of another version
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # none there, damaged, or of another version
             continue
-        same = not held or not set(held).isdisjoint(files_of(study)) or digest == digest_of(settings, study)
-        check(same, "output", output, f"{study.name} in it was made from other files: {', '.join(held[:3])}", "name another folder")
+        same = (
+            not held
+            or not set(held).isdisjoint(files_of(study))
+            or digest == digest_of(settings, study)
+        )
+        check(
+            same,
+            "output",
+            output,
+            f"{study.name} in it was made from other files: {', '.join(held[:3])}",
+            "name another folder",
+        )
 
 
 def files_of(study: Study) -> list[str]:
@@ -101,7 +126,10 @@ def files_of(study: Study) -> list[str]:
 
 def others_in(output: Path, studies: Sequence[Study]) -> list[str]:
     """Studies that earlier requests left in the folder."""
-    return sorted({path.parent.name for path in output.glob("*/prediction.json")} - {study.name for study in studies})
+    return sorted(
+        {path.parent.name for path in output.glob("*/prediction.json")}
+        - {study.name for study in studies}
+    )
 
 
 def sha256(path: Path) -> str:
@@ -112,22 +140,46 @@ def check_output(output: Path, sources: Sequence[Path]) -> None:
     """Refuse a folder that holds anything but predictions, or in which the source lies: its masks have the names of ours."""
     check(not output.exists() or output.is_dir(), "output", output, "is a file", "name a folder")
     own = output.resolve()
-    inside = [path for path in sources if own.is_relative_to(path.resolve()) or path.resolve().is_relative_to(own)]
-    check(not inside, "output", output, "lies within the input, or the input within it", "name another folder")
+    inside = [
+        path
+        for path in sources
+        if own.is_relative_to(path.resolve()) or path.resolve().is_relative_to(own)
+    ]
+    check(
+        not inside,
+        "output",
+        output,
+        "lies within the input, or the input within it",
+        "name another folder",
+    )
     try:
-        ours = not output.exists() or not any(output.iterdir()) or json.loads((output / "summary.json").read_text())["made_by"] == MAKER
+        ours = (
+            not output.exists()
+            or not any(output.iterdir())
+            or json.loads((output / "summary.json").read_text())["made_by"] == MAKER
+        )
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
-    check(ours, "output", output, "is there already, and not made by brainseg.predict", "name another folder")
+    check(
+        ours,
+        "output",
+        output,
+        "is there already, and not made by brainseg.predict",
+        "name another folder",
+    )
 
 
 def begin(output: Path, facts: Mapping[str, Any]) -> None:
     """Mark the folder as one of predictions, before the first study."""
-    write_json(output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": False, **facts})
+    write_json(
+        output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": False, **facts}
+    )
     remove_partial(output)
 
 
-def conclude(output: Path, found: Sequence[Prediction], facts: Mapping[str, Any]) -> dict[str, float]:
+def conclude(
+    output: Path, found: Sequence[Prediction], facts: Mapping[str, Any]
+) -> dict[str, float]:
     """Write volumes.csv, patients.csv where there are scores, and the final summary.json; returns the metrics by role."""
     _volumes_csv(found, output / "volumes.csv")
     rows = [(one.score, one.role) for one in found if one.score is not None]
@@ -136,7 +188,10 @@ def conclude(output: Path, found: Sequence[Prediction], facts: Mapping[str, Any]
         tables.patients_csv(rows, output / "patients.csv")
     else:
         (output / "patients.csv").unlink(missing_ok=True)  # of an earlier request
-    write_json(output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": True, **facts, "metrics": metrics})
+    write_json(
+        output / "summary.json",
+        {"made_by": MAKER, "notice": NOTICE, "finished": True, **facts, "metrics": metrics},
+    )
     return metrics
 
 
@@ -146,11 +201,15 @@ def _volumes_csv(found: Sequence[Prediction], path: Path) -> None:
     of_each = classes if len(classes) > 1 else []
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [f"{column}/{label}" for label in of_each for column in ("tumour_voxels", "tumour_ml")]
+        names = [
+            f"{column}/{label}" for label in of_each for column in ("tumour_voxels", "tumour_ml")
+        ]
         writer.writerow(["patient", "slices", "tumour_voxels", "tumour_ml", *names])
         for one in found:
             counts = [sum(one.voxels.values()), *(one.voxels[label] for label in of_each)]
-            cells = [tables.cell(value) for count in counts for value in (count, one.millilitres(count))]
+            cells = [
+                tables.cell(value) for count in counts for value in (count, one.millilitres(count))
+            ]
             writer.writerow([one.name, one.shape[0], *cells])
 
 
@@ -172,6 +231,10 @@ def _finite(content: Any) -> Any:
 def _score(held: dict[str, Any] | None) -> PatientScore | None:
     if held is None:
         return None
-    numbers: dict[str, Any] = {key: math.nan if value is None else value for key, value in held.items()}
-    classes = {label: score for label, one in held["classes"].items() if (score := _score(one)) is not None}
+    numbers: dict[str, Any] = {
+        key: math.nan if value is None else value for key, value in held.items()
+    }
+    classes = {
+        label: score for label, one in held["classes"].items() if (score := _score(one)) is not None
+    }
     return PatientScore(**{**numbers, "classes": classes})

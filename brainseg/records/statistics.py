@@ -34,7 +34,13 @@ class Paired:
     losses: int
 
 
-def bootstrap(values: np.ndarray, statistic: str = "mean", draws: int = 10_000, seed: int = 0, level: float = 0.95) -> Interval:
+def bootstrap(
+    values: np.ndarray,
+    statistic: str = "mean",
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
     """Percentile interval of the mean or median over patients (Efron 1979): `values` (P,) is resampled with replacement.
 
     It covers the sampling of patients: how far the number would move on other patients of the same kind. It does not cover
@@ -47,7 +53,12 @@ def bootstrap(values: np.ndarray, statistic: str = "mean", draws: int = 10_000, 
     if len(values) < 2:
         raise DataError(f"{len(values)} patient: an interval over patients needs at least 2")
     check(statistic in ("mean", "median"), "statistic", statistic, "must be mean or median")
-    check(draws > 0 and 0 < level < 1, "draws, level", f"{draws}, {level}", "at least one draw, and a level between 0 and 1")
+    check(
+        draws > 0 and 0 < level < 1,
+        "draws, level",
+        f"{draws}, {level}",
+        "at least one draw, and a level between 0 and 1",
+    )
     # By size: the order of patients then plays no part, and swapping the two sides of a comparison negates its interval
     # (where no two differences are equal and opposite; else within the Monte-Carlo error).
     values = values[np.lexsort((values, np.abs(values)))]
@@ -56,7 +67,9 @@ def bootstrap(values: np.ndarray, statistic: str = "mean", draws: int = 10_000, 
     resampled = np.empty(draws)
     rows = max(1, CHUNK // len(values))
     for start in range(0, draws, rows):
-        chosen = generator.integers(len(values), size=(min(rows, draws - start), len(values)))  # (rows, P)
+        chosen = generator.integers(
+            len(values), size=(min(rows, draws - start), len(values))
+        )  # (rows, P)
         resampled[start : start + rows] = over_patients(values[chosen], axis=1)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
@@ -73,12 +86,23 @@ def paired(ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: in
 
     ours, baseline = _finite(ours), _finite(baseline)
     if len(ours) != len(baseline):
-        raise DataError(f"{len(ours)} and {len(baseline)} patients: a paired comparison needs the same ones on both sides")
+        raise DataError(
+            f"{len(ours)} and {len(baseline)} patients: a paired comparison needs the same ones on both sides"
+        )
     differences = ours - baseline
     low, high = bootstrap(differences, draws=draws, seed=seed)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p = float(wilcoxon(differences, zero_method="pratt").pvalue) if wins + losses else 1.0
-    return Paired(len(differences), float(differences.mean()), low, high, p, wins, len(differences) - wins - losses, losses)
+    return Paired(
+        len(differences),
+        float(differences.mean()),
+        low,
+        high,
+        p,
+        wins,
+        len(differences) - wins - losses,
+        losses,
+    )
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -110,5 +134,7 @@ def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     array = np.asarray(values, np.float64)
     undefined = array.size - int(np.isfinite(array).sum())
     if array.ndim != 1 or undefined:
-        raise DataError(f"values of shape {array.shape}, {undefined} of them not finite: give one number per patient, fold or seed")
+        raise DataError(
+            f"values of shape {array.shape}, {undefined} of them not finite: give one number per patient, fold or seed"
+        )
     return array

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
-VANISHINGS = 2  # a trial that took its process with it so often (out of memory?) is not proposed again
+VANISHINGS = (
+    2  # a trial that took its process with it so often (out of memory?) is not proposed again
+)
 
 
 class Study:
@@ -41,13 +43,22 @@ class Study:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock")
         self.held = FileLock(self.folder / ".none")
-        with self.lock, named_errors(database):  # two processes that make the tables at once would fail
+        with (
+            self.lock,
+            named_errors(database),
+        ):  # two processes that make the tables at once would fail
             self.optuna = _open(database)
             begun = self.optuna.user_attrs.get("settings")
             if begun is None:
                 self.optuna.set_user_attr("settings", settings)
         changed = _differences(begun, settings) if begun is not None else ""
-        check(not changed, "study", database.stem, f"was begun with other settings: {changed}", "name another study=NAME for these")
+        check(
+            not changed,
+            "study",
+            database.stem,
+            f"was begun with other settings: {changed}",
+            "name another study=NAME for these",
+        )
 
     def begin(self, config: SearchConfig, space: dict[str, "BaseDistribution"]) -> "Trial | None":
         """The next trial, or None when `config.trials` have ended or are under way somewhere."""
@@ -61,15 +72,26 @@ class Study:
                 return None
             untried = Untried(space, [one.params for one in self._counting()])
             if untried.exhausted and not self.trials("WAITING"):
-                print(f"every one of the {untried.size} combinations of the space is tried or under way", flush=True)
+                print(
+                    f"every one of the {untried.size} combinations of the space is tried or under way",
+                    flush=True,
+                )
                 return None
             # Seeded by how many there were, a study that was stopped, even within a trial, proposes what it would have in one go.
             seed = seed_for(config.sampler_seed, "proposal", self.count()) % 2**32
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # constant_liar is experimental: trials under way elsewhere count as poor, not as nothing
-                self.optuna.sampler = TPESampler(seed=seed, n_startup_trials=config.random_trials, constant_liar=True)
+                warnings.simplefilter(
+                    "ignore"
+                )  # constant_liar is experimental: trials under way elsewhere count as poor, not as nothing
+                self.optuna.sampler = TPESampler(
+                    seed=seed, n_startup_trials=config.random_trials, constant_liar=True
+                )
             pruning = config.prune == "median"
-            self.optuna.pruner = MedianPruner(config.prune_after, config.prune_warmup - 1) if pruning else NopPruner()
+            self.optuna.pruner = (
+                MedianPruner(config.prune_after, config.prune_warmup - 1)
+                if pruning
+                else NopPruner()
+            )
             trial = self.optuna.ask(space)
             if "resumes" not in trial.user_attrs and untried.has_tried(trial.params):
                 trial = self._ask_again(trial, untried.draw(seed), space)
@@ -77,7 +99,9 @@ class Study:
             self.held.acquire(timeout=0)
             return trial
 
-    def _ask_again(self, trial: "Trial", params: dict[str, Any], space: "dict[str, BaseDistribution]") -> "Trial":
+    def _ask_again(
+        self, trial: "Trial", params: dict[str, Any], space: "dict[str, BaseDistribution]"
+    ) -> "Trial":
         """Set aside a proposal that was tried before, which would run nothing, and return a trial of `params` instead."""
         from optuna.trial import TrialState
 
@@ -106,8 +130,12 @@ class Study:
         """An interrupted trial is to be proposed again; in its place it counts as nothing."""
         from optuna.trial import TrialState
 
-        if trial.number not in self._resumed():  # a kill between the two lines below must not propose it twice
-            self.optuna.enqueue_trial(trial.params, user_attrs={"resumes": trial.number, "vanished": vanished})
+        if (
+            trial.number not in self._resumed()
+        ):  # a kill between the two lines below must not propose it twice
+            self.optuna.enqueue_trial(
+                trial.params, user_attrs={"resumes": trial.number, "vanished": vanished}
+            )
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         self.held.release()
 
@@ -123,15 +151,23 @@ class Study:
         """Return the trials less those set aside: what another trial resumes, and proposals that were tried before."""
         resumed = self._resumed()
         listed = self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING")
-        return [trial for trial in listed if trial.number not in resumed and "repeats" not in trial.user_attrs]
+        return [
+            trial
+            for trial in listed
+            if trial.number not in resumed and "repeats" not in trial.user_attrs
+        ]
 
     def trials(self, *states: str) -> "list[FrozenTrial]":
         from optuna.trial import TrialState
 
-        return self.optuna.get_trials(deepcopy=False, states=tuple(TrialState[state] for state in states) or None)
+        return self.optuna.get_trials(
+            deepcopy=False, states=tuple(TrialState[state] for state in states) or None
+        )
 
     def _resumed(self) -> set[int]:
-        return {trial.user_attrs["resumes"] for trial in self.trials() if "resumes" in trial.user_attrs}
+        return {
+            trial.user_attrs["resumes"] for trial in self.trials() if "resumes" in trial.user_attrs
+        }
 
     def _take_back(self, trial: "FrozenTrial") -> None:
         """Set a running trial aside if its process is gone; one that has vanished too often stays failed."""
@@ -141,7 +177,9 @@ class Study:
             with self._lock_of(trial.number).acquire(timeout=0):
                 vanished = trial.user_attrs.get("vanished", 0) + 1
                 if vanished < VANISHINGS or trial.number in self._resumed():
-                    print(f"trial {trial.number}: its process is gone; it is tried again", flush=True)
+                    print(
+                        f"trial {trial.number}: its process is gone; it is tried again", flush=True
+                    )
                     self.set_aside(trial, vanished)
                 else:
                     self.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -158,7 +196,11 @@ class Untried:
     def __init__(self, space: "dict[str, BaseDistribution]", tried: "list[dict[str, Any]]") -> None:
         self.space, self.tried = space, {_typed(params) for params in tried}
         counts = [_count(one) for one in space.values()]
-        self.size = math.inf if None in counts else math.prod(count for count in counts if count is not None)
+        self.size = (
+            math.inf
+            if None in counts
+            else math.prod(count for count in counts if count is not None)
+        )
         self.exhausted = len(self.tried) >= self.size
 
     def has_tried(self, params: dict[str, Any]) -> bool:
@@ -168,7 +210,9 @@ class Untried:
     def draw(self, seed: int) -> dict[str, Any]:
         """Return a combination drawn at random; the space must not be exhausted."""
         generator = random.Random(seed)
-        while self.has_tried(params := {name: _draw(one, generator) for name, one in self.space.items()}):
+        while self.has_tried(
+            params := {name: _draw(one, generator) for name, one in self.space.items()}
+        ):
             pass
         return params
 
@@ -212,9 +256,15 @@ def named_errors(database: Path) -> Iterator[None]:
 
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:  # the last: tables of another version of Optuna
+    except (
+        StorageInternalError,
+        SQLAlchemyError,
+        RuntimeError,
+    ) as error:  # the last: tables of another version of Optuna
         cause = str(error.__cause__ or error).splitlines()[0]
-        raise OSError(f"study={database}: cannot be used ({cause}); move it away, or name another study=NAME") from error
+        raise OSError(
+            f"study={database}: cannot be used ({cause}); move it away, or name another study=NAME"
+        ) from error
 
 
 def _open(database: Path) -> "OptunaStudy":
@@ -222,12 +272,20 @@ def _open(database: Path) -> "OptunaStudy":
     from sqlalchemy.engine import URL
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = URL.create("sqlite", database=str(database.resolve())).render_as_string()  # a folder's name may hold signs such as ?
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})  # seconds for another's write to end
-    return optuna.create_study(storage=storage, study_name=database.stem, direction="maximize", load_if_exists=True)
+    url = URL.create(
+        "sqlite", database=str(database.resolve())
+    ).render_as_string()  # a folder's name may hold signs such as ?
+    storage = optuna.storages.RDBStorage(
+        url, engine_kwargs={"connect_args": {"timeout": 60}}
+    )  # seconds for another's write to end
+    return optuna.create_study(
+        storage=storage, study_name=database.stem, direction="maximize", load_if_exists=True
+    )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs between two flat sets of settings."""
     keys = sorted(key for key in before | now if before.get(key) != now.get(key))
-    return "; ".join(f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in keys)
+    return "; ".join(
+        f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in keys
+    )

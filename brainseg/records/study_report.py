@@ -21,25 +21,54 @@ VANISHED = "its process vanished twice (killed, or out of memory)"
 def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:
     """The last lines of a search; draws its picture. `fixed` are the overrides of all trials, `varied` those of each by number."""
     ended, running = study.ended(), study.trials("RUNNING")
-    best_first = sorted((one for one in ended if one.state.name == "COMPLETE"), key=lambda one: (-_value(one), one.number))
-    counts = {"finished": len(best_first), "pruned": _count(ended, "PRUNED"), "failed": _count(ended, "FAIL"), "under way": len(running)}
-    counted = ", ".join(f"{number} {state}" for state, number in counts.items() if number or state == "finished")
-    lines = [f"\nstudy {study.database.stem}: {study.count()} trials: {counted}   ({study.database})"]
-    lines += [f"  trial {one.number} failed: {one.user_attrs.get('reason', VANISHED)}" for one in ended if one.state.name == "FAIL"]
+    best_first = sorted(
+        (one for one in ended if one.state.name == "COMPLETE"),
+        key=lambda one: (-_value(one), one.number),
+    )
+    counts = {
+        "finished": len(best_first),
+        "pruned": _count(ended, "PRUNED"),
+        "failed": _count(ended, "FAIL"),
+        "under way": len(running),
+    }
+    counted = ", ".join(
+        f"{number} {state}" for state, number in counts.items() if number or state == "finished"
+    )
+    lines = [
+        f"\nstudy {study.database.stem}: {study.count()} trials: {counted}   ({study.database})"
+    ]
+    lines += [
+        f"  trial {one.number} failed: {one.user_attrs.get('reason', VANISHED)}"
+        for one in ended
+        if one.state.name == "FAIL"
+    ]
     if not best_first:
         return "\n".join([*lines, "no trial has finished yet"])
     lines += ["", "  trial  val/dice  settings"]
-    lines += [f"  {one.number:5d}  {_value(one):8.4f}  {' '.join(varied[one.number])}" for one in best_first[:SHOWN]]
+    lines += [
+        f"  {one.number:5d}  {_value(one):8.4f}  {' '.join(varied[one.number])}"
+        for one in best_first[:SHOWN]
+    ]
     shares = importance(ended)
     listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or UNKNOWN
     lines += ["", f"importance:  {listed}"]
     picture = study.folder / "search.png"
     draw(ended, shares, picture)
     best = best_first[0]
-    command = ["python", "-m", "brainseg.train", *without(fixed, ("output",)), *varied[best.number]]  # which is the root of all trials
+    command = [
+        "python",
+        "-m",
+        "brainseg.train",
+        *without(fixed, ("output",)),
+        *varied[best.number],
+    ]  # which is the root of all trials
     test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
-    lines += [f"picture:     {picture}", f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best.user_attrs['folder']}",
-              f"test it:     {shlex.join(test)}", f"repeat it:   {shlex.join(command)}"]
+    lines += [
+        f"picture:     {picture}",
+        f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best.user_attrs['folder']}",
+        f"test it:     {shlex.join(test)}",
+        f"repeat it:   {shlex.join(command)}",
+    ]
     return "\n".join(lines)
 
 
@@ -57,12 +86,25 @@ def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
         return {}
     study = optuna.create_study(direction="maximize")  # in memory
     for one in judged:
-        study.add_trial(optuna.create_trial(params=one.params, distributions=one.distributions, value=_value(one)))
+        study.add_trial(
+            optuna.create_trial(
+                params=one.params, distributions=one.distributions, value=_value(one)
+            )
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings("ignore", message="Target and region quantiles")  # so many share the best value
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(judged))))
-        return {name: float(share) for name, share in optuna.importance.get_param_importances(study, evaluator=evaluator).items()}
+        warnings.filterwarnings(
+            "ignore", message="Target and region quantiles"
+        )  # so many share the best value
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(
+            target_quantile=min(0.5, max(0.1, 5 / len(judged)))
+        )
+        return {
+            name: float(share)
+            for name, share in optuna.importance.get_param_importances(
+                study, evaluator=evaluator
+            ).items()
+        }
 
 
 def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> None:
@@ -74,22 +116,37 @@ def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> N
         best = max(best, _value(one))
         steps.append((one.number, best))
     steps.append((trials[-1].number, best))
-    history.step(*zip(*steps, strict=True), where="post", color=ORANGE, linewidth=1.8, label=f"best so far, {best:.3f}")
-    for state, label, marker, colour in (("COMPLETE", "finished", "o", BLUE), ("PRUNED", "pruned", "x", GREY)):
+    history.step(
+        *zip(*steps, strict=True),
+        where="post",
+        color=ORANGE,
+        linewidth=1.8,
+        label=f"best so far, {best:.3f}",
+    )
+    for state, label, marker, colour in (
+        ("COMPLETE", "finished", "o", BLUE),
+        ("PRUNED", "pruned", "x", GREY),
+    ):
         points = [(one.number, _value(one)) for one in trials if one.state.name == state]
         if points:
-            history.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=label, s=28, zorder=3)
+            history.scatter(
+                *zip(*points, strict=True), marker=marker, color=colour, label=label, s=28, zorder=3
+            )
     for one in (one for one in trials if one.state.name == "FAIL"):
         history.axvline(one.number, color="#d62728", linewidth=1, linestyle=":", label="failed")
     entries = dict(zip(*history.get_legend_handles_labels()[::-1], strict=True))  # failed once
-    figure.legend(entries.values(), entries.keys(), frameon=False, loc="outside lower left", ncols=4)
+    figure.legend(
+        entries.values(), entries.keys(), frameon=False, loc="outside lower left", ncols=4
+    )
     _plain(history, "val/dice of each trial", "trial")
     names = list(shares)[::-1]
     bars.barh(names, [shares[name] for name in names], color=BLUE)
     for row, name in enumerate(names):
         bars.text(shares[name], row, f" {shares[name]:.2f}", verticalalignment="center")
     if not shares:
-        bars.text(0.5, 0.5, UNKNOWN, color=GREY, horizontalalignment="center", transform=bars.transAxes)
+        bars.text(
+            0.5, 0.5, UNKNOWN, color=GREY, horizontalalignment="center", transform=bars.transAxes
+        )
         bars.set_yticks([])
     bars.set_xlim(0, 1.1)
     _plain(bars, "Importance of each setting", "share")

@@ -15,7 +15,16 @@ from brainseg.records.comparison import Comparison
 from brainseg.records.gathering import Run
 from brainseg.records.mlflow_refusals import RefusedError, remedy_of
 from brainseg.records.mlflow_runs import mirror_among, place_tags, run_of
-from brainseg.records.mlflow_store import chart_link, connect, experiment_id, files_at, limited, run_link, store_of, ui_command
+from brainseg.records.mlflow_store import (
+    chart_link,
+    connect,
+    experiment_id,
+    files_at,
+    limited,
+    run_link,
+    store_of,
+    ui_command,
+)
 from brainseg.records.tables import interval
 
 if TYPE_CHECKING:
@@ -26,12 +35,28 @@ log = logging.getLogger("brainseg")
 
 SECONDS = 30
 LINKS = 50  # runs that are linked by name in the description; all are in the tag `runs`
-COLUMNS = ("dice", "dice_low", "dice_high", "dice_median", "missed", "iou", "precision", "recall", "hd95_median", "spread_over_seeds",
-           "spread_over_folds")  # fmt: skip
+COLUMNS = (
+    "dice",
+    "dice_low",
+    "dice_high",
+    "dice_median",
+    "missed",
+    "iou",
+    "precision",
+    "recall",
+    "hd95_median",
+    "spread_over_seeds",
+    "spread_over_folds",
+)
 
 
 def log_comparison(
-    comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None, experiment: str | None = None
+    comparison: Comparison,
+    folder: Path,
+    kind: str,
+    sweep: str | None,
+    uri: str | None,
+    experiment: str | None = None,
 ) -> str:
     """Bring MLflow up to date with the comparison in `folder`; returns lines for the terminal. A store that fails is warned of.
 
@@ -55,7 +80,14 @@ def not_up_to_date(error: Exception) -> str:
     return f"MLflow:        not up to date; {when} the same command again brings it there"
 
 
-def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri: str | None, named: str | None) -> str:
+def _log(
+    comparison: Comparison,
+    folder: Path,
+    kind: str,
+    sweep: str | None,
+    uri: str | None,
+    named: str | None,
+) -> str:
     from mlflow.entities import Metric, RunTag
 
     runs = [run for one in comparison.configurations for run in one.runs]
@@ -75,20 +107,35 @@ def _log(comparison: Comparison, folder: Path, kind: str, sweep: str | None, uri
         ended = max(run.folder.status["ended"] for run in runs)
         identified = {"brainseg.comparison": digest, "kind": kind}
         title = f"{kind.replace('_', ' ')} {sweep or folder.name}"
-        run = found or client.create_run(experiment, start_time=started, tags=identified, run_name=title)
+        run = found or client.create_run(
+            experiment, start_time=started, tags=identified, run_name=title
+        )
         run_id = run.info.run_id
-        tags = identified | place_tags(folder) | {
-            "runs": ",".join(sorted(of_runs.values()))[:5000], "role": comparison.role,
-            "exploratory": json.dumps(comparison.exploratory), "baseline": comparison.baseline.label,
-            "mlflow.note.content": _description(comparison, uri, experiment, of_runs),
-        } | ({"sweep": sweep} if sweep else {})  # fmt: skip
-        client.log_batch(run_id, metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
-                         tags=[RunTag(key, value) for key, value in tags.items()])
+        tags = (
+            identified
+            | place_tags(folder)
+            | {
+                "runs": ",".join(sorted(of_runs.values()))[:5000],
+                "role": comparison.role,
+                "exploratory": json.dumps(comparison.exploratory),
+                "baseline": comparison.baseline.label,
+                "mlflow.note.content": _description(comparison, uri, experiment, of_runs),
+            }
+            | ({"sweep": sweep} if sweep else {})
+        )
+        client.log_batch(
+            run_id,
+            metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
         files_at(run.info.artifact_uri, uri).log_artifacts(str(folder))
         client.set_terminated(run_id, "FINISHED", end_time=ended)
         for key, value in mlflow_view.experiment_tags(sweep).items():
             client.set_experiment_tag(experiment, key, value)
-    lines = [f"MLflow run:    {run_link(uri, experiment, run_id)}", f"MLflow charts: {chart_link(uri, experiment, sweep)}"]
+    lines = [
+        f"MLflow run:    {run_link(uri, experiment, run_id)}",
+        f"MLflow charts: {chart_link(uri, experiment, sweep)}",
+    ]
     if command := ui_command(uri):
         lines.append(f"they open by:  {shlex.join(command)}")
     return "\n".join(lines)
@@ -99,27 +146,38 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
     best = comparison.table.iloc[0]
     metrics = {f"pooled/{name}": float(best[name]) for name in COLUMNS}
     if len(comparison.table) > 1:
-        metrics |= {f"dice/{_allowed(row.configuration)}": row.dice for row in comparison.table.head(200).itertuples()}
+        metrics |= {
+            f"dice/{_allowed(row.configuration)}": row.dice
+            for row in comparison.table.head(200).itertuples()
+        }
     return {name: value for name, value in metrics.items() if value == value}
 
 
 def _allowed(label: str) -> str:
     """MLflow's metric names take letters, digits and a few signs; `=` is none of them."""
-    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)[:200]
+    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)[
+        :200
+    ]
 
 
-def _same_comparison(earlier: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]) -> "MlflowRun | None":
+def _same_comparison(
+    earlier: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]
+) -> "MlflowRun | None":
     """Return the MLflow run of this comparison among those of the same question; None if they are all of other runs.
 
     Copies of a project, and two projects that ask the same question, share a store without sharing their runs.
     """
     mine = [run for run in earlier if run_ids & set(run.data.tags.get("runs", "").split(","))]
-    return next(iter(mine), None) or mirror_among(earlier, folder, lambda place: (place / "comparison.csv").is_file())
+    return next(iter(mine), None) or mirror_among(
+        earlier, folder, lambda place: (place / "comparison.csv").is_file()
+    )
 
 
 def _run_ids(client: "MlflowClient", experiment: str, runs: "Sequence[Run]") -> dict[str, str]:
     """Return MLflow's id of each run that is in the experiment, by our uid."""
-    found = {run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs}
+    found = {
+        run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs
+    }
     return {uid: run.info.run_id for uid, run in found.items() if run is not None}
 
 
@@ -127,10 +185,14 @@ def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dic
     """Markdown for the run's page: the table, and a link to each run."""
     lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
-        lines.append(f"| {row.configuration} | {row.dice:.3f} | {interval(row.dice_low, row.dice_high)} | {row.missed:g} |")
+        lines.append(
+            f"| {row.configuration} | {row.dice:.3f} | {interval(row.dice_low, row.dice_high)} | {row.missed:g} |"
+        )
     lines.append("")
     for one in comparison.configurations:
         for run in one.runs:
             if (run_id := of_runs.get(run.facts["uid"])) and len(lines) < LINKS:
-                lines.append(f"- [{one.label}, {run.path.name}]({run_link(uri, experiment, run_id)})")
+                lines.append(
+                    f"- [{one.label}, {run.path.name}]({run_link(uri, experiment, run_id)})"
+                )
     return "\n".join(lines)[:5000]

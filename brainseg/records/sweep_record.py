@@ -17,7 +17,16 @@ from brainseg.config.overrides import setting_of
 from brainseg.errors import check
 from brainseg.files import write_json
 
-ASIDE = ("resume", "rerun", "force", "dry_run", "output", "tracking", "device.on_missing", "hydra")  # change no job's numbers
+ASIDE = (
+    "resume",
+    "rerun",
+    "force",
+    "dry_run",
+    "output",
+    "tracking",
+    "device.on_missing",
+    "hydra",
+)  # change no job's numbers
 
 
 def sweep_id(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> str:
@@ -36,9 +45,14 @@ def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
     """
     path = _path(root, name)
     before = json.loads(path.read_text())["jobs"] if path.is_file() else []
-    jobs = [{**job, "folder": _stored(Path(job["folder"]), root) if job["folder"] else ""} for job in jobs]
+    jobs = [
+        {**job, "folder": _stored(Path(job["folder"]), root) if job["folder"] else ""}
+        for job in jobs
+    ]
     now = {_question(job) for job in jobs}
-    write_json(path, {"id": name, "jobs": [*(job for job in before if _question(job) not in now), *jobs]})
+    write_json(
+        path, {"id": name, "jobs": [*(job for job in before if _question(job) not in now), *jobs]}
+    )
 
 
 def jobs_of(name: str, root: Path) -> list[Path]:
@@ -49,16 +63,30 @@ def jobs_of(name: str, root: Path) -> list[Path]:
     path = _path(root, name)
     jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
     recorded = [_today(job["folder"], root) for job in jobs if job["folder"]]
-    made = [file.parent for file in root.glob("*/run.json") if json.loads(file.read_text()).get("sweep") == name]
+    made = [
+        file.parent
+        for file in root.glob("*/run.json")
+        if json.loads(file.read_text()).get("sweep") == name
+    ]
     made.sort(key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
-    found = {folder.resolve(): folder for folder in [*recorded, *made] if (folder / "run.json").is_file()}
-    check(bool(found), "sweep", name, f"no such sweep below {root}", f"known: {_listed(root)}; root=DIR is where the sweep's output was")
+    found = {
+        folder.resolve(): folder for folder in [*recorded, *made] if (folder / "run.json").is_file()
+    }
+    check(
+        bool(found),
+        "sweep",
+        name,
+        f"no such sweep below {root}",
+        f"known: {_listed(root)}; root=DIR is where the sweep's output was",
+    )
     return list(found.values())
 
 
 def _stored(folder: Path, root: Path) -> str:
     folder = folder.absolute()
-    return str(folder.relative_to(root.absolute()) if folder.is_relative_to(root.absolute()) else folder)
+    return str(
+        folder.relative_to(root.absolute()) if folder.is_relative_to(root.absolute()) else folder
+    )
 
 
 def _today(stored: str, root: Path) -> Path:
@@ -72,12 +100,21 @@ def _today(stored: str, root: Path) -> Path:
 def last(root: Path) -> str:
     """The id of the sweep that ended last below `root`. Raises RequestError if there is none."""
     known = _known(root)
-    check(bool(known), "sweep", "last", f"no sweep below {root}", "root=DIR is where the sweep's output was")
+    check(
+        bool(known),
+        "sweep",
+        "last",
+        f"no sweep below {root}",
+        "root=DIR is where the sweep's output was",
+    )
     return known[-1]
 
 
 def _known(root: Path) -> list[str]:
-    return [path.stem for path in sorted((root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)]
+    return [
+        path.stem
+        for path in sorted((root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    ]
 
 
 def _listed(root: Path) -> str:
@@ -90,9 +127,18 @@ def _question(job: dict[str, Any]) -> str:
 
 
 def _path(root: Path, name: str) -> Path:
-    check(Path(name).name == name, "sweep", name, "is no sweep's id", "it is printed at the end of a sweep")
+    check(
+        Path(name).name == name,
+        "sweep",
+        name,
+        "is no sweep's id",
+        "it is printed at the end of a sweep",
+    )
     return root / "sweeps" / f"{name}.json"
 
 
 def _is_aside(override: str) -> bool:
-    return any(setting_of(override) == name or setting_of(override).startswith((f"{name}.", f"{name}/")) for name in ASIDE)
+    return any(
+        setting_of(override) == name or setting_of(override).startswith((f"{name}.", f"{name}/"))
+        for name in ASIDE
+    )

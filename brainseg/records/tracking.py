@@ -35,12 +35,25 @@ from brainseg.records.mlflow_view import sweep_tag
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-__all__ = ["Mirror", "Tracker", "chart_link", "checkpoint_of", "describe", "folder_of", "replicate", "tracking_uri", "ui_command"]
+__all__ = [
+    "Mirror",
+    "Tracker",
+    "chart_link",
+    "checkpoint_of",
+    "describe",
+    "folder_of",
+    "replicate",
+    "tracking_uri",
+    "ui_command",
+]
 
 log = logging.getLogger(__name__)
 
 TRAINING_SECONDS = 1  # how long a request may take while training waits for it
-FINAL_SHARE, FINAL_SECONDS = 0.005, 10  # of the time of a run that has ended, and at most: a slow server is waited for so long
+FINAL_SHARE, FINAL_SECONDS = (
+    0.005,
+    10,
+)  # of the time of a run that has ended, and at most: a slow server is waited for so long
 UPLOAD_SECONDS = 30  # a server that has just answered may take this long to store a checkpoint
 # Times the cost of an attempt until the next: 1 % of training. After a failure twice that: from 100 s on, the first and the final
 # attempt at a server that hangs, a second each, stay below 2 % too.
@@ -51,7 +64,11 @@ LAST_FILES = ("summary.json", "patients.csv", "slices.csv", "log.txt", "code.dif
 
 
 def replicate(
-    folder: str | Path, uri: str | None = None, seconds: int = 10, experiment: str | None = None, sweep: str | None = None
+    folder: str | Path,
+    uri: str | None = None,
+    seconds: int = 10,
+    experiment: str | None = None,
+    sweep: str | None = None,
 ) -> str:
     """Bring MLflow up to date with the run folder and return the link of the run's page.
 
@@ -101,7 +118,9 @@ class Mirror:
         first = not (self.failing or self.reached)
         self.reached = self.reached or not self.failing
         cost = time.monotonic() - started
-        self.not_before = 0.0 if first else time.monotonic() + PATIENCE * cost * (2 if self.failing else 1)
+        self.not_before = (
+            0.0 if first else time.monotonic() + PATIENCE * cost * (2 if self.failing else 1)
+        )
 
     def describe(self) -> str:
         """Where the run is in MLflow, or how to bring it there."""
@@ -113,11 +132,21 @@ class Mirror:
 
     def _failed(self, error: Exception, final: bool, remedy: str | None) -> None:
         """Warn of a failure; of one that waiting does not cure once, with the remedy."""
-        self.tracker = Tracker(self.folder)  # what the store holds is asked anew: it may have taken a part
-        reason, sync = " ".join(str(error).split())[:300], f"python -m brainseg.sync {shlex.quote(str(self.folder))}"
+        self.tracker = Tracker(
+            self.folder
+        )  # what the store holds is asked anew: it may have taken a part
+        reason, sync = (
+            " ".join(str(error).split())[:300],
+            f"python -m brainseg.sync {shlex.quote(str(self.folder))}",
+        )
         if remedy is not None:
             if remedy != self.refusal:
-                log.warning("MLflow refuses the run, and waiting does not help: %s; %s, then run `%s`", reason, remedy, sync)
+                log.warning(
+                    "MLflow refuses the run, and waiting does not help: %s; %s, then run `%s`",
+                    reason,
+                    remedy,
+                    sync,
+                )
             self.refusal = remedy
         elif final or not self.failing:
             later = f"run `{sync}` later" if final else "training goes on, MLflow will catch up"
@@ -129,9 +158,13 @@ class Tracker:
     """One run folder and its MLflow run; remembers what it sent, so that an epoch costs one request. Start anew after an error."""
 
     def __init__(
-        self, folder: str | Path, uri: str | None = None, seconds: int = TRAINING_SECONDS,
-        experiment: str | None = None, sweep: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        folder: str | Path,
+        uri: str | None = None,
+        seconds: int = TRAINING_SECONDS,
+        experiment: str | None = None,
+        sweep: str | None = None,
+    ) -> None:
         """`uri`, `experiment` and `sweep` are those of `replicate`."""
         self.folder = Path(folder)
         self.uri = uri
@@ -145,17 +178,29 @@ class Tracker:
     def update(self) -> None:
         """Send what MLflow lacks; raises as `replicate`."""
         for path in self.folder.rglob("*"):
-            if path.is_symlink():  # a folder from elsewhere names the server too, and could so fetch any file of ours
-                raise ValueError(f"{path}: a link; only the files of the run folder itself are sent")
-        self.record, self.status = (json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json"))
-        where = self.record["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
+            if (
+                path.is_symlink()
+            ):  # a folder from elsewhere names the server too, and could so fetch any file of ours
+                raise ValueError(
+                    f"{path}: a link; only the files of the run folder itself are sent"
+                )
+        self.record, self.status = (
+            json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json")
+        )
+        where = self.record["tracking"] or {
+            "uri": None,
+            "artifacts": None,
+            "experiment": "brainseg",
+        }
         self.uri = store_of(self.record, self.folder, self.uri)
         seconds = self._patience()
         # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
         with limited(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
             self.client = connect(self.uri)
             if not self.run_id:
-                self.experiment = experiment_id(self.client, self.uri, self.named or where["experiment"], where["artifacts"])
+                self.experiment = experiment_id(
+                    self.client, self.uri, self.named or where["experiment"], where["artifacts"]
+                )
                 self.run_id = self._begin()
             self._send_metrics()
             self._send_state()
@@ -176,25 +221,43 @@ class Tracker:
         run = found or self._create(uid)
         run_id = run.info.run_id
         self.files = files_at(run.info.artifact_uri, str(self.uri))
-        params, tags, logged = params_of(self.folder), tags_of(self.folder, self.record), run.data.params
+        params, tags, logged = (
+            params_of(self.folder),
+            tags_of(self.folder, self.record),
+            run.data.params,
+        )
         tags |= {sweep_tag(self.sweep): "true"} if self.sweep else {}
         # A param keeps the value that it was logged with. Another value of today becomes a tag.
-        tags |= {f"extended.{key}": value for key, value in params.items() if logged.get(key, value) != value}
+        tags |= {
+            f"extended.{key}": value
+            for key, value in params.items()
+            if logged.get(key, value) != value
+        }
         # An extended run has a new name. A name that was given in MLflow's pages stays.
         tags |= {NAME: self._name}
-        if run.info.run_name != self._name and run.info.run_name == run.data.tags.get(NAME, run.info.run_name):
+        if run.info.run_name != self._name and run.info.run_name == run.data.tags.get(
+            NAME, run.info.run_name
+        ):
             self.client.update_run(run_id, name=self._name)
         new = [Param(key, value) for key, value in params.items() if key not in logged]
-        self.client.log_batch(run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(
+            run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()]
+        )
         log_dataset(self.client, run, self.record["data"])
         for name in FIRST_FILES:
             self.files.log_artifact(str(self.folder / name))
-        if "error" in run.data.tags:  # what stopped it before; if it ends so again, that is said again
+        if (
+            "error" in run.data.tags
+        ):  # what stopped it before; if it ends so again, that is said again
             self.client.delete_tag(run_id, "error")
         if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
             keys = {point.key for point in self._points()}
             histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
-            self.sent = {(key, point.step): point.value for key, history in histories.items() for point in history}
+            self.sent = {
+                (key, point.step): point.value
+                for key, history in histories.items()
+                for point in history
+            }
             self.state = run.info.status
         return run_id
 
@@ -209,7 +272,9 @@ class Tracker:
             tags["copy_of"] = originals[-1].info.run_id
             place = originals[-1].data.tags.get("folder")
             log.warning("%s is a copy of %s: it has an MLflow run of its own", self.folder, place)
-        return self.client.create_run(self.experiment, start_time=self.status["started"], tags=tags, run_name=self._name)
+        return self.client.create_run(
+            self.experiment, start_time=self.status["started"], tags=tags, run_name=self._name
+        )
 
     def _points(self) -> list["Metric"]:
         return metrics_of(self.folder, ended=self.status["state"] != "running")
@@ -226,7 +291,9 @@ class Tracker:
     def _is_contradicted(self, point: "Metric") -> bool:
         """Return True if MLflow has another value at this step than the folder; speeds differ whenever an epoch is repeated."""
         held = self.sent.get((point.key, point.step), point.value)
-        is_same = math.isclose(held, point.value, rel_tol=1e-9) or (math.isnan(held) and math.isnan(point.value))
+        is_same = math.isclose(held, point.value, rel_tol=1e-9) or (
+            math.isnan(held) and math.isnan(point.value)
+        )
         return not (is_same or point.key.startswith("speed/"))
 
     def _set_aside(self) -> None:
@@ -235,8 +302,11 @@ class Tracker:
         That is a run which was extended from its best epoch on another curve, or begun anew by other code.
         """
         run = self.client.get_run(self.run_id)
-        log.warning("%s has another curve than its MLflow run %s, which keeps its points; the folder gets a new run",
-                    self.folder, self.run_id)
+        log.warning(
+            "%s has another curve than its MLflow run %s, which keeps its points; the folder gets a new run",
+            self.folder,
+            self.run_id,
+        )
         # It mirrors no folder any more, and no sweep's chart may show it.
         for tag in run.data.tags:
             if tag.startswith("sweep") or tag in place_tags(self.folder):
@@ -264,7 +334,12 @@ class Tracker:
                     self.files.log_artifact(str(path))
             if (pictures := self.folder / "pictures").is_dir():
                 self.files.log_artifacts(str(pictures), "pictures")
-            if state == "FINISHED" and (checkpoint := self.folder / "checkpoints" / "best.pt").exists():
-                final = [point for point in self._points() if point.key.startswith(("best/", "test/"))]
+            if (
+                state == "FINISHED"
+                and (checkpoint := self.folder / "checkpoints" / "best.pt").exists()
+            ):
+                final = [
+                    point for point in self._points() if point.key.startswith(("best/", "test/"))
+                ]
                 log_model(self.client, str(self.uri), self.run_id, checkpoint, self.record, final)
         self.state = state

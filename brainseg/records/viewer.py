@@ -47,7 +47,9 @@ class Case:
     predictions: Sequence[np.ndarray | None]
     dice: Sequence[float | None]  # of each run, over the volume; None: not scored
     role: str = ""  # test, validation, train, unknown
-    spacing: Sequence[float] | None = None  # mm between slices, rows and columns; NaN or None: unknown
+    spacing: Sequence[float] | None = (
+        None  # mm between slices, rows and columns; NaN or None: unknown
+    )
 
 
 def write(
@@ -72,7 +74,13 @@ def write(
             patients.append(_summary(case))
             file.write(_data(f"case-{number}", _content(case)))
         several = list(classes) if len(classes) > 2 else []
-        index = {"title": title, "notes": list(notes), "runs": list(runs), "classes": several, "left_out": list(left_out)}
+        index = {
+            "title": title,
+            "notes": list(notes),
+            "runs": list(runs),
+            "classes": several,
+            "left_out": list(left_out),
+        }
         file.write(_data("index", index | {"patients": patients}) + foot)
 
 
@@ -83,7 +91,10 @@ def most_telling(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
     """
     chosen: list[int] = []
     for role in (*ROLES, ""):
-        order = sorted((i for i, score in enumerate(scores) if score[0] == role), key=lambda i: (math.isnan(scores[i][1]), scores[i][1]))
+        order = sorted(
+            (i for i, score in enumerate(scores) if score[0] == role),
+            key=lambda i: (math.isnan(scores[i][1]), scores[i][1]),
+        )
         room = count - len(chosen)
         if len(order) > room:
             worst, best = -(-room // 2), room // 4
@@ -94,21 +105,37 @@ def most_telling(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def case_of(store: "Store", volume: str, predictions: Sequence[np.ndarray | None], dice: Sequence[float | None], role: str) -> Case:
+def case_of(
+    store: "Store",
+    volume: str,
+    predictions: Sequence[np.ndarray | None],
+    dice: Sequence[float | None],
+    role: str,
+) -> Case:
     """A volume of a cohort's file, with what each run predicted of it."""
     start, stop = store.rows_of(volume)
     index = store.volumes.index(volume)
-    named = [f"{name} (missing: FLAIR)" if copy else name for name, copy in zip(store.channels, store.copies[index], strict=True)]
+    named = [
+        f"{name} (missing: FLAIR)" if copy else name
+        for name, copy in zip(store.channels, store.copies[index], strict=True)
+    ]
     images, truth = store.images(start, stop), store.masks(start, stop)[:, 0]
-    return Case(volume, images, named, truth, predictions, dice, role, store.spacing[index].tolist())
+    return Case(
+        volume, images, named, truth, predictions, dice, role, store.spacing[index].tolist()
+    )
 
 
 def _page(title: str) -> str:
     """The template with style and script inside; a policy lets exactly that script run, whatever the data say."""
-    template, style, script = ((files("brainseg.records") / f"viewer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    template, style, script = (
+        (files("brainseg.records") / f"viewer.{kind}").read_text("utf-8")
+        for kind in ("html", "css", "js")
+    )
     for name, content in (("style", style), ("script", script)):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        template = template.replace(f"{{{{{name} digest}}}}", digest).replace(f"{{{{{name}}}}}", content)
+        template = template.replace(f"{{{{{name} digest}}}}", digest).replace(
+            f"{{{{{name}}}}}", content
+        )
     return template.replace("{{title}}", html.escape(title))
 
 
@@ -139,15 +166,24 @@ def _content(case: Case) -> dict[str, Any]:
     _, _, height, width = case.images.shape
     masks = _masks(case)
     columns = math.ceil(math.sqrt(len(case.images)))
-    row_mm, column_mm = (float(side) for side in (case.spacing if case.spacing is not None else (1, 1, 1))[1:])
+    row_mm, column_mm = (
+        float(side) for side in (case.spacing if case.spacing is not None else (1, 1, 1))[1:]
+    )
     return {
         "height": height,
         "width": width,
-        "aspect": row_mm / column_mm if math.isfinite(row_mm / column_mm) else 1.0,  # height of a pixel over its width
+        "aspect": row_mm / column_mm
+        if math.isfinite(row_mm / column_mm)
+        else 1.0,  # height of a pixel over its width
         "columns": columns,
         "tile": [_rounded(height), _rounded(width)],
-        "channels": [_channel(name, case.images[:, index], columns) for index, name in enumerate(case.channels)],
-        "masks": [None if mask is None else [_runs(of_slice) for of_slice in mask] for mask in masks],
+        "channels": [
+            _channel(name, case.images[:, index], columns)
+            for index, name in enumerate(case.channels)
+        ],
+        "masks": [
+            None if mask is None else [_runs(of_slice) for of_slice in mask] for mask in masks
+        ],
         "areas": [None if mask is None else _areas(mask).tolist() for mask in masks],
         "head": _head(case.images),
         "box": _box([mask for mask in masks if mask is not None], height, width),
@@ -169,12 +205,16 @@ def _channel(name: str, slices: np.ndarray, columns: int) -> dict[str, Any]:
 
     if slices.dtype != np.uint8:
         low, high = float(slices.min()), float(np.percentile(slices[:, ::SPARSE, ::SPARSE], 99.9))
-        slices = np.clip((slices.astype(np.float32) - low) / (high - low or 1.0) * 255, 0, 255).astype(np.uint8)
+        slices = np.clip(
+            (slices.astype(np.float32) - low) / (high - low or 1.0) * 255, 0, 255
+        ).astype(np.uint8)
     count, height, width = slices.shape
     rows, high, wide = -(-count // columns), _rounded(height), _rounded(width)
     tiles = np.zeros((rows * columns, high, wide), np.uint8)
     tiles[:count, :height, :width] = slices
-    mosaic = tiles.reshape(rows, columns, high, wide).swapaxes(1, 2).reshape(rows * high, columns * wide)
+    mosaic = (
+        tiles.reshape(rows, columns, high, wide).swapaxes(1, 2).reshape(rows * high, columns * wide)
+    )
     image = BytesIO()
     Image.fromarray(mosaic).save(image, "JPEG", quality=QUALITY)
     encoded = base64.b64encode(image.getvalue()).decode()

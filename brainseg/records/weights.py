@@ -1,7 +1,7 @@
 """Weights that another program saved: taken out of what is around them, and matched with the names of our network.
 
-    {"state_dict": weights, "epoch": 3}      a wrapper, as of MONAI's and Lightning's checkpoints
-    {"module.conv.weight": ...}              a prefix, as of DataParallel (`module.`), torch.compile (`_orig_mod.`) or Lightning (`model.`)
+{"state_dict": weights, "epoch": 3}      a wrapper, as of MONAI's and Lightning's checkpoints
+{"module.conv.weight": ...}              a prefix, as of DataParallel (`module.`), torch.compile (`_orig_mod.`) or Lightning (`model.`)
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,9 @@ COUNTERS = ".num_batches_tracked"  # of batch norm: older programs do not save i
 
 def is_state_dict(weights: Any) -> bool:
     """Return True for a dict of tensors by name."""
-    return isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
+    return isinstance(weights, dict) and all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items()
+    )
 
 
 def unwrapped(content: Any) -> dict[str, Tensor] | None:
@@ -27,7 +29,9 @@ def unwrapped(content: Any) -> dict[str, Tensor] | None:
             return None
         if is_state_dict(content):
             return dict(content)
-        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+        content = next(
+            (content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), None
+        )
     return None
 
 
@@ -40,23 +44,52 @@ def matched(
     two prefixes would do.
     """
     needed = [key for key in expected if not key.endswith(COUNTERS)]
-    prefixes = {key.removesuffix(needed[0]) for key in weights if key == needed[0] or key.endswith(f".{needed[0]}")} if needed else {""}
-    fitting = sorted(prefix for prefix in prefixes if all(prefix + key in weights for key in needed))
+    prefixes = (
+        {
+            key.removesuffix(needed[0])
+            for key in weights
+            if key == needed[0] or key.endswith(f".{needed[0]}")
+        }
+        if needed
+        else {""}
+    )
+    fitting = sorted(
+        prefix for prefix in prefixes if all(prefix + key in weights for key in needed)
+    )
     if "" in fitting:
         fitting = [""]
     if len(fitting) > 1:
-        raise RequestError(f"checkpoint={name}: holds {len(fitting)} networks, under {_some(fitting)}; save the one that is meant alone")
-    prefix = fitting[0] if fitting else max(prefixes, key=lambda each: sum(each + key in weights for key in needed), default="")
+        raise RequestError(
+            f"checkpoint={name}: holds {len(fitting)} networks, under {_some(fitting)}; save the one that is meant alone"
+        )
+    prefix = (
+        fitting[0]
+        if fitting
+        else max(
+            prefixes, key=lambda each: sum(each + key in weights for key in needed), default=""
+        )
+    )
     chosen = {key: weights[prefix + key] for key in expected if prefix + key in weights}
-    others = [key for key in weights if not (key.startswith(prefix) and key.removeprefix(prefix) in expected)]
+    others = [
+        key
+        for key in weights
+        if not (key.startswith(prefix) and key.removeprefix(prefix) in expected)
+    ]
     missing = [key for key in needed if key not in chosen]
-    shapes = [f"{key} {tuple(value.shape)}, not {tuple(expected[key].shape)}" for key, value in chosen.items()
-              if value.shape != expected[key].shape]  # fmt: skip
+    shapes = [
+        f"{key} {tuple(value.shape)}, not {tuple(expected[key].shape)}"
+        for key, value in chosen.items()
+        if value.shape != expected[key].shape
+    ]
     if missing or shapes or (others and not prefix):
         parts = {"missing": missing, "unexpected": others, "of another shape": shapes}
-        faults = "; ".join(f"{len(keys)} {word}: {_some(keys)}" for word, keys in parts.items() if keys)
+        faults = "; ".join(
+            f"{len(keys)} {word}: {_some(keys)}" for word, keys in parts.items() if keys
+        )
         behind = f' behind the prefix "{prefix}"' if prefix else ""
-        raise RequestError(f"checkpoint={name}: its weights{behind} are not those of {network}: {faults}; set model.* as it was trained")
+        raise RequestError(
+            f"checkpoint={name}: its weights{behind} are not those of {network}: {faults}; set model.* as it was trained"
+        )
     return chosen, prefix, others
 
 

@@ -35,13 +35,17 @@ def fit(state: State, task: Task, hooks: Hooks) -> None:
         while _unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
             metrics = trained(state, task)
-            if (state.epoch + 1) % task.config.validate_every == 0 or state.step == state.total_steps:
+            if (
+                state.epoch + 1
+            ) % task.config.validate_every == 0 or state.step == state.total_steps:
                 metrics |= validate(state, task, hooks)
             improved = _finish_epoch(state, metrics)
             hooks.after_epoch(state, improved)
 
 
-def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks) -> None:
+def train_epoch(
+    state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks
+) -> None:
     """The steps that the epoch under way still lacks.
 
     On a GPU the host only hands out work and waits once, at the end: whoever keeps the state before has to `look` first. Under
@@ -49,7 +53,9 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
     """
     config, device = task.config, task.device
     order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
-    first = state.epoch_began  # an epoch that a budget of minutes cut short stays short when the run is extended
+    first = (
+        state.epoch_began
+    )  # an epoch that a budget of minutes cut short stays short when the run is extended
     end = min(first + task.steps_per_epoch, state.total_steps)
     look_at_once = not device.queues or config.on_nonfinite == "skip"
     state.model.train()
@@ -57,9 +63,15 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         started = time.perf_counter()
         torch.manual_seed(seed_for(config.seed, "step", state.epoch, state.step - first))
         set_learning_rate(state, task)
-        chosen = order[(state.step - first) * config.batch_size * config.accumulate :][: config.batch_size * config.accumulate]
+        chosen = order[(state.step - first) * config.batch_size * config.accumulate :][
+            : config.batch_size * config.accumulate
+        ]
 
-        buffers = [buffer.clone() for buffer in state.model.buffers()] if config.on_nonfinite == "skip" else []
+        buffers = (
+            [buffer.clone() for buffer in state.model.buffers()]
+            if config.on_nonfinite == "skip"
+            else []
+        )
         state.optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=device.torch)
         for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
@@ -86,7 +98,11 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         state.scaler.update()  # also of a step left out: the next one's unscale_ is refused before it
 
         state.step += 1
-        plan_is_due = bool(state.plans) and not state.plans[-1].is_settled and state.step == state.plans[-1].next_step
+        plan_is_due = (
+            bool(state.plans)
+            and not state.plans[-1].is_settled
+            and state.step == state.plans[-1].next_step
+        )
         if state.step == end or plan_is_due:
             look(state, task)
         if plan_is_due:
@@ -96,17 +112,28 @@ def train_epoch(state: State, task: Task, forward: Callable[[Tensor], Tensor], h
         hooks.after_step(state)
 
 
-def augmented(config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+def augmented(
+    config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
     """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
-    draw = augment.draw(config, image.shape[0], image.shape[1], device=image.device, sequences=sequences)
+    draw = augment.draw(
+        config, image.shape[0], image.shape[1], device=image.device, sequences=sequences
+    )
     return augment.apply(draw, image, mask)
 
 
 def set_learning_rate(state: State, task: Task) -> float:
     """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
     config = task.config
-    rate = config.optimizer.lr * factor(config.scheduler, state.step, state.total_steps, task.steps_per_epoch, state.half_steps,
-                                        config.half_resolution, state.plans)
+    rate = config.optimizer.lr * factor(
+        config.scheduler,
+        state.step,
+        state.total_steps,
+        task.steps_per_epoch,
+        state.half_steps,
+        config.half_resolution,
+        state.plans,
+    )
     rate *= state.plateau.factor if state.plateau is not None else 1.0
     for group in state.optimizer.param_groups:
         group["lr"] = rate
@@ -118,7 +145,11 @@ def trained(state: State, task: Task) -> dict[str, float]:
     return {
         "train/loss": state.loss_sum / max(state.slices_seen, 1),
         "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
-        **({"train/skipped_steps": float(state.skipped)} if task.config.on_nonfinite == "skip" else {}),
+        **(
+            {"train/skipped_steps": float(state.skipped)}
+            if task.config.on_nonfinite == "skip"
+            else {}
+        ),
         "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
         "speed/epoch_seconds": state.seconds,
     }
@@ -129,14 +160,25 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
     started = time.perf_counter()
     scores = []
     config = task.config
-    for evaluated in evaluate(state.validated, task.validation, config.inference, task.device, config.batch_size, task.criterion_on_cpu):
+    for evaluated in evaluate(
+        state.validated,
+        task.validation,
+        config.inference,
+        task.device,
+        config.batch_size,
+        task.criterion_on_cpu,
+    ):
         scores.append(evaluated.score)
         hooks.between(state)
     state.predicts_nothing = not any(score.predicted_pixels for score in scores)
     state.validation_seconds = time.perf_counter() - started
     if state.window is not None:
-        state.window = state.window._replace(validating=state.window.validating + state.validation_seconds)
-    return summarise(scores, "val") | {"speed/epoch_seconds": state.seconds + time.perf_counter() - started}
+        state.window = state.window._replace(
+            validating=state.window.validating + state.validation_seconds
+        )
+    return summarise(scores, "val") | {
+        "speed/epoch_seconds": state.seconds + time.perf_counter() - started
+    }
 
 
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
@@ -152,7 +194,14 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
         state.risen_epoch = state.epoch
     if improved:
         state.best, state.best_loss, state.best_epoch = dice, loss, state.epoch
-    state.history.append({"epoch": state.epoch, "step": state.step, "time": round(time.time() * 1000), "metrics": metrics})
+    state.history.append(
+        {
+            "epoch": state.epoch,
+            "step": state.step,
+            "time": round(time.time() * 1000),
+            "metrics": metrics,
+        }
+    )
     if "val/dice" in metrics and state.step > state.half_steps:
         last_at_half = sum(row["step"] <= state.half_steps for row in state.history) - 1
         state.bad_epochs = state.epoch - max(state.risen_epoch, last_at_half)
@@ -166,4 +215,6 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
 def _unfinished(state: State, config: TrainConfig) -> bool:
     """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
     out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
-    return state.slices_seen + state.skipped > 0 or (state.step < state.total_steps and not out_of_patience)
+    return state.slices_seen + state.skipped > 0 or (
+        state.step < state.total_steps and not out_of_patience
+    )

@@ -20,7 +20,9 @@ class Evaluated(NamedTuple):
     score: PatientScore
     prediction: np.ndarray  # uint8 (S, H, W)
     truth: np.ndarray  # uint8 (S, H, W)
-    probability: np.ndarray  # float32 (S, K, H, W), before the threshold and the choice of components
+    probability: (
+        np.ndarray
+    )  # float32 (S, K, H, W), before the threshold and the choice of components
 
 
 def evaluate(
@@ -45,18 +47,29 @@ def evaluate(
         probability, logits = predict_volume(model, batches, inference, device.autocast)
         for other, view in others:
             further = _batches(view, view.of_volume(volume), batch_size, device, [])
-            probability = probability + predict_volume(other, further, inference, device.autocast)[0]
+            probability = (
+                probability + predict_volume(other, further, inference, device.autocast)[0]
+            )
         probability = probability / (1 + len(others))
         mask = torch.cat(masks)
         prediction = keep_components(to_mask(probability, inference), inference)
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
         spacing = dataset.store.spacing[volume].tolist() if dataset.in_mm else None
         truth = mask[:, 0].numpy()
-        score = score_patient(dataset.store.volumes[volume], prediction, truth, spacing, loss, classes=dataset.store.classes)
+        score = score_patient(
+            dataset.store.volumes[volume],
+            prediction,
+            truth,
+            spacing,
+            loss,
+            classes=dataset.store.classes,
+        )
         yield Evaluated(score, prediction, truth, probability.numpy())
 
 
-def _batches(dataset: MRIDataset, positions: np.ndarray, batch_size: int, device: Device, masks: list[Tensor]) -> Iterator[Tensor]:
+def _batches(
+    dataset: MRIDataset, positions: np.ndarray, batch_size: int, device: Device, masks: list[Tensor]
+) -> Iterator[Tensor]:
     """The images of one volume in slice order, on the device; their masks are put aside on the CPU."""
     for start in range(0, len(positions), batch_size):
         batch = dataset.gather(positions[start : start + batch_size], device.torch)

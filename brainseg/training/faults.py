@@ -24,7 +24,11 @@ def look(state: State, task: Task) -> bool:
     finite, or counts it under on_nonfinite=skip. Under float16 the scaler itself leaves out steps whose gradient overflowed.
     """
     unseen, state.unseen = state.unseen, []
-    numbers = torch.stack([torch.stack([given.loss, given.norm]) for given in unseen]).tolist() if unseen else []  # one transfer
+    numbers = (
+        torch.stack([torch.stack([given.loss, given.norm]) for given in unseen]).tolist()
+        if unseen
+        else []
+    )  # one transfer
     finite = True
     for given, (loss, norm) in zip(unseen, numbers, strict=True):
         finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
@@ -38,12 +42,16 @@ def look(state: State, task: Task) -> bool:
 
 
 def _skip_or_raise(state: State, task: Task, given: Given, loss: float, norm: float) -> None:
-    where = ", ".join(f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in given.chosen)
+    where = ", ".join(
+        f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in given.chosen
+    )
     what = f"loss {loss}, gradient norm {norm} at epoch {state.epoch} step {given.step}"
     if task.config.on_nonfinite == "error":
         kept = "no checkpoint has seen it" if task.device.queues else "no weight was changed"
-        raise NonFiniteError(f"{what}: not finite, {kept}; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
-                             f"or leave such steps out with on_nonfinite=skip; slices: {where}")
+        raise NonFiniteError(
+            f"{what}: not finite, {kept}; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
+            f"or leave such steps out with on_nonfinite=skip; slices: {where}"
+        )
     log.warning("%s: not finite, step left out; slices: %s", what, where)
     state.skipped += 1
 
@@ -54,7 +62,9 @@ def naming_memory(task: Task) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # how torch says it for the CPU
+        if type(error) is RuntimeError and "can't allocate memory" not in str(
+            error
+        ):  # how torch says it for the CPU
             raise
         height, width = task.train.size
         shape = (task.config.batch_size, task.train.channels, height, width)

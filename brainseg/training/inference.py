@@ -48,17 +48,23 @@ def predict_volume(
                 with autocast():
                     views = list(view_logits(model, images, config.flips, pad_multiple))
                 both = torch.stack([mean_probability(views), views[0].float()])
-                parts.append(both.cpu())  # the one copy, and the one wait for the device, of a batch
+                parts.append(
+                    both.cpu()
+                )  # the one copy, and the one wait for the device, of a batch
     if not parts:
         raise DataError("a volume without slices can't be predicted")
     probability, logits = torch.cat(parts, dim=1)
     if torch.isnan(logits).any() or torch.isnan(probability).any():
         remedy = "lower optimizer.lr, or set device.precision=float32"
-        raise FloatingPointError(f"the model's output is NaN: training diverged or half precision overflowed; {remedy}")
+        raise FloatingPointError(
+            f"the model's output is NaN: training diverged or half precision overflowed; {remedy}"
+        )
     return probability, logits
 
 
-def probabilities(model: nn.Module, images: Tensor, config: InferenceConfig, pad_multiple: int = 1) -> Tensor:
+def probabilities(
+    model: nn.Module, images: Tensor, config: InferenceConfig, pad_multiple: int = 1
+) -> Tensor:
     """Probability float32 (B, K, H, W) of float `images` (B, C, H, W), averaged over the views of `config.flips`, on their device."""
     return mean_probability(list(view_logits(model, images, config.flips, pad_multiple)))
 
@@ -66,15 +72,25 @@ def probabilities(model: nn.Module, images: Tensor, config: InferenceConfig, pad
 def check_threshold(config: InferenceConfig, classes: Sequence[str]) -> None:
     """Raise RequestError for a threshold that would decide nothing: of several classes the most probable one is taken."""
     decides = len(classes) <= 2 or config.threshold == InferenceConfig.threshold
-    check(decides, "inference.threshold", config.threshold, f"the data have {len(classes)} classes, the most probable one is taken",
-          "leave it out")
+    check(
+        decides,
+        "inference.threshold",
+        config.threshold,
+        f"the data have {len(classes)} classes, the most probable one is taken",
+        "leave it out",
+    )
 
 
 def check_components(config: InferenceConfig) -> None:
     """Raise RequestError for components=min_volume without a volume: all of them would be kept."""
     decides = config.components != "min_volume" or config.min_volume > 0
-    check(decides, "inference.min_volume", config.min_volume, "under inference.components=min_volume must be at least 1",
-          "as inference.min_volume=100")
+    check(
+        decides,
+        "inference.min_volume",
+        config.min_volume,
+        "under inference.components=min_volume must be at least 1",
+        "as inference.min_volume=100",
+    )
 
 
 def to_mask(probability: Tensor, config: InferenceConfig) -> np.ndarray:
@@ -99,16 +115,26 @@ def keep_components(mask: np.ndarray, config: InferenceConfig) -> np.ndarray:
         components, count = label(mask == index, structure=np.ones((3, 3, 3), bool))
         volume = np.bincount(components.ravel())
         volume[0] = 0  # what is outside this class is no component
-        keep = np.arange(count + 1) == volume.argmax() if config.components == "largest" else volume >= config.min_volume
+        keep = (
+            np.arange(count + 1) == volume.argmax()
+            if config.components == "largest"
+            else volume >= config.min_volume
+        )
         keep[0] = False
         kept[keep[components]] = index
     return kept
 
 
-def view_logits(model: nn.Module, images: Tensor, flips: str, pad_multiple: int) -> Iterator[Tensor]:
+def view_logits(
+    model: nn.Module, images: Tensor, flips: str, pad_multiple: int
+) -> Iterator[Tensor]:
     """Logits (B, K, H, W) of each view, mirrored back; the first is the plain image's."""
     for axes in VIEWS[flips]:
-        yield padded_logits(model, images.flip(axes), pad_multiple).flip(axes) if axes else padded_logits(model, images, pad_multiple)
+        yield (
+            padded_logits(model, images.flip(axes), pad_multiple).flip(axes)
+            if axes
+            else padded_logits(model, images, pad_multiple)
+        )
 
 
 def padded_logits(model: nn.Module, images: Tensor, multiple: int) -> Tensor:
@@ -124,7 +150,9 @@ def mean_probability(views: list[Tensor]) -> Tensor:
     """Mean float32 probability (B, K, H, W) of the views' logits: the sigmoid of one output, the softmax of several."""
     several = views[0].shape[1] > 1
     # In float32: half precision has few numbers near 1, where a threshold might lie.
-    return torch.stack([view.float().softmax(dim=1) if several else view.float().sigmoid() for view in views]).mean(dim=0)
+    return torch.stack(
+        [view.float().softmax(dim=1) if several else view.float().sigmoid() for view in views]
+    ).mean(dim=0)
 
 
 @contextmanager

@@ -42,7 +42,13 @@ class DiceLoss(nn.Module):
 
     def __init__(self, smooth: float = 1.0, per_sample: bool = False) -> None:
         super().__init__()
-        check(math.isfinite(smooth) and smooth > 0, "loss.smooth", smooth, "must be above 0", "two empty masks would give 0 / 0")
+        check(
+            math.isfinite(smooth) and smooth > 0,
+            "loss.smooth",
+            smooth,
+            "must be above 0",
+            "two empty masks would give 0 / 0",
+        )
         self.smooth = smooth
         self.per_sample = per_sample
 
@@ -68,7 +74,12 @@ class BCEDiceLoss(nn.Module):
 
     def __init__(self, smooth: float = 1.0, per_sample: bool = False, weight: float = 0.5) -> None:
         super().__init__()
-        check(0 <= weight <= 1, "loss.weight", weight, "must lie between 0 (Dice alone) and 1 (cross-entropy alone)")
+        check(
+            0 <= weight <= 1,
+            "loss.weight",
+            weight,
+            "must lie between 0 (Dice alone) and 1 (cross-entropy alone)",
+        )
         self.dice = DiceLoss(smooth, per_sample)
         self.weight = weight
 

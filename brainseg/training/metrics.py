@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MISSED_DICE = 0.05  # below this a patient with a tumour counts as missed
-OF_A_CLASS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")  # summarised for each class, too
+OF_A_CLASS = (
+    "dice",
+    "iou",
+    "precision",
+    "recall",
+    "patients_missed",
+    "hd95",
+    "hd95_undefined",
+)  # summarised for each class, too
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,16 @@ class PatientScore:
     iou: float
     precision: float
     recall: float
-    hd95: float | None  # in-plane, pixels or mm; NaN: no slice where both masks are non-empty; None: not measured
+    hd95: (
+        float | None
+    )  # in-plane, pixels or mm; NaN: no slice where both masks are non-empty; None: not measured
     dice_tumour_slices: float  # mean over the tumour slices; NaN: no tumour slice
     empty_slices: int  # slices without tumour in the truth
     empty_slice_false_positives: int  # how many of those have a predicted pixel
     loss: float  # the criterion on this volume; NaN: none computed
-    classes: Mapping[str, "PatientScore"] = field(default_factory=dict, hash=False)  # of each foreground class, if there are several
+    classes: Mapping[str, "PatientScore"] = field(
+        default_factory=dict, hash=False
+    )  # of each foreground class, if there are several
 
 
 def score_patient(
@@ -63,8 +75,11 @@ def score_patient(
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if len(classes) <= 2:
         return _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95)
-    of_class = {label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
-                for index, label in enumerate(classes) if index}
+    of_class = {
+        label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
+        for index, label in enumerate(classes)
+        if index
+    }
 
     def mean(name: str) -> float:
         return float(np.mean([getattr(one, name) for one in of_class.values()]))
@@ -84,20 +99,35 @@ def score_patient(
 
 
 def _score(
-    name: str, predicted: np.ndarray, true: np.ndarray, spacing: Sequence[float] | None, loss: float, with_hd95: bool
+    name: str,
+    predicted: np.ndarray,
+    true: np.ndarray,
+    spacing: Sequence[float] | None,
+    loss: float,
+    with_hd95: bool,
 ) -> PatientScore:
     """One class: bool (S, H, W) of prediction and truth."""
     if predicted.ndim != 3 or predicted.shape != true.shape or not len(true):
-        raise DataError(f"{name}: prediction {predicted.shape} and truth {true.shape} must be (slices, height, width) alike, with a slice")
-    overlap_of, predicted_of, true_of = (np.count_nonzero(m, axis=(1, 2)) for m in (predicted & true, predicted, true))  # int64, (S,)
-    overlap, predicted_pixels, true_pixels = int(overlap_of.sum()), int(predicted_of.sum()), int(true_of.sum())
+        raise DataError(
+            f"{name}: prediction {predicted.shape} and truth {true.shape} must be (slices, height, width) alike, with a slice"
+        )
+    overlap_of, predicted_of, true_of = (
+        np.count_nonzero(m, axis=(1, 2)) for m in (predicted & true, predicted, true)
+    )  # int64, (S,)
+    overlap, predicted_pixels, true_pixels = (
+        int(overlap_of.sum()),
+        int(predicted_of.sum()),
+        int(true_of.sum()),
+    )
     both_empty = predicted_pixels + true_pixels == 0
 
     def ratio(numerator: int, denominator: int) -> float:
         return 1.0 if both_empty else numerator / denominator if denominator else 0.0
 
     tumour = true_of > 0
-    slice_dice = 2 * overlap_of[tumour] / (predicted_of + true_of)[tumour]  # float64; a tumour slice has a denominator
+    slice_dice = (
+        2 * overlap_of[tumour] / (predicted_of + true_of)[tumour]
+    )  # float64; a tumour slice has a denominator
     return PatientScore(
         patient=name,
         slices=len(true),
@@ -116,7 +146,9 @@ def _score(
     )
 
 
-def hausdorff95(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None) -> float:
+def hausdorff95(
+    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
+) -> float:
     """95th percentile Hausdorff distance in plane, of bool (S, H, W), in pixels or, with `spacing` (z, y, x), in mm.
 
     Distances from each edge pixel of one mask to the nearest edge pixel of the other in the same slice, pooled over the
@@ -132,7 +164,9 @@ def hausdorff95(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[flo
         return math.nan
     masks = np.stack([prediction[both], truth[both]])
     rows, columns = (np.flatnonzero(masks.any(axis=axes)) for axes in ((0, 1, 3), (0, 1, 2)))
-    masks = masks[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # the bounding box: erosion costs in its area
+    masks = masks[
+        :, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
+    ]  # the bounding box: erosion costs in its area
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[None, None]
     edges = masks & ~binary_erosion(masks, cross)
 
@@ -140,10 +174,16 @@ def hausdorff95(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[flo
     scale = in_plane if np.isfinite(in_plane).all() else np.ones(2)
     to_truth, to_prediction = [], []
     for predicted_edge, true_edge in zip(*edges, strict=True):
-        predicted_points, true_points = np.argwhere(predicted_edge) * scale, np.argwhere(true_edge) * scale
+        predicted_points, true_points = (
+            np.argwhere(predicted_edge) * scale,
+            np.argwhere(true_edge) * scale,
+        )
         to_truth.append(KDTree(true_points).query(predicted_points)[0])
         to_prediction.append(KDTree(predicted_points).query(true_points)[0])
-    return max(float(np.percentile(np.concatenate(distances), 95)) for distances in (to_truth, to_prediction))
+    return max(
+        float(np.percentile(np.concatenate(distances), 95))
+        for distances in (to_truth, to_prediction)
+    )
 
 
 def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
@@ -160,7 +200,9 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     defined = [distance for distance in distances if math.isfinite(distance)]
     slice_dice = [score.dice_tumour_slices for score in scores if score.tumour_slices]
     empty_slices = sum(score.empty_slices for score in scores)
-    losses = [score.loss for score in scores]  # one NaN leaves the mean out: a mean over the others would flatter
+    losses = [
+        score.loss for score in scores
+    ]  # one NaN leaves the mean out: a mean over the others would flatter
 
     summary = {
         "dice": float(np.mean(dice)),
@@ -174,7 +216,9 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     if slice_dice:
         summary["dice_tumour_slices"] = float(np.mean(slice_dice))
     if empty_slices:
-        summary["empty_slice_false_positives"] = sum(score.empty_slice_false_positives for score in scores) / empty_slices
+        summary["empty_slice_false_positives"] = (
+            sum(score.empty_slice_false_positives for score in scores) / empty_slices
+        )
     if defined:
         summary["hd95"] = float(np.median(defined))
     if distances:
@@ -182,17 +226,30 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     found = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
     for label in scores[0].classes:
         of_class = summarise([score.classes[label] for score in scores], prefix)
-        found |= {f"{name}/{label}": of_class[name] for key in OF_A_CLASS if (name := f"{prefix}/{key}") in of_class}
+        found |= {
+            f"{name}/{label}": of_class[name]
+            for key in OF_A_CLASS
+            if (name := f"{prefix}/{key}") in of_class
+        }
     return found
 
 
 def is_missed(score: PatientScore) -> bool:
     """Whether a tumour, or one of the classes that are there, was all but overlooked."""
-    return any(map(is_missed, score.classes.values())) if score.classes else score.tumour_pixels > 0 and score.dice < MISSED_DICE
+    return (
+        any(map(is_missed, score.classes.values()))
+        if score.classes
+        else score.tumour_pixels > 0 and score.dice < MISSED_DICE
+    )
 
 
 def missed(patients: "pd.DataFrame") -> "pd.Series":
     """`is_missed` of each row of patients.csv."""
     classes = [name.removeprefix("dice/") for name in patients.columns if name.startswith("dice/")]
-    there = [(f"tumour_pixels/{label}", f"dice/{label}") for label in classes] or [("tumour_pixels", "dice")]
-    return ((patients[[pixels for pixels, _ in there]].to_numpy() > 0) & (patients[[dice for _, dice in there]] < MISSED_DICE)).any(axis=1)
+    there = [(f"tumour_pixels/{label}", f"dice/{label}") for label in classes] or [
+        ("tumour_pixels", "dice")
+    ]
+    return (
+        (patients[[pixels for pixels, _ in there]].to_numpy() > 0)
+        & (patients[[dice for _, dice in there]] < MISSED_DICE)
+    ).any(axis=1)

@@ -46,23 +46,42 @@ def steps_at(pace: Pace, task: Task, minutes: float) -> tuple[int, int]:
     validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
     share = task.config.half_resolution
     half_steps = steps_within(share * budget, pace.half_step + validation)
-    return half_steps + max(1, steps_within((1 - share) * budget, pace.step + validation)), half_steps
+    return half_steps + max(
+        1, steps_within((1 - share) * budget, pace.step + validation)
+    ), half_steps
 
 
 def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
     """Time a few steps of each size, and the validation of one patient, on a `scratch` state (thrown away)."""
     forward = task.device.forward(scratch.model)
-    half_step = _seconds_a_step(scratch, task, forward, hooks, half=True) if task.config.half_resolution else 0.0
+    half_step = (
+        _seconds_a_step(scratch, task, forward, hooks, half=True)
+        if task.config.half_resolution
+        else 0.0
+    )
     step = _seconds_a_step(scratch, task, forward, hooks, half=False)
     one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
     started = time.perf_counter()
-    for _ in evaluate(scratch.validated, one, task.config.inference, task.device, task.config.batch_size,
-                      task.criterion_on_cpu):
+    for _ in evaluate(
+        scratch.validated,
+        one,
+        task.config.inference,
+        task.device,
+        task.config.batch_size,
+        task.criterion_on_cpu,
+    ):
         pass
     return Pace(step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one))
 
 
-def _seconds_a_step(scratch: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks, half: bool, rounds: int = 9) -> float:
+def _seconds_a_step(
+    scratch: State,
+    task: Task,
+    forward: Callable[[Tensor], Tensor],
+    hooks: Hooks,
+    half: bool,
+    rounds: int = 9,
+) -> float:
     """The median of some rounds: on a desktop something else runs for a moment, and a mean of few would give the run too few steps.
 
     A round is a step; several on a device that works off a queue, whose host waits once a round. Fewer where the epoch ends before.

@@ -38,7 +38,9 @@ def smallest_batch(slices: int, batch_size: int) -> int:
     return slices % batch_size or batch_size
 
 
-def rehearse(config: TrainConfig, channels: int, classes: Sequence[str], size: tuple[int, int], slices: int) -> int:
+def rehearse(
+    config: TrainConfig, channels: int, classes: Sequence[str], size: tuple[int, int], slices: int
+) -> int:
     """Return the number of parameters of the run's network, whose first training step is sound.
 
     `channels` are those of an image, `size` is its height and width in pixels, `slices` is the length of an epoch. Raises
@@ -58,7 +60,9 @@ def rehearse(config: TrainConfig, channels: int, classes: Sequence[str], size: t
     return parameters
 
 
-def _built(config: TrainConfig, channels: int, outputs: int, size: tuple[int, int], device: str = "meta") -> nn.Module:
+def _built(
+    config: TrainConfig, channels: int, outputs: int, size: tuple[int, int], device: str = "meta"
+) -> nn.Module:
     """Return the network without numbers, or with numbers where it reads them while it is built. Raises RequestError."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -72,13 +76,22 @@ def _built(config: TrainConfig, channels: int, outputs: int, size: tuple[int, in
 def _check_memory(config: TrainConfig, parameters: int) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     # Weights, gradient and Adam's two moments, in float32.
-    check(16 * parameters < memory, "model", config.model.name,
-          f"{parameters:,} parameters need more than this machine's {memory / 1e9:.0f} GB",
-          "lower model.width, model.depth or model.max_width")
+    check(
+        16 * parameters < memory,
+        "model",
+        config.model.name,
+        f"{parameters:,} parameters need more than this machine's {memory / 1e9:.0f} GB",
+        "lower model.width, model.depth or model.max_width",
+    )
 
 
 def _check_network(
-    config: TrainConfig, network: nn.Module, image: tuple[int, int, int], outputs: int, batch: int, slices: int
+    config: TrainConfig,
+    network: nn.Module,
+    image: tuple[int, int, int],
+    outputs: int,
+    batch: int,
+    slices: int,
 ) -> None:
     """Raise RequestError if `network` cannot train on `batch` images of shape (C, H, W), or returns other than logits."""
 
@@ -88,16 +101,26 @@ def _check_network(
         at_first = _fault(network, (number, *image), outputs)
         if at_first is None or not next(network.parameters()).is_meta:
             return at_first
-        return _fault(_built(config, image[0], outputs, image[1:], "cpu"), (number, *image), outputs)
+        return _fault(
+            _built(config, image[0], outputs, image[1:], "cpu"), (number, *image), outputs
+        )
 
     fault_of_batch = fault(batch)
     if fault_of_batch is None:
         return
     if batch == 1 and fault(2) is None:
-        rule = f"the last batch of an epoch holds 1 of {slices} slices" if config.batch_size > 1 else "a batch holds 1 slice"
-        check(False, "batch_size", config.batch_size,
-              f"{rule}, and model.name={config.model.name} cannot train on it ({fault_of_batch.reason})",
-              "choose a batch_size that leaves no remainder of 1, lower model.depth, or choose another model.norm")
+        rule = (
+            f"the last batch of an epoch holds 1 of {slices} slices"
+            if config.batch_size > 1
+            else "a batch holds 1 slice"
+        )
+        check(
+            False,
+            "batch_size",
+            config.batch_size,
+            f"{rule}, and model.name={config.model.name} cannot train on it ({fault_of_batch.reason})",
+            "choose a batch_size that leaves no remainder of 1, lower model.depth, or choose another model.norm",
+        )
     check(False, "model.name", config.model.name, fault_of_batch.rule, fault_of_batch.remedy)
 
 
@@ -118,11 +141,23 @@ def _fault(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | 
         except Exception as error:  # a network raises anything for what it cannot take
             reason = _first_line(error)
             rule = f"takes no images of {shape[2]}x{shape[3]} pixels in training ({reason})"
-            return Fault(reason, rule, "choose another network or other model.* settings, or prepare images of another size")
+            return Fault(
+                reason,
+                rule,
+                "choose another network or other model.* settings, or prepare images of another size",
+            )
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            kind = f"the shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            kind = (
+                f"the shape {tuple(logits.shape)}"
+                if isinstance(logits, Tensor)
+                else f"a {type(logits).__name__}"
+            )
             reason = f"returns {kind}, where one tensor of logits {expected} is needed"
-            return Fault(reason, reason, "choose a segmentation network, and switch off deep supervision in model.options")
+            return Fault(
+                reason,
+                reason,
+                "choose a segmentation network, and switch off deep supervision in model.options",
+            )
     return None
 
 
@@ -133,15 +168,23 @@ def _check_loss_and_optimizer(config: TrainConfig, network: nn.Module, outputs: 
     layer = nn.Conv2d(1, outputs, kernel_size=3, padding=1)
     optimizer = build.optimizer(config.optimizer, layer.parameters())
     side = smallest_size(6)
-    mask = (torch.arange(2 * side * side).reshape(2, 1, side, side) % max(outputs, 2)).to(torch.uint8)
+    mask = (torch.arange(2 * side * side).reshape(2, 1, side, side) % max(outputs, 2)).to(
+        torch.uint8
+    )
     for family, name, act in (
-        ("loss", config.loss.name, lambda: criterion(layer(torch.ones(2, 1, side, side)).float(), mask).backward()),
+        (
+            "loss",
+            config.loss.name,
+            lambda: criterion(layer(torch.ones(2, 1, side, side)).float(), mask).backward(),
+        ),
         ("optimizer", config.optimizer.name, optimizer.step),
     ):
         try:
             act()
         except Exception as error:  # as of networks
-            raise RequestError(f"{family}.name={name}: cannot do a training step ({_first_line(error)}); see {family}.options") from error
+            raise RequestError(
+                f"{family}.name={name}: cannot do a training step ({_first_line(error)}); see {family}.options"
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

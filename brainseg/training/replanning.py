@@ -36,19 +36,33 @@ def replan(state: State, task: Task) -> None:
     was_half = window.step < before.half_steps
     half_steps = before.half_steps
     if was_half and state.step < half_steps:
-        half_steps = state.step + steps_within(half_share * budget - state.elapsed, pace + validation)
+        half_steps = state.step + steps_within(
+            half_share * budget - state.elapsed, pace + validation
+        )
     full_pace = pace * state.full_to_half if was_half else pace
     if state.step < half_steps:
-        further = max(1, steps_within((1 - half_share) * budget - state.validation_seconds, full_pace + validation))
+        further = max(
+            1,
+            steps_within(
+                (1 - half_share) * budget - state.validation_seconds, full_pace + validation
+            ),
+        )
         total = half_steps + further
     else:
         least = 1 if was_half else 0
         left = budget - state.elapsed - state.validation_seconds
         total = state.step + max(least, steps_within(left, full_pace + validation))
     is_over = state.step == before.total and (total - state.step) * 100 <= total
-    plan = Plan(state.step, min(state.elapsed / budget, 1.0), state.step if is_over else total, half_steps)
+    plan = Plan(
+        state.step, min(state.elapsed / budget, 1.0), state.step if is_over else total, half_steps
+    )
     if abs(plan.total - before.total) > NOTABLE * before.total:
-        log.info("note:         max_minutes=%g gives %d steps at the pace of the last %d, not %d as planned", task.config.max_minutes,
-                 plan.total, state.step - window.step, before.total)
+        log.info(
+            "note:         max_minutes=%g gives %d steps at the pace of the last %d, not %d as planned",
+            task.config.max_minutes,
+            plan.total,
+            state.step - window.step,
+            before.total,
+        )
     state.follow([*state.plans, plan])
     state.window = Window(state.step, state.elapsed)

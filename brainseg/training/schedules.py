@@ -36,13 +36,20 @@ def factor(
         planned = position(step, total, half_steps, half_share)
     match scheduler:
         case StepConfig():
-            epoch = step // steps_per_epoch  # counted from 0, as in the reference, whose rate drops before its 31st epoch
+            epoch = (
+                step // steps_per_epoch
+            )  # counted from 0, as in the reference, whose rate drops before its 31st epoch
             return scheduler.factor ** sum(drop <= epoch for drop in scheduler.epochs)
         case CosineConfig():
             return cosine(planned, total, scheduler.warmup, scheduler.final)
         case OneCycleConfig():
             return one_cycle(planned, total, scheduler.warmup, scheduler.start, scheduler.final)
-    check(scheduler.name in ("none", "plateau"), "scheduler.name", scheduler.name, f"has no formula as {type(scheduler).__name__}")
+    check(
+        scheduler.name in ("none", "plateau"),
+        "scheduler.name",
+        scheduler.name,
+        f"has no formula as {type(scheduler).__name__}",
+    )
     return 1.0
 
 
@@ -87,7 +94,9 @@ def one_cycle(step: float, total: int, warmup: float, start: float, final: float
     if step < peak:
         return half_cosine(start, 1.0, step / peak)
     peak = max(peak, 0.0)
-    return half_cosine(1.0, final, (step - peak) / (last - peak) if last > peak else float(step > last))
+    return half_cosine(
+        1.0, final, (step - peak) / (last - peak) if last > peak else float(step > last)
+    )
 
 
 class Plateau:

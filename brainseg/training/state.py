@@ -17,7 +17,9 @@ from brainseg.device import Device
 from brainseg.training.plan import Plan
 from brainseg.training.schedules import Plateau
 
-Row = dict[str, Any]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
+Row = dict[
+    str, Any
+]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
 
 
 class Window(NamedTuple):
@@ -56,32 +58,74 @@ class State:
     best: float = -1.0  # highest val/dice
     best_loss: float = math.inf  # its val/loss, the lowest on a tie of val/dice
     best_epoch: int = -1
-    risen_epoch: int = -1  # the last one whose val/dice was above all before it: patience counts from it
+    risen_epoch: int = (
+        -1
+    )  # the last one whose val/dice was above all before it: patience counts from it
     bad_epochs: int = 0
     skipped: int = 0  # steps of this epoch left out because the loss or the gradient was not finite
     history: list[Row] = field(default_factory=list)
-    plans: list[Plan] = field(default_factory=list)  # of a run that is counted in minutes, by their step
+    plans: list[Plan] = field(
+        default_factory=list
+    )  # of a run that is counted in minutes, by their step
     elapsed: float = 0.0  # seconds of the run, validations and saving included, as far as `tick` has counted them
     validation_seconds: float = 0.0  # of the last validation
     full_to_half: float = 1.0  # how much longer a step at full size takes than one at half size
     predicts_nothing: bool = False  # in the last validation no pixel was predicted; never in a checkpoint, as what follows
     window: Window | None = None  # the steps since the last plan
     ticked: float | None = None  # when `tick` last counted; None while the run is not under way
-    unseen: list[Given] = field(default_factory=list)  # never in a checkpoint: `faults.look` comes first
+    unseen: list[Given] = field(
+        default_factory=list
+    )  # never in a checkpoint: `faults.look` comes first
     last_loss: float = float("nan")  # of the last step looked at, for the progress bar
 
-    NUMBERS = ("total_steps", "half_steps", "epoch", "step", "loss_sum", "slices_seen", "seconds", "best", "best_epoch", "bad_epochs",
-               "skipped")
-    LATER_NUMBERS = ("best_loss", "elapsed", "validation_seconds", "full_to_half", "risen_epoch")  # which checkpoints of 1.0 lack
+    NUMBERS = (
+        "total_steps",
+        "half_steps",
+        "epoch",
+        "step",
+        "loss_sum",
+        "slices_seen",
+        "seconds",
+        "best",
+        "best_epoch",
+        "bad_epochs",
+        "skipped",
+    )
+    LATER_NUMBERS = (
+        "best_loss",
+        "elapsed",
+        "validation_seconds",
+        "full_to_half",
+        "risen_epoch",
+    )  # which checkpoints of 1.0 lack
 
     @classmethod
-    def create(cls, model: nn.Module, optimizer: torch.optim.Optimizer, config: TrainConfig, device: Device, total_steps: int) -> "State":
+    def create(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        device: Device,
+        total_steps: int,
+    ) -> "State":
         """A state before the first step."""
         average = None
-        if config.ema_decay is not None:  # the normalisation's statistics are averaged with the weights they belong to
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        if (
+            config.ema_decay is not None
+        ):  # the normalisation's statistics are averaged with the weights they belong to
+            average = AveragedModel(
+                model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
+            )
         plateau = Plateau(config.scheduler) if isinstance(config.scheduler, PlateauConfig) else None
-        return cls(model, optimizer, device.scaler(), total_steps, round(config.half_resolution * total_steps), average, plateau)
+        return cls(
+            model,
+            optimizer,
+            device.scaler(),
+            total_steps,
+            round(config.half_resolution * total_steps),
+            average,
+            plateau,
+        )
 
     @property
     def epoch_began(self) -> int:
@@ -107,7 +151,9 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         self.tick()
-        assert not self.unseen, "steps that nobody has looked at may be not finite, and their losses would be lost"
+        assert not self.unseen, (
+            "steps that nobody has looked at may be not finite, and their losses would be lost"
+        )
         return {
             "model": self.validated.state_dict(),
             "training_model": self.model.state_dict() if self.average is not None else None,
@@ -141,4 +187,7 @@ class State:
 
 def plans_of(stored: Mapping[str, Any]) -> list[Plan]:
     """Return the plans that a checkpoint's content holds; none for a run that is counted in epochs."""
-    return [Plan(int(step), float(share), int(total), int(half)) for step, share, total, half in stored.get("plans", [])]
+    return [
+        Plan(int(step), float(share), int(total), int(half))
+        for step, share, total, half in stored.get("plans", [])
+    ]

@@ -29,7 +29,11 @@ class Task(NamedTuple):
     @property
     def criterion_on_cpu(self) -> nn.Module:
         """For whole patients, whose logits are gathered there: a loss may hold weights of its own."""
-        return self.criterion if self.device.torch.type == "cpu" else copy.deepcopy(self.criterion).cpu()
+        return (
+            self.criterion
+            if self.device.torch.type == "cpu"
+            else copy.deepcopy(self.criterion).cpu()
+        )
 
 
 class Hooks(NamedTuple):

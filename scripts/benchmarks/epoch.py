@@ -33,9 +33,17 @@ def task_of(*overrides: str) -> Task:
         config: TrainConfig = cli.compose_job("train", list(overrides))
     device, store = choose(config.device), open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
-    parts = train.dataset(store, config, split.train), train.dataset(store, config, split.validation)
+    parts = (
+        train.dataset(store, config, split.train),
+        train.dataset(store, config, split.validation),
+    )
     resident.hold(parts, device.torch, config.data.resident)
-    return Task(config, device, *parts, build.loss(config.loss, build.outputs(store.classes)).to(device.torch))
+    return Task(
+        config,
+        device,
+        *parts,
+        build.loss(config.loss, build.outputs(store.classes)).to(device.torch),
+    )
 
 
 class Epoch:
@@ -50,7 +58,14 @@ class Epoch:
     def real(self) -> float:
         """Seconds a step of the training loop."""
         self.state.step, self.state.total_steps = 0, self.steps
-        return seconds(self.task.device.torch, lambda: train_epoch(self.state, self.task, self.forward, Hooks()), 1) / self.steps
+        return (
+            seconds(
+                self.task.device.torch,
+                lambda: train_epoch(self.state, self.task, self.forward, Hooks()),
+                1,
+            )
+            / self.steps
+        )
 
     def bare(self) -> float:
         """Seconds a step of nothing but forward, loss, backward and update."""
@@ -68,7 +83,14 @@ class Epoch:
         """Seconds a step's worth of slices takes to validate: segmenting, components, and all scores."""
         task, config = self.task, self.task.config
         started = time.perf_counter()
-        for _ in evaluate(self.state.validated, task.validation, config.inference, task.device, config.batch_size, task.criterion):
+        for _ in evaluate(
+            self.state.validated,
+            task.validation,
+            config.inference,
+            task.device,
+            config.batch_size,
+            task.criterion,
+        ):
             pass
         return (time.perf_counter() - started) / len(task.validation) * task.config.batch_size
 
@@ -78,23 +100,67 @@ def measure(rounds: int, path: str) -> Section:
     rows: list[list[Any]] = []
     bars: list[Bar] = []
     between, tracked = after_epochs(path)
-    for name, overrides in {"default recipe": [], "with neighbouring slices (data.context=1)": ["data.context=1"]}.items():
+    for name, overrides in {
+        "default recipe": [],
+        "with neighbouring slices (data.context=1)": ["data.context=1"],
+    }.items():
         task = task_of(f"data.path={path}", *overrides)
         epoch = Epoch(task)
-        turns: dict[str, Callable[[], float]] = {"real": epoch.real, "bare": epoch.bare, "validation": epoch.validation}
+        turns: dict[str, Callable[[], float]] = {
+            "real": epoch.real,
+            "bare": epoch.bare,
+            "validation": epoch.validation,
+        }
         said = interleaved(turns, rounds)
         real, bare = Spread.of(said["real"]), Spread.of(said["bare"])
-        whole = task.steps_per_epoch * real.median + len(task.validation) / task.config.batch_size * Spread.of(said["validation"]).median
+        whole = (
+            task.steps_per_epoch * real.median
+            + len(task.validation) / task.config.batch_size * Spread.of(said["validation"]).median
+        )
         around = Spread.of([r / b - 1 for r, b in zip(said["real"], said["bare"], strict=True)])
-        share = (task.steps_per_epoch * (real.median - bare.median) + between + tracked) / (whole + between + tracked)
+        share = (task.steps_per_epoch * (real.median - bare.median) + between + tracked) / (
+            whole + between + tracked
+        )
         checked = ratio(said["validation"], said["real"])
-        rows.append([name, real.text(3), bare.text(3), f"{100 * around.median:.1f} %", f"{100 * share:.1f} %", checked.text(2)])
+        rows.append(
+            [
+                name,
+                real.text(3),
+                bare.text(3),
+                f"{100 * around.median:.1f} %",
+                f"{100 * share:.1f} %",
+                checked.text(2),
+            ]
+        )
         if not overrides:
-            bars.append(Bar("what an epoch costs besides its steps and validation", "at most 8 %", f"{100 * share:.1f} %", share <= 0.08))
-            bars.append(Bar("validation, of the time of as many training slices", "at most 0.4", checked.text(2), checked.median <= 0.4))
-    columns = ["recipe", "s a step", "s a bare step", "around a step", "besides, in an epoch", "validation / training"]
-    note = (f"{task.device.got}; {len(task.train)} training slices, batches of {task.config.batch_size}, {task.steps_per_epoch} steps an "
-            f"epoch. A bare step has its batch at hand. Checkpoint and log {between:.2f} s an epoch, MLflow {tracked:.2f} s.")
+            bars.append(
+                Bar(
+                    "what an epoch costs besides its steps and validation",
+                    "at most 8 %",
+                    f"{100 * share:.1f} %",
+                    share <= 0.08,
+                )
+            )
+            bars.append(
+                Bar(
+                    "validation, of the time of as many training slices",
+                    "at most 0.4",
+                    checked.text(2),
+                    checked.median <= 0.4,
+                )
+            )
+    columns = [
+        "recipe",
+        "s a step",
+        "s a bare step",
+        "around a step",
+        "besides, in an epoch",
+        "validation / training",
+    ]
+    note = (
+        f"{task.device.got}; {len(task.train)} training slices, batches of {task.config.batch_size}, {task.steps_per_epoch} steps an "
+        f"epoch. A bare step has its batch at hand. Checkpoint and log {between:.2f} s an epoch, MLflow {tracked:.2f} s."
+    )
     return Section([Table("An epoch", columns, rows, note)], bars)
 
 
@@ -108,7 +174,18 @@ def _gap(path: str, *overrides: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         small = ["data.limit_patients=6", "split=kfold", "split.folds=3", "epochs=6", "test=no"]
         request = [f"data.path={Path(path).resolve()}", *small, "output=run"]
-        subprocess.run([sys.executable, "-m", "brainseg.train", *request, *overrides], cwd=folder, check=True, capture_output=True)
-        epochs = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
-    whole = [(b["time"] - a["time"]) / 1000 - b["metrics"]["speed/epoch_seconds"] for a, b in itertools.pairwise(epochs)]
+        subprocess.run(
+            [sys.executable, "-m", "brainseg.train", *request, *overrides],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+        epochs = [
+            json.loads(line)
+            for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+        ]
+    whole = [
+        (b["time"] - a["time"]) / 1000 - b["metrics"]["speed/epoch_seconds"]
+        for a, b in itertools.pairwise(epochs)
+    ]
     return Spread.of(whole).median

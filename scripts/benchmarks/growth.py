@@ -11,8 +11,14 @@ from benchmarks.steps import REFERENCE, Steps
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom import ensure_cohort
 
-VARIED: dict[str, tuple[int, ...]] = {"depth": (2, 3, 4, 5, 6), "width": (8, 16, 32, 64), "growth": (1, 2), "size": (64, 128, 256, 512),
-                                      "batch": (1, 4, 8, 16, 32), "channels": (1, 3, 9)}
+VARIED: dict[str, tuple[int, ...]] = {
+    "depth": (2, 3, 4, 5, 6),
+    "width": (8, 16, 32, 64),
+    "growth": (1, 2),
+    "size": (64, 128, 256, 512),
+    "batch": (1, 4, 8, 16, 32),
+    "channels": (1, 3, 9),
+}
 
 
 def steps(rounds: int) -> Table:
@@ -25,7 +31,14 @@ def steps(rounds: int) -> Table:
             work.rate(1)
             rates = [work.rate(1) for _ in range(rounds)]
             step = work.shape["batch"] / Spread.of(rates).median
-            rows.append([f"{name}={value}", f"{parameters:,}", Spread.of(rates).text(), f"{1000 * step:.0f}"])
+            rows.append(
+                [
+                    f"{name}={value}",
+                    f"{parameters:,}",
+                    Spread.of(rates).text(),
+                    f"{1000 * step:.0f}",
+                ]
+            )
     note = f"device=auto: {work.device.got}; what is not varied is as in the reference."
     return Table("Growth of a step", ["varied", "parameters", "images/s", "ms a step"], rows, note)
 
@@ -35,9 +48,14 @@ def cohorts() -> Table:
     rows = []
     for patients in (8, 16, 32, 64):
         with tempfile.TemporaryDirectory() as folder:
-            made = ensure_cohort(PhantomConfig(patients=patients, slices=16, size=128, folder=folder))
+            made = ensure_cohort(
+                PhantomConfig(patients=patients, slices=16, size=128, folder=folder)
+            )
             source = made.with_suffix("") / "kaggle_3m"
-            seconds, memory = seconds_of([sys.executable, "-m", "brainseg.prepare", f"source={source}", "output=again.h5"], folder)
+            seconds, memory = seconds_of(
+                [sys.executable, "-m", "brainseg.prepare", f"source={source}", "output=again.h5"],
+                folder,
+            )
         rows.append([str(patients), f"{seconds:.2f}", f"{memory:.2f}"])
     note = "Of 16 slices of 128 x 128 pixels; the process's start included."
     return Table("Growth of prepare", ["patients", "seconds", "GB at the peak"], rows, note)
@@ -48,12 +66,29 @@ def sweeps() -> Table:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = ensure_cohort(PhantomConfig(patients=6, slices=4, size=32, folder=folder))
-        tiny = [f"data.path={data}", "model.depth=2", "model.width=2", "epochs=1", "split=kfold", "split.folds=3"]
+        tiny = [
+            f"data.path={data}",
+            "model.depth=2",
+            "model.width=2",
+            "epochs=1",
+            "split=kfold",
+            "split.folds=3",
+        ]
         for jobs in (4, 8, 16, 32):
-            sweep = [sys.executable, "-m", "brainseg.train", "-m", f"seed=range({jobs})", *tiny, f"output=runs{jobs}"]
+            sweep = [
+                sys.executable,
+                "-m",
+                "brainseg.train",
+                "-m",
+                f"seed=range({jobs})",
+                *tiny,
+                f"output=runs{jobs}",
+            ]
             first, memory = seconds_of(sweep, folder)
             again, _ = seconds_of(sweep, folder)
-            rows.append([str(jobs), f"{first:.1f}", f"{first / jobs:.2f}", f"{again:.1f}", f"{memory:.2f}"])
+            rows.append(
+                [str(jobs), f"{first:.1f}", f"{first / jobs:.2f}", f"{again:.1f}", f"{memory:.2f}"]
+            )
             assert len(list((Path(folder) / f"runs{jobs}").glob("unet-*"))) == jobs
     columns = ["runs", "seconds", "seconds a run", "seconds when all is finished", "GB at the peak"]
     note = "Runs of a few steps, so that what is measured is everything else: MLflow, pictures, the comparison at the end."

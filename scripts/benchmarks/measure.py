@@ -57,7 +57,9 @@ class Section:
         return asdict(self)
 
 
-def interleaved(contestants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, list[float]]:
     """What each contestant says per round, all of them in turn, so that a slow minute slows all; one round before is thrown away."""
     said: dict[str, list[float]] = {name: [] for name in contestants}
     for name in contestants:
@@ -81,7 +83,9 @@ class Worker:
 
     def __init__(self, kind: str, settings: Mapping[str, Any]) -> None:
         command = [sys.executable, str(SCRIPT), "--worker", kind, json.dumps(settings)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def __call__(self) -> float:
         return float(self.ask("turn"))
@@ -92,7 +96,9 @@ class Worker:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.process.args[2:4])} ended with {self.process.wait()}")  # type: ignore[index]
+            raise RuntimeError(
+                f"{' '.join(self.process.args[2:4])} ended with {self.process.wait()}"
+            )  # type: ignore[index]
         return json.loads(line)
 
     def close(self) -> None:

@@ -19,7 +19,9 @@ def machine() -> dict[str, str]:
     """What the figures were taken on."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    fields = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     flags = set(fields.get("flags", "").split())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     return {
@@ -41,7 +43,11 @@ def markdown(sections: Mapping[str, Section], command: str) -> str:
     lines += [f"| {name} | {value} |" for name, value in machine().items()]
     lines += ["", "## Bars", "", "| | bar | measured | met |", "|---|---|---|---|"]
     said = {True: "yes", False: "**no**", None: "not measured here"}
-    lines += [f"| {bar.what} | {bar.rule} | {bar.measured} | {said[bar.met]} |" for section in sections.values() for bar in section.bars]
+    lines += [
+        f"| {bar.what} | {bar.rule} | {bar.measured} | {said[bar.met]} |"
+        for section in sections.values()
+        for bar in section.bars
+    ]
     for section in sections.values():
         for table in section.tables:
             lines += ["", *_table(table)]
@@ -49,7 +55,12 @@ def markdown(sections: Mapping[str, Section], command: str) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    lines = [f"## {table.title}", "", "| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
+    lines = [
+        f"## {table.title}",
+        "",
+        "| " + " | ".join(table.columns) + " |",
+        "|---" * len(table.columns) + "|",
+    ]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in table.rows]
     return [*lines, *(["", table.note] if table.note else [])]
 

@@ -21,7 +21,11 @@ SETTINGS = {
     "cuda_bf16": {"name": "cuda", "precision": "bfloat16"},
     "mps": {"name": "mps", "precision": "float32"},
 }
-PLAIN_KEPT = {"name": "cpu", "precision": "float32", "channels_last": False}  # the plain loop, given our memory settings
+PLAIN_KEPT = {
+    "name": "cpu",
+    "precision": "float32",
+    "channels_last": False,
+}  # the plain loop, given our memory settings
 REFERENCE = {"depth": 4, "width": 32, "growth": 1, "size": 256, "channels": 3, "batch": 8}
 
 
@@ -48,15 +52,21 @@ class Steps:
     def __init__(self, shape: dict[str, int], device: dict[str, Any] | None) -> None:
         torch.manual_seed(0)
         self.shape = shape
-        plain = Device(torch.device("cpu"), "float32", False, False, "plain", torch.get_num_threads())
+        plain = Device(
+            torch.device("cpu"), "float32", False, False, "plain", torch.get_num_threads()
+        )
         self.device = choose(DeviceConfig(**device)) if device else plain
         model = UNetConfig(depth=shape["depth"], width=shape["width"], growth=shape["growth"])
-        self.model = self.device.place(build.model(model, shape["channels"], 1, (shape["size"], shape["size"])))
+        self.model = self.device.place(
+            build.model(model, shape["channels"], 1, (shape["size"], shape["size"]))
+        )
         self.loss = build.loss(LossConfig("dice"))
         self.optimizer = build.optimizer(OptimizerConfig("adam", lr=1e-4), self.model.parameters())
         picture = (shape["batch"], shape["channels"], shape["size"], shape["size"])
         self.image = self.device.format(torch.rand(*picture, device=self.device.torch))
-        self.mask = (torch.rand(picture[0], 1, *picture[2:], device=self.device.torch) > 0.9).to(torch.uint8)
+        self.mask = (torch.rand(picture[0], 1, *picture[2:], device=self.device.torch) > 0.9).to(
+            torch.uint8
+        )
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -75,13 +85,19 @@ class Convolutions:
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
         self.calls: list[tuple[nn.Module, Tensor, Tensor]] = []
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[steps.device.precision]
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            steps.device.precision
+        ]
 
         def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             shapes.append((module, inputs[0].shape, output.shape))
 
         shapes: list[tuple[nn.Module, torch.Size, torch.Size]] = []
-        of = [module for module in steps.model.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))]
+        of = [
+            module
+            for module in steps.model.modules()
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
+        ]
         handles = [module.register_forward_hook(seen, prepend=True) for module in of]
         with torch.no_grad():
             steps.model(steps.image)
@@ -89,10 +105,21 @@ class Convolutions:
             handle.remove()
         for index, (module, given, made) in enumerate(shapes):
             bare = (nn.Conv2d if isinstance(module, nn.Conv2d) else nn.ConvTranspose2d)(
-                module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding, bias=False)  # type: ignore[arg-type]
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                bias=False,
+            )  # type: ignore[arg-type]
             bare = steps.device.place(bare.to(dtype))
-            x, gradient = (steps.device.format(torch.randn(shape, device=steps.device.torch).to(dtype)) for shape in (given, made))
-            self.calls.append((bare, x.requires_grad_(index > 0), gradient))  # nobody asks for the gradient of the images
+            x, gradient = (
+                steps.device.format(torch.randn(shape, device=steps.device.torch).to(dtype))
+                for shape in (given, made)
+            )
+            self.calls.append(
+                (bare, x.requires_grad_(index > 0), gradient)
+            )  # nobody asks for the gradient of the images
 
     def once(self) -> None:
         for module, x, gradient in self.calls:
@@ -101,7 +128,9 @@ class Convolutions:
             x.grad = None
 
     def rate(self, times: int = 2) -> float:
-        return times * self.steps.shape["batch"] / seconds(self.steps.device.torch, self.once, times)
+        return (
+            times * self.steps.shape["batch"] / seconds(self.steps.device.torch, self.once, times)
+        )
 
 
 class Forward:
@@ -148,25 +177,70 @@ def measure(rounds: int, shape: dict[str, int]) -> Section:
     """Steps by device setting: the table, and the bars of the step."""
     workers = {"plain": Worker("steps", {"shape": shape, "device": None})}
     workers["plain, memory kept"] = Worker("steps", {"shape": shape, "device": PLAIN_KEPT})
-    workers |= {name: Worker("steps", {"shape": shape, "device": device}) for name, device in here().items()}
+    workers |= {
+        name: Worker("steps", {"shape": shape, "device": device}) for name, device in here().items()
+    }
     contestants: dict[str, Callable[[], float]] = dict(workers)
     ours = {name: worker for name, worker in workers.items() if "plain" not in name}
-    contestants |= {f"{name} roofline": lambda worker=worker: worker.ask("roofline") for name, worker in ours.items()}
+    contestants |= {
+        f"{name} roofline": lambda worker=worker: worker.ask("roofline")
+        for name, worker in ours.items()
+    }
     rates = interleaved(contestants, rounds)
     rows, bars = [], []
     for name, worker in workers.items():
         faster = ratio(rates[name], rates["plain"])
         share = ratio(rates[name], rates[f"{name} roofline"]) if name in ours else None
-        rows.append([name, Spread.of(rates[name]).text(), faster.text(2), share.text(2) if share else "", worker.ask("got")])
+        rows.append(
+            [
+                name,
+                Spread.of(rates[name]).text(),
+                faster.text(2),
+                share.text(2) if share else "",
+                worker.ask("got"),
+            ]
+        )
         if name == "cpu_bf16" and share:
-            bars.append(Bar("a step in bf16, of the bare convolutions", "at least 0.60", share.text(2), share.median >= 0.6))
-            bars.append(Bar("a step in bf16, times the plain loop", "at least 3", faster.text(2), faster.median >= 3))
+            bars.append(
+                Bar(
+                    "a step in bf16, of the bare convolutions",
+                    "at least 0.60",
+                    share.text(2),
+                    share.median >= 0.6,
+                )
+            )
+            bars.append(
+                Bar(
+                    "a step in bf16, times the plain loop",
+                    "at least 3",
+                    faster.text(2),
+                    faster.median >= 3,
+                )
+            )
         if name == "cpu":
-            bars.append(Bar("a step without bf16, times the plain loop", "at least 1.5", faster.text(2), faster.median >= 1.5))
+            bars.append(
+                Bar(
+                    "a step without bf16, times the plain loop",
+                    "at least 1.5",
+                    faster.text(2),
+                    faster.median >= 1.5,
+                )
+            )
         worker.close()
-    title = "Training steps: depth {depth}, width {width}, growth {growth}, batches of {batch}, {size} x {size} pixels".format(**shape)
-    note = ("`plain` is a tutorial's loop: float32, NCHW, torch as it comes, which gives memory back after each step and has it "
-            "zeroed again; `memory kept` is that loop where this is switched off, as here (`device.keep_freed_memory`). The roofline is "
-            "what the same convolutions reach, forward and backward, without anything between. "
-            f"Medians of {rounds} rounds, least and most in brackets.")
-    return Section([Table(title, ["setting", "images/s", "times plain", "of the roofline", "got"], rows, note)], bars)
+    title = "Training steps: depth {depth}, width {width}, growth {growth}, batches of {batch}, {size} x {size} pixels".format(
+        **shape
+    )
+    note = (
+        "`plain` is a tutorial's loop: float32, NCHW, torch as it comes, which gives memory back after each step and has it "
+        "zeroed again; `memory kept` is that loop where this is switched off, as here (`device.keep_freed_memory`). The roofline is "
+        "what the same convolutions reach, forward and backward, without anything between. "
+        f"Medians of {rounds} rounds, least and most in brackets."
+    )
+    return Section(
+        [
+            Table(
+                title, ["setting", "images/s", "times plain", "of the roofline", "got"], rows, note
+            )
+        ],
+        bars,
+    )

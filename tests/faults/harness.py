@@ -44,13 +44,33 @@ from brainseg.records import checkpoint
 
 LANES = 2  # processes at a time
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-AUDITED = ("os.rename", "os.remove", "os.rmdir", "os.truncate")  # os.replace is an os.rename to the audit
+AUDITED = (
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+)  # os.replace is an os.rename to the audit
 CALLS = [  # what Python does not audit, because it lies in C libraries
-    (os, "fsync"), (torch, "save"), (logging.FileHandler, "emit"), (h5py.AttributeManager, "__setitem__"),
-    (h5py.Group, "create_dataset"), (h5py.Dataset, "__setitem__"), (h5py.File, "flush"), (h5py.File, "close"),
-]  # fmt: skip
+    (os, "fsync"),
+    (torch, "save"),
+    (logging.FileHandler, "emit"),
+    (h5py.AttributeManager, "__setitem__"),
+    (h5py.Group, "create_dataset"),
+    (h5py.Dataset, "__setitem__"),
+    (h5py.File, "flush"),
+    (h5py.File, "close"),
+]
 # Parts of a checkpoint that differ from run to run: names, and readings of a clock.
-CHANGING = ("uid", "seconds", "elapsed", "validation_seconds", "time", "speed/", "config.output", "config.resume")
+CHANGING = (
+    "uid",
+    "seconds",
+    "elapsed",
+    "validation_seconds",
+    "time",
+    "speed/",
+    "config.output",
+    "config.resume",
+)
 
 Case = TypeVar("Case")
 
@@ -61,7 +81,9 @@ class Fault:
 
     folder: str = "/"
     at: int | None = None  # SIGKILL before this event, unless:
-    tear: int | None = None  # from then on, the write that takes a file beyond so many bytes ends the process in its middle
+    tear: int | None = (
+        None  # from then on, the write that takes a file beyond so many bytes ends the process in its middle
+    )
     limit: int | None = None  # from then on, such a write is an error, as on a full disk
 
 
@@ -72,20 +94,34 @@ class Ended(NamedTuple):
 
     @property
     def events(self) -> list[str]:
-        return [line.removeprefix("event ") for line in self.output.splitlines() if line.startswith("event ")]
+        return [
+            line.removeprefix("event ")
+            for line in self.output.splitlines()
+            if line.startswith("event ")
+        ]
 
     @property
     def said(self) -> str:
         """What it printed itself, the end of it."""
-        return "\n".join([line for line in self.output.splitlines() if not line.startswith("event ")][-20:])
+        return "\n".join(
+            [line for line in self.output.splitlines() if not line.startswith("event ")][-20:]
+        )
 
 
 class Child:
     """A warm process that does `work(*args)`; it is ready to begin when the constructor returns."""
 
-    def __init__(self, work: Callable[..., Any], *args: Any, fault: Fault | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        work: Callable[..., Any],
+        *args: Any,
+        fault: Fault | None = None,
+        cwd: Path | None = None,
+    ) -> None:
         output, theirs = WARM.Pipe(duplex=False)
-        self.process = WARM.Process(target=_child, args=(theirs, fault, str(cwd or Path.cwd()), work, args))
+        self.process = WARM.Process(
+            target=_child, args=(theirs, fault, str(cwd or Path.cwd()), work, args)
+        )
         with LOCK:
             self.process.start()
         theirs.close()
@@ -93,7 +129,9 @@ class Child:
         output.close()
         assert self.pipe.readline() == b"ready\n", self.pipe.read().decode()
         self.said = b""
-        self.reader = Thread(target=self._read, daemon=True)  # a pipe holds 64 KB, and then its writer waits
+        self.reader = Thread(
+            target=self._read, daemon=True
+        )  # a pipe holds 64 KB, and then its writer waits
         self.reader.start()
         self.since = time.monotonic()
 
@@ -128,7 +166,9 @@ class Child:
             return self.process.exitcode
 
 
-def _child(output: Any, fault: Fault | None, cwd: str, work: Callable[..., Any], args: tuple) -> None:
+def _child(
+    output: Any, fault: Fault | None, cwd: str, work: Callable[..., Any], args: tuple
+) -> None:
     os.chdir(cwd)
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
@@ -139,7 +179,9 @@ def _child(output: Any, fault: Fault | None, cwd: str, work: Callable[..., Any],
     os.write(1, b"ready\n")
     try:
         work(*args)
-    except KeyboardInterrupt:  # multiprocessing would exit with 1; this is what the interpreter does
+    except (
+        KeyboardInterrupt
+    ):  # multiprocessing would exit with 1; this is what the interpreter does
         traceback.print_exc()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
@@ -156,14 +198,24 @@ def _arm(fault: Fault) -> None:
         if fault.tear is None and fault.limit is None:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault.tear is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python has it ignored, so that the write fails
+            signal.signal(
+                signal.SIGXFSZ, signal.SIG_DFL
+            )  # Python has it ignored, so that the write fails
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         limit = fault.limit if fault.tear is None else fault.tear
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def audit(name: str, args: tuple) -> None:
-        changes = name in AUDITED or (name == "open" and bool(args[2] & WRITES)) or (name == "os.mkdir" and not os.path.exists(args[0]))
-        if changes and not isinstance(args[0], int) and os.path.abspath(args[0]).startswith(fault.folder):
+        changes = (
+            name in AUDITED
+            or (name == "open" and bool(args[2] & WRITES))
+            or (name == "os.mkdir" and not os.path.exists(args[0]))
+        )
+        if (
+            changes
+            and not isinstance(args[0], int)
+            and os.path.abspath(args[0]).startswith(fault.folder)
+        ):
             event(f"{name} {Path(args[0]).name}")
 
     def announced(call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -188,23 +240,42 @@ def survives(attempt: Callable[[Case], str | None], cases: Sequence[Case]) -> No
 
 def sizes(few: int, all_: int | None) -> pytest.MarkDecorator:
     """The same test twice: a few cases in `make test`, all of them in `make test-faults`. None: as many as there are."""
-    return pytest.mark.parametrize("cases", [pytest.param(few, id="few"), pytest.param(all_, id="all", marks=pytest.mark.faults)])
+    return pytest.mark.parametrize(
+        "cases",
+        [pytest.param(few, id="few"), pytest.param(all_, id="all", marks=pytest.mark.faults)],
+    )
 
 
 def spread(everything: list[Case], cases: int | None) -> list[Case]:
     """So many of a list, evenly; None: all."""
-    return everything if cases is None else [everything[(2 * i + 1) * len(everything) // (2 * cases)] for i in range(cases)]
+    return (
+        everything
+        if cases is None
+        else [everything[(2 * i + 1) * len(everything) // (2 * cases)] for i in range(cases)]
+    )
 
 
 def settings(output: Path, data: Path, **changes: Any) -> TrainConfig:
     """A run of 3 epochs of 4 steps with much that a state can hold, saved in the middle of epochs; on 10 patients of 8 slices."""
     saved = CheckpointConfig(every_minutes=None, every_steps=3, keep="all")
-    options = {"epochs": 3, "optimizer": OptimizerConfig("adamw", 0.03), "scheduler": CosineConfig(), "checkpoint": saved} | changes
+    options = {
+        "epochs": 3,
+        "optimizer": OptimizerConfig("adamw", 0.03),
+        "scheduler": CosineConfig(),
+        "checkpoint": saved,
+    } | changes
     return TrainConfig(
-        output=str(output), batch_size=14, ema_decay=0.5,
-        model=UNetConfig(depth=2, width=4, dropout=0.1), augment=AugmentConfig(flip=0.5, rotate=10, noise=0.05), split=HoldoutConfig(),
-        data=DataConfig(path=str(data)), device=DeviceConfig("cpu", "float32", threads=1), tracking=TrackingConfig("none"), **options,
-    )  # fmt: skip
+        output=str(output),
+        batch_size=14,
+        ema_decay=0.5,
+        model=UNetConfig(depth=2, width=4, dropout=0.1),
+        augment=AugmentConfig(flip=0.5, rotate=10, noise=0.05),
+        split=HoldoutConfig(),
+        data=DataConfig(path=str(data)),
+        device=DeviceConfig("cpu", "float32", threads=1),
+        tracking=TrackingConfig("none"),
+        **options,
+    )
 
 
 def train(config: TrainConfig) -> None:
@@ -240,15 +311,26 @@ class Result:
 
     @classmethod
     def of(cls, folder: Path) -> "Result":
-        files = {name: (folder / name).read_bytes() for name in ("patients.csv", "slices.csv", "predictions.h5", "split.json")}
+        files = {
+            name: (folder / name).read_bytes()
+            for name in ("patients.csv", "slices.csv", "predictions.h5", "split.json")
+        }
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        state = {path.stem: checkpoint.load(path) for path in folder.glob("checkpoints/*.pt") if path.stem != "previous"}
+        state = {
+            path.stem: checkpoint.load(path)
+            for path in folder.glob("checkpoints/*.pt")
+            if path.stem != "previous"
+        }
         summary = json.loads((folder / "summary.json").read_text())
         return cls(files | flat({"history": rows, "summary": summary, **state}))
 
     def differs(self, other: "Result") -> list[str]:
         names = self.values.keys() | other.values.keys()
-        return sorted(name for name in names if self.values.get(name, "none") != other.values.get(name, "none"))
+        return sorted(
+            name
+            for name in names
+            if self.values.get(name, "none") != other.values.get(name, "none")
+        )
 
 
 def flat(content: Any, name: str = "") -> dict[str, Any]:
@@ -260,5 +342,7 @@ def flat(content: Any, name: str = "") -> dict[str, Any]:
     if any(f".{one}" in name for one in CHANGING):
         return {}
     if isinstance(content, torch.Tensor):
-        return {name: (str(content.dtype), tuple(content.shape), content.contiguous().numpy().tobytes())}
+        return {
+            name: (str(content.dtype), tuple(content.shape), content.contiguous().numpy().tobytes())
+        }
     return {name: content}

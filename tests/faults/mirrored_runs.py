@@ -26,47 +26,84 @@ def mirrored(run: Path, uri: str, status: str, times: bool = True) -> Any:
 
     with limited(10):
         mlflow = connect(uri)
-        (found,) = mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id], f"tags.`brainseg.uid` = '{uid_of(run)}'")
+        (found,) = mlflow.search_runs(
+            [mlflow.get_experiment_by_name("brainseg").experiment_id],
+            f"tags.`brainseg.uid` = '{uid_of(run)}'",
+        )
         record = mlflow.get_run(found.info.run_id)
-        points = [point for key in record.data.metrics for point in mlflow.get_metric_history(found.info.run_id, key)]
+        points = [
+            point
+            for key in record.data.metrics
+            for point in mlflow.get_metric_history(found.info.run_id, key)
+        ]
         artifacts = {item.path for item in mlflow.list_artifacts(found.info.run_id)}
-        models = mlflow.search_logged_models([found.info.experiment_id], f"source_run_id = '{found.info.run_id}'")
-        stored = {name: Path(download_artifacts(f"runs:/{found.info.run_id}/{name}", tracking_uri=uri)).read_bytes()
-                  for name in artifacts & {"log.txt", "metrics.jsonl", "summary.json", "patients.csv"}}
+        models = mlflow.search_logged_models(
+            [found.info.experiment_id], f"source_run_id = '{found.info.run_id}'"
+        )
+        stored = {
+            name: Path(
+                download_artifacts(f"runs:/{found.info.run_id}/{name}", tracking_uri=uri)
+            ).read_bytes()
+            for name in artifacts & {"log.txt", "metrics.jsonl", "summary.json", "patients.csv"}
+        }
     assert record.info.status == status
     each_point_once(run, points, times)
     ended = status != "RUNNING"
-    assert artifacts - {"pictures"} == {name for name in FIRST_FILES + LAST_FILES * ended if (run / name).exists()}
+    assert artifacts - {"pictures"} == {
+        name for name in FIRST_FILES + LAST_FILES * ended if (run / name).exists()
+    }
     assert stored == {name: (run / name).read_bytes() for name in stored}
     if ended and rows_of(run):
         # Equal Dice is decided by the lower loss.
-        best = max(rows_of(run), key=lambda row: (row["metrics"]["val/dice"], -row["metrics"]["val/loss"]))
-        assert (record.data.metrics["best/epoch"], record.data.metrics["best/val_dice"]) == (best["epoch"], best["metrics"]["val/dice"])
+        best = max(
+            rows_of(run), key=lambda row: (row["metrics"]["val/dice"], -row["metrics"]["val/loss"])
+        )
+        assert (record.data.metrics["best/epoch"], record.data.metrics["best/val_dice"]) == (
+            best["epoch"],
+            best["metrics"]["val/dice"],
+        )
     if status == "FINISHED":
         assert "pictures" in artifacts
-        assert record.data.metrics["test/dice"] == json.loads((run / "summary.json").read_text())["metrics"]["test/dice"]
+        assert (
+            record.data.metrics["test/dice"]
+            == json.loads((run / "summary.json").read_text())["metrics"]["test/dice"]
+        )
         assert {model.status for model in models} == {"READY"}
-        assert {model.model_id for model in models} == {output.model_id for output in record.outputs.model_outputs}
+        assert {model.model_id for model in models} == {
+            output.model_id for output in record.outputs.model_outputs
+        }
     return record
 
 
 def each_point_once(run: Path, points: list[Any], times: bool) -> None:
-    expected = {(key, row["epoch"]): (value, row["time"]) for row in rows_of(run) for key, value in row["metrics"].items()}
+    expected = {
+        (key, row["epoch"]): (value, row["time"])
+        for row in rows_of(run)
+        for key, value in row["metrics"].items()
+    }
     found = {(point.key, point.step): (point.value, point.timestamp) for point in points}
     assert len(found) == len(points), "a point twice"
-    assert {key for key, _ in found.keys() - expected.keys()} <= {key for key, _ in found if key.startswith(("best/", "test/"))}
+    assert {key for key, _ in found.keys() - expected.keys()} <= {
+        key for key, _ in found if key.startswith(("best/", "test/"))
+    }
     assert expected.keys() <= found.keys(), "a point is missing"
     if times:
         assert {where: found[where] for where in expected} == expected
     else:
-        assert {where: found[where][0] for where in expected if not where[0].startswith("speed/")} == {
-            where: value for where, (value, _) in expected.items() if not where[0].startswith("speed/")
+        assert {
+            where: found[where][0] for where in expected if not where[0].startswith("speed/")
+        } == {
+            where: value
+            for where, (value, _) in expected.items()
+            if not where[0].startswith("speed/")
         }
 
 
 def is_complete(run: Path, epochs: int, checkpoints: Iterable[str] = ("best",)) -> None:
     files = COMPLETE | {f"checkpoints/{name}.pt" for name in checkpoints}
-    assert {path.relative_to(run).as_posix() for path in run.rglob("[!.]*") if path.is_file()} == files
+    assert {
+        path.relative_to(run).as_posix() for path in run.rglob("[!.]*") if path.is_file()
+    } == files
     assert status_of(run)["state"] == "finished"
     assert [row["epoch"] for row in rows_of(run)] == list(range(epochs))
 
@@ -96,7 +133,9 @@ class Paced:
         def timed_run(*arguments: Any) -> Any:
             started = time.monotonic()
             outcome = run(*arguments)
-            Path("times.json").write_text(json.dumps({"seconds": time.monotonic() - started, "attempts": attempts}))
+            Path("times.json").write_text(
+                json.dumps({"seconds": time.monotonic() - started, "attempts": attempts})
+            )
             return outcome
 
         def timed_update(mirror: Mirror, final: bool = False) -> None:

@@ -47,7 +47,9 @@ def damaged(sound: bytes, dice: random.Random) -> bytes:
         return bytes(changed)
     size = dice.choice([1, 4, 512, 4096])
     other = dice.randrange(len(sound))
-    filling = dice.choice([bytes(size), b"\xff" * size, dice.randbytes(size), sound[other : other + size]])
+    filling = dice.choice(
+        [bytes(size), b"\xff" * size, dice.randbytes(size), sound[other : other + size]]
+    )
     changed[at : at + size] = filling[: len(sound) - at]
     return bytes(changed) + dice.choice([b"", b"", dice.randbytes(size)])
 
@@ -60,20 +62,32 @@ def same(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) and one.dtype == other.dtype if isinstance(one, torch.Tensor) else one == other
+    return (
+        torch.equal(one, other) and one.dtype == other.dtype
+        if isinstance(one, torch.Tensor)
+        else one == other
+    )
 
 
 @pytest.fixture
 def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, Task]]:
     """A run of two epochs, saved after each."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
-        fit(new_state(task), task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
+        fit(
+            new_state(task),
+            task,
+            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+        )
     yield folder, task
 
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.faults)])
-def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(saved: tuple[RunFolder, Task], count: int, caplog) -> None:
+def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(
+    saved: tuple[RunFolder, Task], count: int, caplog
+) -> None:
     folder, task = saved
     sound, expected = folder.last.read_bytes(), checkpoint.load(folder.last)
     dice, state, detected = random.Random(count), new_state(task), 0
@@ -86,7 +100,9 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(saved: tuple[RunFol
             found = checkpoint.load(folder.last)
         except DataError as error:
             assert str(folder.last) in str(error) and "\n" not in str(error)
-            assert state.epoch == 1 and str(folder.last) in caplog.text, "previous.pt, with a warning"
+            assert state.epoch == 1 and str(folder.last) in caplog.text, (
+                "previous.pt, with a warning"
+            )
             detected += 1
         else:
             assert same(found, expected) and state.epoch == 2 and not caplog.text
@@ -115,7 +131,9 @@ def test_flipped_bits_outside_the_pixels_never_pass_silently(tmp_path: Path, cou
         except DataError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             refused[number % 2] += 1
-    print(f"figure: of {count} flips refused {refused[0]} outside and {refused[1]} inside the pixels, the others changed nothing")
+    print(
+        f"figure: of {count} flips refused {refused[0]} outside and {refused[1]} inside the pixels, the others changed nothing"
+    )
     assert refused[1] == count // 2, "every flip of a pixel is found"
     assert refused[0] > 0.6 * count // 2, "the others fell into gaps"
 
@@ -125,12 +143,16 @@ def chunks(path: Path, name: str) -> list[int]:
     with h5py.File(path) as file:
         dataset = file[name].id
         found = [dataset.get_chunk_info(index) for index in range(dataset.get_num_chunks())]
-        return [at for chunk in found for at in range(chunk.byte_offset, chunk.byte_offset + chunk.size)]
+        return [
+            at for chunk in found for at in range(chunk.byte_offset, chunk.byte_offset + chunk.size)
+        ]
 
 
 def _bomb(source: Path, name: str) -> None:
     """A few bytes of zlib that stand for a strip of a gigabyte."""
-    tifffile.imwrite(source / name / f"{name}_2.tif", IMAGE, photometric="rgb", metadata=None, compression="zlib")
+    tifffile.imwrite(
+        source / name / f"{name}_2.tif", IMAGE, photometric="rgb", metadata=None, compression="zlib"
+    )
     path = source / name / f"{name}_2.tif"
     changed = bytearray(path.read_bytes())
     for tag in (256, 257, 278):  # width, length, rows of a strip
@@ -158,7 +180,9 @@ def _folder(source: Path, name: str) -> None:
 
 def _garbled(source: Path, name: str) -> None:
     """LZW that cannot be decoded, behind a sound header."""
-    write_slice(source, name, 2, IMAGE + np.arange(16, dtype=np.uint8)[:, None], None, compression="lzw")
+    write_slice(
+        source, name, 2, IMAGE + np.arange(16, dtype=np.uint8)[:, None], None, compression="lzw"
+    )
     path = source / name / f"{name}_2.tif"
     with tifffile.TiffFile(path) as file:
         start, size = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
@@ -173,21 +197,38 @@ def _rename_files(folder: Path, name: str) -> None:
 
 
 def slice_of(pixels: np.ndarray, **options: Any) -> Callable[[Path, str], None]:
-    return lambda source, name: tifffile.imwrite(source / name / f"{name}_2.tif", pixels, metadata=None, **options)
+    return lambda source, name: tifffile.imwrite(
+        source / name / f"{name}_2.tif", pixels, metadata=None, **options
+    )
 
 
 FURTHER = {  # besides those of tests/test_source.py: what it does to a volume, what its line says
-    "whole_volume": (lambda s, n: write_volume(s, n, size=8), "whole_volume: all slices have 8x8 pixels"),
+    "whole_volume": (
+        lambda s, n: write_volume(s, n, size=8),
+        "whole_volume: all slices have 8x8 pixels",
+    ),
     "bomb": (_bomb, "bomb_2.tif: its header says 20000x20000 pixels"),
     "loop": (_loop, "loop_2.tif: "),
     "dangling": (_dangling, "dangling_2.tif: not a regular file"),
     "directory": (_folder, "directory_2.tif: not a regular file"),
     "garbled": (_garbled, "garbled_2.tif: "),
     "negative": (slice_of(IMAGE[..., 0], photometric="miniswhite"), "negative_2.tif: 1 channel(s)"),
-    "float": (slice_of(IMAGE.astype(np.float32), photometric="rgb"), "float_2.tif: pixels are float32"),
-    "alpha": (slice_of(np.dstack([IMAGE, MASK]), photometric="rgb", extrasamples=["unassalpha"]), "alpha_2.tif: 4 channel(s)"),
-    "misnamed": (lambda s, n: write_slice(s, n, "s002", IMAGE, None), "misnamed_s002.tif: an image that is named neither"),
-    "undated": (lambda s, n: _rename_files(s / n, f"{n}_20010101"), "undated: its images are named undated_20010101_<number>.tif"),
+    "float": (
+        slice_of(IMAGE.astype(np.float32), photometric="rgb"),
+        "float_2.tif: pixels are float32",
+    ),
+    "alpha": (
+        slice_of(np.dstack([IMAGE, MASK]), photometric="rgb", extrasamples=["unassalpha"]),
+        "alpha_2.tif: 4 channel(s)",
+    ),
+    "misnamed": (
+        lambda s, n: write_slice(s, n, "s002", IMAGE, None),
+        "misnamed_s002.tif: an image that is named neither",
+    ),
+    "undated": (
+        lambda s, n: _rename_files(s / n, f"{n}_20010101"),
+        "undated: its images are named undated_20010101_<number>.tif",
+    ),
 }
 
 
@@ -201,7 +242,9 @@ def test_thirty_kinds_of_faults_are_all_in_one_report(tmp_path: Path) -> None:
     found = scan(source, workers=2)
     assert len(found.faults) == len(kinds), "\n".join(found.faults)
     for name, (_, expected) in kinds.items():
-        (line,) = [line for line in found.faults if line.startswith((f"{name}/", f"{name}:", f"{name}_"))]
+        (line,) = [
+            line for line in found.faults if line.startswith((f"{name}/", f"{name}:", f"{name}_"))
+        ]
         assert expected in line and "\n" not in line, line
     assert found.faulty_patients == sorted(kinds)
     assert len(found.without(kinds).volumes) == 3

@@ -26,16 +26,31 @@ from brainseg.records import checkpoint
 PAGE = 4096  # bytes that a tmpfs gives out
 FULL = {os.strerror(number) for number in (errno.EFBIG, errno.ENOSPC)}
 OVERRIDES = [
-    "model.depth=2", "model.width=4", "model.dropout=0.1", "epochs=3", "batch_size=14", "optimizer.lr=0.03", "checkpoint.keep=all",
-    "checkpoint.every_minutes=null", "checkpoint.every_steps=3", "device=cpu", "device.threads=1", "tracking=none", "output=run",
-]  # fmt: skip
+    "model.depth=2",
+    "model.width=4",
+    "model.dropout=0.1",
+    "epochs=3",
+    "batch_size=14",
+    "optimizer.lr=0.03",
+    "checkpoint.keep=all",
+    "checkpoint.every_minutes=null",
+    "checkpoint.every_steps=3",
+    "device=cpu",
+    "device.threads=1",
+    "tracking=none",
+    "output=run",
+]
 
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
     """A file system of `size` bytes in memory; skips where mounting is not allowed."""
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder],
+        capture_output=True,
+        text=True,
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.strip()}")
     try:
@@ -74,18 +89,32 @@ def halfway(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Hal
     ended = Child(command, *arguments, cwd=whole, fault=Fault(str(whole / "run"))).end()
     assert ended.code == 0, ended.said
     histories = [at for at, event in enumerate(ended.events) if event.startswith("open .metrics")]
-    killed = Child(command, *arguments, cwd=half, fault=Fault(str(half / "run"), at=histories[len(histories) // 2])).end()
+    killed = Child(
+        command,
+        *arguments,
+        cwd=half,
+        fault=Fault(str(half / "run"), at=histories[len(histories) // 2]),
+    ).end()
     assert killed.code == 137, killed.said
-    assert {path.name for path in (half / "run").glob("checkpoints/*.pt")} == {"best.pt", "last.pt", "previous.pt"}
+    assert {path.name for path in (half / "run").glob("checkpoints/*.pt")} == {
+        "best.pt",
+        "last.pt",
+        "previous.pt",
+    }
     largest = (half / "run" / "checkpoints" / "last.pt").stat().st_size
-    return Halfway(half, arguments, Result.of(whole / "run"), largest, ended.events.index("open .lock"))
+    return Halfway(
+        half, arguments, Result.of(whole / "run"), largest, ended.events.index("open .lock")
+    )
 
 
 def wrong_failure(ended: Ended, run: Path) -> str | None:
     """What is wrong with a run that has met a full disk."""
     if ended.code in (0, *range(128, 256)):
         return f"exit {ended.code}"
-    if not any(f"{run.name}/" in line and any(reason in line for reason in FULL) for line in ended.output.splitlines()):
+    if not any(
+        f"{run.name}/" in line and any(reason in line for reason in FULL)
+        for line in ended.output.splitlines()
+    ):
         return "no line names file and reason"
     if left := [path.name for path in run.rglob(".*.partial*")]:
         return f"{left} left"
@@ -121,7 +150,12 @@ def training_survives(halfway: Halfway, root: Path, complete: bool, limit: int) 
     """Resume while no file can become larger than `limit` bytes and, if `complete`, once more when it can; says what is wrong."""
     folder = root / f"limit{limit}"
     shutil.copytree(halfway.folder / "run", folder / "run")
-    ended = Child(command, *halfway.arguments, cwd=folder, fault=Fault(str(folder / "run"), at=halfway.locked, limit=limit)).end()
+    ended = Child(
+        command,
+        *halfway.arguments,
+        cwd=folder,
+        fault=Fault(str(folder / "run"), at=halfway.locked, limit=limit),
+    ).end()
     if wrong := wrong_failure(ended, folder / "run"):
         return f"limit {limit}: {wrong}\n{ended.said}"
     return completed_wrongly(halfway, folder) if complete else None
@@ -137,10 +171,17 @@ def completed_wrongly(halfway: Halfway, folder: Path) -> str | None:
 
 
 @sizes(2, 50)
-def test_training_when_no_file_can_grow_further(halfway: Halfway, tmp_path: Path, cases: int) -> None:
-    offsets = [round(halfway.largest * (i / cases) ** 3) for i in range(cases)]  # most of the files are small
+def test_training_when_no_file_can_grow_further(
+    halfway: Halfway, tmp_path: Path, cases: int
+) -> None:
+    offsets = [
+        round(halfway.largest * (i / cases) ** 3) for i in range(cases)
+    ]  # most of the files are small
     survives(partial(training_survives, halfway, tmp_path, True), offsets[::10])
-    survives(partial(training_survives, halfway, tmp_path, False), [offset for i, offset in enumerate(offsets) if i % 10])
+    survives(
+        partial(training_survives, halfway, tmp_path, False),
+        [offset for i, offset in enumerate(offsets) if i % 10],
+    )
 
 
 def training_survives_on_small_disk(halfway: Halfway, root: Path, free: int) -> str | None:
@@ -157,9 +198,14 @@ def training_survives_on_small_disk(halfway: Halfway, root: Path, free: int) -> 
 
 
 @sizes(1, 8)
-def test_training_on_a_small_disk(mountable: None, halfway: Halfway, tmp_path: Path, cases: int) -> None:
+def test_training_on_a_small_disk(
+    mountable: None, halfway: Halfway, tmp_path: Path, cases: int
+) -> None:
     """The rename of last.pt frees the one before previous.pt, so that checkpoints fit longer than the pictures at the end."""
-    survives(partial(training_survives_on_small_disk, halfway, tmp_path), [PAGE * i for i in range(cases)])
+    survives(
+        partial(training_survives_on_small_disk, halfway, tmp_path),
+        [PAGE * i for i in range(cases)],
+    )
 
 
 # prepare
@@ -177,7 +223,10 @@ class Cohort:
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("cohort")
-    old, new = (write_cohort(PhantomConfig(patients=n, slices=6, size=32), folder / f"cohort{n}") for n in (3, 8))
+    old, new = (
+        write_cohort(PhantomConfig(patients=n, slices=6, size=32), folder / f"cohort{n}")
+        for n in (3, 8)
+    )
     for source, name in ((old, "old.h5"), (new, "new.h5")):
         prepare(source, folder / name, workers=1)
     return Cohort(new, (folder / "old.h5").read_bytes(), (folder / "new.h5").stat().st_size)
@@ -188,13 +237,31 @@ def prepare_fails_well(cohort: Cohort, output: Path, limit: int | None = None) -
     output.write_bytes(cohort.old)
     before = sorted(os.listdir(output.parent))
     arguments = [f"source={cohort.source}", f"output={output}", "workers=1"]
-    limited = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)) if limit is not None else None
-    done = subprocess.run([sys.executable, "-m", "brainseg.prepare", *arguments], capture_output=True, text=True, preexec_fn=limited)
+    limited = (
+        partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        if limit is not None
+        else None
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "brainseg.prepare", *arguments],
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+    )
     if done.returncode == 0 and limit is None:  # there was room
-        return None if output.stat().st_size == cohort.size else f"{output}: {output.stat().st_size} bytes instead of {cohort.size}"
+        return (
+            None
+            if output.stat().st_size == cohort.size
+            else f"{output}: {output.stat().st_size} bytes instead of {cohort.size}"
+        )
     if done.returncode != 1:
         return f"{output}, {limit}: exit {done.returncode}\n{done.stderr}"
-    if str(output) not in done.stderr or not any(reason in done.stderr for reason in FULL) or done.stderr.count("\n") != 1 or done.stdout:
+    if (
+        str(output) not in done.stderr
+        or not any(reason in done.stderr for reason in FULL)
+        or done.stderr.count("\n") != 1
+        or done.stdout
+    ):
         return f"{output}, {limit}: says\n{done.stdout}{done.stderr}"
     if output.read_bytes() != cohort.old or sorted(os.listdir(output.parent)) != before:
         return f"{output}, {limit}: left {os.listdir(output.parent)}"
@@ -211,7 +278,9 @@ def test_prepare_when_no_file_can_grow_further(cohort: Cohort, tmp_path: Path, c
 
 
 @sizes(1, 25)
-def test_prepare_on_a_small_disk(mountable: None, cohort: Cohort, tmp_path: Path, cases: int) -> None:
+def test_prepare_on_a_small_disk(
+    mountable: None, cohort: Cohort, tmp_path: Path, cases: int
+) -> None:
     """Around the room that it needs: refused at once, found while writing, or enough."""
 
     def attempt(pages: int) -> str | None:

@@ -18,7 +18,15 @@ from test_engine import Task, make_task
 from traps import Payload, Trap, refused
 
 from brainseg import build, evaluate
-from brainseg.config import DataConfig, DeviceConfig, EvaluateConfig, HoldoutConfig, SchedulerConfig, UNetConfig, restore
+from brainseg.config import (
+    DataConfig,
+    DeviceConfig,
+    EvaluateConfig,
+    HoldoutConfig,
+    SchedulerConfig,
+    UNetConfig,
+    restore,
+)
 from brainseg.data.split import Split
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
@@ -30,7 +38,9 @@ from brainseg.training.task import Hooks
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 
 
-def zipped(path: Path, content: Any, changed: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> None:
+def zipped(
+    path: Path, content: Any, changed: dict[str, bytes], compression: int = zipfile.ZIP_STORED
+) -> None:
     """What torch.save makes of `content`, with some entries of the archive replaced or added."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -47,7 +57,13 @@ def sealed(path: Path, content: Any, raw: bytes | None = None) -> None:
     if raw is None:
         torch.save(content, inner)
         raw = inner.getvalue()
-    torch.save({"sha256": hashlib.sha256(raw).hexdigest(), "payload": torch.frombuffer(bytearray(raw), dtype=torch.uint8)}, path)
+    torch.save(
+        {
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "payload": torch.frombuffer(bytearray(raw), dtype=torch.uint8),
+        },
+        path,
+    )
 
 
 def calling(name: str, argument: str, protocol: int = 2) -> bytes:
@@ -57,14 +73,38 @@ def calling(name: str, argument: str, protocol: int = 2) -> bytes:
     if protocol == 0:  # INST: no mark, no reduce
         return b"(V" + text + b"\ni" + f"{module}\n{attribute}\n".encode() + b"."
     if protocol == 4:  # STACK_GLOBAL
-        short = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, attribute))
+        short = b"".join(
+            b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, attribute)
+        )
         return b"\x80\x04" + short + b"\x93X" + len(text).to_bytes(4, "little") + text + b"\x85R."
-    return b"\x80\x02c" + f"{module}\n{attribute}\n".encode() + b"X" + len(text).to_bytes(4, "little") + text + b"\x85R."
+    return (
+        b"\x80\x02c"
+        + f"{module}\n{attribute}\n".encode()
+        + b"X"
+        + len(text).to_bytes(4, "little")
+        + text
+        + b"\x85R."
+    )
 
 
-CALLS = ["os.system", "posix.system", "builtins.eval", "builtins.exec", "builtins.__import__", "torch.load", "torch.hub.load",
-         "torch.jit.load", "torch.storage._load_from_bytes", "torch.serialization.add_safe_globals", "numpy.load",
-         "pandas.read_pickle", "joblib.load", "torch.optim.optimizer.torch.load", "runpy.run_path", "pickle.loads"]  # fmt: skip
+CALLS = [
+    "os.system",
+    "posix.system",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.__import__",
+    "torch.load",
+    "torch.hub.load",
+    "torch.jit.load",
+    "torch.storage._load_from_bytes",
+    "torch.serialization.add_safe_globals",
+    "numpy.load",
+    "pandas.read_pickle",
+    "joblib.load",
+    "torch.optim.optimizer.torch.load",
+    "runpy.run_path",
+    "pickle.loads",
+]
 
 
 class EvilTensor(torch.Tensor):
@@ -81,52 +121,115 @@ def malicious(trap: Trap, sound: dict[str, Any]) -> dict[str, Callable[[Path], N
     evil, shell = Payload(os.mkdir, str(trap.executed)), f"touch {trap.executed}"
     tensor = torch.zeros(2).as_subclass(EvilTensor)
     tensor.payload = evil
-    hooked = Payload(torch._utils._rebuild_tensor_v2, torch.zeros(1).untyped_storage(), 0, (1,), (1,), False, OrderedDict(a=evil))
-    typed = Payload(torch._tensor._rebuild_from_type_v2, os.mkdir, torch.Tensor, (str(trap.executed),), None)
-    parameter = Payload(torch._utils._rebuild_parameter_with_state, torch.zeros(1), False, OrderedDict(), {"a": evil})
+    hooked = Payload(
+        torch._utils._rebuild_tensor_v2,
+        torch.zeros(1).untyped_storage(),
+        0,
+        (1,),
+        (1,),
+        False,
+        OrderedDict(a=evil),
+    )
+    typed = Payload(
+        torch._tensor._rebuild_from_type_v2, os.mkdir, torch.Tensor, (str(trap.executed),), None
+    )
+    parameter = Payload(
+        torch._utils._rebuild_parameter_with_state,
+        torch.zeros(1),
+        False,
+        OrderedDict(),
+        {"a": evil},
+    )
     deep: Any = evil
     for _ in range(60):
         deep = [{"a": deep}]
     writers: dict[str, Callable[[Path], None]] = {}
     outer = {
-        "bare": evil, "list": [evil], "tuple": (1, evil), "ordered": OrderedDict(a=evil), "counter": Counter({evil: 1}), "sha256": {
-            "sha256": evil, "payload": torch.zeros(3, dtype=torch.uint8)}, "payload": {"sha256": "0", "payload": evil}, "key": {
-            evil: 1, "payload": torch.zeros(1)}, "state_dict": {"state_dict": evil}, "weight": {"state_dict": {"a.weight": evil}},
-        "subclass": {"sha256": "0", "payload": tensor}, "hooks": {"state_dict": {"a": hooked}}, "typed": {"state_dict": {"a": typed}},
-        "parameter": {"state_dict": {"a": parameter}}, "shell": Payload(os.system, shell), "eval": Payload(eval, "__import__('evil')"),
-        "popen": Payload(subprocess.Popen, ["touch", str(trap.executed)]), "import": Payload(__import__, "evil"),
-    }  # fmt: skip
+        "bare": evil,
+        "list": [evil],
+        "tuple": (1, evil),
+        "ordered": OrderedDict(a=evil),
+        "counter": Counter({evil: 1}),
+        "sha256": {"sha256": evil, "payload": torch.zeros(3, dtype=torch.uint8)},
+        "payload": {"sha256": "0", "payload": evil},
+        "key": {evil: 1, "payload": torch.zeros(1)},
+        "state_dict": {"state_dict": evil},
+        "weight": {"state_dict": {"a.weight": evil}},
+        "subclass": {"sha256": "0", "payload": tensor},
+        "hooks": {"state_dict": {"a": hooked}},
+        "typed": {"state_dict": {"a": typed}},
+        "parameter": {"state_dict": {"a": parameter}},
+        "shell": Payload(os.system, shell),
+        "eval": Payload(eval, "__import__('evil')"),
+        "popen": Payload(subprocess.Popen, ["touch", str(trap.executed)]),
+        "import": Payload(__import__, "evil"),
+    }
     for name, content in outer.items():
         writers[f"outer {name}"] = lambda path, content=content: torch.save(content, path)
-    for key in ("model", "optimizer", "history", "config", "split", "classes", "scaler", "plateau", "versions", "epoch"):
+    for key in (
+        "model",
+        "optimizer",
+        "history",
+        "config",
+        "split",
+        "classes",
+        "scaler",
+        "plateau",
+        "versions",
+        "epoch",
+    ):
         writers[f"inner {key}"] = lambda path, key=key: sealed(path, sound | {key: evil})
     inner = {
-        "key": sound | {evil: 1}, "nested": sound | {"history": deep}, "weight": sound | {"model": {"a": tensor}},
-        "options": sound | {"config": sound["config"] | {"model": {"name": "unet", "options": {"a": evil}}}}, "list": [evil], "bare": evil,
-    }  # fmt: skip
+        "key": sound | {evil: 1},
+        "nested": sound | {"history": deep},
+        "weight": sound | {"model": {"a": tensor}},
+        "options": sound
+        | {"config": sound["config"] | {"model": {"name": "unet", "options": {"a": evil}}}},
+        "list": [evil],
+        "bare": evil,
+    }
     for name, content in inner.items():
         writers[f"inner {name}"] = lambda path, content=content: sealed(path, content)
     for call in CALLS:
         raw = calling(call, shell if "system" in call else str(trap.pickled))
-        writers[f"zip entry {call}"] = lambda path, raw=raw: zipped(path, {"a": torch.zeros(1)}, {"data.pkl": raw})
+        writers[f"zip entry {call}"] = lambda path, raw=raw: zipped(
+            path, {"a": torch.zeros(1)}, {"data.pkl": raw}
+        )
     for protocol in (0, 2, 4):
         raw = calling("os.system", shell, protocol)
         writers[f"pickle {protocol}"] = lambda path, raw=raw: path.write_bytes(raw)
         writers[f"sealed pickle {protocol}"] = lambda path, raw=raw: sealed(path, None, raw)
     writers["legacy"] = lambda path: torch.save(evil, path, _use_new_zipfile_serialization=False)
-    writers["pickle of a dict"] = lambda path: path.write_bytes(pickle.dumps({"sha256": evil, "payload": evil}))
-    writers["traversal"] = lambda path: zipped(path, evil, {"../../executed/x": b"", "data.pkl": calling("os.system", shell)})
+    writers["pickle of a dict"] = lambda path: path.write_bytes(
+        pickle.dumps({"sha256": evil, "payload": evil})
+    )
+    writers["traversal"] = lambda path: zipped(
+        path, evil, {"../../executed/x": b"", "data.pkl": calling("os.system", shell)}
+    )
     writers["deflated"] = lambda path: zipped(path, evil, {"x": b"0" * 10**7}, zipfile.ZIP_DEFLATED)
-    writers["torchscript"] = lambda path: torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), str(path))
+    writers["torchscript"] = lambda path: torch.jit.save(
+        torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), str(path)
+    )
     return writers
 
 
 @pytest.fixture
 def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
     """A run of one epoch with its last.pt."""
-    task = make_task(phantom_file, scheduler=SchedulerConfig("none"), epochs=1, data=DataConfig(name="hdf5", path=str(phantom_file)))
-    with RunFolder(tmp_path / "r").active({"name": "n", "overrides": []}, task.config, SPLIT) as folder:
-        fit(new_state(task), task, Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)))
+    task = make_task(
+        phantom_file,
+        scheduler=SchedulerConfig("none"),
+        epochs=1,
+        data=DataConfig(name="hdf5", path=str(phantom_file)),
+    )
+    with RunFolder(tmp_path / "r").active(
+        {"name": "n", "overrides": []}, task.config, SPLIT
+    ) as folder:
+        fit(
+            new_state(task),
+            task,
+            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+        )
     folder.best.unlink()
     return folder, task
 
@@ -134,8 +237,14 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
 def readers(folder: RunFolder, task: Task) -> dict[str, Callable[[], Any]]:
     """Every road from a checkpoint into the program."""
     data = DataConfig(name="hdf5", path=task.config.data.path)
-    settings = EvaluateConfig(checkpoint=str(folder.last), output=str(folder.path / "out"), data=data, split=HoldoutConfig(),
-                              model=UNetConfig(), device=DeviceConfig("cpu", "float32"))  # fmt: skip
+    settings = EvaluateConfig(
+        checkpoint=str(folder.last),
+        output=str(folder.path / "out"),
+        data=data,
+        split=HoldoutConfig(),
+        model=UNetConfig(),
+        device=DeviceConfig("cpu", "float32"),
+    )
     return {
         "load": lambda: checkpoint.load(folder.last),
         "load_weights": lambda: checkpoint.load_weights(folder.last),
@@ -145,7 +254,9 @@ def readers(folder: RunFolder, task: Task) -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.faults)])
-def test_no_malicious_checkpoint_is_executed(saved: tuple[RunFolder, Task], trap: Trap, every: int) -> None:
+def test_no_malicious_checkpoint_is_executed(
+    saved: tuple[RunFolder, Task], trap: Trap, every: int
+) -> None:
     folder, task = saved
     writers = malicious(trap, checkpoint.load(folder.last))
     assert len(writers) >= 50
@@ -155,13 +266,26 @@ def test_no_malicious_checkpoint_is_executed(saved: tuple[RunFolder, Task], trap
             with trap:
                 assert refused(read), f"{name} by {road}"
             assert not trap.went_off, f"{name} by {road}"
-    print(f"figure: {len(writers) // every} checkpoints by {len(readers(folder, task))} roads, 0 executed")
+    print(
+        f"figure: {len(writers) // every} checkpoints by {len(readers(folder, task))} roads, 0 executed"
+    )
 
 
-def test_the_payloads_of_the_checkpoints_would_run(trap: Trap, saved: tuple[RunFolder, Task]) -> None:
+def test_the_payloads_of_the_checkpoints_would_run(
+    trap: Trap, saved: tuple[RunFolder, Task]
+) -> None:
     path = saved[0].last
-    for name in ("outer bare", "outer hooks", "zip entry os.system", "pickle 0", "pickle 4", "legacy"):
-        malicious(trap, checkpoint.load(path) if name == "outer bare" else {"config": {}})[name](path)
+    for name in (
+        "outer bare",
+        "outer hooks",
+        "zip entry os.system",
+        "pickle 0",
+        "pickle 4",
+        "legacy",
+    ):
+        malicious(trap, checkpoint.load(path) if name == "outer bare" else {"config": {}})[name](
+            path
+        )
         with trap:
             try:
                 torch.load(path, weights_only=False)
@@ -169,7 +293,9 @@ def test_the_payloads_of_the_checkpoints_would_run(trap: Trap, saved: tuple[RunF
                 trap.heard.append(str(error)) if trap.executed.exists() else None
         assert trap.went_off, name
         trap.heard.clear()
-        trap.executed.exists() and (trap.executed.rmdir() if trap.executed.is_dir() else trap.executed.unlink())
+        trap.executed.exists() and (
+            trap.executed.rmdir() if trap.executed.is_dir() else trap.executed.unlink()
+        )
 
 
 def at(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
@@ -179,22 +305,66 @@ def at(content: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
 
 
 HOSTILE_CONFIGS: list[tuple[str, Any]] = [
-    *[(f"{family}.name", name) for family in ("model", "loss", "optimizer") for name in (
-        "os.system", "torch.load", "torch.optim.optimizer.torch.load", "__class__", "", "../../x", "Optimizer", "Module", 5, None, []
-    )],
-    *[(f"{family}.options", options) for family in ("model", "loss", "optimizer") for options in (
-        {"_target_": "os.mkdir", "path": "x"}, {"a": {"_target_": "os.mkdir"}}, {"__class__": "x"}, "x", [1], {"x": "${oc.env:HOME}"}
-    )],
-    ("model.depth", 10**9), ("model.depth", -1), ("model.depth", "x"), ("model.width", 1e308), ("model.width", 10**30),
-    ("model", 5), ("model", []), ("model", None), ("optimizer.lr", "nan"), ("optimizer.lr", float("inf")), ("optimizer.lr", [1]),
-    ("epochs", 0), ("epochs", "many"), ("seed", -1), ("seed", 10**400), ("max_minutes", float("inf")),
-    ("_target_", "os.mkdir"), ("hydra", {"callbacks": {"a": {"_target_": "os.mkdir"}}}), ("unknown", 1), ("device.threads", 10**12),
-    ("output", "${oc.env:HOME}"), ("scheduler.name", "torch.load"), ("split.name", "x"), ("data.context", 10**9),
+    *[
+        (f"{family}.name", name)
+        for family in ("model", "loss", "optimizer")
+        for name in (
+            "os.system",
+            "torch.load",
+            "torch.optim.optimizer.torch.load",
+            "__class__",
+            "",
+            "../../x",
+            "Optimizer",
+            "Module",
+            5,
+            None,
+            [],
+        )
+    ],
+    *[
+        (f"{family}.options", options)
+        for family in ("model", "loss", "optimizer")
+        for options in (
+            {"_target_": "os.mkdir", "path": "x"},
+            {"a": {"_target_": "os.mkdir"}},
+            {"__class__": "x"},
+            "x",
+            [1],
+            {"x": "${oc.env:HOME}"},
+        )
+    ],
+    ("model.depth", 10**9),
+    ("model.depth", -1),
+    ("model.depth", "x"),
+    ("model.width", 1e308),
+    ("model.width", 10**30),
+    ("model", 5),
+    ("model", []),
+    ("model", None),
+    ("optimizer.lr", "nan"),
+    ("optimizer.lr", float("inf")),
+    ("optimizer.lr", [1]),
+    ("epochs", 0),
+    ("epochs", "many"),
+    ("seed", -1),
+    ("seed", 10**400),
+    ("max_minutes", float("inf")),
+    ("_target_", "os.mkdir"),
+    ("hydra", {"callbacks": {"a": {"_target_": "os.mkdir"}}}),
+    ("unknown", 1),
+    ("device.threads", 10**12),
+    ("output", "${oc.env:HOME}"),
+    ("scheduler.name", "torch.load"),
+    ("split.name", "x"),
+    ("data.context", 10**9),
     ("inference.threshold", 7),
-]  # fmt: skip
+]
 
 
-def test_no_hostile_config_in_a_checkpoint_is_obeyed(saved: tuple[RunFolder, Task], trap: Trap, monai: None) -> None:
+def test_no_hostile_config_in_a_checkpoint_is_obeyed(
+    saved: tuple[RunFolder, Task], trap: Trap, monai: None
+) -> None:
     config = asdict(saved[1].config)
 
     def rebuild(stored: Any) -> None:
@@ -215,9 +385,23 @@ def test_no_hostile_config_in_a_checkpoint_is_obeyed(saved: tuple[RunFolder, Tas
 
 HOSTILE_CONTENT = {  # well-formed, and not what a run writes; by the road that reads it
     "evaluate": {
-        "model": [5, None, [], {}, {"a": 5}, {"layers.0.conv1.weight": torch.zeros(1)}, {1: torch.zeros(1)}],
+        "model": [
+            5,
+            None,
+            [],
+            {},
+            {"a": 5},
+            {"layers.0.conv1.weight": torch.zeros(1)},
+            {1: torch.zeros(1)},
+        ],
         "config": [5, [], {"model": {"name": "os.system"}}, {"data": {"volume": "../../x"}}],
-        "split": [5, [], {}, {"train": 5}, {"name": "x", "train": [1], "validation": [], "test": [], "sha256": "x"}],
+        "split": [
+            5,
+            [],
+            {},
+            {"train": 5},
+            {"name": "x", "train": [1], "validation": [], "test": [], "sha256": "x"},
+        ],
         "classes": [5, None, ["a"] * 1000, {"a": 1}],
         "uid": [torch.zeros(1)],
     },
@@ -226,13 +410,21 @@ HOSTILE_CONTENT = {  # well-formed, and not what a run writes; by the road that 
         "config": [5, [], {"epochs": "many"}, {"scheduler": {"name": "os.system"}}],
         "optimizer": [5, {}, {"state": 5, "param_groups": 5}],
         "history": [5, [5], {"a": 1}],
-        "epoch": ["x", None], "step": ["x", -1], "total_steps": ["x"], "scaler": [5], "threads": ["x"],
+        "epoch": ["x", None],
+        "step": ["x", -1],
+        "total_steps": ["x"],
+        "scaler": [5],
+        "threads": ["x"],
     },
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("road", "key"), [(road, key) for road, keys in HOSTILE_CONTENT.items() for key in keys])
-def test_well_formed_nonsense_is_refused_too(saved: tuple[RunFolder, Task], road: str, key: str) -> None:
+@pytest.mark.parametrize(
+    ("road", "key"), [(road, key) for road, keys in HOSTILE_CONTENT.items() for key in keys]
+)
+def test_well_formed_nonsense_is_refused_too(
+    saved: tuple[RunFolder, Task], road: str, key: str
+) -> None:
     folder, task = saved
     sound = checkpoint.load(folder.last)
     for value in HOSTILE_CONTENT[road][key]:
@@ -244,7 +436,14 @@ def test_impossible_tensors_are_refused(saved: tuple[RunFolder, Task]) -> None:
     folder, task = saved
     digest = hashlib.sha256(b"").hexdigest()
     byte = torch.zeros(1, dtype=torch.uint8)
-    for payload in (byte.expand(10**13), byte.to_sparse(), torch.empty(5, dtype=torch.uint8, device="meta"), byte[None], byte.float(), 5):
+    for payload in (
+        byte.expand(10**13),
+        byte.to_sparse(),
+        torch.empty(5, dtype=torch.uint8, device="meta"),
+        byte[None],
+        byte.float(),
+        5,
+    ):
         torch.save({"sha256": digest, "payload": payload}, folder.last)
         for road, read in readers(folder, task).items():
             assert refused(read), f"{road} took {payload}"

@@ -21,7 +21,9 @@ from brainseg.records.tracking import replicate
 def _replaced(name: str, array: Any, **options: Any) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         del file[name]
-        file.create_dataset(name, data=array, **options) if not isinstance(array, tuple) else file.create_dataset(name, *array, **options)
+        file.create_dataset(name, data=array, **options) if not isinstance(
+            array, tuple
+        ) else file.create_dataset(name, *array, **options)
 
     return change
 
@@ -53,14 +55,18 @@ HOSTILE_FILES: dict[str, Callable[[h5py.File], None]] = {  # each is whole and w
     "another file's": _linked(h5py.ExternalLink("other.h5", "images")),
     "dangling": _linked(h5py.SoftLink("/nothing")),
     "virtual": _virtual,
-    "raw bytes of any file": _replaced("images", ((9, 3, 8, 8), np.uint8), external=[("/etc/hostname", 0, 9 * 3 * 64)]),
+    "raw bytes of any file": _replaced(
+        "images", ((9, 3, 8, 8), np.uint8), external=[("/etc/hostname", 0, 9 * 3 * 64)]
+    ),
     "never written": _replaced("images", ((9, 3, 8, 8), np.uint8), chunks=(1, 3, 8, 8)),
     "insane size": _replaced("images", ((9, 3, 2**31, 2**31), np.uint8), chunks=(1, 3, 8, 8)),
     "endless": _endless,
     "group": lambda file: (file.__delitem__("images"), file.create_group("images")),
     "empty": _replaced("images", h5py.Empty("u1")),
     "names are numbers": _replaced("volumes", np.arange(3)),
-    "names are objects": _replaced("volumes", np.array(["a", "b", "c"], object), dtype=h5py.string_dtype()),
+    "names are objects": _replaced(
+        "volumes", np.array(["a", "b", "c"], object), dtype=h5py.string_dtype()
+    ),
     "names with escapes": _replaced("volumes", np.array([b"a\nb", b"\x1b[31m", b"c"], "S10")),
     "names of no encoding": _replaced("volumes", np.array([b"\xff\xfe", b"b", b"c"], "S10")),
     "fractional rows": _replaced("first_slice", np.array([0, 2, 5, 9.0])),
@@ -68,7 +74,7 @@ HOSTILE_FILES: dict[str, Callable[[h5py.File], None]] = {  # each is whole and w
     "no number": _replaced("low", np.full((3, 3), np.nan, np.float32)),
     "text for numbers": _replaced("low", np.array([[b"a"] * 3] * 3)),
     "many schemas": lambda file: file.attrs.__setitem__("schema", np.array([1, 2])),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE_FILES)
@@ -81,12 +87,17 @@ def test_no_hostile_data_file_is_opened(tmp_path: Path, kind: str) -> None:
 
 
 HOSTILE_PREDICTIONS: dict[str, Callable[[h5py.File], None]] = {
-    "raw bytes of any file": _replaced("masks", ((2, 4, 4), np.uint8), external=[("/etc/hostname", 0, 32)]),
-    "another file's": lambda file: (file.__delitem__("masks"), file.__setitem__("masks", h5py.ExternalLink("other.h5", "images"))),
+    "raw bytes of any file": _replaced(
+        "masks", ((2, 4, 4), np.uint8), external=[("/etc/hostname", 0, 32)]
+    ),
+    "another file's": lambda file: (
+        file.__delitem__("masks"),
+        file.__setitem__("masks", h5py.ExternalLink("other.h5", "images")),
+    ),
     "missing": lambda file: file.__delitem__("roles"),
     "names are numbers": _replaced("volumes", np.arange(1)),
     "names of no encoding": _replaced("volumes", np.array([b"\xff\xfe"], "S10")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", HOSTILE_PREDICTIONS)
@@ -100,7 +111,9 @@ def test_no_hostile_predictions_are_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("name", ["code.diff", "config.yaml", "pictures/curves.png", "checkpoints/best.pt"])
+@pytest.mark.parametrize(
+    "name", ["code.diff", "config.yaml", "pictures/curves.png", "checkpoints/best.pt"]
+)
 def test_sync_sends_no_file_that_a_link_in_a_run_folder_names(tmp_path: Path, name: str) -> None:
     """A run folder from elsewhere names the server too: it would fetch any file of its reader."""
     folder = write_run(tmp_path / "r", f"sqlite:///{tmp_path / 'mlflow.db'}", state="finished")

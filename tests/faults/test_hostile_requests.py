@@ -15,7 +15,9 @@ from brainseg.config import LossConfig, ModelConfig
 from brainseg.errors import RequestError
 from brainseg.records.run import Outcome
 
-TARGETS: dict[str, dict[str, Any]] = {  # what is to be called, with its arguments; <RAN> and <PICKLE> are the trap's paths
+TARGETS: dict[
+    str, dict[str, Any]
+] = {  # what is to be called, with its arguments; <RAN> and <PICKLE> are the trap's paths
     "os.mkdir": {"path": "<RAN>"},
     "os.makedirs": {"name": "<RAN>"},
     "os.system": {"command": "touch <RAN>"},
@@ -52,7 +54,11 @@ OTHERS = """
     model=monai model.name=FlexibleUNet model.options.pretrained=true model.options.backbone=resnet18
 """
 CALL, FACTORY = "{_target_: <T>, <ARGUMENTS>}", "{'()': <T>, <ARGUMENTS>}"
-GLOBAL, LAUNCHER, SWEEPER = "# @package _global_\n", "basic_launcher.BasicLauncher", "basic_sweeper.BasicSweeper"
+GLOBAL, LAUNCHER, SWEEPER = (
+    "# @package _global_\n",
+    "basic_launcher.BasicLauncher",
+    "basic_sweeper.BasicSweeper",
+)
 
 EXPERIMENTS = {  # experiment/e.yaml below --config-dir
     "callback": f"hydra: {{callbacks: {{c: {CALL}}}}}",
@@ -80,14 +86,23 @@ CHOICES = {  # a request, and the YAML of its choice e
 
 
 def listed(requests: str) -> list[str]:
-    return [request.strip() for request in requests.replace("\n", "|").split("|") if request.strip()]
+    return [
+        request.strip() for request in requests.replace("\n", "|").split("|") if request.strip()
+    ]
 
 
 def hostile_requests() -> list[tuple[str, str, dict[str, str]]]:
     """(arguments, target, files below --config-dir) of every hostile request."""
     callback = {"hydra/callbacks/e.yaml": f"c: {CALL}"}
-    files = [("experiment=e", {"experiment/e.yaml": GLOBAL + text, **callback}) for text in EXPERIMENTS.values()]
-    files += [(f"{page} {request}", made) for page in ("--help", "--info", "--cfg=job", "--hydra-help") for request, made in files[:4]]
+    files = [
+        ("experiment=e", {"experiment/e.yaml": GLOBAL + text, **callback})
+        for text in EXPERIMENTS.values()
+    ]
+    files += [
+        (f"{page} {request}", made)
+        for page in ("--help", "--info", "--cfg=job", "--hydra-help")
+        for request, made in files[:4]
+    ]
     for request, text in CHOICES.items():
         group = next(word for word in request.split() if word.endswith("=e")).removesuffix("=e")
         files.append((request, {f"{group}/e.yaml": text}))
@@ -99,7 +114,12 @@ def hostile_requests() -> list[tuple[str, str, dict[str, str]]]:
 def ask(arguments: str, target: str, files: dict[str, str], trap: Trap, folder: Path) -> object:
     """The exit code of a request in this process."""
     given = ", ".join(f"{key}: {value}" for key, value in TARGETS[target].items())
-    places = {"<ARGUMENTS>": given.replace("'", '"'), "<T>": target, "<RAN>": str(trap.executed), "<PICKLE>": str(trap.pickled)}
+    places = {
+        "<ARGUMENTS>": given.replace("'", '"'),
+        "<T>": target,
+        "<RAN>": str(trap.executed),
+        "<PICKLE>": str(trap.pickled),
+    }
 
     def filled(text: str) -> str:
         for place, value in places.items():
@@ -109,7 +129,9 @@ def ask(arguments: str, target: str, files: dict[str, str], trap: Trap, folder: 
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(filled(text) + "\n")
-    argv = [filled(argument) for argument in arguments.split()] + ([f"--config-dir={folder}"] if files else [])
+    argv = [filled(argument) for argument in arguments.split()] + (
+        [f"--config-dir={folder}"] if files else []
+    )
     sys.modules.pop("evil", None)
     with trap:
         try:
@@ -120,7 +142,9 @@ def ask(arguments: str, target: str, files: dict[str, str], trap: Trap, folder: 
 
 
 @pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.faults)])
-def test_no_hostile_request_is_executed(trap: Trap, monai: None, tmp_path: Path, every: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_hostile_request_is_executed(
+    trap: Trap, monai: None, tmp_path: Path, every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     requests = hostile_requests()
     assert len(requests) >= 200
     for number, (arguments, target, files) in enumerate(requests[::every]):
@@ -135,8 +159,12 @@ def test_no_hostile_request_is_executed(trap: Trap, monai: None, tmp_path: Path,
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_targets_would_run(trap: Trap, target: str) -> None:
-    fill = {key: value.replace("<RAN>", str(trap.executed)).replace("<PICKLE>", str(trap.pickled)) if isinstance(value, str) else value
-            for key, value in TARGETS[target].items()}  # fmt: skip
+    fill = {
+        key: value.replace("<RAN>", str(trap.executed)).replace("<PICKLE>", str(trap.pickled))
+        if isinstance(value, str)
+        else value
+        for key, value in TARGETS[target].items()
+    }
     sys.modules.pop("evil", None)
     with trap:
         try:
@@ -146,7 +174,17 @@ def test_the_targets_would_run(trap: Trap, target: str) -> None:
     assert trap.went_off
 
 
-FETCHERS = ("pretrained", "pretrained_url", "pretrained_path", "weights", "cache_dir", "path_or_repo_id", "filename", "checkpoint", "url")
+FETCHERS = (
+    "pretrained",
+    "pretrained_url",
+    "pretrained_path",
+    "weights",
+    "cache_dir",
+    "path_or_repo_id",
+    "filename",
+    "checkpoint",
+    "url",
+)
 
 
 @pytest.mark.faults

@@ -42,7 +42,9 @@ class Poisoned(nn.Module):
         self.step += 1
         if self.step - 1 != self.case.step:
             return loss
-        return loss * float("nan") if self.case.what == "loss" else loss + (0 * logits.sum()).sqrt()  # of 0, whose slope is infinite
+        return (
+            loss * float("nan") if self.case.what == "loss" else loss + (0 * logits.sum()).sqrt()
+        )  # of 0, whose slope is infinite
 
 
 def train_poisoned(config: TrainConfig, case: Case) -> None:
@@ -66,7 +68,9 @@ def stops(data: Path, unharmed: Result, root: Path, case: Case) -> str | None:
     status, epoch, step = RunFolder(folder).status, *divmod(case.step, EPOCH_STEPS)
     if ended.code != 1 or status["state"] != "failed":
         return f"{case}: exit {ended.code}, {status}\n{ended.said}"
-    if f"at epoch {epoch} step {step}: not finite" not in status["error"] or not SLICES.search(status["error"]):
+    if f"at epoch {epoch} step {step}: not finite" not in status["error"] or not SLICES.search(
+        status["error"]
+    ):
         return f"{case}: says {status['error']}"
     if wrong := not_finite(folder):
         return f"{case}: {wrong}"
@@ -97,7 +101,11 @@ def not_finite(folder: Path) -> str | None:
     """A number in a checkpoint that is not finite."""
     for path in folder.glob("checkpoints/*.pt"):
         for name, value in everything(checkpoint.load(path)).items():
-            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            if (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and not torch.isfinite(value).all()
+            ):
                 return f"{path.name} holds {name}, not finite"
     return None
 
@@ -105,7 +113,11 @@ def not_finite(folder: Path) -> str | None:
 def everything(content: Any, name: str = "") -> dict[str, Any]:
     if isinstance(content, dict | list | tuple):
         items = content.items() if isinstance(content, dict) else enumerate(content)
-        return {key: value for part, inner in items for key, value in everything(inner, f"{name}.{part}").items()}
+        return {
+            key: value
+            for part, inner in items
+            for key, value in everything(inner, f"{name}.{part}").items()
+        }
     return {name: content}
 
 
@@ -113,7 +125,9 @@ EVERY = [Case(step, what) for step in range(STEPS) for what in ("loss", "gradien
 
 
 @sizes(1, None)
-def test_it_stops_the_run_before_the_update(phantom_file: Path, unharmed: Result, tmp_path: Path, cases: int | None) -> None:
+def test_it_stops_the_run_before_the_update(
+    phantom_file: Path, unharmed: Result, tmp_path: Path, cases: int | None
+) -> None:
     survives(partial(stops, phantom_file, unharmed, tmp_path), spread(EVERY, cases))
 
 

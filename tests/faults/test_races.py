@@ -22,15 +22,30 @@ from warm_processes import TINY, WARM, Command, exit_code, fork, start, wait_unt
 from brainseg.config import PhantomConfig
 
 COMPLETE = {
-    "checkpoints/best.pt", "code.diff", "config.yaml", "log.txt", "metrics.jsonl", "patients.csv", "pictures/curves.png",
-    "pictures/overlays.png", "predictions.h5", "run.json", "slices.csv", "split.json", "status.json", "summary.json",
+    "checkpoints/best.pt",
+    "code.diff",
+    "config.yaml",
+    "log.txt",
+    "metrics.jsonl",
+    "patients.csv",
+    "pictures/curves.png",
+    "pictures/overlays.png",
+    "predictions.h5",
+    "run.json",
+    "slices.csv",
+    "split.json",
+    "status.json",
+    "summary.json",
 }
 COHORT = PhantomConfig(patients=8, slices=4, size=32)
 
 
 def sizes(few: int, many: int) -> Any:
     """The same test twice: a share of it in `make test`, all of it in `make test-faults`."""
-    return pytest.mark.parametrize("times", [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.faults)])
+    return pytest.mark.parametrize(
+        "times",
+        [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.faults)],
+    )
 
 
 def repeat(times: int, once: Callable[[int], None]) -> None:
@@ -40,7 +55,9 @@ def repeat(times: int, once: Callable[[int], None]) -> None:
     print(f"figure: {times} times, 0 wrong")
 
 
-def together(target: Callable[..., None], arguments: list[tuple[Any, ...]], seconds: float = 600) -> list[int | None]:
+def together(
+    target: Callable[..., None], arguments: list[tuple[Any, ...]], seconds: float = 600
+) -> list[int | None]:
     """The exit codes of a process for each of `arguments`, all released by one barrier, which they get as their last argument."""
     barrier = WARM.Barrier(len(arguments), timeout=300)
     processes = [fork(target, *one, barrier) for one in arguments]
@@ -55,7 +72,9 @@ def begin_and_end(folder: Path, store: str, barrier: Any) -> None:
     from brainseg.records.tracking import Mirror
 
     mirror = Mirror(folder)
-    mirror._failed = lambda error, final: (folder / "error.txt").write_text("".join(traceback.format_exception(error)))  # type: ignore
+    mirror._failed = lambda error, final: (folder / "error.txt").write_text(
+        "".join(traceback.format_exception(error))
+    )  # type: ignore
     barrier.wait()
     mirror.update()
     write_run(folder, store, epochs=3, state="finished", uid=folder.name)
@@ -67,7 +86,10 @@ def begin_and_end(folder: Path, store: str, barrier: Any) -> None:
 def test_eight_processes_start_on_a_fresh_store(tmp_path: Path, times: int) -> None:
     def start_eight(number: int) -> None:
         store = f"sqlite:///{tmp_path / str(number) / 'mlflow.db'}"
-        folders = [write_run(tmp_path / str(number) / f"run-{n}", store, epochs=1, uid=f"run-{n}") for n in range(8)]
+        folders = [
+            write_run(tmp_path / str(number) / f"run-{n}", store, epochs=1, uid=f"run-{n}")
+            for n in range(8)
+        ]
         assert together(begin_and_end, [(folder, store) for folder in folders]) == [0] * 8
         errors = [path.read_text() for path in tmp_path.glob(f"{number}/*/error.txt")]
         assert not errors, f"start {number}: {len(errors)} failed, the first with\n{errors[0]}"
@@ -81,14 +103,20 @@ def each_run_is_there_once(store: str, uids: set[str]) -> None:
 
     with limited(10):
         mlflow = connect(store)
-        (experiment,) = [entry.experiment_id for entry in mlflow.search_experiments() if entry.name != "Default"]
+        (experiment,) = [
+            entry.experiment_id for entry in mlflow.search_experiments() if entry.name != "Default"
+        ]
         runs = mlflow.search_runs([experiment])
         assert sorted(run.data.tags["brainseg.uid"] for run in runs) == sorted(uids)
         assert {run.info.status for run in runs} == {"FINISHED"}
         for run in runs:
             for key in ("train/loss", "val/dice", "speed/epoch_seconds"):
-                assert [point.step for point in mlflow.get_metric_history(run.info.run_id, key)] == [1, 2, 3]
-            assert "patients.csv" in {artifact.path for artifact in mlflow.list_artifacts(run.info.run_id)}
+                assert [
+                    point.step for point in mlflow.get_metric_history(run.info.run_id, key)
+                ] == [1, 2, 3]
+            assert "patients.csv" in {
+                artifact.path for artifact in mlflow.list_artifacts(run.info.run_id)
+            }
         assert len(mlflow.search_logged_models([experiment])) == len(uids)
 
 
@@ -127,17 +155,28 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from brainseg.data.phantom import ensure_cohort
 
     folder = str(tmp_path_factory.mktemp("cohort"))
-    return ensure_cohort(PhantomConfig(COHORT.patients, COHORT.slices, COHORT.size, COHORT.seed, folder))
+    return ensure_cohort(
+        PhantomConfig(COHORT.patients, COHORT.slices, COHORT.size, COHORT.seed, folder)
+    )
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("at_the_lock", [True, False], ids=["at the lock", "at the command"])
 @sizes(1, 50)
-def test_of_two_runs_on_one_folder_one_wins(tmp_path: Path, cohort: Path, times: int, at_the_lock: bool) -> None:
+def test_of_two_runs_on_one_folder_one_wins(
+    tmp_path: Path, cohort: Path, times: int, at_the_lock: bool
+) -> None:
     def race(number: int) -> None:
         folder, released = tmp_path / str(number), WARM.Event()
         before = MeetAtTheLock(WARM.Barrier(2, timeout=300), released, at_the_lock)
-        arguments = (*TINY, "epochs=2", "tracking=none", f"data.path={cohort}", "resume=auto", "output=run")
+        arguments = (
+            *TINY,
+            "epochs=2",
+            "tracking=none",
+            f"data.path={cohort}",
+            "resume=auto",
+            "output=run",
+        )
         since = int(time.time())
         commands = [start(folder, "train", *arguments, before=before) for _ in range(2)]
         wait_until(lambda: any(exit_code(command.process) is not None for command in commands))
@@ -162,10 +201,18 @@ def names_the_holder(said: str, holder: Command, since: int) -> None:
 
 def is_complete(run: Path, owner: Command, epochs: int) -> None:
     """The folder of a finished run, all of it by `owner` and nobody else."""
-    assert {path.relative_to(run).as_posix() for path in run.rglob("[!.]*") if path.is_file()} == COMPLETE
+    assert {
+        path.relative_to(run).as_posix() for path in run.rglob("[!.]*") if path.is_file()
+    } == COMPLETE
     status = json.loads((run / "status.json").read_text())
-    assert (status["state"], status["pid"], status["host"]) == ("finished", owner.pid, socket.gethostname())
-    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == list(range(epochs))
+    assert (status["state"], status["pid"], status["host"]) == (
+        "finished",
+        owner.pid,
+        socket.gethostname(),
+    )
+    assert [
+        json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()
+    ] == list(range(epochs))
     log = (run / "log.txt").read_text()
     assert len(re.findall(r"epoch +\d+  train/loss", log)) == epochs and "Traceback" not in log
 
@@ -176,13 +223,22 @@ def test_a_lock_left_by_a_kill_is_taken(tmp_path: Path, cohort: Path, times: int
 
     def kill_and_go_on(number: int) -> None:
         folder = tmp_path / str(number)
-        arguments = (*TINY, "epochs=2", "tracking=none", f"data.path={cohort}", "resume=auto", "output=run")
+        arguments = (
+            *TINY,
+            "epochs=2",
+            "tracking=none",
+            f"data.path={cohort}",
+            "resume=auto",
+            "output=run",
+        )
         waiting = partial(MeetAtTheLock, WARM.Barrier(1))
         killed = start(folder, "train", *arguments, before=waiting(WARM.Event(), at_the_lock=False))
         wait_until(lambda: status_of(folder / "run").get("state") == "running")
         os.kill(killed.pid, signal.SIGKILL)
         killed.finish(-signal.SIGKILL)
-        assert status_of(folder / "run") | {"state": "running", "pid": killed.pid} == status_of(folder / "run")
+        assert status_of(folder / "run") | {"state": "running", "pid": killed.pid} == status_of(
+            folder / "run"
+        )
 
         released, since = WARM.Event(), int(time.time())
         second = start(folder, "train", *arguments, before=waiting(released, at_the_lock=False))
@@ -199,12 +255,20 @@ def status_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "status.json").read_text()) if (run / "status.json").exists() else {}
 
 
-def test_who_comes_after_the_winner_has_finished_is_still_refused_other_settings(tmp_path: Path, cohort: Path) -> None:
+def test_who_comes_after_the_winner_has_finished_is_still_refused_other_settings(
+    tmp_path: Path, cohort: Path
+) -> None:
     """Both found the folder free; then one ran to its end before the other took the lock."""
     released, late = WARM.Event(), WARM.Barrier(2, timeout=300)
     released.set()
     arguments = (*TINY, "epochs=1", "tracking=none", f"data.path={cohort}", "output=run")
-    other = start(tmp_path, "train", *arguments, "seed=7", before=MeetAtTheLock(late, released, at_the_lock=True))
+    other = start(
+        tmp_path,
+        "train",
+        *arguments,
+        "seed=7",
+        before=MeetAtTheLock(late, released, at_the_lock=True),
+    )
     wait_until(lambda: late.n_waiting == 1)
     winner = start(tmp_path, "train", *arguments, "seed=3")
     winner.finish()
@@ -240,11 +304,18 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
         return working
 
     write = phantom.write_cohort
-    phantom.write_cohort, conversion.prepare = doomed(write, "write"), doomed(conversion.prepare, "prepare")
+    phantom.write_cohort, conversion.prepare = (
+        doomed(write, "write"),
+        doomed(conversion.prepare, "prepare"),
+    )
     phantom.volume, replace = doomed(phantom.volume), doomed(os.replace)
     files.os = SimpleNamespace(**vars(os) | {"replace": replace})  # type: ignore[assignment]
     barrier.wait()
-    path = phantom.ensure_cohort(PhantomConfig(COHORT.patients, COHORT.slices, COHORT.size, COHORT.seed, str(folder / "data")))
+    path = phantom.ensure_cohort(
+        PhantomConfig(
+            COHORT.patients, COHORT.slices, COHORT.size, COHORT.seed, str(folder / "data")
+        )
+    )
     note(folder, f"got {path} {hashlib.sha256(path.read_bytes()).hexdigest()}")
 
 
@@ -255,7 +326,9 @@ def note(folder: Path, line: str) -> None:
 
 @sizes(1, 10)
 @pytest.mark.parametrize("killed", [False, True], ids=["", "killed"])
-def test_six_processes_ask_for_a_cohort_and_one_makes_it(tmp_path: Path, cohort: Path, times: int, killed: bool) -> None:
+def test_six_processes_ask_for_a_cohort_and_one_makes_it(
+    tmp_path: Path, cohort: Path, times: int, killed: bool
+) -> None:
     """All get the same bytes; if the one that makes it is killed, at whatever moment, another one does."""
     expected = hashlib.sha256(cohort.read_bytes()).hexdigest()
 
@@ -269,6 +342,8 @@ def test_six_processes_ask_for_a_cohort_and_one_makes_it(tmp_path: Path, cohort:
         assert got == [f"got {folder / 'data' / cohort.name} {expected}"] * (6 - killed)
         if not killed:
             assert [line for line in lines if not line.startswith("got")] == ["write", "prepare"]
-            assert {path.suffix for path in (folder / "data").iterdir()} == {"", ".h5", ".lock"}, "nothing half made"
+            assert {path.suffix for path in (folder / "data").iterdir()} == {"", ".h5", ".lock"}, (
+                "nothing half made"
+            )
 
     repeat(times, ask_six)

@@ -28,29 +28,207 @@ from brainseg.request import CONFIGS
 
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2
-CHECKS = {"train": train.check, "evaluate": evaluate.check, "prepare": prepare.check, "compare": compare.check,
-          "register": register.check, "export": export.check, "predict": predict.check}
-GROUPS = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in CONFIGS.iterdir() if folder.is_dir()}
+CHECKS = {
+    "train": train.check,
+    "evaluate": evaluate.check,
+    "prepare": prepare.check,
+    "compare": compare.check,
+    "register": register.check,
+    "export": export.check,
+    "predict": predict.check,
+}
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in CONFIGS.iterdir()
+    if folder.is_dir()
+}
 EDGES = [
-    "0", "1", "-1", "2", "3", "7", "0.5", "1.5", "-0.0", "1e-3", "1e308", "1e999", "-1e400", "nan", "inf", "-inf", "2147483648",
-    "9223372036854775808", "1" + "0" * 40, "1" + "0" * 400, "0x10", "1_000", "true", "false", "null", "none", "auto",
-    "yes", "???", "''", '""', "",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "3",
+    "7",
+    "0.5",
+    "1.5",
+    "-0.0",
+    "1e-3",
+    "1e308",
+    "1e999",
+    "-1e400",
+    "nan",
+    "inf",
+    "-inf",
+    "2147483648",
+    "9223372036854775808",
+    "1" + "0" * 40,
+    "1" + "0" * 400,
+    "0x10",
+    "1_000",
+    "true",
+    "false",
+    "null",
+    "none",
+    "auto",
+    "yes",
+    "???",
+    "''",
+    '""',
+    "",
 ]
 GARBAGE = [
-    "many", "a b", "a=b", "'a,b'", "1,2", "0,1,2", "range(3)", "range(0)", "range(1,9,0)", "choice(1,2)", "glob(*)", "interval(1,2)",
-    "sort(3,1)", "shuffle(1,2)", "tag(a,1)", "int(x)", "float(nan)", "cast()", "[1,2,3]", "[]", "[null]", "[[1]]", "[1", "{a:1}", "{}",
-    "{a:{b:[1]}}", "{1:2}", "{a", "'", '"', "'a", "\\", "(", ")", ":", ",", "@", "$", "${", "${}", "${seed}", "${epochs}",
-    "${oc.env:HOME}", "${oc.env:NO_SUCH}", "${oc.decode:'[1'}", "${oc.create:{a:1}}", "${now:%Y}", "${eval:1}", "${hydra:job.name}",
-    "é", "漢字", "🧠", "\u202eabc", "\u200d", "a\tb", "a\nb", "a\x00b", "\udcff", "\x1b[31m", "x" * 5000, "/", "..", "../../etc/passwd",
-    "/dev/null", "/dev/zero", "~", "*", "-", "--", "=", "os.mkdir", "torch.load", "__class__", "A", "Unet", "1e", "- 1", "+1", "1.", ".1",
-    "2024_01_15", "1.10", "größe (1).h5", "~/x", "a,b c", "[a b,c]", "it's", "a#b&c;d", "\\,", "[",
-    "{a b:c}", "\u00a0", "e\u0308", "한 א", "???x",
+    "many",
+    "a b",
+    "a=b",
+    "'a,b'",
+    "1,2",
+    "0,1,2",
+    "range(3)",
+    "range(0)",
+    "range(1,9,0)",
+    "choice(1,2)",
+    "glob(*)",
+    "interval(1,2)",
+    "sort(3,1)",
+    "shuffle(1,2)",
+    "tag(a,1)",
+    "int(x)",
+    "float(nan)",
+    "cast()",
+    "[1,2,3]",
+    "[]",
+    "[null]",
+    "[[1]]",
+    "[1",
+    "{a:1}",
+    "{}",
+    "{a:{b:[1]}}",
+    "{1:2}",
+    "{a",
+    "'",
+    '"',
+    "'a",
+    "\\",
+    "(",
+    ")",
+    ":",
+    ",",
+    "@",
+    "$",
+    "${",
+    "${}",
+    "${seed}",
+    "${epochs}",
+    "${oc.env:HOME}",
+    "${oc.env:NO_SUCH}",
+    "${oc.decode:'[1'}",
+    "${oc.create:{a:1}}",
+    "${now:%Y}",
+    "${eval:1}",
+    "${hydra:job.name}",
+    "é",
+    "漢字",
+    "🧠",
+    "\u202eabc",
+    "\u200d",
+    "a\tb",
+    "a\nb",
+    "a\x00b",
+    "\udcff",
+    "\x1b[31m",
+    "x" * 5000,
+    "/",
+    "..",
+    "../../etc/passwd",
+    "/dev/null",
+    "/dev/zero",
+    "~",
+    "*",
+    "-",
+    "--",
+    "=",
+    "os.mkdir",
+    "torch.load",
+    "__class__",
+    "A",
+    "Unet",
+    "1e",
+    "- 1",
+    "+1",
+    "1.",
+    ".1",
+    "2024_01_15",
+    "1.10",
+    "größe (1).h5",
+    "~/x",
+    "a,b c",
+    "[a b,c]",
+    "it's",
+    "a#b&c;d",
+    "\\,",
+    "[",
+    "{a b:c}",
+    "\u00a0",
+    "e\u0308",
+    "한 א",
+    "???x",
 ]
-OPTIONS = ["smooth", "weight", "per_sample", "betas", "eps", "momentum", "channels", "strides", "features", "act", "norm", "params", "lr",
-           "x", "__init__", "self", "pretrained", "in_channels", "spatial_dims", "fused", "capturable", "maximize"]
-NAMES = ["unet", "UNet", "BasicUNet", "SegResNet", "DiceLoss", "DiceCELoss", "TverskyLoss", "adam", "SGD", "lbfgs", "muon", "Optimizer"]
-FLAGS = ["-m", "--multirun", "--config-dir=.", "--config-dir=nowhere", "--config-dir=" + "x" * 5000, "--config-name=x", "--cfg",
-         "--cfg=job", "--info=x", "--resolve", "-x", "--help=1", "--package=x", "--experimental-rerun=x", "--", "-"]
+OPTIONS = [
+    "smooth",
+    "weight",
+    "per_sample",
+    "betas",
+    "eps",
+    "momentum",
+    "channels",
+    "strides",
+    "features",
+    "act",
+    "norm",
+    "params",
+    "lr",
+    "x",
+    "__init__",
+    "self",
+    "pretrained",
+    "in_channels",
+    "spatial_dims",
+    "fused",
+    "capturable",
+    "maximize",
+]
+NAMES = [
+    "unet",
+    "UNet",
+    "BasicUNet",
+    "SegResNet",
+    "DiceLoss",
+    "DiceCELoss",
+    "TverskyLoss",
+    "adam",
+    "SGD",
+    "lbfgs",
+    "muon",
+    "Optimizer",
+]
+FLAGS = [
+    "-m",
+    "--multirun",
+    "--config-dir=.",
+    "--config-dir=nowhere",
+    "--config-dir=" + "x" * 5000,
+    "--config-name=x",
+    "--cfg",
+    "--cfg=job",
+    "--info=x",
+    "--resolve",
+    "-x",
+    "--help=1",
+    "--package=x",
+    "--experimental-rerun=x",
+    "--",
+    "-",
+]
 
 
 def walk(kind: type, prefix: str = "") -> dict[str, object]:
@@ -77,25 +255,49 @@ def one_request(dice: random.Random) -> tuple[str, list[str]]:
     argv = [override(dice, command) for _ in range(dice.choice([1, 1, 1, 1, 1, 2, 2, 4]))]
     if dice.random() < 0.05:
         argv.insert(dice.randrange(len(argv) + 1), dice.choice(FLAGS))
-    given = {"evaluate": ["checkpoint=a.pt"], "prepare": ["source=.", "output=a.h5"],
-             "register": ["run=a", "name=b"], "export": ["checkpoint=a.pt", "output=a.onnx"],
-             "predict": ["checkpoint=a.pt", "input=."]}.get(command, [])
-    return command, argv + (given if dice.random() < 0.8 else []) + (["dry_run=true"] if command in ("train", "search") else [])
+    given = {
+        "evaluate": ["checkpoint=a.pt"],
+        "prepare": ["source=.", "output=a.h5"],
+        "register": ["run=a", "name=b"],
+        "export": ["checkpoint=a.pt", "output=a.onnx"],
+        "predict": ["checkpoint=a.pt", "input=."],
+    }.get(command, [])
+    return command, argv + (given if dice.random() < 0.8 else []) + (
+        ["dry_run=true"] if command in ("train", "search") else []
+    )
 
 
 def override(dice: random.Random, command: str) -> str:
     settings = SETTINGS[command]
     kind = dice.random()
     if kind < 0.2:
-        group = dice.choice([*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper", "hydra/job_logging", "x"])
+        group = dice.choice(
+            [*GROUPS, "experiment", "hydra/launcher", "hydra/sweeper", "hydra/job_logging", "x"]
+        )
         choices = GROUPS.get(group, ["basic"]) if dice.random() < 0.8 else GARBAGE
         return f"{group}{dice.choice(['=', '=', '=', '=', '@x='])}{dice.choice(choices)}"
     if kind < 0.3:
         family = dice.choice(["model", "loss", "optimizer"])
         return f"{family}.{'name' if dice.random() < 0.3 else 'options.' + dice.choice(OPTIONS)}={dice.choice(NAMES + EDGES + GARBAGE)}"
     if kind < 0.35:
-        key = dice.choice(["run.dir", "sweep.dir", "job.name", "verbose", "mode", "searchpath", "job.chdir", "callbacks", "sweeper.params",
-                           "launcher", "output_subdir", "job.env_set", "help.template", "x"])
+        key = dice.choice(
+            [
+                "run.dir",
+                "sweep.dir",
+                "job.name",
+                "verbose",
+                "mode",
+                "searchpath",
+                "job.chdir",
+                "callbacks",
+                "sweeper.params",
+                "launcher",
+                "output_subdir",
+                "job.env_set",
+                "help.template",
+                "x",
+            ]
+        )
         return f"{dice.choice(['', '+', '++'])}hydra.{key}={dice.choice(EDGES + GARBAGE)}"
     name = dice.choice(list(settings))
     if kind < 0.42:
@@ -119,8 +321,18 @@ def value(dice: random.Random, default: object) -> str:
 
 def misspelt(dice: random.Random, name: str) -> str:
     at = dice.randrange(len(name))
-    return dice.choice([name[:at] + name[at + 1 :], name[:at] + name[at] + name[at:], f"{name}.x", name.upper(), name.replace(".", "/"),
-                        name[:at] + "é" + name[at:], name.replace(".", ".."), f"x.{name}"])
+    return dice.choice(
+        [
+            name[:at] + name[at + 1 :],
+            name[:at] + name[at] + name[at:],
+            f"{name}.x",
+            name.upper(),
+            name.replace(".", "/"),
+            name[:at] + "é" + name[at:],
+            name.replace(".", ".."),
+            f"x.{name}",
+        ]
+    )
 
 
 class Answer(NamedTuple):
@@ -139,9 +351,16 @@ def answer(command: str, argv: list[str]) -> Answer:
         try:
             if command == "search":
                 own, trains = search.split(argv)
-                cli.main(command, lambda _: 0, search.Search(cli.with_options_added(trains)).check, own)
+                cli.main(
+                    command, lambda _: 0, search.Search(cli.with_options_added(trains)).check, own
+                )
             else:
-                cli.main(command, lambda *arguments: Outcome("finished") if command == "train" else 0, CHECKS[command], argv)
+                cli.main(
+                    command,
+                    lambda *arguments: Outcome("finished") if command == "train" else 0,
+                    CHECKS[command],
+                    argv,
+                )
         except SystemExit as stop:
             code: object = stop.code
         except BaseException:
@@ -158,7 +377,12 @@ def wrong(found: Answer) -> str:
         return ""
     if found.code != 2:
         return f"{found.code}"
-    one_line = found.error.startswith("error: ") and found.error.count("\n") == 1 and found.error.endswith("\n") and len(found.error) > 15
+    one_line = (
+        found.error.startswith("error: ")
+        and found.error.count("\n") == 1
+        and found.error.endswith("\n")
+        and len(found.error) > 15
+    )
     return "" if one_line else f"not one line: {found.error!r}"
 
 
@@ -192,15 +416,23 @@ def ask(count: int, tmp_path: Path, seed: int) -> tuple[int, int, float, list[st
     for folder in folders:
         folder.mkdir()
     with multiprocessing.get_context("fork").Pool(PROCESSES) as pool:
-        found = pool.starmap(storm, [(seed + number, count // PROCESSES, folder) for number, folder in enumerate(folders)], chunksize=1)
+        found = pool.starmap(
+            storm,
+            [(seed + number, count // PROCESSES, folder) for number, folder in enumerate(folders)],
+            chunksize=1,
+        )
     accepted, refused, worst, faults = zip(*found, strict=True)
     return sum(accepted), sum(refused), max(worst), [fault for part in faults for fault in part]
 
 
-@pytest.mark.parametrize(("count", "seed"), [(40, 0), pytest.param(10_000, 1, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    ("count", "seed"), [(40, 0), pytest.param(10_000, 1, marks=pytest.mark.faults)]
+)
 def test_random_requests_are_valid_or_one_line(tmp_path: Path, count: int, seed: int) -> None:
     accepted, refused, worst, faults = ask(count, tmp_path, seed)
-    print(f"figure: {accepted} requests accepted, {refused} refused, {len(faults)} wrong, the slowest took {worst:.2f} s")
+    print(
+        f"figure: {accepted} requests accepted, {refused} refused, {len(faults)} wrong, the slowest took {worst:.2f} s"
+    )
     assert not faults, "\n".join(faults[:20])
     assert min(accepted, refused) > count / 20, "the draw must hold both"
 
@@ -211,7 +443,9 @@ def test_random_requests_to_real_processes(tmp_path: Path, count: int) -> None:
     while asked < count or waiting:
         while len(waiting) < PROCESSES and asked < count:
             command, argv = one_request(dice)
-            argv = [argument.replace("\x00", "\x01") for argument in argv]  # the system itself passes no zero byte
+            argv = [
+                argument.replace("\x00", "\x01") for argument in argv
+            ]  # the system itself passes no zero byte
             waiting.append((argv, start(tmp_path, command, argv)))
             asked += 1
         argv, process = waiting.pop(0)
@@ -223,10 +457,23 @@ def test_random_requests_to_real_processes(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize(("command", "request_"), [("train", "resume=" + "0a" * 16), ("evaluate", "checkpoint=runs:/" + "0a" * 16),
-                                                   ("evaluate", "checkpoint=models:/unet@best")])  # fmt: skip
-def test_asking_for_a_run_of_no_store_makes_none(tmp_path: Path, command: str, request_: str) -> None:
-    given = ["data.phantom.patients=8", "data.phantom.slices=4", "data.phantom.size=32", f"data.phantom.folder={tmp_path / 'data'}"]
+@pytest.mark.parametrize(
+    ("command", "request_"),
+    [
+        ("train", "resume=" + "0a" * 16),
+        ("evaluate", "checkpoint=runs:/" + "0a" * 16),
+        ("evaluate", "checkpoint=models:/unet@best"),
+    ],
+)
+def test_asking_for_a_run_of_no_store_makes_none(
+    tmp_path: Path, command: str, request_: str
+) -> None:
+    given = [
+        "data.phantom.patients=8",
+        "data.phantom.slices=4",
+        "data.phantom.size=32",
+        f"data.phantom.folder={tmp_path / 'data'}",
+    ]
     (tmp_path / "here").mkdir()
     process = start(tmp_path / "here", command, [request_, *given])
     _, error = process.communicate(timeout=120)
@@ -236,8 +483,13 @@ def test_asking_for_a_run_of_no_store_makes_none(tmp_path: Path, command: str, r
 
 def start(folder: Path, command: str, argv: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", f"brainseg.{command}", *map(os.fsencode, argv)], cwd=folder, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", f"brainseg.{command}", *map(os.fsencode, argv)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def is_one_line(error: bytes) -> bool:

@@ -23,9 +23,19 @@ from brainseg.records.run import RunFolder
 from brainseg.training import engine
 
 OVERRIDES = [
-    "model.depth=2", "model.width=4", "model.dropout=0.1", "epochs=10", "batch_size=14", "optimizer.lr=0.03", "ema_decay=0.5",
-    "checkpoint.keep=all", "device=cpu", "device.threads=1", "tracking=none", "output=run",
-]  # fmt: skip
+    "model.depth=2",
+    "model.width=4",
+    "model.dropout=0.1",
+    "epochs=10",
+    "batch_size=14",
+    "optimizer.lr=0.03",
+    "ema_decay=0.5",
+    "checkpoint.keep=all",
+    "device=cpu",
+    "device.threads=1",
+    "tracking=none",
+    "output=run",
+]
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -79,7 +89,9 @@ def wrong_end(stop: Stop, ended: Ended, state: str) -> str:
     states = ("new", "killed", "finished", *(("interrupted",) if stop.twice else ()))
     if not too_late and (ended.code != 128 + stop.number or state not in states):
         return f"exit {ended.code}, {state}"
-    return "a traceback" if "Traceback" in ended.output and state != "new" else ""  # among the imports Python itself answers
+    return (
+        "a traceback" if "Traceback" in ended.output and state != "new" else ""
+    )  # among the imports Python itself answers
 
 
 def wrong_resume(whole: Whole, folder: Path) -> str | None:
@@ -89,25 +101,39 @@ def wrong_resume(whole: Whole, folder: Path) -> str | None:
         return f"{folder.name}: exit {again.code} of the resume\n{again.said}"
     differing = Result.of(folder / "run").differs(whole.result)
     shutil.rmtree(folder)
-    return f"{folder.name}: differs in {len(differing)}: {differing[:5]}\n{again.said}" if differing else None
+    return (
+        f"{folder.name}: differs in {len(differing)}: {differing[:5]}\n{again.said}"
+        if differing
+        else None
+    )
 
 
 @sizes(2, 46)
 def test_a_signal_ends_a_run_that_can_be_resumed(whole: Whole, tmp_path: Path, cases: int) -> None:
     dice = random.Random(2)
     moments = [(i + dice.random()) / cases * whole.seconds for i in range(cases)]
-    every, seconds = [Stop(BOTH[i % 2], moment, twice=i % 8 == 5) for i, moment in enumerate(moments)], list[float]()
+    every, seconds = (
+        [Stop(BOTH[i % 2], moment, twice=i % 8 == 5) for i, moment in enumerate(moments)],
+        list[float](),
+    )
     survives(partial(stopped_and_resumed, whole, tmp_path, seconds), every)
-    print(f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s")
+    print(
+        f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s"
+    )
 
 
 @sizes(4, 60)
 def test_a_signal_while_the_request_is_composed(whole: Whole, tmp_path: Path, cases: int) -> None:
     """An exception that a handler raises inside OmegaConf may come out of it as another one, and as exit code 2."""
     dice = random.Random(3)
-    every, seconds = [Stop(BOTH[i % 2], dice.uniform(0.02, 0.3)) for i in range(cases)], list[float]()
+    every, seconds = (
+        [Stop(BOTH[i % 2], dice.uniform(0.02, 0.3)) for i in range(cases)],
+        list[float](),
+    )
     survives(partial(stopped_and_resumed, whole, tmp_path, seconds), every)
-    print(f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s")
+    print(
+        f"figure: from the signal to the end {statistics.median(seconds):.2f} s, at worst {max(seconds):.2f} s"
+    )
 
 
 @pytest.mark.faults
@@ -116,7 +142,9 @@ def test_a_signal_while_the_request_is_composed(whole: Whole, tmp_path: Path, ca
 def test_a_signal_to_a_real_process(whole: Whole, tmp_path: Path, number: int, moment: str) -> None:
     """Once among the imports, once when the file `moment` is there."""
     arguments = [sys.executable, "-m", "brainseg.train", *whole.arguments[1:]]
-    process = subprocess.Popen(arguments, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     deadline = time.monotonic() + (0.8 if moment == "none" else 60)
     while time.monotonic() < deadline and not (tmp_path / moment).exists():
         time.sleep(0.01)
@@ -143,7 +171,9 @@ def signalled_while_testing(*arguments: str) -> None:
     command(*arguments)
 
 
-def test_a_signal_while_patients_are_tested_does_not_wait_for_the_last(whole: Whole, tmp_path: Path) -> None:
+def test_a_signal_while_patients_are_tested_does_not_wait_for_the_last(
+    whole: Whole, tmp_path: Path
+) -> None:
     """On real data all of them take minutes."""
     ended = Child(signalled_while_testing, *whole.arguments, cwd=tmp_path).end()
     assert (ended.code, RunFolder(tmp_path / "run").state) == (143, "killed"), ended.said

@@ -34,8 +34,18 @@ class Trial(NamedTuple):
         return f"{self.folder.name}: {self.seconds:.1f} s; {parts}; in all {(first + sum(between) + final) / self.seconds:.2%}"
 
 
-def train_under(folder: Path, gate: str, epochs: int, pace: float, meanwhile: Callable[[], None] = lambda: None) -> Trial:
-    command = start(folder, "train", *TINY, f"epochs={epochs}", f"tracking.uri={gate}", "output=run", before=Paced(pace))
+def train_under(
+    folder: Path, gate: str, epochs: int, pace: float, meanwhile: Callable[[], None] = lambda: None
+) -> Trial:
+    command = start(
+        folder,
+        "train",
+        *TINY,
+        f"epochs={epochs}",
+        f"tracking.uri={gate}",
+        "output=run",
+        before=Paced(pace),
+    )
     wait_until(lambda: status_of(folder / "run").get("state") == "running")
     meanwhile()
     said = command.finish(seconds=900)
@@ -49,17 +59,23 @@ def unharmed(trial: Trial, epochs: int) -> None:
     cost = [seconds for seconds, _ in trial.attempts]
     assert len(cost) == epochs + 2, "when it begins, after each epoch, and at the end"
     assert sum(cost[1:-1]) <= SHARE * trial.seconds, trial.figures()
-    assert cost[0] < (1.9 if trial.attempts[0][1] else 5), f"one request of a second, or all that a run begins with: {trial.figures()}"
+    assert cost[0] < (1.9 if trial.attempts[0][1] else 5), (
+        f"one request of a second, or all that a run begins with: {trial.figures()}"
+    )
     if trial.attempts[-1][1]:
         assert cost[-1] < 1.9, f"one request of a second: {trial.figures()}"
         assert "run `python -m brainseg.sync run` later" in trial.said
 
 
 @pytest.mark.parametrize("mode", ["closed", "hanging", "broken"])
-def test_a_short_run_without_a_server_is_complete_and_brought_over_later(tmp_path: Path, template: Path, mode: str) -> None:
+def test_a_short_run_without_a_server_is_complete_and_brought_over_later(
+    tmp_path: Path, template: Path, mode: str
+) -> None:
     trial = train_under(tmp_path, Gate(mode).uri, epochs=3, pace=0)
     unharmed(trial, epochs=3)
-    assert trial.attempts[0][1] and trial.attempts[-1][1] and trial.said.count("tracking failed") == 2, "said first and last"
+    assert (
+        trial.attempts[0][1] and trial.attempts[-1][1] and trial.said.count("tracking failed") == 2
+    ), "said first and last"
     shutil.copy(template, tmp_path / "mlflow.db")
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
@@ -89,7 +105,9 @@ def follow(course: dict[float, str], turn: Callable[[str], None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Trial, Gate | None, str]]]:
+def trials(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[Trial, Gate | None, str]]]:
     """All courses, two minutes each, at the same time: they mostly sleep. And a real server, killed and started again.
 
     They begin three seconds apart: ten imports of MLflow, and ten final uploads, at once keep a small server busy for longer
@@ -107,13 +125,22 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
         if name == "real":
             course = partial(follow, {0.3: "killed", 0.5: "started"}, lambda what: turns[what]())
             return train_under(base / name, mortal.uri, EPOCHS, PACE, course)
-        return train_under(base / name, gates[name].uri, EPOCHS, PACE, partial(follow, COURSES[name], gates[name].set))
+        return train_under(
+            base / name,
+            gates[name].uri,
+            EPOCHS,
+            PACE,
+            partial(follow, COURSES[name], gates[name].set),
+        )
 
     names = (*COURSES, "real")
     with ThreadPoolExecutor(len(names)) as pool:
         ended = dict(zip(names, pool.map(begin, names), strict=True))
     mortal.wait()
-    yield {name: (trial, gates.get(name), (mortal if name == "real" else server).uri) for name, trial in ended.items()}
+    yield {
+        name: (trial, gates.get(name), (mortal if name == "real" else server).uri)
+        for name, trial in ended.items()
+    }
     for one in (server, mortal):
         one.kill()
 
@@ -121,7 +148,9 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("course", [*COURSES, "real"])
-def test_two_minutes_of_training_while_the_server_is(trials: dict[str, tuple[Trial, Gate | None, str]], course: str) -> None:
+def test_two_minutes_of_training_while_the_server_is(
+    trials: dict[str, tuple[Trial, Gate | None, str]], course: str
+) -> None:
     trial, gate, server = trials[course]
     print(f"figure: {trial.figures()} in tracking calls")
     unharmed(trial, EPOCHS)
@@ -130,7 +159,9 @@ def test_two_minutes_of_training_while_the_server_is(trials: dict[str, tuple[Tri
     if back:
         mirrored(trial.folder / "run", server, "FINISHED")
     else:
-        assert sum(seconds for seconds, _ in trial.attempts) <= SHARE * trial.seconds, f"also in all: {trial.figures()}"
+        assert sum(seconds for seconds, _ in trial.attempts) <= SHARE * trial.seconds, (
+            f"also in all: {trial.figures()}"
+        )
         gate.set("open")
     assert "1 of 1 runs are in MLflow" in call(trial.folder, "sync", "run")
     mirrored(trial.folder / "run", server, "FINISHED")

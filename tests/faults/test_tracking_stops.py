@@ -88,11 +88,17 @@ def goes_on(folder: Path, uid: str, run_id: str, *arguments: str, epochs: int = 
     assert (run.info.run_id, run.data.tags["brainseg.uid"]) == (run_id, uid)
 
 
-@pytest.mark.parametrize("calls", [
-    pytest.param(5, id="in a step"), *(pytest.param(n, marks=pytest.mark.faults) for n in (0, 1, 3, 4, 7, 11, 15, 16, 17)),
-    pytest.param(None, id="in the report", marks=pytest.mark.faults),
-])
-def test_a_crash_is_told_here_and_in_mlflow_and_the_run_goes_on(project: Path, calls: int | None) -> None:
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param(5, id="in a step"),
+        *(pytest.param(n, marks=pytest.mark.faults) for n in (0, 1, 3, 4, 7, 11, 15, 16, 17)),
+        pytest.param(None, id="in the report", marks=pytest.mark.faults),
+    ],
+)
+def test_a_crash_is_told_here_and_in_mlflow_and_the_run_goes_on(
+    project: Path, calls: int | None
+) -> None:
     """Calls 3, 7, 11 and 15 are validations, 16 and 17 the scores of the best epoch; None: in the report."""
     said = start(project, "train", *LONG, before=BreakAt(calls)).finish(1)
     assert said.count("run failed: ZeroDivisionError: ") == 1
@@ -100,16 +106,31 @@ def test_a_crash_is_told_here_and_in_mlflow_and_the_run_goes_on(project: Path, c
     error = "ZeroDivisionError: " + ("division by zero" if calls is None else "the criterion broke")
     assert (status["state"], status["error"]) == ("failed", error)
     log = (run / "log.txt").read_text()
-    assert "Traceback (most recent call last)" in log and error in log and "test_tracking_stops.py" in log
-    record = mirrored(run, store_of(project), "FAILED")  # compares the log among the artifacts with ours
+    assert (
+        "Traceback (most recent call last)" in log
+        and error in log
+        and "test_tracking_stops.py" in log
+    )
+    record = mirrored(
+        run, store_of(project), "FAILED"
+    )  # compares the log among the artifacts with ours
     assert record.data.tags["error"] == error
     goes_on(project, uid_of(run), record.info.run_id)
 
 
-@pytest.mark.parametrize(("number", "times"), [
-    (signal.SIGKILL, 1), *(pytest.param(number, 6, marks=pytest.mark.faults) for number in (signal.SIGKILL, signal.SIGTERM)),
-])
-def test_a_run_that_was_stopped_goes_on_as_the_same_run(tmp_path: Path, template: Path, number: signal.Signals, times: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [
+        (signal.SIGKILL, 1),
+        *(
+            pytest.param(number, 6, marks=pytest.mark.faults)
+            for number in (signal.SIGKILL, signal.SIGTERM)
+        ),
+    ],
+)
+def test_a_run_that_was_stopped_goes_on_as_the_same_run(
+    tmp_path: Path, template: Path, number: signal.Signals, times: int
+) -> None:
     """Also twice. After kill -9 nobody could say that it has ended; the next start finds a running run whose process is gone."""
 
     def stop_and_go_on(case: int) -> None:
@@ -118,11 +139,24 @@ def test_a_run_that_was_stopped_goes_on_as_the_same_run(tmp_path: Path, template
         shutil.copy(template, folder / "mlflow.db")
         record = None
         for epochs in sorted(chance.sample(range(1, 4), chance.randint(1, 2))):
-            command = start(folder, "train", *LONG, before=Paced(0.3))  # the last epoch outlasts a slow look at the folder
-            stop(command, number, lambda epochs=epochs: len(rows_of(folder / "run")) >= epochs, chance.random() * 0.1)
+            command = start(
+                folder, "train", *LONG, before=Paced(0.3)
+            )  # the last epoch outlasts a slow look at the folder
+            stop(
+                command,
+                number,
+                lambda epochs=epochs: len(rows_of(folder / "run")) >= epochs,
+                chance.random() * 0.1,
+            )
             state = status_of(folder / "run")
-            assert (state["state"], state["pid"]) == ("running" if number == signal.SIGKILL else "killed", command.pid)
-            before, record = record, shown(folder, "RUNNING" if number == signal.SIGKILL else "KILLED")
+            assert (state["state"], state["pid"]) == (
+                "running" if number == signal.SIGKILL else "killed",
+                command.pid,
+            )
+            before, record = (
+                record,
+                shown(folder, "RUNNING" if number == signal.SIGKILL else "KILLED"),
+            )
             assert before is None or before.info.run_id == record.info.run_id
         goes_on(folder, uid_of(folder / "run"), record.info.run_id)
 
@@ -143,14 +177,21 @@ def shown(folder: Path, status: str) -> Any:
     if status == "RUNNING":
         with limited(10):
             mlflow = connect(store_of(folder))
-            (record,) = mlflow.search_runs([mlflow.get_experiment_by_name("brainseg").experiment_id])
+            (record,) = mlflow.search_runs(
+                [mlflow.get_experiment_by_name("brainseg").experiment_id]
+            )
         assert record.info.status == status
         return record
     return mirrored(folder / "run", store_of(folder), status)
 
 
-@pytest.mark.parametrize(("keep", "times"), [("best", 1), *(pytest.param(keep, 4, marks=pytest.mark.faults) for keep in ("best", "all"))])
-def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: str, times: int) -> None:
+@pytest.mark.parametrize(
+    ("keep", "times"),
+    [("best", 1), *(pytest.param(keep, 4, marks=pytest.mark.faults) for keep in ("best", "all"))],
+)
+def test_an_extended_run_is_the_same_run(
+    tmp_path: Path, template: Path, keep: str, times: int
+) -> None:
     """`resume=RUN epochs=more`, killed in the middle and asked for again, then extended once more."""
 
     def extend(case: int) -> None:
@@ -160,10 +201,17 @@ def test_an_extended_run_is_the_same_run(tmp_path: Path, template: Path, keep: s
         call(folder, "train", *TINY, "epochs=2", "output=run", f"checkpoint.keep={keep}")
         first = mirrored(folder / "run", store_of(folder), "FINISHED")
         command = start(folder, "train", "resume=run", "epochs=5", before=Paced(0.1))
-        stop(command, signal.SIGKILL, lambda: len(rows_of(folder / "run")) >= 3, random.Random(case).random() * 0.2)
+        stop(
+            command,
+            signal.SIGKILL,
+            lambda: len(rows_of(folder / "run")) >= 3,
+            random.Random(case).random() * 0.2,
+        )
         for epochs in (5, 6):
             call(folder, "train", "resume=run", f"epochs={epochs}")
-            is_complete(folder / "run", epochs, {"best", "last", "previous"} if keep == "all" else {"best"})
+            is_complete(
+                folder / "run", epochs, {"best", "last", "previous"} if keep == "all" else {"best"}
+            )
             run = mirrored(folder / "run", store_of(folder), "FINISHED", times=keep == "all")
             assert run.info.run_id == first.info.run_id
             assert run.data.tags["epochs"] == str(epochs)
@@ -215,7 +263,9 @@ def mirror_killed_at(folder: Path, moment: int | None) -> None:
 
 @pytest.mark.timeout(600)
 @sizes(2, 1000)
-def test_a_kill_at_any_moment_with_the_store_is_made_good(tmp_path: Path, template: Path, times: int) -> None:
+def test_a_kill_at_any_moment_with_the_store_is_made_good(
+    tmp_path: Path, template: Path, times: int
+) -> None:
     """The next replicate completes what was cut short."""
 
     def mirror(name: str, moment: int | None) -> int | None:

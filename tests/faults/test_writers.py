@@ -49,12 +49,25 @@ def watch(log: str, command: str, argv: list[str]) -> None:
         if isinstance(path, int):  # a descriptor: its opening was noted
             return
         frame: Any = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename in (__file__, "<frozen importlib._bootstrap_external>"):
+        while frame is not None and frame.f_code.co_filename in (
+            __file__,
+            "<frozen importlib._bootstrap_external>",
+        ):
             frame = frame.f_back
         standard = os.path.dirname(os.__file__)
-        while frame is not None and frame.f_code.co_filename.startswith(standard) and "site-packages" not in frame.f_code.co_filename:
+        while (
+            frame is not None
+            and frame.f_code.co_filename.startswith(standard)
+            and "site-packages" not in frame.f_code.co_filename
+        ):
             frame = frame.f_back  # tempfile, shutil and pathlib act for somebody
-        events.append(Event(what, os.path.abspath(os.fsdecode(path)), frame.f_code.co_filename if frame is not None else ""))
+        events.append(
+            Event(
+                what,
+                os.path.abspath(os.fsdecode(path)),
+                frame.f_code.co_filename if frame is not None else "",
+            )
+        )
 
     def listen(event: str, arguments: tuple) -> None:
         if event == "os.mkdir" and os.path.isdir(arguments[0]):
@@ -102,7 +115,13 @@ def run(folder: Path, command: str, *argv: str) -> list[Event]:
     environment |= {"TMPDIR": str(temporary), "MPLCONFIGDIR": str(temporary)}
     log = temporary / "events"
     log.unlink(missing_ok=True)
-    done = subprocess.run([sys.executable, __file__, str(log), command, *argv], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, str(log), command, *argv],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return [Event(*json.loads(line)) for line in log.read_text().splitlines()]
 
@@ -112,10 +131,16 @@ def strangers(events: list[Event], folder: Path) -> list[Event]:
     found = []
     for event in events:
         place = os.path.relpath(event.path, folder)
-        ours = event.what in ("write", "os.truncate") and PARTIAL.fullmatch(os.path.basename(event.path)) is not None
+        ours = (
+            event.what in ("write", "os.truncate")
+            and PARTIAL.fullmatch(os.path.basename(event.path)) is not None
+        )
         package = event.by.startswith(f"{PACKAGE}{os.sep}") and not place.startswith("..")
         ours |= package and event.what in ("rename", "os.remove", "os.mkdir", "os.rmdir")
-        other = any(fnmatch(place, pattern) or pattern.startswith(f"{place}/") for pattern in OTHERS) or event.path in DEVICES
+        other = (
+            any(fnmatch(place, pattern) or pattern.startswith(f"{place}/") for pattern in OTHERS)
+            or event.path in DEVICES
+        )
         if not (ours or other or event.what.startswith("process ")):
             found.append(event)
     return found
@@ -123,16 +148,27 @@ def strangers(events: list[Event], folder: Path) -> list[Event]:
 
 def unexplained(events: list[Event], folder: Path) -> list[str]:
     """Files that are there without the one writer having renamed them to their name; this finds what C code wrote unheard."""
-    renamed = {event.path for event in events if event.what == "rename" and event.by == str(PACKAGE / "files.py")}
+    renamed = {
+        event.path
+        for event in events
+        if event.what == "rename" and event.by == str(PACKAGE / "files.py")
+    }
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return [str(path) for path in files if str(path) not in renamed and not any(fnmatch(path.relative_to(folder), p) for p in OTHERS)]
+    return [
+        str(path)
+        for path in files
+        if str(path) not in renamed
+        and not any(fnmatch(path.relative_to(folder), p) for p in OTHERS)
+    ]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event], Path]:
     """A run on a phantom, which is made first, without MLflow."""
     folder = tmp_path_factory.mktemp("trained")
-    return run(folder, "train", *TINY, *PHANTOM, "scheduler=none", "output=first", "tracking=none"), folder
+    return run(
+        folder, "train", *TINY, *PHANTOM, "scheduler=none", "output=first", "tracking=none"
+    ), folder
 
 
 def check(events: list[Event], folder: Path) -> None:
@@ -149,8 +185,12 @@ def test_nobody_else_opens_a_file_for_writing(trained: tuple[list[Event], Path])
 def test_git_does_not_write_into_the_checkout(trained: tuple[list[Event], Path]) -> None:
     """A plain `git diff` rewrites the index of the checkout that the package is in; git is the only program that we start."""
     started = [event.what.split()[1:] for event in trained[0] if event.what.startswith("process ")]
-    assert {Path(words[0]).name for words in started} <= {"git", "uname", "fc-list"}, "the last two are Python's and matplotlib's"
-    assert all("diff.autoRefreshIndex=false" in words for words in started if "diff" in words), started
+    assert {Path(words[0]).name for words in started} <= {"git", "uname", "fc-list"}, (
+        "the last two are Python's and matplotlib's"
+    )
+    assert all("diff.autoRefreshIndex=false" in words for words in started if "diff" in words), (
+        started
+    )
 
 
 @pytest.mark.faults
@@ -177,16 +217,38 @@ def test_nothing_is_written_beside_the_data_or_into_the_package(tmp_path: Path) 
     source = write_cohort(tmp_path / "given" / "kaggle_3m", patients=8)
     project = tmp_path / "project"
     project.mkdir()
-    events = run(project, "prepare", f"source={source}", f"output={tmp_path / 'store' / 'lgg.h5'}", "workers=1")
-    assert strangers([event for event in events if not event.path.startswith(str(tmp_path / "store"))], project) == []
-    before = {path: path.stat().st_mtime_ns for part in ("given", "store") for path in (tmp_path / part).rglob("*")}
+    events = run(
+        project,
+        "prepare",
+        f"source={source}",
+        f"output={tmp_path / 'store' / 'lgg.h5'}",
+        "workers=1",
+    )
+    assert (
+        strangers(
+            [event for event in events if not event.path.startswith(str(tmp_path / "store"))],
+            project,
+        )
+        == []
+    )
+    before = {
+        path: path.stat().st_mtime_ns
+        for part in ("given", "store")
+        for path in (tmp_path / part).rglob("*")
+    }
     data = f"data.path={tmp_path / 'store' / 'lgg.h5'}"
     events = run(project, "train", *TINY, data, "tracking=none", "output=first")
     events += run(project, "evaluate", "checkpoint=first", data, "device=cpu", "output=scores")
-    outside = [event for event in events if not event.path.startswith(str(project)) and event.path not in DEVICES]
+    outside = [
+        event
+        for event in events
+        if not event.path.startswith(str(project)) and event.path not in DEVICES
+    ]
     assert outside == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert {path for part in ("given", "store") for path in (tmp_path / part).rglob("*")} == set(before)
+    assert {path for part in ("given", "store") for path in (tmp_path / part).rglob("*")} == set(
+        before
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ from urllib.parse import urlsplit
 
 from brainseg.records.mlflow_store import NO_TELEMETRY, ui_command
 
-QUIET = NO_TELEMETRY | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_LOGGING_LEVEL": "WARNING", "PYTHONWARNINGS": "ignore"}
+QUIET = NO_TELEMETRY | {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "PYTHONWARNINGS": "ignore",
+}
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nRetry-After: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -35,18 +39,31 @@ class Server:
         """Begin; `wait` says when it answers."""
         command = ui_command(f"sqlite:///{self.folder / 'mlflow.db'}", self.port)
         assert command
-        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | QUIET
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True,
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        environment = {
+            name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"
+        } | QUIET
+        self.process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def wait(self, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while True:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            with (
+                suppress(OSError),
+                socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection,
+            ):
                 connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
                 if b"200" in connection.recv(64):
                     return
-            assert time.monotonic() < end and self.process.poll() is None, "the MLflow server does not answer"
+            assert time.monotonic() < end and self.process.poll() is None, (
+                "the MLflow server does not answer"
+            )
             time.sleep(0.2)
 
     def kill(self) -> None:
@@ -87,7 +104,9 @@ class Gate:
                 connection, _ = listener.accept()
                 self.connections.append(connection)
                 if self.mode != "hanging":
-                    threading.Thread(target=self._serve, args=(connection, self.mode), daemon=True).start()
+                    threading.Thread(
+                        target=self._serve, args=(connection, self.mode), daemon=True
+                    ).start()
 
     def _serve(self, connection: socket.socket, mode: str) -> None:
         with suppress(OSError):  # either side is gone

@@ -14,8 +14,18 @@ from typing import Any
 from brainseg.errors import DataError, RequestError
 
 REFUSED = (DataError, RequestError)
-AUDITED = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class", "socket.connect",
-           "socket.getaddrinfo", "urllib.Request", "webbrowser.open")  # fmt: skip
+AUDITED = (
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "subprocess.Popen",
+    "pickle.find_class",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "urllib.Request",
+    "webbrowser.open",
+)
 
 
 class Trap:
@@ -24,7 +34,11 @@ class Trap:
     armed: "Trap | None" = None
 
     def __init__(self, folder: Path) -> None:
-        self.executed, self.pickled, self.heard = folder / "executed", folder / "evil.pickle", list[str]()
+        self.executed, self.pickled, self.heard = (
+            folder / "executed",
+            folder / "evil.pickle",
+            list[str](),
+        )
         self.pickled.write_bytes(pickle.dumps(Payload(os.mkdir, str(self.executed))))
         (folder / "evil.py").write_text(f"import os\nos.mkdir({str(self.executed)!r})\n")
 
@@ -41,7 +55,9 @@ class Trap:
 
 
 def _listen(event: str, arguments: tuple) -> None:
-    if Trap.armed is not None and (event in AUDITED or (event == "import" and str(arguments[0]).split(".")[0] == "evil")):
+    if Trap.armed is not None and (
+        event in AUDITED or (event == "import" and str(arguments[0]).split(".")[0] == "evil")
+    ):
         Trap.armed.heard.append(f"{event} {arguments[:2]}"[:200])
 
 

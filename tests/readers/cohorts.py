@@ -108,8 +108,13 @@ def write_nnunet(source: Path) -> Path:
             path = source / "imagesTr" / f"P{index}_{channel:04d}.nii.gz"
             write_image(path, images[:, channel], index, "sitk")
         write_image(source / "labelsTr" / f"P{index}.nii.gz", masks, index, "sitk")
-    describe(source, channel_names=dict(enumerate(CHANNELS)), file_ending=".nii.gz", numTraining=PATIENTS,
-             labels={name: value for value, name in enumerate(CLASSES)})  # fmt: skip
+    describe(
+        source,
+        channel_names=dict(enumerate(CHANNELS)),
+        file_ending=".nii.gz",
+        numTraining=PATIENTS,
+        labels={name: value for value, name in enumerate(CLASSES)},
+    )
     return source
 
 

@@ -98,15 +98,17 @@ REGIONS = {"background": 0, "whole tumour": [1, 2, 3], "core": [2, 3], "enhancin
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"labels": REGIONS, "regions_class_order": [1, 2, 3]},
-         "dataset.json has regions that overlap (whole tumour, core); here each pixel has one class; "
-         "name the classes, as classes.whole_tumour=1 classes.core=2 classes.enhancing=3"),
+        (
+            {"labels": REGIONS, "regions_class_order": [1, 2, 3]},
+            "dataset.json has regions that overlap (whole tumour, core); here each pixel has one class; "
+            "name the classes, as classes.whole_tumour=1 classes.core=2 classes.enhancing=3",
+        ),
         ({"file_ending": ".png"}, "says file_ending .png, which are pictures; use reader=images"),
         ({"channel_names": {}}, "has no channel_names"),
         ({"labels": {"background": 0, "tumour": "x y"}}, "are no numbers"),
         ({"file_ending": ".nrrd"}, "imagesTr holds no file that ends in .nrrd"),
     ],
-)  # fmt: skip
+)
 def test_a_dataset_that_cannot_be_read_is_refused_in_one_line(
     tmp_path: Path, content: dict[str, object], message: str
 ) -> None:
@@ -162,12 +164,22 @@ def test_the_patient_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     source = cohorts.write_folders(tmp_path / "source")
     prints = []
     for name in ("{patient}/*", "{patient}*/*"):
-        reading = Reading("nifti", {"FLAIR": f"{name}_flair.nii.gz"}, mask=f"{name}_seg.nii.gz", size=(32, 32),
-                          classes={"tumour": [1, 2]})  # fmt: skip
+        reading = Reading(
+            "nifti",
+            {"FLAIR": f"{name}_flair.nii.gz"},
+            mask=f"{name}_seg.nii.gz",
+            size=(32, 32),
+            classes={"tumour": [1, 2]},
+        )
         prints.append(prepare(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint)
     assert len(set(prints)) == 1
-    reading = Reading(**{**vars(reading), "sequences": {"FLAIR": "{patient}{session}/*_flair.nii.gz"},
-                         "mask": "{patient}{session}/*_seg.nii.gz"})  # fmt: skip
+    reading = Reading(
+        **{
+            **vars(reading),
+            "sequences": {"FLAIR": "{patient}{session}/*_flair.nii.gz"},
+            "mask": "{patient}{session}/*_seg.nii.gz",
+        }
+    )
     assert (
         prepare(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint not in prints
     )
@@ -257,18 +269,41 @@ GLIOMA = ["background", NECROSIS, OEDEMA, ENHANCING]
 @pytest.mark.parametrize(
     ("name", "parts", "values", "classes"),
     [
-        ("HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_{}.nii.gz", "flair t1ce seg", [1, 2, 4], GLIOMA),
+        (
+            "HGG/Brats18_CBICA_AAB_1/Brats18_CBICA_AAB_1_{}.nii.gz",
+            "flair t1ce seg",
+            [1, 2, 4],
+            GLIOMA,
+        ),
         ("BraTS20_Training_001/BraTS20_Training_001_{}.nii", "flair t1ce seg", [1, 2, 4], GLIOMA),
         ("BraTS2021_00000/BraTS2021_00000_{}.nii.gz", "flair t1ce seg", [1, 2, 4], GLIOMA),
         ("BraTS-GLI-00000-000/BraTS-GLI-00000-000-{}.nii.gz", "t2f t1c seg", [1, 2, 3], GLIOMA),
-        ("BraTS-GLI-02063-101/BraTS-GLI-02063-101-{}.nii.gz", "t2f t1c seg", [1, 2, 3, 4], [*GLIOMA, "resection cavity"]),
-        ("BraTS-PED-00001-000/BraTS-PED-00001-000-{}.nii.gz", "t2f t1c seg", [1, 2, 3],
-         ["background", "non-enhancing", OEDEMA, ENHANCING]),
-        ("BraTS-PED-00001-000/BraTS-PED-00001-000-{}.nii.gz", "t2f t1c seg", [1, 2, 3, 4],
-         ["background", ENHANCING, "non-enhancing", "cystic", OEDEMA]),
-        ("BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_{}.nii.gz", "t1c gtv", [1], ["background", "tumour"]),
+        (
+            "BraTS-GLI-02063-101/BraTS-GLI-02063-101-{}.nii.gz",
+            "t2f t1c seg",
+            [1, 2, 3, 4],
+            [*GLIOMA, "resection cavity"],
+        ),
+        (
+            "BraTS-PED-00001-000/BraTS-PED-00001-000-{}.nii.gz",
+            "t2f t1c seg",
+            [1, 2, 3],
+            ["background", "non-enhancing", OEDEMA, ENHANCING],
+        ),
+        (
+            "BraTS-PED-00001-000/BraTS-PED-00001-000-{}.nii.gz",
+            "t2f t1c seg",
+            [1, 2, 3, 4],
+            ["background", ENHANCING, "non-enhancing", "cystic", OEDEMA],
+        ),
+        (
+            "BraTS-MEN-RT-0000-1/BraTS-MEN-RT-0000-1_{}.nii.gz",
+            "t1c gtv",
+            [1],
+            ["background", "tumour"],
+        ),
     ],
-)  # fmt: skip
+)
 def test_classes_of_each_challenge(
     tmp_path: Path, name: str, parts: str, values: list[int], classes: list[str]
 ) -> None:
@@ -321,5 +356,7 @@ def test_validation_data_without_masks_say_so(tmp_path: Path) -> None:
 
 def test_a_mask_pattern_that_matches_no_file_of_a_bids_dataset_is_refused(tmp_path: Path) -> None:
     source = cohorts.write_bids(tmp_path)
-    with pytest.raises(RequestError, match=r"mask=.*desc-none.* matches no file of the source; give"):
+    with pytest.raises(
+        RequestError, match=r"mask=.*desc-none.* matches no file of the source; give"
+    ):
         bids.make(source, Reading(mask="*_desc-none_dseg.nii.gz"))

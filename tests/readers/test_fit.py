@@ -88,8 +88,13 @@ def test_a_size_that_cuts_the_tumour_off_says_how_much(tmp_path: Path) -> None:
 
 def test_spacing_needs_a_voxel_size(tmp_path: Path) -> None:
     source = cohorts.write_pictures(tmp_path / "source")
-    reading = Reading("images", {"FLAIR": "FLAIR/{patient}_{slice}.png"}, mask="masks/{patient}_{slice}.png",
-                      classes={"tumour": [1, 2]}, spacing=1.0)  # fmt: skip
+    reading = Reading(
+        "images",
+        {"FLAIR": "FLAIR/{patient}_{slice}.png"},
+        mask="masks/{patient}_{slice}.png",
+        classes={"tumour": [1, 2]},
+        spacing=1.0,
+    )
     with pytest.raises(
         FaultyCohort, match="P0: the file gives no voxel size, so spacing=1 cannot be reached"
     ):

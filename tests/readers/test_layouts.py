@@ -24,16 +24,30 @@ PATTERNS = {
 VALUES = {"oedema": 1, "core": 2}
 # Layout, writer, settings, and the reader that is recognised.
 FOUR_CHANNELS: list[tuple[str, Callable[[Path], Path], Reading, str]] = [
-    ("folders", cohorts.write_folders, Reading(sequences=PATTERNS["folders"][0], mask="*_seg.nii.gz", classes=VALUES), "nifti"),
+    (
+        "folders",
+        cohorts.write_folders,
+        Reading(sequences=PATTERNS["folders"][0], mask="*_seg.nii.gz", classes=VALUES),
+        "nifti",
+    ),
     ("guessed", cohorts.write_folders, Reading(classes=VALUES), "nifti"),
-    ("flat", cohorts.write_flat, Reading(sequences=PATTERNS["flat"][0], mask="*_seg.mha", classes=VALUES), "nifti"),
+    (
+        "flat",
+        cohorts.write_flat,
+        Reading(sequences=PATTERNS["flat"][0], mask="*_seg.mha", classes=VALUES),
+        "nifti",
+    ),
     ("nnunet", cohorts.write_nnunet, Reading(), "nnunet"),
     ("decathlon", cohorts.write_decathlon, Reading(), "nnunet"),
     ("bids", cohorts.write_bids, Reading(), "bids"),
     ("brats", cohorts.write_brats, Reading(classes=VALUES), "brats"),
-    ("pictures", cohorts.write_pictures,
-     Reading(sequences=PATTERNS["pictures"][0], mask=PATTERNS["pictures"][1], classes=VALUES), "images"),
-]  # fmt: skip
+    (
+        "pictures",
+        cohorts.write_pictures,
+        Reading(sequences=PATTERNS["pictures"][0], mask=PATTERNS["pictures"][1], classes=VALUES),
+        "images",
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +92,13 @@ def test_patients_of_two_sizes_are_refused_by_name_with_the_remedy(tmp_path: Pat
 def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> None:
     """TIFF by tifffile and PNG by Pillow and ImageMagick hold the same bytes, so the fingerprints are equal."""
     channels = ["pre-contrast", "FLAIR", "post-contrast"]
-    pictures = Reading("images", images="images/{patient}_{slice}.png", mask="masks/{patient}_{slice}.png",
-                       channels=channels, size=(24, 28))  # fmt: skip
+    pictures = Reading(
+        "images",
+        images="images/{patient}_{slice}.png",
+        mask="masks/{patient}_{slice}.png",
+        channels=channels,
+        size=(24, 28),
+    )
     writers = {
         "tiff": (cohorts.write_kaggle, Reading(size=(24, 28))),
         "pillow": (cohorts.write_colour, pictures),

@@ -45,22 +45,65 @@ def listed(source: Path, flair: str, mask: str) -> dict[str, tuple[str, str | No
 @pytest.mark.parametrize(
     ("files", "flair", "mask", "expected"),
     [
-        (["A/x_flair.nii.gz", "A/x_seg.nii.gz"], "*_flair.nii.gz", "*_seg.nii.gz",
-         {"A": ("A", "A/x_flair.nii.gz", "A/x_seg.nii.gz")}),
-        (["A_flair.nii", "A_seg.nii", "B_flair.nii", "B_seg.nii"], "*_flair.nii", "*_seg.nii",
-         {"A": ("A", "A_flair.nii", "A_seg.nii"), "B": ("B", "B_flair.nii", "B_seg.nii")}),
-        (["img/A_f.nii", "lab/A.nii"], "img/*_f.nii", "lab/*.nii", {"A": ("A", "img/A_f.nii", "lab/A.nii")}),
-        (["A/anat/f.nii", "A/anat/m.nii"], "anat/f.nii", "anat/m.nii", {"A": ("A", "A/anat/f.nii", "A/anat/m.nii")}),
-        (["A/anat/f.nii", "A/anat/m.nii"], "*/anat/f.nii", "*/anat/m.nii", {"A": ("A", "A/anat/f.nii", "A/anat/m.nii")}),
-        (["A/x.nii", "A/x_mask.nii"], "*.nii", "*_mask.nii", {"A": ("A", "A/x.nii", "A/x_mask.nii")}),
-        (["A/1/f.nii", "A/1/m.nii", "A/2/f.nii", "A/2/m.nii"], "{patient}/{session}/f.nii", "{patient}/{session}/m.nii",
-         {"A_1": ("A", "A/1/f.nii", "A/1/m.nii"), "A_2": ("A", "A/2/f.nii", "A/2/m.nii")}),
-        (["T_20010101/f.nii", "T_20010101/m.nii", "T_20020202/f.nii", "T_20020202/m.nii"], "f.nii", "m.nii",
-         {"T_20010101": ("T", "T_20010101/f.nii", "T_20010101/m.nii"),
-          "T_20020202": ("T", "T_20020202/f.nii", "T_20020202/m.nii")}),
-        (["A/f.nii", "A/m.nii", "atlas_f.nii"], "*f.nii", "*m.nii", {"A": ("A", "A/f.nii", "A/m.nii")}),
+        (
+            ["A/x_flair.nii.gz", "A/x_seg.nii.gz"],
+            "*_flair.nii.gz",
+            "*_seg.nii.gz",
+            {"A": ("A", "A/x_flair.nii.gz", "A/x_seg.nii.gz")},
+        ),
+        (
+            ["A_flair.nii", "A_seg.nii", "B_flair.nii", "B_seg.nii"],
+            "*_flair.nii",
+            "*_seg.nii",
+            {"A": ("A", "A_flair.nii", "A_seg.nii"), "B": ("B", "B_flair.nii", "B_seg.nii")},
+        ),
+        (
+            ["img/A_f.nii", "lab/A.nii"],
+            "img/*_f.nii",
+            "lab/*.nii",
+            {"A": ("A", "img/A_f.nii", "lab/A.nii")},
+        ),
+        (
+            ["A/anat/f.nii", "A/anat/m.nii"],
+            "anat/f.nii",
+            "anat/m.nii",
+            {"A": ("A", "A/anat/f.nii", "A/anat/m.nii")},
+        ),
+        (
+            ["A/anat/f.nii", "A/anat/m.nii"],
+            "*/anat/f.nii",
+            "*/anat/m.nii",
+            {"A": ("A", "A/anat/f.nii", "A/anat/m.nii")},
+        ),
+        (
+            ["A/x.nii", "A/x_mask.nii"],
+            "*.nii",
+            "*_mask.nii",
+            {"A": ("A", "A/x.nii", "A/x_mask.nii")},
+        ),
+        (
+            ["A/1/f.nii", "A/1/m.nii", "A/2/f.nii", "A/2/m.nii"],
+            "{patient}/{session}/f.nii",
+            "{patient}/{session}/m.nii",
+            {"A_1": ("A", "A/1/f.nii", "A/1/m.nii"), "A_2": ("A", "A/2/f.nii", "A/2/m.nii")},
+        ),
+        (
+            ["T_20010101/f.nii", "T_20010101/m.nii", "T_20020202/f.nii", "T_20020202/m.nii"],
+            "f.nii",
+            "m.nii",
+            {
+                "T_20010101": ("T", "T_20010101/f.nii", "T_20010101/m.nii"),
+                "T_20020202": ("T", "T_20020202/f.nii", "T_20020202/m.nii"),
+            },
+        ),
+        (
+            ["A/f.nii", "A/m.nii", "atlas_f.nii"],
+            "*f.nii",
+            "*m.nii",
+            {"A": ("A", "A/f.nii", "A/m.nii")},
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_patient_is_the_folder_or_what_the_star_matches(
     tmp_path: Path,
     files: list[str],
@@ -130,7 +173,9 @@ def test_cases_without_masks_for_prediction(tmp_path: Path) -> None:
     source = touch(tmp_path, "A/flair.nii.gz", "A/t1.nii.gz", "B/flair.nii.gz")
     cases = list_cases(source, {"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"})
     assert [(case.name, list(case.images), case.mask, case.faults) for case in cases] == [
-        ("A", ["T1", "FLAIR"], None, ()), ("B", ["FLAIR"], None, ())]  # fmt: skip
+        ("A", ["T1", "FLAIR"], None, ()),
+        ("B", ["FLAIR"], None, ()),
+    ]
 
 
 @pytest.fixture
@@ -205,15 +250,21 @@ def test_each_fault_names_file_value_and_remedy(source: Path) -> None:
     faults = faults_of(source)
     tumour = np.count_nonzero(cohorts.make_patient(5)[1])
     assert len(faults) == 6
-    for fault, parts in zip(faults, [
-        ["P0: no file matches mask=mask.nii.gz"],
-        ["P1: no FLAIR; only FLAIR can stand in for another sequence"],
-        ["P2/flair.nii.gz: ", "3"],
-        ["P3/t1.nii.gz: truncated"],
-        ["P4: slices ", "hold a mask and no image"],
-        [f"P5/mask.nii.gz: mask values 1 (1 pixels), 3 ({tumour} pixels): without classes, a mask holds 0 and 1",
-         "say which are tumour, as classes.tumour=[1,3]"],
-    ], strict=True):  # fmt: skip
+    for fault, parts in zip(
+        faults,
+        [
+            ["P0: no file matches mask=mask.nii.gz"],
+            ["P1: no FLAIR; only FLAIR can stand in for another sequence"],
+            ["P2/flair.nii.gz: ", "3"],
+            ["P3/t1.nii.gz: truncated"],
+            ["P4: slices ", "hold a mask and no image"],
+            [
+                f"P5/mask.nii.gz: mask values 1 (1 pixels), 3 ({tumour} pixels): without classes, a mask holds 0 and 1",
+                "say which are tumour, as classes.tumour=[1,3]",
+            ],
+        ],
+        strict=True,
+    ):
         assert all(part in fault for part in parts), fault
 
 
@@ -221,7 +272,8 @@ def test_several_files_for_one_sequence_are_a_fault_that_names_them(source: Path
     shutil.copy(source / "P2" / "flair.nii.gz", source / "P2" / "old_flair.nii.gz")
     reading = Reading(**{**vars(READING), "sequences": {"FLAIR": "*flair.nii.gz"}})
     assert faults_of(source, reading) == [
-        "P2: 2 files match sequences.FLAIR=*flair.nii.gz: P2/flair.nii.gz, P2/old_flair.nii.gz; name one of them"]  # fmt: skip
+        "P2: 2 files match sequences.FLAIR=*flair.nii.gz: P2/flair.nii.gz, P2/old_flair.nii.gz; name one of them"
+    ]
 
 
 def test_one_faulty_session_leaves_the_whole_patient_out(source: Path) -> None:
@@ -278,7 +330,9 @@ def test_a_float_mask_that_nibabel_scaled_into_integers_is_read_as_written(
     header = nibabel.Nifti1Header()
     header.set_data_dtype(header_kind)
     # nibabel stores floats in the header's integer type by a slope, and the slope is rounded.
-    nibabel.save(nibabel.Nifti1Image(drawn.astype(np.float64), np.eye(4), header), tmp_path / "m.nii")
+    nibabel.save(
+        nibabel.Nifti1Image(drawn.astype(np.float64), np.eye(4), header), tmp_path / "m.nii"
+    )
     for _ in range(3):
         image = nibabel.load(tmp_path / "m.nii")
         again = nibabel.Nifti1Image(image.get_fdata(), image.affine, image.header)

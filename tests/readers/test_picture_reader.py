@@ -154,14 +154,19 @@ def test_other_sizes_values_and_damage_are_faults(tmp_path: Path) -> None:
     cohorts.write_picture(source / "P5" / "2.png", np.dstack([GREY, GREY // 2, GREY]))
     write_patient(source, "P6")
     cohorts.write_picture(source / "P6" / "2.png", np.zeros_like(GREY))
-    for fault, text in zip(faults_of(source), [
-        "P1/2.png: 12x16 pixels; its mask has 6x16",
-        "P2: mask values 7 (45 pixels): without classes, a mask holds 0 and 1, or 0 and 255; say which are tumour, as classes.tumour=[7]",
-        "P3/2.png: unreadable or truncated; copy or download it again",
-        "P4/1_mask.png: is no PNG, JPEG, TIFF, BMP or PPM; convert it to PNG",
-        "P5/2.png: is in colour, unlike the first pictures",
-        "P6: slices 2 hold a mask and no image, every pixel is equal",
-    ], strict=True):  # fmt: skip
+    for fault, text in zip(
+        faults_of(source),
+        [
+            "P1/2.png: 12x16 pixels; its mask has 6x16",
+            "P2: mask values 7 (45 pixels): without classes, a mask holds 0 and 1, or 0 and 255; "
+            "say which are tumour, as classes.tumour=[7]",
+            "P3/2.png: unreadable or truncated; copy or download it again",
+            "P4/1_mask.png: is no PNG, JPEG, TIFF, BMP or PPM; convert it to PNG",
+            "P5/2.png: is in colour, unlike the first pictures",
+            "P6: slices 2 hold a mask and no image, every pixel is equal",
+        ],
+        strict=True,
+    ):
         assert text in fault
 
 

@@ -40,10 +40,7 @@ WITH = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
 
 
 def assign(
-    name: str,
-    volumes: Sequence[ImageVolume],
-    sequences: Mapping[str, str],
-    channels: Sequence[str],
+    name: str, volumes: Sequence[ImageVolume], sequences: Mapping[str, str], channels: Sequence[str]
 ) -> dict[str, ImageVolume]:
     """Return the image for each sequence: what `sequences` names, else what bears a channel's name.
 
@@ -132,9 +129,7 @@ def _by_name(
     matches = {}
     for channel in channels:
         named = [
-            volume
-            for volume in volumes
-            if channel in channels_in(" ".join(volume.names), channels)
+            volume for volume in volumes if channel in channels_in(" ".join(volume.names), channels)
         ]
         # T2_FLAIR contains T2, as the file of T2 does, and means another sequence.
         fitting = [each for each in named if not contradictions(each.names, channel, channels)]
@@ -165,9 +160,11 @@ def _named(text: str, volumes: Sequence[ImageVolume], setting: str) -> ImageVolu
         if any(wanted in (folded(name), folded(name).rpartition("/")[2]) for name in volume.names)
     ]
     # A number within a UID or another number means nothing.
-    part = [] if wanted.isdigit() else [
-        volume for volume in volumes if any(wanted in folded(name) for name in volume.names)
-    ]  # fmt: skip
+    part = (
+        []
+        if wanted.isdigit()
+        else [volume for volume in volumes if any(wanted in folded(name) for name in volume.names)]
+    )
     matches = exact or part
     rule = f"fits {len(matches)} of the series; must fit one"
     check(len(matches) == 1, setting, text, rule, f"there are: {listed(volumes)}")

@@ -148,6 +148,12 @@ def _study_of_case(
     if labels is not None and mask is None:
         notes.append(f"not scored: {'; '.join(case.mask_faults) or 'no mask'}")
     return CaseStudy(
-        study.name, channels, study.volumes, notes, case.patient, mask,
-        labels or Labels(), reader.labels_file,
-    )  # fmt: skip
+        study.name,
+        channels,
+        study.volumes,
+        notes,
+        case.patient,
+        mask,
+        labels or Labels(),
+        reader.labels_file,
+    )

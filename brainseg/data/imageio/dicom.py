@@ -32,10 +32,7 @@ from brainseg.data.imageio.grid import Grid
 from brainseg.errors import DataError
 
 # What pydicom raises for pixels that it cannot decode.
-DECODE_ERRORS = (
-    *PARSE_ERRORS,
-    RuntimeError,
-)
+DECODE_ERRORS = (*PARSE_ERRORS, RuntimeError)
 
 
 @dataclass(frozen=True, eq=False)

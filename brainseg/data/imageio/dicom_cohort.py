@@ -46,10 +46,7 @@ def find_patients(
 
 
 def _is_assigned(
-    path: Path,
-    images: Sequence[ImageVolume],
-    sequences: Mapping[str, str],
-    channels: Sequence[str],
+    path: Path, images: Sequence[ImageVolume], sequences: Mapping[str, str], channels: Sequence[str]
 ) -> bool:
     """Return True if it is clear which of all series is which sequence."""
     try:
@@ -80,10 +77,7 @@ def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Pat
 
 
 def _study_of(
-    folder: Path,
-    sequences: Mapping[str, str],
-    channels: Sequence[str],
-    list_images: ListImages,
+    folder: Path, sequences: Mapping[str, str], channels: Sequence[str], list_images: ListImages
 ) -> Study:
     """Return the study of one patient's folder, a `FaultyStudy` if it cannot be assigned."""
     check_name(folder.name)

@@ -26,14 +26,29 @@ ATTRIBUTES = (
     ("inversion time", " ms", "InversionTime", "MRModifierSequence", "InversionTimes"),
     ("flip angle", " degrees", "FlipAngle", "MRTimingAndRelatedParametersSequence", "FlipAngle"),
     ("b-value", " s/mm2", "DiffusionBValue", "MRDiffusionSequence", "DiffusionBValue"),
-    ("gradient", "", "DiffusionGradientOrientation", "MRDiffusionSequence",
-     "DiffusionGradientOrientation"),
-    ("time point", "", "TemporalPositionIdentifier", "FrameContentSequence",
-     "TemporalPositionIndex"),
-    ("trigger delay", " ms", "TriggerTime", "CardiacSynchronizationSequence",
-     "NominalCardiacTriggerDelayTime"),
+    (
+        "gradient",
+        "",
+        "DiffusionGradientOrientation",
+        "MRDiffusionSequence",
+        "DiffusionGradientOrientation",
+    ),
+    (
+        "time point",
+        "",
+        "TemporalPositionIdentifier",
+        "FrameContentSequence",
+        "TemporalPositionIndex",
+    ),
+    (
+        "trigger delay",
+        " ms",
+        "TriggerTime",
+        "CardiacSynchronizationSequence",
+        "NominalCardiacTriggerDelayTime",
+    ),
     ("acquisition", "", "AcquisitionNumber", "FrameContentSequence", "FrameAcquisitionNumber"),
-)  # fmt: skip
+)
 # Where a legacy converted object keeps the attributes that have no functional group.
 CONVERTED = (
     "UnassignedPerFrameConvertedAttributesSequence",

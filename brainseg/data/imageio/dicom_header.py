@@ -23,31 +23,70 @@ from brainseg.errors import DataError
 
 # A damaged or hostile file makes pydicom raise any of these. An OSError is not among them.
 PARSE_ERRORS = (
-    InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, ValueError,
-    TypeError, AttributeError, LookupError, NotImplementedError, ArithmeticError, RecursionError,
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    struct.error,
+    zlib.error,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    ArithmeticError,
+    RecursionError,
     MemoryError,
-)  # fmt: skip
+)
 SUFFIXES = (".dcm", ".dicom", ".ima")
 TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID",
-    "SeriesInstanceUID", "SeriesDescription", "ImagesInAcquisition", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
-    "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "PixelSpacing",
-    "ImagePositionPatient", "ImageOrientationPatient", "SliceThickness", "RescaleSlope",
-    "RescaleIntercept", "ModalityLUTSequence", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "PixelData", "FloatPixelData", "DoubleFloatPixelData",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "ImagesInAcquisition",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SliceThickness",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
     *{keyword for _, _, keyword, *_ in ATTRIBUTES if keyword},
-)  # fmt: skip
+)
 # Modalities whose objects may have pixels, but not those of a scan.
 NO_SCANS = {
-    "SEG": "a segmentation", "RTDOSE": "a radiation dose", "RTIMAGE": "a radiotherapy image",
-    "PR": "a presentation state", "SM": "a microscope image", "ES": "an endoscope image",
-}  # fmt: skip
+    "SEG": "a segmentation",
+    "RTDOSE": "a radiation dose",
+    "RTIMAGE": "a radiotherapy image",
+    "PR": "a presentation state",
+    "SM": "a microscope image",
+    "ES": "an endoscope image",
+}
 SERIES = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
 MR_CLASSES = (
-    uid.MRImageStorage, uid.EnhancedMRImageStorage, uid.LegacyConvertedEnhancedMRImageStorage,
-)  # fmt: skip
+    uid.MRImageStorage,
+    uid.EnhancedMRImageStorage,
+    uid.LegacyConvertedEnhancedMRImageStorage,
+)
 
 
 @dataclass(frozen=True)
@@ -97,10 +136,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
             # A deflated file is inflated as a whole, and its length says nothing of its pixels.
             is_deflated = has_preamble and _is_deflated(path)
             dataset = pydicom.dcmread(
-                stream,
-                force=True,
-                stop_before_pixels=not is_deflated,
-                specific_tags=list(TAGS),
+                stream, force=True, stop_before_pixels=not is_deflated, specific_tags=list(TAGS)
             )
             if not has_preamble and not dataset.get("SOPClassUID"):
                 return None

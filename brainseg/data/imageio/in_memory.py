@@ -97,8 +97,12 @@ def _study(images: Images, channels: Sequence[str]) -> Study:
         return ArrayStudy(_by_channel(_array(images), channels), channels)
     if isinstance(images, Mapping):
         return _named(images, channels)
-    check(isinstance(images, Sequence) and not isinstance(images, bytes), "images",
-          type(images).__name__, f"must be {KINDS}, or a list or mapping of these")  # fmt: skip
+    check(
+        isinstance(images, Sequence) and not isinstance(images, bytes),
+        "images",
+        type(images).__name__,
+        f"must be {KINDS}, or a list or mapping of these",
+    )
     assert isinstance(images, Sequence)
     if len(images) == 1 and isinstance(images[0], str | Path):
         return _only(str(images[0]), channels)

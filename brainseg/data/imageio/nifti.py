@@ -139,12 +139,16 @@ class NiftiVolume:
         form = _form(self.header)
         unit = UNITS.get(int(self.stored["xyzt_units"]) & 7)
         if not form:
-            notes.append("the header does not say how the head lies (sform and qform codes are 0): "
-                         "nibabel's axes are assumed, left and right may be exchanged")  # fmt: skip
+            notes.append(
+                "the header does not say how the head lies (sform and qform codes are 0): "
+                "nibabel's axes are assumed, left and right may be exchanged"
+            )
         if not grid.spacing_known:
             shown = " x ".join(f"{side:g}" for side in self._sides)
-            notes.append(f"the header gives voxels of {shown} {unit or 'mm'}, which cannot be right: "
-                         "no volume in millilitres")  # fmt: skip
+            notes.append(
+                f"the header gives voxels of {shown} {unit or 'mm'}, which cannot be right: "
+                "no volume in millilitres"
+            )
         elif unit:
             notes.append(f"the header's unit is {unit}: converted to mm")
         if form == "sform" and int(self.header["qform_code"]) > 0 and self._forms_differ(grid):

@@ -38,8 +38,20 @@ def _copy_of(source: Header) -> Header:
     single = nibabel.Nifti2Header if source.sizeof_hdr == 540 else nibabel.Nifti1Header
     swapped = source.as_byteswapped("<")
     header, blank = single(swapped.binaryblock, "<", check=False), single(endianness="<")
-    for field in ("scl_slope", "scl_inter", "cal_max", "cal_min", "intent_code", "intent_name",
-                  "intent_p1", "intent_p2", "intent_p3", "descrip", "aux_file", "dim_info"):  # fmt: skip
+    for field in (
+        "scl_slope",
+        "scl_inter",
+        "cal_max",
+        "cal_min",
+        "intent_code",
+        "intent_name",
+        "intent_p1",
+        "intent_p2",
+        "intent_p3",
+        "descrip",
+        "aux_file",
+        "dim_info",
+    ):
         header[field] = blank[field]
     header["descrip"] = b"brainseg"
     return header

@@ -32,10 +32,7 @@ LONGEST_HEADER = 2**16  # bytes
 MOST_PACKED = 1100  # bytes that deflate can pack into one, at most
 NRRD, METAIMAGE = "NrrdImageIO", "MetaImageIO"
 VOXELS_IN = {NRRD: ("data file", "datafile"), METAIMAGE: ("elementdatafile",)}
-SPACING_IN = {
-    NRRD: ("spacings", "space directions"),
-    METAIMAGE: ("elementspacing", "elementsize"),
-}
+SPACING_IN = {NRRD: ("spacings", "space directions"), METAIMAGE: ("elementspacing", "elementsize")}
 ORIENTATION_IN = {NRRD: ("space",), METAIMAGE: ("transformmatrix", "rotation", "orientation")}
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # SimpleITK's axes are left, posterior, superior
 

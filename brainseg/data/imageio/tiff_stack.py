@@ -221,6 +221,12 @@ def _write(path: Path, pages: np.ndarray, samples: bool = False) -> Path:
     planes = "contig" if samples else None
     # Without loss: a mask of 65 KB takes 0.3 KB.
     with writing(path) as temporary:
-        imwrite(temporary, pages, photometric="minisblack", planarconfig=planes,
-                compression="deflate", metadata=None)  # fmt: skip
+        imwrite(
+            temporary,
+            pages,
+            photometric="minisblack",
+            planarconfig=planes,
+            compression="deflate",
+            metadata=None,
+        )
     return path

@@ -136,8 +136,10 @@ def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, A
             exclusive.setdefault((_clean(name) or f"class {value}").replace(" ", "_"), []).append(
                 value
             )
-    texts = [f"classes.{name}={str(values).replace(' ', '') if len(values) > 1 else values[0]}"
-             for name, values in exclusive.items()]  # fmt: skip
+    texts = [
+        f"classes.{name}={str(values).replace(' ', '') if len(values) > 1 else values[0]}"
+        for name, values in exclusive.items()
+    ]
     rule = (
         f"{DESCRIPTION} has regions that overlap ({', '.join(shared)}); "
         "here each pixel has one class"

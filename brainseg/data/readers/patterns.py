@@ -11,9 +11,18 @@ from brainseg.errors import check
 FIELDS = {"patient": "[^/]+", "session": "[^/]+", "slice": "[0-9]+"}
 DEEPEST = 8  # levels of folders below the source
 IMAGE_SUFFIXES = (
-    ".nii", ".nii.gz", ".nii.bz2", ".hdr", ".hdr.gz",
-    ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh",
-)  # fmt: skip
+    ".nii",
+    ".nii.gz",
+    ".nii.bz2",
+    ".hdr",
+    ".hdr.gz",
+    ".nrrd",
+    ".nhdr",
+    ".mha",
+    ".mhd",
+    ".mgz",
+    ".mgh",
+)
 
 
 class Pattern:
