@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from brainseg.signals import end_at_once
+from brainseg.core.signals import end_at_once
 
 if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset

@@ -4,7 +4,7 @@ import difflib
 import sys
 from importlib import import_module
 
-from brainseg.signals import end_at_once
+from brainseg.core.signals import end_at_once
 
 COMMANDS = {
     "train": "train a model, or a sweep of them with -m",

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from brainseg.config import LossConfig, ModelConfig, OptimizerConfig, UNetConfig
-from brainseg.errors import RequestError, check
-from brainseg.extensions import extension, registered
+from brainseg.core.errors import RequestError, check
+from brainseg.core.extensions import extension, registered
 from brainseg.models.unet import UNet, smallest_size
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 

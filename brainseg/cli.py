@@ -25,9 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 from brainseg import launch, manual, sweep
 from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.config.text import as_typed, quote_path, text_of
-from brainseg.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check
+from brainseg.core.output import dropped_when_unread
+from brainseg.core.signals import Interrupted, ending
 from brainseg.job import outcome_of
-from brainseg.output import dropped_when_unread
 from brainseg.records.folders import locate, stored_overrides
 from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
@@ -43,7 +44,6 @@ from brainseg.request import (
     is_hydras,
     task_overrides,
 )
-from brainseg.signals import Interrupted, ending
 from brainseg.worker import Died, apart
 
 PAGES = (

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 from brainseg import cli
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
+from brainseg.core.errors import DataError, RequestError
+from brainseg.core.errors import check as require
+from brainseg.core.files import writing
+from brainseg.core.places import relocated
 from brainseg.data.store import Store
 from brainseg.data.volume import main_channel
-from brainseg.errors import DataError, RequestError
-from brainseg.errors import check as require
-from brainseg.files import writing
 from brainseg.records import (
     comparison_report,
     failures,
@@ -41,7 +42,6 @@ from brainseg.records.gathering import Run, gather
 from brainseg.records.labels import differing_settings, labelled
 from brainseg.records.mlflow_refusals import RefusedError
 from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.places import relocated
 from brainseg.records.predictions import read_predictions
 from brainseg.records.summary_run import log_comparison
 from brainseg.records.sweep_record import jobs_of, last

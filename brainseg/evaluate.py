@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg import cli
 from brainseg.config import DataConfig, EvaluateConfig
+from brainseg.core.errors import check as require
 from brainseg.data import resident
 from brainseg.data.cohort import open_store, outline
 from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.device import choose
-from brainseg.errors import check as require
 from brainseg.records import failures_figure, tables
 from brainseg.records.clinical import read_clinical
 from brainseg.records.folders import check_no_run

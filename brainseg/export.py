@@ -18,9 +18,9 @@ import torch
 
 from brainseg import __version__, build, cli
 from brainseg.config import DataConfig, ExportConfig
-from brainseg.errors import DataError
-from brainseg.errors import check as require
-from brainseg.files import write_bytes
+from brainseg.core.errors import DataError
+from brainseg.core.errors import check as require
+from brainseg.core.files import write_bytes
 from brainseg.models import exported
 from brainseg.trained import USUAL, Trained, check_name, load_members
 

@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from brainseg.config import TrainConfig
-from brainseg.errors import DeviceMissingError, InUseError, RequestError
+from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
+from brainseg.core.signals import Interrupted
 from brainseg.records.run import Job, Outcome
-from brainseg.signals import Interrupted
 from brainseg.sweep import Ledger
 from brainseg.worker import Died, apart
 

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from brainseg import cli
 from brainseg.config import PredictConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.imageio.find import check_input, find
 from brainseg.data.imageio.study import Study
 from brainseg.data.memory import MemoryStore
 from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose
-from brainseg.errors import DataError, RequestError
 from brainseg.records import prediction_report, prediction_viewer, predictions, segmentation, tables
 from brainseg.records.code import code_version
 from brainseg.records.overlays import Case

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from brainseg import cli
 from brainseg.config import PrepareConfig
+from brainseg.core.errors import DataError
+from brainseg.core.errors import check as require
+from brainseg.core.files import target
+from brainseg.core.signals import Interrupted
 from brainseg.data.conversion import Summary, prepare
 from brainseg.data.fault_report import enumerate_names, summarise
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
 from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
-from brainseg.errors import DataError
-from brainseg.errors import check as require
-from brainseg.files import target
-from brainseg.signals import Interrupted
 
 SHOWN = 20  # names of ignored files
 

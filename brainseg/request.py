@@ -29,9 +29,9 @@ from brainseg import launchers
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import by_setting, setting_of, value_of
 from brainseg.config.text import text_of
-from brainseg.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check
+from brainseg.core.signals import Signals
 from brainseg.explanations import explained, nearest, no_value, several_values, unreadable
-from brainseg.signals import Signals
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = (

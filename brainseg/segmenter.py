@@ -8,12 +8,12 @@ from torch import nn
 
 from brainseg import build
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
+from brainseg.core.errors import DataError, check
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.imageio.in_memory import Images, study_in_memory
 from brainseg.data.imageio.study import ImageStudy
 from brainseg.data.memory import MemoryStore
 from brainseg.device import Device, choose
-from brainseg.errors import DataError, check
 from brainseg.trained import Trained, inference_of, load_checkpoint
 from brainseg.training.evaluation import Evaluated, evaluate
 from brainseg.training.inference import check_components, check_threshold

@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import OmegaConf
 
 from brainseg.config.text import as_typed
-from brainseg.errors import check
+from brainseg.core.errors import check
 from brainseg.request import CONFIGS, is_hydras, one_line, parse
 
 if TYPE_CHECKING:

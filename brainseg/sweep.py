@@ -8,7 +8,7 @@ from typing import Any
 
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import by_setting
-from brainseg.files import write_json
+from brainseg.core.files import write_json
 from brainseg.records.folders import find
 from brainseg.records.plan import Facts, Fate
 from brainseg.records.run import Job, Outcome

@@ -10,7 +10,7 @@ Repeating it changes nothing. Exit code 1 if a run could not be brought over, 2 
 import sys
 from pathlib import Path
 
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 from brainseg.records.mlflow_refusals import remedy_of
 from brainseg.records.tracking import replicate, tracking_uri
 

@@ -13,6 +13,10 @@ import torch
 
 from brainseg import build, cli
 from brainseg.config import TrainConfig
+from brainseg.core.errors import DeviceMissingError
+from brainseg.core.errors import check as require
+from brainseg.core.seeds import seed_for
+from brainseg.core.signals import Signals
 from brainseg.data import resident
 from brainseg.data.augment import can_miss
 from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
@@ -21,8 +25,6 @@ from brainseg.data.plausibility import check_parts
 from brainseg.data.split import Split, draw
 from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
-from brainseg.errors import DeviceMissingError
-from brainseg.errors import check as require
 from brainseg.records import checkpoint, figures
 from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
@@ -39,8 +41,6 @@ from brainseg.records.saving import (
     plans_to_repeat,
 )
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
-from brainseg.seeds import seed_for
-from brainseg.signals import Signals
 from brainseg.training.engine import fit
 from brainseg.training.evaluation import evaluate
 from brainseg.training.inference import check_components, check_threshold

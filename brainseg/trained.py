@@ -23,13 +23,13 @@ from brainseg.config import (
     UNetConfig,
     restore,
 )
+from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
 from brainseg.data.tiff import LARGEST
 from brainseg.data.volume import CHANNELS, CLASSES
-from brainseg.errors import check
 from brainseg.records import checkpoint
 from brainseg.records.folders import nearest
 from brainseg.records.weights import matched

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg.config import DataConfig, DataOverride, PhantomConfig, TrainConfig
+from brainseg.core.errors import check
+from brainseg.core.places import relocated
 from brainseg.data.store import Store, is_store
-from brainseg.errors import check
-from brainseg.records.places import relocated
 from brainseg.records.run import RunFolder
 
 if TYPE_CHECKING:

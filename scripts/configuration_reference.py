@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from brainseg import manual
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
-from brainseg.files import write_text
+from brainseg.core.files import write_text
 from brainseg.manual import Setting
 from brainseg.request import CONFIGS, compose_checked
 

@@ -6,7 +6,7 @@ python -m brainseg.train && python scripts/pictures.py runs/RUN
 import argparse
 from pathlib import Path
 
-from brainseg.files import write_bytes
+from brainseg.core.files import write_bytes
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from matplotlib import image
 
-from brainseg.files import write_bytes
+from brainseg.core.files import write_bytes
 from brainseg.records.mlflow_store import (
     LOCAL_UI,
     chart_link,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from brainseg.files import write_bytes
+from brainseg.core.files import write_bytes
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "viewer.png"
 SECONDS = 120  # for a page to draw on a busy machine

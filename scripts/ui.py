@@ -18,7 +18,7 @@ import urllib.request
 
 from mlflow.exceptions import MlflowException
 
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 from brainseg.records.mlflow_store import (
     LOCAL_UI,
     NO_TELEMETRY,

@@ -9,10 +9,10 @@ from scans import SHAPE, THRESHOLD, scan, threshold_weights, write_dicom, write_
 from test_predict import call
 
 from brainseg.config import PredictConfig
+from brainseg.core.errors import RequestError
 from brainseg.data.imageio.assignment import contradictions
 from brainseg.data.imageio.find import find
 from brainseg.data.volume import CHANNELS
-from brainseg.errors import RequestError
 
 OTHER = "sub-01_T1w T1.nii t1ce.nii.gz T2 t2w.nii T2star MPRAGE post_contrast P1_pre CE gad T1+C CT head_CT seg "
 OTHER += "FLAIR_seg.nii.gz flair_mask.nii brainmask FLAIR-label T1_FLAIR flair_gad DWI adc.nii PET labels gt SWI"

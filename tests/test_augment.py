@@ -13,8 +13,8 @@ from torch import Tensor
 
 from brainseg import train
 from brainseg.config import AugmentConfig, DataConfig, KFoldConfig, TrainConfig, UNetConfig
+from brainseg.core.errors import RequestError
 from brainseg.data.augment import Draw, apply, draw
-from brainseg.errors import RequestError
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 EVERYTHING = AugmentConfig(

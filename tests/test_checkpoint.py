@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from brainseg.errors import DataError, RequestError
+from brainseg.core.errors import DataError, RequestError
 from brainseg.records import checkpoint
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from brainseg import cli
 from brainseg.config import TrainConfig
-from brainseg.errors import DataError, DeviceMissingError, InUseError, RequestError
+from brainseg.core.errors import DataError, DeviceMissingError, InUseError, RequestError
+from brainseg.core.signals import Interrupted
 from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome
-from brainseg.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

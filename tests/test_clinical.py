@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 from brainseg.records.clinical import match_clinical, read_clinical
 
 PATIENTS = ["TCGA_CS_4941", "TCGA_CS_4942_19970222", "TCGA_DU_5849"]

@@ -16,7 +16,7 @@ from scored_runs import scored_run
 from brainseg.compare import check as check_request
 from brainseg.compare import publish, write
 from brainseg.config import CompareConfig, CompareTrackingConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records import comparison_report
 from brainseg.records.comparison import Comparison, compare
 from brainseg.records.comparison_figures import FIGURES, effect, pareto

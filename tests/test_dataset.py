@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset, Sample, epoch_order
-from brainseg.errors import RequestError
 
 
 @pytest.fixture(scope="module")

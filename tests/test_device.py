@@ -8,8 +8,8 @@ import torch
 
 from brainseg import device as device_module
 from brainseg.config import DeviceConfig
+from brainseg.core.errors import RequestError
 from brainseg.device import choose
-from brainseg.errors import RequestError
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydicom import uid
 from pydicom.encaps import encapsulate
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom import find_series, open_file
-from brainseg.errors import DataError
 
 QUICK = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -13,8 +13,8 @@ from dicom_files import MATRIX, SHAPE, dataset, items, place, ramp, write_enhanc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom import DicomVolume, find_series, open_file
-from brainseg.errors import DataError
 
 AXES = list(itertools.permutations(range(3)))
 SIGNS = list(itertools.product((1, -1), repeat=3))

@@ -10,8 +10,8 @@ from dicom_files import MATRIX, SHAPE, dataset, items, place, ramp, write_enhanc
 from pydicom import uid
 from pydicom.fileset import FileSet
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom import find_series, open_file
-from brainseg.errors import DataError
 
 
 def fault(folder: Path) -> str:

@@ -12,9 +12,9 @@ from pydicom import uid
 from pydicom.data import get_testdata_file
 from pydicom.pixels import apply_modality_lut
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom import DicomVolume, find_series, open_file
 from brainseg.data.imageio.dicom_pixels import check_decoder, codestream_size
-from brainseg.errors import DataError
 
 DECODERS = all(importlib.util.find_spec(name) for name in ("libjpeg", "openjpeg"))
 

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.config import KFoldConfig
+from brainseg.core.errors import DataError
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.readers.base import Scan
@@ -23,7 +24,6 @@ from brainseg.data.readers.verify import scan
 from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.data.volume import fingerprint, hash_slice
-from brainseg.errors import DataError
 
 FIRST, COPY = "TCGA_AA_0000_20010101", "TCGA_ZZ_9999_20200101"
 

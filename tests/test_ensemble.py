@@ -21,8 +21,8 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
+from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset
-from brainseg.errors import RequestError
 from brainseg.records.predictions import read_predictions
 from brainseg.trained import load_checkpoint
 

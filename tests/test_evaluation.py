@@ -24,10 +24,10 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
+from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.phantom import ensure_cohort
 from brainseg.device import choose
-from brainseg.errors import RequestError
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.statistics import bootstrap

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from brainseg.core.errors import DataError
 from brainseg.data.store import Store
-from brainseg.errors import DataError
 from brainseg.records import clinical, failures, failures_figure
 from brainseg.records.failures import (
     ALL,

@@ -10,12 +10,12 @@ from test_engine import Stop, assert_equal, make_task, resumed, to_bytes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from brainseg.config import AugmentConfig, CheckpointConfig, CosineConfig, DeviceConfig
+from brainseg.core.signals import Signals
 from brainseg.data.split import Split
 from brainseg.device import Device, choose
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.watch import Watch
-from brainseg.signals import Signals
 from brainseg.train import new_state
 from brainseg.training.engine import fit, train_epoch
 from brainseg.training.faults import NonFiniteError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from brainseg.files import remove_stale, rename, write_json, write_text, writing
+from brainseg.core.files import remove_stale, rename, write_json, write_text, writing
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

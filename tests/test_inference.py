@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from brainseg.config import InferenceConfig
-from brainseg.errors import DataError, RequestError
+from brainseg.core.errors import DataError, RequestError
 from brainseg.training.inference import (
     check_components,
     keep_components,

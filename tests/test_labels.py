@@ -10,7 +10,7 @@ from test_configs import compose
 
 from brainseg import compare as command
 from brainseg.config import CompareConfig, CompareTrackingConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records.comparison import compare
 from brainseg.records.gathering import Run
 from brainseg.records.labels import LONGEST, labelled

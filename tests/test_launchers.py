@@ -15,9 +15,9 @@ from hydra import initialize_config_dir
 
 from brainseg import cli, launch, launchers
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig
+from brainseg.core.errors import DeviceMissingError, RequestError
 from brainseg.data.phantom import ensure_cohort
 from brainseg.device import choose
-from brainseg.errors import DeviceMissingError, RequestError
 from brainseg.records.run import RunFolder, is_alive
 from brainseg.request import compose_multirun
 from brainseg.worker import Died, apart

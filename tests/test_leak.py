@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from brainseg.config import DataConfig, FileSplitConfig, TrainConfig
+from brainseg.core.errors import RequestError
 from brainseg.data.split import Split, draw
 from brainseg.data.store import Store
-from brainseg.errors import RequestError
 from brainseg.records.run import RunFolder
 
 specification = importlib.util.spec_from_file_location(

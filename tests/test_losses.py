@@ -11,7 +11,7 @@ from torch import Tensor
 
 from brainseg import build
 from brainseg.config import LossConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
 CRITERIA = [DiceLoss, BCEDiceLoss]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 from brainseg.training.metrics import PatientScore, hausdorff95, score_patient, summarise
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))

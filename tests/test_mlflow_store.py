@@ -12,7 +12,7 @@ from signs import IN_NAMES
 from sqlalchemy.engine import make_url
 from tracked_runs import client, write_run
 
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records.mlflow_store import (
     chart_link,
     connect,

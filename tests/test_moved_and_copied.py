@@ -14,11 +14,11 @@ import pytest
 from tracked_runs import client, the_run, write_run
 
 from brainseg import cli, evaluate, register, sync, train
+from brainseg.core.places import relocated, relocated_database
 from brainseg.records import mlflow_runs
 from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
 from brainseg.records.mlflow_places import HOME
 from brainseg.records.mlflow_runs import mirror_among, place_tags
-from brainseg.records.places import relocated, relocated_database
 from brainseg.records.tracking import replicate
 
 
@@ -244,7 +244,7 @@ def test_a_run_finds_its_store_and_its_data_where_they_lie_today(tmp_path: Path)
 def test_a_folder_that_holds_another_run_today_is_not_taken_for_the_old_one(
     store: str, tmp_path: Path
 ) -> None:
-    from brainseg.errors import RequestError
+    from brainseg.core.errors import RequestError
 
     replicate(write_run(tmp_path / "run", store))
     run_id = the_run(store).info.run_id

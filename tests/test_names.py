@@ -11,9 +11,9 @@ from tiffs import write_volume
 
 from brainseg import cli, prepare, train
 from brainseg.config.text import quote
+from brainseg.core.errors import RequestError
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
-from brainseg.errors import RequestError
 from brainseg.records.mlflow_store import connect, experiment_id, limited, sqlite_uri, tracking_uri
 
 COMMANDS = {"train": (train.run, train.check), "prepare": (prepare.run, prepare.check)}

@@ -11,10 +11,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti_writer import write_nifti
 from brainseg.data.imageio.open import open_image
-from brainseg.errors import DataError
 
 SHAPE = (5, 4, 3)
 STRAIGHT = np.array([[-2.0, 0, 0, 30], [0, -2.5, 0, 40], [0, 0, 5, -20], [0, 0, 0, 1]])

@@ -10,7 +10,7 @@ import pytest
 
 PRINTING = """
 import sys
-from brainseg.output import dropped_when_unread
+from brainseg.core.output import dropped_when_unread
 with dropped_when_unread():
     for number in range(20_000):
         print("line", number)
@@ -82,7 +82,7 @@ def test_a_name_that_the_terminal_cannot_write_is_escaped(
         "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
         "PYTHONIOENCODING": encoding,
     }
-    script = "from brainseg.output import dropped_when_unread\nwith dropped_when_unread():\n    print('Wa\\u0142\\u0119sa \\xf6')"
+    script = "from brainseg.core.output import dropped_when_unread\nwith dropped_when_unread():\n    print('Wa\\u0142\\u0119sa \\xf6')"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -11,9 +11,9 @@ import tifffile
 from scipy.ndimage import label
 
 from brainseg.config import PhantomConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data import phantom
 from brainseg.data.phantom import ensure_cohort, institution, patient_names, volume, write_cohort
-from brainseg.errors import DataError, RequestError
 
 SMALL = PhantomConfig(patients=8, slices=16, size=64)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 from brainseg.records.figures import class_colour, curves
 from brainseg.records.overlays import (
     OVERLAP,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_engine import Stop, assert_equal, make_task, numbers, resumed, to_bytes
 
 from brainseg.config import CosineConfig, HoldoutConfig, SchedulerConfig, TrainConfig
+from brainseg.core.errors import DataError
 from brainseg.data.split import Split
-from brainseg.errors import DataError
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, plans_to_repeat, save
 from brainseg.train import new_state

@@ -10,8 +10,8 @@ from test_configs import compose
 from tiffs import write_cohort
 
 from brainseg import train
+from brainseg.core.errors import RequestError
 from brainseg.data.conversion import prepare
-from brainseg.errors import RequestError
 
 NAMES = [f"TCGA_AA_{patient:04d}" for patient in range(6)]
 

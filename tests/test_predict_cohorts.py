@@ -14,11 +14,11 @@ from test_dicom_predict import MATRIX
 from test_predict import call
 
 from brainseg import cli, evaluate
+from brainseg.core.errors import RequestError
 from brainseg.data.conversion import prepare
 from brainseg.data.imageio.case_study import FaultyStudy
 from brainseg.data.imageio.find import find
 from brainseg.data.volume import CHANNELS
-from brainseg.errors import RequestError
 
 OTHER = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)  # bright elsewhere than FLAIR
 

@@ -24,9 +24,9 @@ from scans import (
 )
 from test_predict import call
 
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.imageio.find import find
 from brainseg.data.volume import CHANNELS
-from brainseg.errors import DataError, RequestError
 
 CODES = [
     "".join(code)

@@ -13,10 +13,10 @@ from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg import prepare as command
 from brainseg.config import PrepareConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.source import in_processes
 from brainseg.data.store import Store
-from brainseg.errors import DataError, RequestError
 
 IMAGE = np.full((16, 16, 3), 7, np.uint8)
 MASK = np.zeros((16, 16), np.uint8)

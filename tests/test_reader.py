@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from own_cohort import CHANNELS, CLASSES, SPACING, volume
 
+from brainseg.core.errors import RequestError
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.intensity import to_uint8
@@ -15,7 +16,6 @@ from brainseg.data.readers.base import Reading, Scan
 from brainseg.data.readers.registry import scanner
 from brainseg.data.readers.verify import scan
 from brainseg.data.store import Store
-from brainseg.errors import RequestError
 
 
 class Arrays:

@@ -17,9 +17,9 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
+from brainseg.core.errors import RequestError
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom import ensure_cohort
-from brainseg.errors import RequestError
 from brainseg.training.rehearsal import smallest_batch
 
 

@@ -8,14 +8,14 @@ import pytest
 from filelock import FileLock
 
 from brainseg.config import TrackingConfig, TrainConfig, UNetConfig
+from brainseg.core.errors import RequestError
+from brainseg.core.signals import Interrupted
 from brainseg.data.split import Split
-from brainseg.errors import RequestError
 from brainseg.records import identity as identity_module
 from brainseg.records.description import label
 from brainseg.records.folders import claim, stored_overrides
 from brainseg.records.identity import differing, identity
 from brainseg.records.run import Job, RunFolder
-from brainseg.signals import Interrupted
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 FACTS = {

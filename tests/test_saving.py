@@ -9,9 +9,9 @@ import torch
 from test_engine import Task, make_task, numbers
 
 from brainseg.config import CosineConfig, SchedulerConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
-from brainseg.errors import DataError, RequestError
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import check_extension, load_into, save
 from brainseg.train import new_state

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.training.schedules import Plateau, cosine, factor, position
 
 share = st.floats(0, 1)

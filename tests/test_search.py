@@ -12,10 +12,10 @@ from searching import LR, call, states, studied
 
 from brainseg import search, space
 from brainseg.config import SearchConfig, TrainConfig, UNetConfig
+from brainseg.core.signals import Interrupted
 from brainseg.records.plan import Facts
 from brainseg.records.run import Job, Outcome, RunFolder
 from brainseg.records.study import Study
-from brainseg.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -8,7 +8,7 @@ from searching import LR, call, planned
 
 from brainseg import request, search, space
 from brainseg.config import TrainConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 ROOT = Path(__file__).resolve().parents[1]

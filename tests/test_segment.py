@@ -23,10 +23,10 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.memory import MemoryStore
 from brainseg.data.readers.base import Scan
 from brainseg.device import choose
-from brainseg.errors import DataError, RequestError
 from brainseg.segmenter import Segmenter
 from brainseg.trained import Trained
 

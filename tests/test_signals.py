@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import brainseg
-from brainseg.signals import Interrupted, Signals, ending
+from brainseg.core.signals import Interrupted, Signals, ending
 
 BOTH = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 both = pytest.mark.parametrize("number", BOTH)
@@ -111,7 +111,7 @@ except BaseException:
 
 IN_A_PROCESS = """
 import os, signal, sys, time
-from brainseg.signals import Signals, ending
+from brainseg.core.signals import Signals, ending
 if {ignored}:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 with {block}:

@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from tiffs import write_cohort, write_slice, write_volume
 
+from brainseg.core.errors import DataError
 from brainseg.data import source
 from brainseg.data.source import Cohort, load, scan
 from brainseg.data.tiff import read_slice
 from brainseg.data.volume import _histogram, patient_of, percentile
-from brainseg.errors import DataError
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 MASK = np.zeros((16, 16), np.uint8)

@@ -19,8 +19,8 @@ from brainseg.config import (
     TrainConfig,
     register,
 )
+from brainseg.core.errors import RequestError
 from brainseg.data.split import PARTS, Split, draw
-from brainseg.errors import RequestError
 
 EXAMPLES = [50, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 SHARES = [(0.70, 0.15, 0.15), (0.6, 0.2, 0.2), (0.8, 0.1, 0.1), (0.34, 0.33, 0.33), (0.8, 0.2, 0.0)]

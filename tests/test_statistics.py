@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from brainseg.errors import DataError, RequestError
+from brainseg.core.errors import DataError, RequestError
 from brainseg.records import statistics
 from brainseg.records.statistics import Paired, bootstrap, holm, paired, spread
 

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
+from brainseg.core.errors import DataError
 from brainseg.data.store import Store, is_open_elsewhere, is_store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe
-from brainseg.errors import DataError
 
 NAMES = ("TCGA_AA_0001_20010101", "TCGA_AA_0001_20020202", "TCGA_Bö_0002_20010101")
 Pixels = list[tuple[np.ndarray, np.ndarray]]

@@ -13,7 +13,7 @@ from warm_processes import call
 
 from brainseg.compare import summarise
 from brainseg.config import TrackingConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records.gathering import chosen_among, gather
 from brainseg.records.sweep_record import jobs_of, last, sweep_id, write_record
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from signs import IN_NAMES, PRINTABLE
 
 from brainseg.config.text import as_typed, text_of, text_settings, to_type
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 
 
 def read(override: str, command: str = "predict", sweeps: bool = False) -> object:

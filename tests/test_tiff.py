@@ -16,8 +16,8 @@ import tifffile
 from PIL import Image
 from tiff_files import archive_bytes, mutate
 
+from brainseg.core.errors import DataError
 from brainseg.data.tiff import MASK_TYPES, read_mask, read_slice, read_tiff
-from brainseg.errors import DataError
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (40, 30, 3), np.uint8)

@@ -9,10 +9,10 @@ import pytest
 import tifffile
 from PIL import Image, ImageSequence
 
+from brainseg.core.errors import RequestError
 from brainseg.data.imageio.find import find
 from brainseg.data.imageio.tiff_stack import read_stack, stack_shape
 from brainseg.data.volume import CHANNELS
-from brainseg.errors import RequestError
 
 # Slices, channels, height, width.
 STACK = np.random.default_rng(0).integers(0, 255, (4, 3, 7, 9)).astype(np.uint8)

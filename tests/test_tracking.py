@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tracked_runs import START, client, points, row, the_run, write_run
 
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records import mlflow_content, mlflow_view, tracking
 from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
 from brainseg.records.mlflow_store import chart_link

@@ -20,11 +20,11 @@ from brainseg.config import (
     PhantomOverride,
     SplitConfig,
 )
+from brainseg.core.errors import RequestError
 from brainseg.data.phantom import ensure_cohort
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.errors import RequestError
 from brainseg.records import checkpoint
 from brainseg.trained import load_checkpoint
 from brainseg.training_data import chosen_data

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.models.unet import UNet, smallest_size
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from brainseg.config import DataConfig, UNetConfig
-from brainseg.errors import DataError, RequestError
+from brainseg.core.errors import DataError, RequestError
 from brainseg.records import checkpoint
 from brainseg.records.weights import matched
 from brainseg.trained import Trained, load

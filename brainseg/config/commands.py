@@ -9,7 +9,7 @@ from brainseg.config.data import DataConfig, SplitConfig
 from brainseg.config.fields import check_choice, check_names, check_range, setting
 from brainseg.config.model import ModelConfig
 from brainseg.config.run import PREDICTIONS, DeviceConfig
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from brainseg.config.fields import check_choice, check_range, setting
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 SPLITS = ("holdout", "kfold", "file", "all", "reference")
 

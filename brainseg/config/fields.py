@@ -4,7 +4,7 @@ import math
 from dataclasses import field
 from typing import Any
 
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 
 def setting(default: Any, meaning: str) -> Any:

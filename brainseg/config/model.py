@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brainseg.config.fields import check_choice, check_range, setting
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 
 @dataclass

@@ -6,7 +6,7 @@ from brainseg.config.data import DataConfig, SplitConfig
 from brainseg.config.fields import check_choice, check_range, setting
 from brainseg.config.model import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.config.scheduler import SchedulerConfig
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 NOT_IDENTITY = (
     "output",

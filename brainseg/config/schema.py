@@ -28,7 +28,7 @@ from brainseg.config.scheduler import (
     SchedulerConfig,
     StepConfig,
 )
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 
 CHOICES: dict[str, dict[str, type]] = {
     "split": {

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from brainseg.config.overrides import setting_of, value_of
 from brainseg.config.schema import TYPES, hints
-from brainseg.errors import check
+from brainseg.core.errors import check
 from brainseg.launchers import LAUNCHERS
 
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from brainseg.config import DataConfig
+from brainseg.core.errors import check
 from brainseg.data import phantom
 from brainseg.data.store import Store
 from brainseg.data.volume import CHANNELS, CLASSES, patient_of
-from brainseg.errors import check
 
 
 class Outline(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.duplicates import mark_duplicates
 from brainseg.data.fault_report import summarise
 from brainseg.data.plausibility import doubts
@@ -20,7 +21,6 @@ from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume
-from brainseg.errors import DataError, RequestError
 
 Item = TypeVar("Item")
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from brainseg.core.errors import check
+from brainseg.core.seeds import generator_for
 from brainseg.data.store import Store
 from brainseg.data.transfer import sent
-from brainseg.errors import check
-from brainseg.seeds import generator_for
 
 
 class Sample(NamedTuple):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from brainseg.core.errors import check
 from brainseg.data.fault_report import enumerate_names
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
 from brainseg.data.volume import Volume
-from brainseg.errors import check
 
 REMEDY = "check the masks in the source, or set allow_empty=true"
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import Folder, find_folders
 from brainseg.data.readers.fit import crop_or_pad
@@ -31,7 +32,6 @@ from brainseg.data.volume import (
     fingerprint,
     renamed_patients,
 )
-from brainseg.errors import DataError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

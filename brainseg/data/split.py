@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from brainseg.config import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 
 PARTS = ("train", "validation", "test")
 

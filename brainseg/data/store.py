@@ -24,8 +24,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.volume import digest, fingerprint, renamed_patients
-from brainseg.errors import DataError
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
 OPEN = "is open for writing in another program, or was not closed"

@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from brainseg.core.files import remove_stale, target, writing
 from brainseg.data.store import FORMAT, SCHEMA
 from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed_patients
-from brainseg.files import remove_stale, target, writing
 
 HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
 SMALL, SMALL_ROW = (

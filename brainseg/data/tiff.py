@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 
 LARGEST = 4096  # pixels of a side
 LARGEST_FILE = 2**27  # bytes, which is more than four channels of the largest slice take

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 
 OPSET = 18  # of ONNX: the one that torch's operators are written in; a higher one would be a conversion of it
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 NORMS = ("batch", "instance", "group", "none")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from brainseg.errors import DataError, check
-from brainseg.files import write_bytes
+from brainseg.core.errors import DataError, check
+from brainseg.core.files import write_bytes
 from brainseg.records.weights import WRAPPERS, is_state_dict, unwrapped
 
 # What callers rely on. A right hash proves only that the bytes are those that somebody wrote.

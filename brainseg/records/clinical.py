@@ -8,9 +8,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from brainseg.core.errors import DataError
 from brainseg.data.fault_report import enumerate_names
 from brainseg.data.volume import patient_of
-from brainseg.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainseg.errors import check
+from brainseg.core.errors import check
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.labels import labelled
 from brainseg.records.statistics import bootstrap, holm, paired, spread

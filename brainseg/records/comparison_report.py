@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brainseg.files import write_text
+from brainseg.core.files import write_text
 from brainseg.records.comparison import Comparison
 from brainseg.records.gathering import Run
 from brainseg.records.tables import interval

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 from brainseg.records.clinical import match_clinical
 from brainseg.records.statistics import bootstrap
 from brainseg.training.metrics import MISSED_DICE, missed

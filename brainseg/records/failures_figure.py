@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from brainseg.core.files import writing
 from brainseg.data.volume import patient_of
-from brainseg.files import writing
 from brainseg.records import failures, figures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
 from brainseg.records.figures import BLUE, GREY, ORANGE

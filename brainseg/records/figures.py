@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from brainseg.errors import DataError
-from brainseg.files import writing
+from brainseg.core.errors import DataError
+from brainseg.core.files import writing
 from brainseg.records.history import best_row
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"

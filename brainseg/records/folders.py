@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import without
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 from brainseg.records.run import NOT_REPEATED, Job, RunFolder
 
 log = logging.getLogger("brainseg")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg.config import TrainConfig, flatten
-from brainseg.errors import check
+from brainseg.core.errors import check
 from brainseg.records.folders import locate
 from brainseg.records.identity import differing, without_identity
 from brainseg.records.run import RunFolder

@@ -4,10 +4,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
+from brainseg.core.places import has_run
 from brainseg.records.mlflow_names import experiment_name
 from brainseg.records.mlflow_store import connect, limited, tracking_uri
-from brainseg.records.places import has_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from brainseg.records.places import is_same_folder
+from brainseg.core.places import is_same_folder
 
 HOME = "brainseg.home"  # tag of an experiment: the folder of the database
 ARTIFACTS = "mlartifacts"

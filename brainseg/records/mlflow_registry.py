@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainseg.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.records.mlflow_lookup import SECONDS, model_of_run
 from brainseg.records.mlflow_names import experiment_name
 from brainseg.records.mlflow_runs import run_of

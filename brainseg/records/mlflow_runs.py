@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg.records.places import has_run, is_same_folder
+from brainseg.core.places import has_run, is_same_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from brainseg.errors import check
-from brainseg.files import remove_stale, writing
+from brainseg.core.errors import check
+from brainseg.core.files import remove_stale, writing
+from brainseg.core.places import relocated_database
 from brainseg.records import mlflow_view
 from brainseg.records.mlflow_names import experiment_name
 from brainseg.records.mlflow_places import ARTIFACTS, HOME, bring_home
 from brainseg.records.mlflow_refusals import RefusedError
-from brainseg.records.places import relocated_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

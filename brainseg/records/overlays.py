@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 from brainseg.records import figures
 from brainseg.training.metrics import PatientScore
 

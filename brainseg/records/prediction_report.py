@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from brainseg.files import writing
+from brainseg.core.files import writing
 from brainseg.records.figures import class_colour
 from brainseg.records.overlays import OVERLAP, PREDICTION, TRUTH, Case, framed, paint
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from brainseg.core.errors import DataError
+from brainseg.core.files import write_bytes
 from brainseg.data.store import DAMAGED, part_of
 from brainseg.data.store_writer import fixed_length
-from brainseg.errors import DataError
-from brainseg.files import write_bytes
 
 REMEDY = "make it again with python -m brainseg.evaluate"
 

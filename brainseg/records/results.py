@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from brainseg.core.files import write_json
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.volume import main_channel
-from brainseg.files import write_json
 from brainseg.records import overlays, tables, viewer
 from brainseg.records.predictions import Prediction, write_predictions
 from brainseg.records.statistics import bootstrap

@@ -26,12 +26,12 @@ from omegaconf import OmegaConf
 
 from brainseg.config import TrainConfig, restore
 from brainseg.config.overrides import without
+from brainseg.core.errors import InUseError, RequestError, check
+from brainseg.core.files import remove_partial, rename, write_json, write_text
+from brainseg.core.signals import Stopped
 from brainseg.data.split import Split
-from brainseg.errors import InUseError, RequestError, check
-from brainseg.files import remove_partial, rename, write_json, write_text
 from brainseg.records.code import code_version
 from brainseg.records.identity import EXTENDED, differing, without_identity
-from brainseg.signals import Stopped
 
 log = logging.getLogger("brainseg")
 

@@ -10,10 +10,10 @@ import torch
 
 from brainseg import __version__
 from brainseg.config import TrainConfig, restore
+from brainseg.core.errors import DataError, check
+from brainseg.core.files import write_json
 from brainseg.data.signatures import signatures_of
 from brainseg.data.split import Split
-from brainseg.errors import DataError, check
-from brainseg.files import write_json
 from brainseg.records import checkpoint
 from brainseg.records.folders import locate
 from brainseg.records.identity import budget

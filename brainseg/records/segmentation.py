@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from brainseg.core.errors import check
+from brainseg.core.files import remove_partial, write_json, writing
 from brainseg.data.imageio.study import Study
-from brainseg.errors import check
-from brainseg.files import remove_partial, write_json, writing
 from brainseg.records import tables
 from brainseg.records.results import summarise_by_role
 from brainseg.training.metrics import PatientScore

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brainseg.errors import DataError, check
+from brainseg.core.errors import DataError, check
 
 CHUNK = 2_000_000  # resampled values held at once: 16 MB, and as much again for their indices and for the median's copy
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from brainseg.config import SearchConfig
-from brainseg.errors import check
+from brainseg.core.errors import check
+from brainseg.core.seeds import seed_for
 from brainseg.records.run import RunFolder
-from brainseg.seeds import seed_for
 from brainseg.space import overrides
 
 if TYPE_CHECKING:

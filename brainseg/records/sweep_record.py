@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.config.overrides import setting_of
-from brainseg.errors import check
-from brainseg.files import write_json
+from brainseg.core.errors import check
+from brainseg.core.files import write_json
 
 ASIDE = (
     "resume",

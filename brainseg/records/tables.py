@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from brainseg.files import writing
+from brainseg.core.files import writing
 from brainseg.training.metrics import PatientScore
 
 if TYPE_CHECKING:

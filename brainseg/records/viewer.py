@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainseg.files import writing
+from brainseg.core.files import writing
 
 if TYPE_CHECKING:
     from brainseg.data.store import Store

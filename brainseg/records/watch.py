@@ -11,13 +11,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from brainseg.config import StepConfig, TrackingConfig
+from brainseg.core.signals import Interrupted, Signals
 from brainseg.data.split import Split
 from brainseg.records import tables
 from brainseg.records.identity import budget
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import save
 from brainseg.records.tracking import Mirror
-from brainseg.signals import Interrupted, Signals
 from brainseg.training.state import State
 from brainseg.training.task import Hooks, Task
 

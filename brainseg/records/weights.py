@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "weights", "network_weights", "net")
 COUNTERS = ".num_batches_tracked"  # of batch norm: older programs do not save it, and torch then counts from zero

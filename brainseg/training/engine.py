@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from brainseg.config import AugmentConfig, TrainConfig
+from brainseg.core.seeds import seed_for
 from brainseg.data import augment
 from brainseg.data.dataset import epoch_order
 from brainseg.data.resize import halved
-from brainseg.seeds import seed_for
 from brainseg.training.evaluation import evaluate
 from brainseg.training.faults import look, naming_memory
 from brainseg.training.metrics import summarise

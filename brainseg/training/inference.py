@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from brainseg.config import InferenceConfig
-from brainseg.errors import DataError, check
+from brainseg.core.errors import DataError, check
 
 # The mirrored axes of each view; the plain image comes first, its logits are what the criterion sees.
 VIEWS: dict[str, tuple[tuple[int, ...], ...]] = {

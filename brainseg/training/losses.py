@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from brainseg.errors import check
+from brainseg.core.errors import check
 
 
 def check_shapes(logits: Tensor, mask: Tensor) -> None:

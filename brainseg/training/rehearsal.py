@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from brainseg import build
 from brainseg.config import TrainConfig
-from brainseg.errors import RequestError, check
+from brainseg.core.errors import RequestError, check
 from brainseg.models.unet import UNet, smallest_size
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
-from brainseg.errors import check
+from brainseg.core.errors import check
 from brainseg.training.plan import Plan, plan_at
 
 

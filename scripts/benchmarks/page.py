@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.measure import Section, Table
 from brainseg import __version__
-from brainseg.files import write_json, write_text
+from brainseg.core.files import write_json, write_text
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio, serve
 from brainseg import build
 from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
+from brainseg.core.errors import RequestError
 from brainseg.device import Device, choose
-from brainseg.errors import RequestError
 
 SETTINGS = {
     "cpu": {"name": "cpu", "precision": "float32"},

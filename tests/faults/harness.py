@@ -39,7 +39,7 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
-from brainseg.files import writing
+from brainseg.core.files import writing
 from brainseg.records import checkpoint
 
 LANES = 2  # processes at a time

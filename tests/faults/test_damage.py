@@ -21,11 +21,11 @@ from test_store import cohort, content
 from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.config import SchedulerConfig
+from brainseg.core.errors import DataError
 from brainseg.data.source import scan
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.errors import DataError
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, save

@@ -12,7 +12,7 @@ from traps import Trap
 
 from brainseg import build, cli, train
 from brainseg.config import LossConfig, ModelConfig
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 from brainseg.records.run import Outcome
 
 TARGETS: dict[

@@ -286,7 +286,7 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
 
     The first maker kills itself at the patient number `killed_at`; at 8 before the HDF5 file, at 9 before that gets its name.
     """
-    from brainseg import files
+    from brainseg.core import files
     from brainseg.data import conversion, phantom
 
     moments = [0]

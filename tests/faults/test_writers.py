@@ -1,4 +1,4 @@
-"""One writer: nobody but brainseg/files.py opens a file for writing, and nothing is written beside the data or into the package.
+"""One writer: nobody but brainseg/core/files.py opens a file for writing, and nothing is written beside the data or into the package.
 
 A whole command runs in a process of its own under Python's audit; h5py, torch.save and SQLite, which open files in C, report too.
 """

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from brainseg.errors import DataError, RequestError
+from brainseg.core.errors import DataError, RequestError
 
 REFUSED = (DataError, RequestError)
 AUDITED = (

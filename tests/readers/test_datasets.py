@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from brainseg.config import HoldoutConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.readers import bids, brats, nnunet
 from brainseg.data.readers.base import NAME, Reading
 from brainseg.data.split import draw
 from brainseg.data.store import Store
-from brainseg.errors import DataError, RequestError
 
 SIZED = Reading(size=(32, 32))
 

@@ -11,12 +11,12 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from brainseg.config import PrepareConfig
+from brainseg.core.errors import RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.fit import crop_or_pad, resample_in_plane
 from brainseg.data.store import Store
-from brainseg.errors import RequestError
 from brainseg.prepare import check
 
 SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from brainseg import prepare as command
 from brainseg.config import PrepareConfig
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.labels import Labels, map_labels, parse_classes
 from brainseg.data.readers.nifti import find_cases, list_cases
 from brainseg.data.readers.patterns import Pattern
 from brainseg.data.store import Store
-from brainseg.errors import DataError, RequestError
 
 
 def touch(source: Path, *paths: str) -> Path:

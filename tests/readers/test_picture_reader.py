@@ -9,13 +9,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.images import make
 from brainseg.data.readers.pictures import has_colour, read_indices, read_picture
 from brainseg.data.readers.recognise import recognise
 from brainseg.data.store import Store
-from brainseg.errors import DataError, RequestError
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)
 MASK = np.zeros((12, 16), np.uint8)

@@ -5,10 +5,10 @@ import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from brainseg.core.errors import check
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.readers.guess import last_word, sequence_of
 from brainseg.data.volume import main_channel
-from brainseg.errors import check
 
 # What a word in a file's name or a series' description says about its content.
 WORDS = {

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.grid import Grid
-from brainseg.errors import DataError
 
 # Such as 1024 slices of 512 x 512; 2 GB while the values are scaled to eight bits.
 LARGEST_VOLUME = 2**28

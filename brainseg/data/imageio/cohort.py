@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.imageio.assignment import folded, plain
 from brainseg.data.imageio.case_study import CaseStudy, FaultyStudy
 from brainseg.data.imageio.cohort_layout import find_reader
@@ -18,7 +19,6 @@ from brainseg.data.readers.base import list_some
 from brainseg.data.readers.case import Case, CaseReader
 from brainseg.data.readers.guess import sequence_of
 from brainseg.data.readers.labels import Labels
-from brainseg.errors import DataError, RequestError, check
 
 # The public set's names of the T1-weighted sequences, by the names that readers give them.
 ALIASES = {"precontrast": "T1", "postcontrast": "T1c"}

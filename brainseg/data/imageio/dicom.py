@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import check_volume, volume_index
 from brainseg.data.imageio.dicom_frames import Frame
 from brainseg.data.imageio.dicom_geometry import shear, stack
@@ -29,7 +30,6 @@ from brainseg.data.imageio.dicom_header import (
 from brainseg.data.imageio.dicom_pixels import CONVERT, read_values
 from brainseg.data.imageio.dicom_volumes import FrameGroup, split_series
 from brainseg.data.imageio.grid import Grid
-from brainseg.errors import DataError
 
 # What pydicom raises for pixels that it cannot decode.
 DECODE_ERRORS = (*PARSE_ERRORS, RuntimeError)

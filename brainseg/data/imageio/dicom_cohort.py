@@ -4,13 +4,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.imageio.assignment import assign
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.case_study import FaultyStudy
 from brainseg.data.imageio.cohort import check_name, refuse_faulty
 from brainseg.data.imageio.dicom import DicomVolume
 from brainseg.data.imageio.study import Study, study_of
-from brainseg.errors import DataError, RequestError, check
 
 ListImages = Callable[[Path], tuple[list[ImageVolume], list[str]]]
 

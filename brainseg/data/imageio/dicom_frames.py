@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 
 # Attributes in which several volumes of one series may differ, in the order in which they are
 # tried: label, unit, keyword in a file of one slice, sequence and keyword in an enhanced object.

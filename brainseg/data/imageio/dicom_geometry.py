@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom_frames import Frame
 from brainseg.data.imageio.dicom_volumes import normal_of
 from brainseg.data.imageio.grid import PLANES, Grid
-from brainseg.errors import DataError
 
 # Share of the distance between slices by which a single distance, and a place, may differ.
 UNEVEN, DISPLACED = 0.1, 0.25

@@ -16,10 +16,10 @@ from pydicom.dataset import FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio import dicom_pixels
 from brainseg.data.imageio.base import LARGEST_VOLUME, check_volume
 from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame, read_frames, text
-from brainseg.errors import DataError
 
 # A damaged or hostile file makes pydicom raise any of these. An OSError is not among them.
 PARSE_ERRORS = (

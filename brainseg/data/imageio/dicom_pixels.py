@@ -19,8 +19,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom_frames import Frame, numbers, text
-from brainseg.errors import DataError
 
 TAGS = (
     "SamplesPerPixel",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame
 from brainseg.data.imageio.grid import PLANES
-from brainseg.errors import DataError
 
 # Millimetres along the normal of the slices.
 SAME_PLACE = 0.01

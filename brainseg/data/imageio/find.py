@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.imageio import dicom, dicom_cohort, formats, tiff_folder, tiff_stack
 from brainseg.data.imageio.assignment import assign, channels_in, check_names, folded, typed
 from brainseg.data.imageio.base import ImageVolume
@@ -24,7 +25,6 @@ from brainseg.data.imageio.study import Study, study_of
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files
 from brainseg.data.store import is_store
 from brainseg.data.volume import CLASSES, main_channel
-from brainseg.errors import DataError, RequestError, check
 
 Source = str | Sequence[str | None]
 PATTERN = "sequences.FLAIR='*_flair.nii.gz'"

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from nibabel.spatialimages import SpatialImage
 
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.imageio.base import check_finite, check_shear, check_volume, spans_volume
 from brainseg.data.imageio.find import check_input, find, image_at
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.study import Study, check_sequences, compose, study_of
 from brainseg.data.readers.base import Scan
 from brainseg.data.volume import main_channel
-from brainseg.errors import DataError, RequestError, check
 
 Image = str | Path | np.ndarray | torch.Tensor | SpatialImage | None
 Images = Image | Sequence[Image] | Mapping[str, Image]

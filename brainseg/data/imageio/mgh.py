@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import (
     check_finite,
     check_shear,
@@ -19,7 +20,6 @@ from brainseg.data.imageio.base import (
 )
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.streams import check_length, read_at, read_start
-from brainseg.errors import DataError
 
 HEADER, FIRST_VOXEL = 90, 284  # bytes
 TYPES = {0: "uint8", 1: "int32", 3: "float32", 4: "int16", 10: "uint16"}

@@ -16,6 +16,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import (
     check_finite,
     check_shear,
@@ -33,7 +34,6 @@ from brainseg.data.imageio.nifti_header import (
     read_header,
 )
 from brainseg.data.imageio.streams import check_length, read_at, read_start
-from brainseg.errors import DataError
 
 MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # of one unit, by the header's code
 UNITS = {1: "metres", 3: "micrometres"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import nibabel
 from nibabel.wrapstruct import WrapStructError
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.streams import read_start
-from brainseg.errors import DataError
 
 Header = nibabel.Nifti1Header  # NIfTI-2 headers are a subclass
 PAIR = {".hdr": ".img", ".img": ".hdr"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from brainseg.core.files import writing
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti_header import Header
-from brainseg.files import writing
 
 
 def write_nifti(path: Path, voxels: np.ndarray, grid: Grid, source: Header | None = None) -> Path:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio import dicom, formats, mgh, nifti, nifti_header, simpleitk
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.streams import check_length, read_start
-from brainseg.errors import DataError
 
 METAIMAGE, NRRD, MGH = (".mha", ".mhd"), (".nrrd", ".nhdr"), (".mgh", ".mgz", ".mgh.gz")
 # What a folder is searched for. Of a pair the header stands for both files.

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import (
     check_finite,
     check_shear,
@@ -26,7 +27,6 @@ from brainseg.data.imageio.base import (
     volume_index,
 )
 from brainseg.data.imageio.grid import Grid
-from brainseg.errors import DataError
 
 LONGEST_HEADER = 2**16  # bytes
 MOST_PACKED = 1100  # bytes that deflate can pack into one, at most

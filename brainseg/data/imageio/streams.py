@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 
 CHUNK = 2**20  # bytes unpacked at a time
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"

@@ -13,13 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
+from brainseg.core.errors import DataError, check
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti import NiftiVolume
 from brainseg.data.imageio.nifti_writer import write_nifti
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Scan, check_images
-from brainseg.errors import DataError, check
 
 
 class Study(Protocol):

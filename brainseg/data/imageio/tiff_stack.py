@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries, imwrite
 
+from brainseg.core.errors import DataError, check
+from brainseg.core.files import writing
 from brainseg.data.imageio.base import check_finite, check_volume
 from brainseg.data.imageio.study import check_sequences, compose
 from brainseg.data.readers.base import Scan
 from brainseg.data.tiff import UNREADABLE, fault_of, has_lost_pages
-from brainseg.errors import DataError, check
-from brainseg.files import writing
 
 SUFFIXES = (".tif", ".tiff")
 MOST_PAGES = 4096

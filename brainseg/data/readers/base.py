@@ -19,8 +19,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.tiff import LARGEST
-from brainseg.errors import DataError
 
 # The name of a channel or class becomes part of a metric's name, which MLflow must accept.
 NAME = re.compile(r"\w[\w .-]*")

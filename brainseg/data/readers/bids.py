@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from brainseg.core.errors import DataError, check
 from brainseg.data.readers.base import Reading, list_some
 from brainseg.data.readers.case import Case, CaseReader, ImageFile
 from brainseg.data.readers.guess import sequence_of
 from brainseg.data.readers.labels import Labels, parse_classes
 from brainseg.data.readers.patterns import list_files
-from brainseg.errors import DataError, check
 
 SUFFIXES = (".nii", ".nii.gz")
 MASKS = ("dseg", "mask")

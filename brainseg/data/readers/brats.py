@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from brainseg.core.errors import check
 from brainseg.data.readers.base import Reading, list_some
 from brainseg.data.readers.case import Case, CaseReader, ImageFile
 from brainseg.data.readers.guess import sequence_of
 from brainseg.data.readers.labels import parse_classes
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files, stem_of
-from brainseg.errors import check
 
 FILE = re.compile(
     r"(?P<case>brats.*?)[_-](?P<part>flair|t1|t1ce|t2|t1n|t1c|t2w|t2f|seg|gtv)", re.IGNORECASE

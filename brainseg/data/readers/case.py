@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.open import open_image
@@ -15,7 +16,6 @@ from brainseg.data.readers.base import Scan, check_images, list_some
 from brainseg.data.readers.labels import Labels, map_labels
 from brainseg.data.readers.regrid import axial_grid, count_outside, resample_onto
 from brainseg.data.volume import main_channel
-from brainseg.errors import DataError
 
 
 class ImageFile(NamedTuple):

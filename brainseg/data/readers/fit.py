@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from brainseg.errors import DataError
+from brainseg.core.errors import DataError
 
 
 def crop_or_pad(slices: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from brainseg.core.errors import check
 from brainseg.data.readers.base import NAME, Reading
 from brainseg.data.readers.labels import Labels, parse_classes
 from brainseg.data.readers.patterns import Pattern, list_files, summarise_files
 from brainseg.data.readers.pictures import has_colour
 from brainseg.data.readers.slices import MASK, Files, SliceReader
 from brainseg.data.volume import patient_of
-from brainseg.errors import check
 
 COLOURS = ("red", "green", "blue")
 

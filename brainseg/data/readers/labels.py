@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from brainseg.core.errors import DataError, check
 from brainseg.data.readers.base import NAME
 from brainseg.data.volume import CLASSES
-from brainseg.errors import DataError, check
 
 BACKGROUND = CLASSES[0]
 MOST_CLASSES = 256

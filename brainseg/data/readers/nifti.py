@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brainseg.core.errors import check
 from brainseg.data.readers.base import NAME, Reading, list_some
 from brainseg.data.readers.case import Case, CaseReader, ImageFile
 from brainseg.data.readers.guess import guess_patterns
 from brainseg.data.readers.labels import parse_classes
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, Pattern, list_files, summarise_files
 from brainseg.data.volume import patient_of
-from brainseg.errors import check
 
 MASK = "mask"  # key of the mask's pattern beside those of the sequences
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from brainseg.core.errors import RequestError, check
 from brainseg.data.readers.base import NAME, Reading
 from brainseg.data.readers.case import Case, CaseReader, ImageFile
 from brainseg.data.readers.guess import sequence_of
 from brainseg.data.readers.labels import BACKGROUND, Labels, parse_classes
 from brainseg.data.readers.patterns import list_files
 from brainseg.data.volume import patient_of
-from brainseg.errors import RequestError, check
 
 DESCRIPTION = "dataset.json"
 

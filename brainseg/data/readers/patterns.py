@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from brainseg.core.errors import check
 from brainseg.data.naming import is_system, printable
-from brainseg.errors import check
 
 FIELDS = {"patient": "[^/]+", "session": "[^/]+", "slice": "[0-9]+"}
 DEEPEST = 8  # levels of folders below the source

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from brainseg.core.errors import DataError
 from brainseg.data.tiff import LARGEST, read_tiff
-from brainseg.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 GREY = ("1", "L", "I;16", "I;16B", "I", "F")

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from brainseg.core.errors import RequestError
 from brainseg.data.folder import Folder
 from brainseg.data.naming import printable
 from brainseg.data.readers import bids, brats, nnunet
@@ -10,7 +11,6 @@ from brainseg.data.readers.base import Reading
 from brainseg.data.readers.guess import guess_patterns
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files, suffix_of
 from brainseg.data.tree import Tree, walk
-from brainseg.errors import RequestError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = "reader=nifti sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.readers.base import Scan, list_some, require
 from brainseg.data.readers.labels import Labels, map_labels
 from brainseg.data.readers.pictures import read_indices, read_picture
-from brainseg.errors import DataError
 
 MASK = "mask"
 # Paths relative to the source, by what the file is and by slice number.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from brainseg.core.errors import DataError
 from brainseg.data.folder import Folder
 from brainseg.data.intensity import to_uint8
 from brainseg.data.layout import LARGEST_NUMBER
@@ -22,7 +23,6 @@ from brainseg.data.readers.base import (
 from brainseg.data.readers.fit import fit
 from brainseg.data.source import Cohort, Show, compare_sizes, in_processes
 from brainseg.data.volume import UNKNOWN, describe, digest
-from brainseg.errors import DataError
 
 UNCHANGED = Reading()
 

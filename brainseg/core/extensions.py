@@ -3,7 +3,7 @@
 from importlib.metadata import entry_points
 from typing import Any
 
-from brainseg.errors import RequestError
+from brainseg.core.errors import RequestError
 
 
 def extension(group: str, name: str) -> Any:

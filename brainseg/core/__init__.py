@@ -1,0 +1,1 @@
+"""Errors, files, seeds, signals: what every other part may use."""
