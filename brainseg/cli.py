@@ -23,6 +23,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from brainseg import launch, manual, sweep
+from brainseg.config.compose import (
+    CONFIGS,
+    check_budget,
+    check_output,
+    compose_checked,
+    compose_job,
+    expand,
+    is_hydras,
+    task_overrides,
+)
 from brainseg.config.overrides import by_setting, setting_of, without
 from brainseg.config.text import as_typed, quote_path, text_of
 from brainseg.core.errors import DataError, RequestError, check
@@ -34,16 +44,6 @@ from brainseg.records.identity import without_identity
 from brainseg.records.plan import foresee, under_other_code
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.request import (
-    CONFIGS,
-    check_budget,
-    check_output,
-    compose_checked,
-    compose_job,
-    expand,
-    is_hydras,
-    task_overrides,
-)
 from brainseg.worker import Died, apart
 
 PAGES = (

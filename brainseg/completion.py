@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from brainseg import manual
 from brainseg.__main__ import COMMANDS
 from brainseg.config import CHOICES, TYPES
+from brainseg.config.compose import CONFIGS
 from brainseg.core.errors import RequestError, check
-from brainseg.request import CONFIGS
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any
 from brainseg import cli
 from brainseg.config import DataConfig, EvaluateConfig
 from brainseg.core.errors import check as require
-from brainseg.data import resident
-from brainseg.data.cohort import open_store, outline
+from brainseg.data import memory_cache
+from brainseg.data.open import open_store, outline
 from brainseg.data.split import draw
 from brainseg.data.store import Store
 from brainseg.device import choose
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.records import failures_figure, tables
 from brainseg.records.clinical import read_clinical
 from brainseg.records.folders import check_no_run
@@ -40,8 +42,6 @@ from brainseg.trained import (
     saw,
     short_name,
 )
-from brainseg.training.evaluation import evaluate
-from brainseg.training.inference import check_components, check_threshold
 from brainseg.training_data import chosen_data
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def run(config: EvaluateConfig) -> int:
     among = max(chosen_among(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
     if data.resident == "yes":
-        resident.hold(datasets, device.torch, "yes")
-        resident.release()  # from here on by the data sets alone
+        memory_cache.hold(datasets, device.torch, "yes")
+        memory_cache.release()  # from here on by the data sets alone
     (model, dataset), *others = [
         (device.place(member.model(dataset)), dataset)
         for member, dataset in zip(members, datasets, strict=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from brainseg import __version__, build, cli
+from brainseg import __version__, cli
 from brainseg.config import DataConfig, ExportConfig
 from brainseg.core.errors import DataError
 from brainseg.core.errors import check as require
 from brainseg.core.files import write_bytes
-from brainseg.models import exported
+from brainseg.models import build, export
 from brainseg.trained import USUAL, Trained, check_name, load_members
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
@@ -54,17 +54,17 @@ def run(config: ExportConfig) -> int:
         "use format=pt2",
     )
 
-    program, multiple = exported.trace(network, trained.in_channels)
+    program, multiple = export.trace(network, trained.in_channels)
     facts = facts_of(trained, multiple, config.format)
     if config.format == "onnx":
-        content = exported.onnx_bytes(program, facts)
-        runner = exported.run_onnx(content)
+        content = export.onnx_bytes(program, facts)
+        runner = export.run_onnx(content)
     else:
-        content = exported.pt2_bytes(program, json.dumps(facts, indent=2))
-        runner = exported.run_pt2(content)
+        content = export.pt2_bytes(program, json.dumps(facts, indent=2))
+        runner = export.run_pt2(content)
 
     for images in _trials(trained, multiple):
-        largest = exported.difference(network, runner, images)
+        largest = export.difference(network, runner, images)
         size = "x".join(map(str, images.shape))
         print(f"{size}: logits differ from the network's by {largest:.1e} at most")
         if not largest <= LARGEST_DIFFERENCE:
@@ -99,7 +99,7 @@ def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
         else "softmax over the outputs; the mask is the most probable one",
         **({"threshold": trained.inference.threshold} if outputs == 1 else {}),
         "inference": dataclasses.asdict(trained.inference),
-        **({"opset": exported.OPSET} if format == "onnx" else {}),
+        **({"opset": export.OPSET} if format == "onnx" else {}),
         "model": dataclasses.asdict(
             trained.config.model if trained.config else trained.requested_model
         ),

@@ -28,11 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from brainseg.config import TrainConfig
+from brainseg.config.launchers import name_of
 from brainseg.config.text import quote_path
 from brainseg.core.errors import RequestError, check
 from brainseg.core.signals import ENDING, HANG_UP, Interrupted
 from brainseg.job import Launch, Run, here, in_own_process
-from brainseg.launchers import name_of
 from brainseg.records.run import Outcome, is_alive
 from brainseg.sweep import NOT_STARTED, Ledger
 

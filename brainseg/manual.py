@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
+from brainseg.config.compose import CONFIGS, HERE
 from brainseg.config.schema import group_of
-from brainseg.request import CONFIGS, HERE
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {

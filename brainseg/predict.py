@@ -19,9 +19,9 @@ from tqdm import tqdm
 from brainseg import cli
 from brainseg.config import PredictConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.imageio.find import check_input, find
-from brainseg.data.imageio.study import Study
-from brainseg.data.memory import MemoryStore
+from brainseg.data.cases.find import check_input, find
+from brainseg.data.cases.study import Study
+from brainseg.data.memory_store import MemoryStore
 from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose
 from brainseg.records import prediction_report, prediction_viewer, predictions, segmentation, tables

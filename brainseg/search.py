@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg import cli, space, train
 from brainseg.config import SearchConfig, TrainConfig
+from brainseg.config.compose import check_budget, compose_job
+from brainseg.config.hydra_errors import nearest
 from brainseg.config.overrides import by_setting, setting_of
 from brainseg.core.errors import RequestError
 from brainseg.core.errors import check as require
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
-from brainseg.explanations import nearest
 from brainseg.records import study_report
 from brainseg.records.identity import differing, without_identity
 from brainseg.records.run import Job, RunFolder
 from brainseg.records.study import Study, name_run, named_errors
-from brainseg.request import check_budget, compose_job
 from brainseg.training.state import State
 
 if TYPE_CHECKING:

@@ -6,17 +6,17 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
-from brainseg import build
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
 from brainseg.core.errors import DataError, check
+from brainseg.data.cases.in_memory import Images, study_in_memory
+from brainseg.data.cases.study import ImageStudy
 from brainseg.data.dataset import MRIDataset
-from brainseg.data.imageio.in_memory import Images, study_in_memory
-from brainseg.data.imageio.study import ImageStudy
-from brainseg.data.memory import MemoryStore
+from brainseg.data.memory_store import MemoryStore
 from brainseg.device import Device, choose
+from brainseg.evaluation.evaluate import Evaluated, evaluate
+from brainseg.evaluation.inference import check_components, check_threshold
+from brainseg.models import build
 from brainseg.trained import Trained, inference_of, load_checkpoint
-from brainseg.training.evaluation import Evaluated, evaluate
-from brainseg.training.inference import check_components, check_threshold
 
 
 class Segmentation(NamedTuple):

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
+from brainseg.config.compose import CONFIGS, is_hydras, one_line, parse
 from brainseg.config.text import as_typed
 from brainseg.core.errors import check
-from brainseg.request import CONFIGS, is_hydras, one_line, parse
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -11,20 +11,23 @@ from pathlib import Path
 
 import torch
 
-from brainseg import build, cli
+from brainseg import cli
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError
 from brainseg.core.errors import check as require
 from brainseg.core.seeds import seed_for
 from brainseg.core.signals import Signals
-from brainseg.data import resident
+from brainseg.data import memory_cache
 from brainseg.data.augment import can_miss
-from brainseg.data.cohort import fingerprint, in_channels, open_store, outline
 from brainseg.data.dataset import MRIDataset, epoch_order
+from brainseg.data.open import fingerprint, in_channels, open_store, outline
 from brainseg.data.plausibility import check_parts
 from brainseg.data.split import Split, draw
 from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.evaluation.inference import check_components, check_threshold
+from brainseg.models import build
 from brainseg.records import checkpoint, figures
 from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
@@ -42,8 +45,6 @@ from brainseg.records.saving import (
 )
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
 from brainseg.training.engine import fit
-from brainseg.training.evaluation import evaluate
-from brainseg.training.inference import check_components, check_threshold
 from brainseg.training.pace import begin_plan, measure_pace
 from brainseg.training.rehearsal import rehearse
 from brainseg.training.state import State
@@ -106,7 +107,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
     ):
         if anew:
             folder.forget()
-        resident.hold((train, validation), device.torch, config.data.resident)
+        memory_cache.hold((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
             stoppable = Hooks(after_step=lambda _: signals.poll())
             if plans := plans_to_repeat(config):
@@ -277,7 +278,7 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     )
     criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
     task = Task(config, device, train, validation, criterion)
-    resident.hold((train, validation), device.torch, config.data.resident)
+    memory_cache.hold((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Hooks())
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
     seconds = config.epochs * (

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainseg import build
 from brainseg.config import (
     DataConfig,
     InferenceConfig,
@@ -25,11 +24,12 @@ from brainseg.config import (
 )
 from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
+from brainseg.data.imageio.tiff import LARGEST
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
-from brainseg.data.tiff import LARGEST
 from brainseg.data.volume import CHANNELS, CLASSES
+from brainseg.models import build
 from brainseg.records import checkpoint
 from brainseg.records.folders import nearest
 from brainseg.records.weights import matched

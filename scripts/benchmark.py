@@ -23,7 +23,7 @@ from benchmarks.measure import Section
 from brainseg.config import PhantomConfig
 from brainseg.config.overrides import by_setting
 from brainseg.data.conversion import prepare
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 
 DEFAULTS = {
     "source": "",

@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from brainseg import manual
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
+from brainseg.config.compose import CONFIGS, compose_checked
 from brainseg.core.files import write_text
 from brainseg.manual import Setting
-from brainseg.request import CONFIGS, compose_checked
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration: every setting

@@ -1,4 +1,4 @@
-"""How often the 95 % bootstrap interval of `brainseg.records.statistics` covers the true mean Dice, in simulated cohorts.
+"""How often the 95 % bootstrap interval of `brainseg.evaluation.statistics` covers the true mean Dice, in simulated cohorts.
 
     python scripts/coverage_of_intervals.py [--cohorts 1000] [--draws 10000] [--patients 22 61 110] [--missed 0.05]
 
@@ -11,7 +11,7 @@ import argparse
 
 import numpy as np
 
-from brainseg.records.statistics import bootstrap
+from brainseg.evaluation.statistics import bootstrap
 
 SHAPE = (6.0, 1.5)
 

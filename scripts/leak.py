@@ -34,21 +34,21 @@ from hydra import initialize_config_dir
 
 from brainseg import train
 from brainseg.config import TrainConfig
+from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.config.overrides import by_setting, setting_of, value_of, without
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.files import write_json, writing
 from brainseg.core.signals import Interrupted
-from brainseg.data.cohort import open_store, outline
+from brainseg.data.open import open_store, outline
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe, patient_of
+from brainseg.evaluation.statistics import bootstrap
 from brainseg.records import checkpoint
 from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
 from brainseg.records.run import Job, RunFolder
-from brainseg.records.statistics import bootstrap
 from brainseg.records.tables import read_scores
-from brainseg.request import CONFIGS, compose_job
 
 OURS = ("split", "test", "resume", "from", "dry_run")  # what would make the three incomparable
 HONEST = [

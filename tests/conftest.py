@@ -74,7 +74,7 @@ def real_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def phantom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared phantom of 10 patients, 8 slices of 32 x 32 pixels each."""
     from brainseg.config import PhantomConfig
-    from brainseg.data.phantom import ensure_cohort
+    from brainseg.data.phantom.cohort import ensure_cohort
 
     return ensure_cohort(
         PhantomConfig(

@@ -5,8 +5,8 @@ import sys
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import request, search
-from brainseg.config import SearchConfig
+from brainseg import search
+from brainseg.config import SearchConfig, compose
 
 TINY = [
     "data.phantom.patients=8",
@@ -43,6 +43,6 @@ def states(name: str = "typed") -> list[str]:
 
 
 def planned(*overrides: str, **own: object) -> search.Plan:
-    request.schema.register()
-    with initialize_config_dir(str(request.CONFIGS), job_name="search", version_base="1.3"):
+    compose.schema.register()
+    with initialize_config_dir(str(compose.CONFIGS), job_name="search", version_base="1.3"):
         return search.plan(list(overrides), SearchConfig(**own))

@@ -10,8 +10,8 @@ from test_predict import call
 
 from brainseg.config import PredictConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.imageio.assignment import contradictions
-from brainseg.data.imageio.find import find
+from brainseg.data.cases.assignment import contradictions
+from brainseg.data.cases.find import find
 from brainseg.data.volume import CHANNELS
 
 OTHER = "sub-01_T1w T1.nii t1ce.nii.gz T2 t2w.nii T2star MPRAGE post_contrast P1_pre CE gad T1+C CT head_CT seg "

@@ -17,13 +17,13 @@ from brainseg.compare import check as check_request
 from brainseg.compare import publish, write
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
+from brainseg.evaluation.statistics import bootstrap, paired
 from brainseg.records import comparison_report
 from brainseg.records.comparison import Comparison, compare
 from brainseg.records.comparison_figures import FIGURES, effect, pareto
 from brainseg.records.comparison_report import headline, notes, text
 from brainseg.records.gathering import gather
 from brainseg.records.labels import varied
-from brainseg.records.statistics import bootstrap, paired
 
 NAMES = [f"TCGA_{'AB'[number % 2]}_{number:02d}_20000101" for number in range(12)]
 OFF = CompareConfig(tracking=CompareTrackingConfig(name="none"))

@@ -7,8 +7,9 @@ import torch
 from hydra import initialize_config_dir
 from torch import nn
 
-from brainseg import build, cli
+from brainseg import cli
 from brainseg import config as schema
+from brainseg.models import build
 from brainseg.records.identity import differing
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]

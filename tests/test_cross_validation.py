@@ -9,7 +9,7 @@ import pytest
 from warm_processes import call
 
 from brainseg.data.volume import patient_of
-from brainseg.records.statistics import bootstrap
+from brainseg.evaluation.statistics import bootstrap
 
 COHORT = ["data.phantom.patients=9", "data.phantom.slices=6", "data.phantom.size=32"]
 TINY = [*COHORT, "model.depth=2", "model.width=4", "epochs=2", "device=cpu", "optimizer.lr=1e-2"]

@@ -12,7 +12,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brainseg import build
 from brainseg.config import (
     AugmentConfig,
     CosineConfig,
@@ -26,6 +25,7 @@ from brainseg.config import (
 )
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
+from brainseg.models import build
 from brainseg.train import new_state
 from brainseg.training import engine
 from brainseg.training.engine import fit

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainseg import build, evaluate, train
+from brainseg import evaluate, train
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -26,13 +26,14 @@ from brainseg.config import (
 )
 from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose
+from brainseg.evaluation import evaluate as evaluation
+from brainseg.evaluation.statistics import bootstrap
+from brainseg.models import build
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
-from brainseg.records.statistics import bootstrap
 from brainseg.trained import load_checkpoint
-from brainseg.training import evaluation
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 

@@ -13,11 +13,12 @@ import onnxruntime
 import pytest
 import torch
 
-from brainseg import build, cli, export
+from brainseg import cli, export
 from brainseg.config import DataConfig, ExportConfig, ModelConfig, TrainConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
-from brainseg.models import exported
+from brainseg.models import build
+from brainseg.models import export as exported
 from brainseg.records import checkpoint
 from brainseg.records.predictions import read_predictions
 from brainseg.trained import load_checkpoint

@@ -10,10 +10,11 @@ import pytest
 import torch
 from own_cohort import CHANNELS, CLASSES, install, write_arrays, write_niftis
 
-from brainseg import build, cli
+from brainseg import cli
 from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.store import Store
+from brainseg.models import build
 from brainseg.trained import load
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()

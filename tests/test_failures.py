@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from brainseg.core.errors import DataError
 from brainseg.data.store import Store
+from brainseg.evaluation.statistics import bootstrap
 from brainseg.records import clinical, failures, failures_figure
 from brainseg.records.failures import (
     ALL,
@@ -20,7 +21,6 @@ from brainseg.records.failures import (
     THIRDS,
     VOLUME,
 )
-from brainseg.records.statistics import bootstrap
 
 NAMES = [
     f"TCGA_{place}_{number:04d}_20000101"

@@ -23,7 +23,7 @@ from scans import (
 from test_predict import call
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.imageio.find import check_input, find
+from brainseg.data.cases.find import check_input, find
 from brainseg.data.imageio.open import open_image
 from brainseg.data.volume import CHANNELS
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from brainseg.config import InferenceConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.training.inference import (
+from brainseg.evaluation.inference import (
     check_components,
     keep_components,
     predict_volume,

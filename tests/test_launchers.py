@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import cli, launch, launchers
-from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig
+from brainseg import cli, launch
+from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
+from brainseg.config.compose import compose_multirun
 from brainseg.core.errors import DeviceMissingError, RequestError
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose
 from brainseg.records.run import RunFolder, is_alive
-from brainseg.request import compose_multirun
 from brainseg.worker import Died, apart
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiffs import write_cohort, write_slice, write_volume
 
-from brainseg.data.source import Cohort, scan
+from brainseg.data.readers.kaggle_3m import Cohort, scan
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 MASK = np.zeros((16, 16), np.uint8)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from brainseg import build
 from brainseg.config import LossConfig
 from brainseg.core.errors import RequestError
+from brainseg.models import build
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
 CRITERIA = [DiceLoss, BCEDiceLoss]

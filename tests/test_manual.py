@@ -16,8 +16,8 @@ from brainseg import cli
 from brainseg import config as schema
 from brainseg.__main__ import COMMANDS
 from brainseg.config import TYPES
+from brainseg.config.hydra_errors import settings
 from brainseg.core.errors import RequestError
-from brainseg.explanations import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError
-from brainseg.training.metrics import PatientScore, hausdorff95, score_patient, summarise
+from brainseg.evaluation.metrics import PatientScore, hausdorff95, score_patient, summarise
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
 

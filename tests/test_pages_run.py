@@ -19,7 +19,7 @@ from scans import scan, write_dicom, write_nifti
 from tiffs import write_clinical
 
 from brainseg.config import PhantomConfig
-from brainseg.data.phantom import write_cohort
+from brainseg.data.phantom.cohort import write_cohort
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -12,8 +12,14 @@ from scipy.ndimage import label
 
 from brainseg.config import PhantomConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data import phantom
-from brainseg.data.phantom import ensure_cohort, institution, patient_names, volume, write_cohort
+from brainseg.data.phantom import cohort as phantom
+from brainseg.data.phantom.cohort import (
+    ensure_cohort,
+    institution,
+    patient_names,
+    volume,
+    write_cohort,
+)
 
 SMALL = PhantomConfig(patients=8, slices=16, size=64)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError
+from brainseg.evaluation.metrics import score_patient
 from brainseg.records.figures import class_colour, curves
 from brainseg.records.overlays import (
     OVERLAP,
@@ -20,7 +21,6 @@ from brainseg.records.overlays import (
     pick_cases,
     slices_shown,
 )
-from brainseg.training.metrics import score_patient
 
 
 def score(name="a", dice_pixels=5, truth_pixels=10, **options):

@@ -28,9 +28,9 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
-from brainseg.data import phantom
-from brainseg.data.imageio.find import find
-from brainseg.data.tiff import read_mask
+from brainseg.data.cases.find import find
+from brainseg.data.imageio.tiff import read_mask
+from brainseg.data.phantom import cohort as phantom
 from brainseg.records.predictions import read_predictions
 from brainseg.records.segmentation import NOTICE, digest_of
 

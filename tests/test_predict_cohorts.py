@@ -15,9 +15,9 @@ from test_predict import call
 
 from brainseg import cli, evaluate
 from brainseg.core.errors import RequestError
+from brainseg.data.cases.case_study import FaultyStudy
+from brainseg.data.cases.find import find
 from brainseg.data.conversion import prepare
-from brainseg.data.imageio.case_study import FaultyStudy
-from brainseg.data.imageio.find import find
 from brainseg.data.volume import CHANNELS
 
 OTHER = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)  # bright elsewhere than FLAIR

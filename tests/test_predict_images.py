@@ -25,7 +25,7 @@ from scans import (
 from test_predict import call
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.imageio.find import find
+from brainseg.data.cases.find import find
 from brainseg.data.volume import CHANNELS
 
 CODES = [

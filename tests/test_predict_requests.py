@@ -18,7 +18,7 @@ from test_store import cohort
 from tiffs import write_cohort, write_slice
 
 from brainseg.core.errors import RequestError
-from brainseg.data.imageio.find import find
+from brainseg.data.cases.find import find
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti_writer import write_nifti as write_mask
 from brainseg.data.store_writer import write_store

@@ -15,7 +15,7 @@ from brainseg import prepare as command
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohort, prepare
-from brainseg.data.source import in_processes
+from brainseg.data.readers.kaggle_3m import in_processes
 from brainseg.data.store import Store
 
 IMAGE = np.full((16, 16, 3), 7, np.uint8)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from brainseg.data.dataset import MRIDataset
+from brainseg.evaluation.metrics import score_patient
 from brainseg.records.results import Results
-from brainseg.training.metrics import score_patient
 
 
 def explained(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from searching import LR, call, planned
 
-from brainseg import request, search, space
-from brainseg.config import TrainConfig
+from brainseg import search, space
+from brainseg.config import TrainConfig, compose
 from brainseg.core.errors import RequestError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -35,10 +35,10 @@ def test_own_settings_and_those_of_train_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [path.stem for path in sorted((request.CONFIGS / "search").glob("*.yaml"))]
+    "name", [path.stem for path in sorted((compose.CONFIGS / "search").glob("*.yaml"))]
 )
 def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
-    head = (request.CONFIGS / "search" / f"{name}.yaml").read_text().splitlines()[0]
+    head = (compose.CONFIGS / "search" / f"{name}.yaml").read_text().splitlines()[0]
     own, trains = search.split(shlex.split(head, comments=False)[4:])
     assert head.startswith("# python -m brainseg.search ") and f"space={name}" in own
     plan = planned(*trains, space=name)

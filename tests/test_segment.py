@@ -12,7 +12,7 @@ from test_predict import FLOAT32
 from torch import nn
 
 import brainseg
-from brainseg import build, train, trained
+from brainseg import train, trained
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -24,9 +24,10 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.memory import MemoryStore
+from brainseg.data.memory_store import MemoryStore
 from brainseg.data.readers.base import Scan
 from brainseg.device import choose
+from brainseg.models import build
 from brainseg.segmenter import Segmenter
 from brainseg.trained import Trained
 

@@ -14,9 +14,9 @@ from PIL import Image
 from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.core.errors import DataError
-from brainseg.data import source
-from brainseg.data.source import Cohort, load, scan
-from brainseg.data.tiff import read_slice
+from brainseg.data.imageio.tiff import read_slice
+from brainseg.data.readers import kaggle_3m
+from brainseg.data.readers.kaggle_3m import Cohort, load, scan
 from brainseg.data.volume import _histogram, patient_of, percentile
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -153,8 +153,8 @@ def _insane(source: Path, name: str) -> None:
 
 def _link_outside(source: Path, name: str) -> None:
     path = source / name / f"{name}_2.tif"
-    path.rename(source.parent / "elsewhere.tif")
-    path.symlink_to(source.parent / "elsewhere.tif")
+    path.rename(kaggle_3m.parent / "elsewhere.tif")
+    path.symlink_to(kaggle_3m.parent / "elsewhere.tif")
 
 
 def _pipe(source: Path, name: str) -> None:
@@ -323,7 +323,7 @@ def test_pixels_are_read_again_as_they_were_verified(
     (verified,) = scan(tmp_path, workers=1).folders
     decoded = []
     monkeypatch.setattr(
-        source,
+        kaggle_3m,
         "read_slice",
         lambda path, **options: (decoded.append(path), read_slice(path, **options))[1],
     )

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.records import statistics
-from brainseg.records.statistics import Paired, bootstrap, holm, paired, spread
+from brainseg.evaluation import statistics
+from brainseg.evaluation.statistics import Paired, bootstrap, holm, paired, spread
 
 DICE = st.floats(0, 1, allow_subnormal=False)
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)

@@ -17,7 +17,7 @@ import torch
 
 from brainseg import cli, sweep, train
 from brainseg.config import TrainConfig
-from brainseg.data import resident
+from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
 from brainseg.records import code, identity, plan
 from brainseg.records import run as run_folder
@@ -330,7 +330,7 @@ def test_a_kill_that_nobody_wrote_down_is_written_down_at_the_end(start) -> None
 
 
 def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.MonkeyPatch) -> None:
-    resident.release()
+    memory_cache.release()
     reads: list[int] = []
     read = MRIDataset._read
     monkeypatch.setattr(
@@ -343,36 +343,36 @@ def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.Mon
     start("seed=0", "test=no")
     once = len(reads)
     reads.clear()
-    resident.release()
+    memory_cache.release()
     start("seed=1,2,3", "test=no")
     assert len(reads) == once
 
 
 def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
-    resident.release()
+    memory_cache.release()
     cpu = torch.device("cpu")
     parts = [
         MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)
     ]
-    resident.hold(parts[:1], cpu)
+    memory_cache.hold(parts[:1], cpu)
     memory = weakref.ref(parts[0].memory.image)
     again = MRIDataset(phantom_file, volume="FLAIR", indices=range(8))
-    resident.hold([again], cpu)
+    memory_cache.hold([again], cpu)
     assert again.memory is parts[0].memory
     assert torch.equal(
         again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image
     )
     parts[0] = again = None  # type: ignore[call-overload]
-    resident.hold(parts[1:], cpu)
+    memory_cache.hold(parts[1:], cpu)
     gc.collect()
     assert memory() is None
-    resident.hold(parts[1:], cpu, "no")
-    assert not resident._kept
+    memory_cache.hold(parts[1:], cpu, "no")
+    assert not memory_cache._kept
 
 
 def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Path) -> None:
     from brainseg.config import PhantomConfig
-    from brainseg.data.phantom import ensure_cohort
+    from brainseg.data.phantom.cohort import ensure_cohort
 
     other = ensure_cohort(
         PhantomConfig(patients=10, slices=8, size=32, seed=1, folder=str(tmp_path))
@@ -383,7 +383,7 @@ def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Pa
         path.unlink(missing_ok=True)
         path.write_bytes(source.read_bytes())
         part = MRIDataset(path)
-        resident.hold([part], torch.device("cpu"))
+        memory_cache.hold([part], torch.device("cpu"))
         images.append(part.gather([0]).image)
     assert not torch.equal(*images)
 

@@ -17,7 +17,7 @@ from PIL import Image
 from tiff_files import archive_bytes, mutate
 
 from brainseg.core.errors import DataError
-from brainseg.data.tiff import MASK_TYPES, read_mask, read_slice, read_tiff
+from brainseg.data.imageio.tiff import MASK_TYPES, read_mask, read_slice, read_tiff
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (40, 30, 3), np.uint8)

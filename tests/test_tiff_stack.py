@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from brainseg.core.errors import RequestError
-from brainseg.data.imageio.find import find
-from brainseg.data.imageio.tiff_stack import read_stack, stack_shape
+from brainseg.data.cases.find import find
+from brainseg.data.cases.tiff_stack import read_stack, stack_shape
 from brainseg.data.volume import CHANNELS
 
 # Slices, channels, height, width.

@@ -21,7 +21,7 @@ from brainseg.config import (
     SplitConfig,
 )
 from brainseg.core.errors import RequestError
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store

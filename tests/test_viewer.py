@@ -479,7 +479,7 @@ def test_the_most_telling_are_of_the_first_role_and_hold_its_worst_and_best(
 def test_a_patient_weighs_as_much_as_its_pictures(tmp_path: Path) -> None:
     """A phantom slice of 256 x 256 takes at most 12 KB a channel; an empty page no more than its own parts."""
     from brainseg.config import PhantomConfig
-    from brainseg.data.phantom import ensure_cohort
+    from brainseg.data.phantom.cohort import ensure_cohort
 
     store = Store(
         ensure_cohort(PhantomConfig(patients=3, slices=8, size=256, folder=str(tmp_path)))

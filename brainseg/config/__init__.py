@@ -39,14 +39,6 @@ from brainseg.config.model import (
     OptimizerConfig,
     UNetConfig,
 )
-from brainseg.config.run import (
-    NOT_IDENTITY,
-    CheckpointConfig,
-    DeviceConfig,
-    InferenceConfig,
-    TrackingConfig,
-    TrainConfig,
-)
 from brainseg.config.scheduler import (
     CosineConfig,
     OneCycleConfig,
@@ -55,6 +47,14 @@ from brainseg.config.scheduler import (
     StepConfig,
 )
 from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register, restore
+from brainseg.config.train import (
+    NOT_IDENTITY,
+    CheckpointConfig,
+    DeviceConfig,
+    InferenceConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 
 __all__ = [
     "CHOICES",

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from brainseg.config.data import DataConfig, SplitConfig
 from brainseg.config.fields import check_choice, check_names, check_range, setting
 from brainseg.config.model import ModelConfig
-from brainseg.config.run import PREDICTIONS, DeviceConfig
+from brainseg.config.train import PREDICTIONS, DeviceConfig
 from brainseg.core.errors import check
 
 

@@ -20,7 +20,6 @@ from brainseg.config.commands import (
 )
 from brainseg.config.data import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
 from brainseg.config.model import ModelConfig, UNetConfig
-from brainseg.config.run import TrainConfig
 from brainseg.config.scheduler import (
     CosineConfig,
     OneCycleConfig,
@@ -28,6 +27,7 @@ from brainseg.config.scheduler import (
     SchedulerConfig,
     StepConfig,
 )
+from brainseg.config.train import TrainConfig
 from brainseg.core.errors import RequestError, check
 
 CHOICES: dict[str, dict[str, type]] = {

@@ -16,10 +16,10 @@ from typing import Any, Union, get_args, get_origin
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from brainseg.config.launchers import LAUNCHERS
 from brainseg.config.overrides import setting_of, value_of
 from brainseg.config.schema import TYPES, hints
 from brainseg.core.errors import check
-from brainseg.launchers import LAUNCHERS
 
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', re.DOTALL)
 # A reference and Hydra's escapes, within which a comma separates nothing.

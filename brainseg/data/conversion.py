@@ -16,8 +16,8 @@ from brainseg.data.duplicates import mark_duplicates
 from brainseg.data.fault_report import summarise
 from brainseg.data.plausibility import doubts
 from brainseg.data.readers.base import Reading
+from brainseg.data.readers.kaggle_3m import Cohort
 from brainseg.data.readers.registry import scanner
-from brainseg.data.source import Cohort
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume

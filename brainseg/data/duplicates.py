@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from brainseg.data.layout import Folder
+from brainseg.data.readers.kaggle_layout import Folder
 
 # Volumes of different patients share no slice: noise makes each one unique. A fifth tolerates
 # slices that are nearly blank.

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainseg.core.errors import check
+from brainseg.evaluation.metrics import missed
+from brainseg.evaluation.statistics import bootstrap, holm, paired, spread
 from brainseg.records.gathering import REPEATED, Run
 from brainseg.records.labels import labelled
-from brainseg.records.statistics import bootstrap, holm, paired, spread
-from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainseg.core.errors import DataError
+from brainseg.evaluation.metrics import MISSED_DICE, missed
+from brainseg.evaluation.statistics import bootstrap
 from brainseg.records.clinical import match_clinical
-from brainseg.records.statistics import bootstrap
-from brainseg.training.metrics import MISSED_DICE, missed
 
 if TYPE_CHECKING:
     import pandas as pd

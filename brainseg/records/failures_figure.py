@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.core.files import writing
 from brainseg.data.volume import patient_of
+from brainseg.evaluation.metrics import missed
 from brainseg.records import failures, figures
 from brainseg.records.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
 from brainseg.records.figures import BLUE, GREY, ORANGE
 from brainseg.records.tables import counted
-from brainseg.training.metrics import missed
 
 if TYPE_CHECKING:
     import pandas as pd

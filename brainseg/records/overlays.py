@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError
+from brainseg.evaluation.metrics import PatientScore
 from brainseg.records import figures
-from brainseg.training.metrics import PatientScore
 
 TRUTH, PREDICTION, OVERLAP = (
     (0.337, 0.706, 0.914),

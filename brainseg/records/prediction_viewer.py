@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brainseg.data.imageio.study import Study
-from brainseg.data.memory import MemoryStore
+from brainseg.data.cases.study import Study
+from brainseg.data.memory_store import MemoryStore
 from brainseg.records import viewer
 from brainseg.records.predictions import read_predictions
 from brainseg.records.segmentation import MASKS, NOTICE, Prediction

@@ -10,11 +10,11 @@ import numpy as np
 from brainseg.core.files import write_json
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.volume import main_channel
+from brainseg.evaluation.evaluate import Evaluated
+from brainseg.evaluation.metrics import MISSED_DICE, PatientScore, summarise
+from brainseg.evaluation.statistics import bootstrap
 from brainseg.records import overlays, tables, viewer
 from brainseg.records.predictions import Prediction, write_predictions
-from brainseg.records.statistics import bootstrap
-from brainseg.training.evaluation import Evaluated
-from brainseg.training.metrics import MISSED_DICE, PatientScore, summarise
 
 PREFIX = {
     "train": "train",

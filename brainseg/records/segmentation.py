@@ -23,10 +23,10 @@ import numpy as np
 
 from brainseg.core.errors import check
 from brainseg.core.files import remove_partial, write_json, writing
-from brainseg.data.imageio.study import Study
+from brainseg.data.cases.study import Study
+from brainseg.evaluation.metrics import PatientScore
 from brainseg.records import tables
 from brainseg.records.results import summarise_by_role
-from brainseg.training.metrics import PatientScore
 
 NOTICE = "For research only, not for clinical use."
 MAKER = "brainseg.predict"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brainseg.core.files import writing
-from brainseg.training.metrics import PatientScore
+from brainseg.evaluation.metrics import PatientScore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,9 +17,9 @@ from brainseg.core.seeds import seed_for
 from brainseg.data import augment
 from brainseg.data.dataset import epoch_order
 from brainseg.data.resize import halved
-from brainseg.training.evaluation import evaluate
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.evaluation.metrics import summarise
 from brainseg.training.faults import look, naming_memory
-from brainseg.training.metrics import summarise
 from brainseg.training.replanning import replan
 from brainseg.training.schedules import factor
 from brainseg.training.state import Given, State, Window

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.engine import train_epoch
-from brainseg.training.evaluation import evaluate
 from brainseg.training.faults import naming_memory
 from brainseg.training.plan import Plan
 from brainseg.training.replanning import steps_within

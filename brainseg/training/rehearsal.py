@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from brainseg import build
 from brainseg.config import TrainConfig
 from brainseg.core.errors import RequestError, check
+from brainseg.models import build
 from brainseg.models.unet import UNet, smallest_size
 
 

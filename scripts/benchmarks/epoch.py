@@ -14,15 +14,16 @@ from hydra import initialize_config_dir
 
 from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
 from benchmarks.steps import seconds
-from brainseg import build, cli, train
+from brainseg import cli, train
 from brainseg import config as schema
 from brainseg.config import TrainConfig
-from brainseg.data import resident
-from brainseg.data.cohort import open_store, outline
+from brainseg.data import memory_cache
+from brainseg.data.open import open_store, outline
 from brainseg.data.split import draw
 from brainseg.device import choose
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.models import build
 from brainseg.training.engine import train_epoch
-from brainseg.training.evaluation import evaluate
 from brainseg.training.task import Hooks, Task
 
 
@@ -37,7 +38,7 @@ def task_of(*overrides: str) -> Task:
         train.dataset(store, config, split.train),
         train.dataset(store, config, split.validation),
     )
-    resident.hold(parts, device.torch, config.data.resident)
+    memory_cache.hold(parts, device.torch, config.data.resident)
     return Task(
         config,
         device,

@@ -9,7 +9,7 @@ from benchmarks.measure import Section, Spread, Table
 from benchmarks.process import seconds_of
 from benchmarks.steps import REFERENCE, Steps
 from brainseg.config import PhantomConfig
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 
 VARIED: dict[str, tuple[int, ...]] = {
     "depth": (2, 3, 4, 5, 6),

@@ -5,12 +5,12 @@ from typing import Any
 
 from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio
 from benchmarks.steps import PLAIN_KEPT, REFERENCE, here
-from brainseg import build
 from brainseg.config import DeviceConfig, InferenceConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
 from brainseg.device import choose
-from brainseg.training.evaluation import evaluate
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.models import build
 
 
 def measure(rounds: int, path: str) -> Section:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
 from brainseg.config import PhantomConfig
-from brainseg.data.phantom import ensure_cohort
+from brainseg.data.phantom.cohort import ensure_cohort
 
 FULL = 110  # patients of the public set
 # Up to the end of the first step. What a process does when it ends is no part of its start, so it ends there and then.

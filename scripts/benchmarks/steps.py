@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio, serve
-from brainseg import build
 from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
 from brainseg.core.errors import RequestError
 from brainseg.device import Device, choose
+from brainseg.models import build
 
 SETTINGS = {
     "cpu": {"name": "cpu", "precision": "float32"},

@@ -22,7 +22,7 @@ from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.config import SchedulerConfig
 from brainseg.core.errors import DataError
-from brainseg.data.source import scan
+from brainseg.data.readers.kaggle_3m import scan
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store

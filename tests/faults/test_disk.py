@@ -20,7 +20,7 @@ from harness import Child, Ended, Fault, Result, command, sizes, survives
 from brainseg.config import PhantomConfig
 from brainseg.core.errors import DataError
 from brainseg.data.conversion import prepare
-from brainseg.data.phantom import write_cohort
+from brainseg.data.phantom.cohort import write_cohort
 from brainseg.records import checkpoint
 
 PAGE = 4096  # bytes that a tmpfs gives out

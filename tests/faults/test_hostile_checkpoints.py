@@ -17,7 +17,7 @@ import torch
 from test_engine import Task, make_task
 from traps import Payload, Trap, refused
 
-from brainseg import build, evaluate
+from brainseg import evaluate
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -28,6 +28,7 @@ from brainseg.config import (
     restore,
 )
 from brainseg.data.split import Split
+from brainseg.models import build
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, save

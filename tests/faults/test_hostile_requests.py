@@ -10,9 +10,10 @@ import torch
 from hydra._internal.utils import _locate
 from traps import Trap
 
-from brainseg import build, cli, train
+from brainseg import cli, train
 from brainseg.config import LossConfig, ModelConfig
 from brainseg.core.errors import RequestError
+from brainseg.models import build
 from brainseg.records.run import Outcome
 
 TARGETS: dict[
@@ -25,7 +26,7 @@ TARGETS: dict[
     "subprocess.os.mkdir": {"path": "<RAN>"},
     "torch.load": {"f": "<PICKLE>", "weights_only": False},
     "torch.optim.optimizer.torch.load": {"f": "<PICKLE>", "weights_only": False},
-    "brainseg.build.torch.load": {"f": "<PICKLE>", "weights_only": False},
+    "brainseg.models.build.torch.load": {"f": "<PICKLE>", "weights_only": False},
     "numpy.load": {"file": "<PICKLE>", "allow_pickle": True},
     "pandas.read_pickle": {"filepath_or_buffer": "<PICKLE>"},
     "joblib.load": {"filename": "<PICKLE>"},

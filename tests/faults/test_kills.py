@@ -22,8 +22,8 @@ from brainseg.config import (
     TrainConfig,
 )
 from brainseg.data.conversion import prepare
-from brainseg.data.phantom import write_cohort
-from brainseg.data.source import in_processes
+from brainseg.data.phantom.cohort import write_cohort
+from brainseg.data.readers.kaggle_3m import in_processes
 from brainseg.records.run import RunFolder
 
 TORN = 153  # by SIGXFSZ, in the middle of a write

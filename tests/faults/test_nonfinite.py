@@ -12,8 +12,8 @@ import torch
 from harness import Child, Result, settings, sizes, spread, survives, train
 from torch import Tensor, nn
 
-from brainseg import build
 from brainseg.config import TrainConfig
+from brainseg.models import build
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 

@@ -152,7 +152,7 @@ class MeetAtTheLock:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from brainseg.data.phantom import ensure_cohort
+    from brainseg.data.phantom.cohort import ensure_cohort
 
     folder = str(tmp_path_factory.mktemp("cohort"))
     return ensure_cohort(
@@ -287,7 +287,8 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
     The first maker kills itself at the patient number `killed_at`; at 8 before the HDF5 file, at 9 before that gets its name.
     """
     from brainseg.core import files
-    from brainseg.data import conversion, phantom
+    from brainseg.data import conversion
+    from brainseg.data.phantom import cohort as phantom
 
     moments = [0]
 

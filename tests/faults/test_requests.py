@@ -23,8 +23,8 @@ import pytest
 from brainseg import cli, compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
 from brainseg.config import TYPES
+from brainseg.config.compose import CONFIGS
 from brainseg.records.run import Outcome
-from brainseg.request import CONFIGS
 
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from brainseg.core.errors import DataError
-from brainseg.data.tiff import LARGEST
+from brainseg.data.imageio.tiff import LARGEST
 
 # The name of a channel or class becomes part of a metric's name, which MLflow must accept.
 NAME = re.compile(r"\w[\w .-]*")

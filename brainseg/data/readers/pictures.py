@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from brainseg.core.errors import DataError
-from brainseg.data.tiff import LARGEST, read_tiff
+from brainseg.data.imageio.tiff import LARGEST, read_tiff
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PPM")
 GREY = ("1", "L", "I;16", "I;16B", "I", "F")

@@ -9,11 +9,11 @@ from brainseg.core.errors import check
 from brainseg.core.extensions import extension, registered
 from brainseg.data.readers import bids, brats, images, nifti, nnunet
 from brainseg.data.readers.base import NAME, Reader, Reading
+from brainseg.data.readers.kaggle_3m import Cohort, Show
+from brainseg.data.readers.kaggle_3m import scan as scan_kaggle_3m
 from brainseg.data.readers.labels import parse_classes
 from brainseg.data.readers.recognise import recognise
 from brainseg.data.readers.verify import scan
-from brainseg.data.source import Cohort, Show
-from brainseg.data.source import scan as scan_kaggle_3m
 
 Scanner = Callable[[str | Path, int | None, Show | None], Cohort]
 KAGGLE = "kaggle_3m"

@@ -10,7 +10,6 @@ import numpy as np
 from brainseg.core.errors import DataError
 from brainseg.data.folder import Folder
 from brainseg.data.intensity import to_uint8
-from brainseg.data.layout import LARGEST_NUMBER
 from brainseg.data.readers.base import (
     Reader,
     Reading,
@@ -21,7 +20,8 @@ from brainseg.data.readers.base import (
     require,
 )
 from brainseg.data.readers.fit import fit
-from brainseg.data.source import Cohort, Show, compare_sizes, in_processes
+from brainseg.data.readers.kaggle_3m import Cohort, Show, compare_sizes, in_processes
+from brainseg.data.readers.kaggle_layout import LARGEST_NUMBER
 from brainseg.data.volume import UNKNOWN, describe, digest
 
 UNCHANGED = Reading()

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from brainseg.config import PhantomConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data import anatomy
-from brainseg.data.anatomy import Array, Random, smooth_noise
+from brainseg.data.phantom import anatomy
+from brainseg.data.phantom.anatomy import Array, Random, smooth_noise
 
 VERSION = (
     1  # raise it with any change of a pixel: files made by another version are then not found again

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from brainseg.config import InferenceConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import Device
-from brainseg.training.inference import keep_components, predict_volume, to_mask
-from brainseg.training.metrics import PatientScore, score_patient
+from brainseg.evaluation.inference import keep_components, predict_volume, to_mask
+from brainseg.evaluation.metrics import PatientScore, score_patient
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from brainseg.config import DataConfig
 from brainseg.core.errors import check
-from brainseg.data import phantom
+from brainseg.data.phantom import cohort
 from brainseg.data.store import Store
 from brainseg.data.volume import CHANNELS, CLASSES, patient_of
 
@@ -22,13 +22,13 @@ class Outline(NamedTuple):
 def open_store(config: DataConfig) -> Store:
     """The prepared file; makes the phantom cohort if that is asked for and not there yet."""
     return Store(
-        Path(config.path) if config.path is not None else phantom.ensure_cohort(config.phantom)
+        Path(config.path) if config.path is not None else cohort.ensure_cohort(config.phantom)
     )
 
 
 def fingerprint(config: DataConfig) -> str | None:
     """The data's fingerprint; None where the phantom would have to be made first."""
-    path = Path(config.path) if config.path is not None else phantom.cohort_file(config.phantom)
+    path = Path(config.path) if config.path is not None else cohort.cohort_file(config.phantom)
     if not path.is_file():
         return None
     with Store(path) as store:
@@ -55,7 +55,7 @@ def outline(config: DataConfig) -> Outline:
                 store.classes,
             )
     else:
-        names = sorted({patient_of(name) for name in phantom.patient_names(config.phantom)})
+        names = sorted({patient_of(name) for name in cohort.patient_names(config.phantom)})
         found = Outline(
             names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES)
         )

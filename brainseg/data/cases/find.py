@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.imageio import dicom, dicom_cohort, formats, tiff_folder, tiff_stack
-from brainseg.data.imageio.assignment import assign, channels_in, check_names, folded, typed
+from brainseg.data.cases import dicom_cohort, tiff_folder, tiff_stack
+from brainseg.data.cases.assignment import assign, channels_in, check_names, folded, typed
+from brainseg.data.cases.cohort import check_name, find_cohort
+from brainseg.data.cases.study import Study, study_of
+from brainseg.data.imageio import dicom, formats
 from brainseg.data.imageio.base import ImageVolume
-from brainseg.data.imageio.cohort import check_name, find_cohort
 from brainseg.data.imageio.open import SUFFIXES, open_image
 from brainseg.data.imageio.streams import read_start
-from brainseg.data.imageio.study import Study, study_of
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files
 from brainseg.data.store import is_store
 from brainseg.data.volume import CLASSES, main_channel

@@ -17,11 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 from brainseg.core.errors import DataError
+from brainseg.data.imageio.tiff import read_mask, read_slice
 from brainseg.data.intensity import to_uint8
-from brainseg.data.layout import Folder, find_folders
 from brainseg.data.readers.fit import crop_or_pad
+from brainseg.data.readers.kaggle_layout import Folder, find_folders
 from brainseg.data.stored_pixels import read_plain_pixels
-from brainseg.data.tiff import read_mask, read_slice
 from brainseg.data.volume import (
     CHANNELS,
     CLASSES,

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.imageio.assignment import folded, plain
-from brainseg.data.imageio.case_study import CaseStudy, FaultyStudy
-from brainseg.data.imageio.cohort_layout import find_reader
+from brainseg.data.cases.assignment import folded, plain
+from brainseg.data.cases.case_study import CaseStudy, FaultyStudy
+from brainseg.data.cases.cohort_layout import find_reader
+from brainseg.data.cases.study import Study, check_sequences, study_of
 from brainseg.data.imageio.open import open_image
-from brainseg.data.imageio.study import Study, check_sequences, study_of
 from brainseg.data.readers.base import list_some
 from brainseg.data.readers.case import Case, CaseReader
 from brainseg.data.readers.guess import sequence_of

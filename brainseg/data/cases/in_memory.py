@@ -11,10 +11,10 @@ import torch
 from nibabel.spatialimages import SpatialImage
 
 from brainseg.core.errors import DataError, RequestError, check
+from brainseg.data.cases.find import check_input, find, image_at
+from brainseg.data.cases.study import Study, check_sequences, compose, study_of
 from brainseg.data.imageio.base import check_finite, check_shear, check_volume, spans_volume
-from brainseg.data.imageio.find import check_input, find, image_at
 from brainseg.data.imageio.grid import Grid
-from brainseg.data.imageio.study import Study, check_sequences, compose, study_of
 from brainseg.data.readers.base import Scan
 from brainseg.data.volume import main_channel
 

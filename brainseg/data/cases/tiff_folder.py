@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError, check
-from brainseg.data.imageio.tiff_stack import write_mask, write_probability
+from brainseg.data.cases.tiff_stack import write_mask, write_probability
+from brainseg.data.imageio.tiff import read_mask, read_slice
 from brainseg.data.intensity import to_uint8
-from brainseg.data.layout import Folder, find_files, find_folders
 from brainseg.data.readers.base import Scan
-from brainseg.data.tiff import read_mask, read_slice
+from brainseg.data.readers.kaggle_layout import Folder, find_files, find_folders
 from brainseg.data.volume import CHANNELS
 
 

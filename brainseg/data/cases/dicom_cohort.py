@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.imageio.assignment import assign
+from brainseg.data.cases.assignment import assign
+from brainseg.data.cases.case_study import FaultyStudy
+from brainseg.data.cases.cohort import check_name, refuse_faulty
+from brainseg.data.cases.study import Study, study_of
 from brainseg.data.imageio.base import ImageVolume
-from brainseg.data.imageio.case_study import FaultyStudy
-from brainseg.data.imageio.cohort import check_name, refuse_faulty
 from brainseg.data.imageio.dicom import DicomVolume
-from brainseg.data.imageio.study import Study, study_of
 
 ListImages = Callable[[Path], tuple[list[ImageVolume], list[str]]]
 

@@ -18,10 +18,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from yaml import MarkedYAMLError
 
 from brainseg.config import CHOICES, TYPES
+from brainseg.config.launchers import FIXED, LAUNCHERS, offered
 from brainseg.config.overrides import by_setting, setting_of, value_of
 from brainseg.config.schema import flatten, hints
 from brainseg.config.text import to_type
-from brainseg.launchers import FIXED, LAUNCHERS, offered
 
 RULES: dict[Any, str] = {
     int: "must be a whole number",

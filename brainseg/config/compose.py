@@ -25,15 +25,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
-from brainseg import launchers
-from brainseg.config import TrainConfig
+from brainseg.config import TrainConfig, launchers
+from brainseg.config.hydra_errors import explained, nearest, no_value, several_values, unreadable
 from brainseg.config.overrides import by_setting, setting_of, value_of
 from brainseg.config.text import text_of
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.signals import Signals
-from brainseg.explanations import explained, nearest, no_value, several_values, unreadable
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 CONFIGS = (
     HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
 )  # in a wheel, in a checkout

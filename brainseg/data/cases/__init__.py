@@ -1,0 +1,1 @@
+"""The scans that `predict` and `segment` are given: found, assigned to channels, read, and written back."""

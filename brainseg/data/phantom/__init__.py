@@ -1,0 +1,1 @@
+"""Synthetic patients, with which everything can be tried without data."""

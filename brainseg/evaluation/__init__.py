@@ -1,0 +1,1 @@
+"""A model on whole patients: inference, metrics, statistics."""
