@@ -21,7 +21,7 @@ from brainseg.config import DataConfig, ExportConfig
 from brainseg.core.errors import DataError
 from brainseg.core.errors import check as require
 from brainseg.core.files import write_bytes
-from brainseg.models import build, export
+from brainseg.models import export, networks
 from brainseg.trained import USUAL, Trained, check_name, load_members
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
@@ -78,7 +78,7 @@ def run(config: ExportConfig) -> int:
 
 def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
     """What has to be known to use the file, as text: lists and numbers are JSON."""
-    context, outputs = trained.data.context, build.outputs(trained.classes)
+    context, outputs = trained.data.context, networks.num_outputs(trained.classes)
     inputs = [
         f"{name} {offset:+d}" if context else name
         for offset in range(-context, context + 1)

@@ -15,7 +15,7 @@ from brainseg.data.memory_store import MemoryStore
 from brainseg.device import Device, choose
 from brainseg.evaluation.evaluate import Evaluated, evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.trained import Trained, inference_of, load_checkpoint
 
 
@@ -98,7 +98,7 @@ class Segmenter:
                 for member, dataset in zip(self.members, datasets, strict=True)
             ]
             for member, model in zip(self.members, made, strict=True):
-                if fault := build.size_fault(model, member.in_channels, size):
+                if fault := networks.unsupported_size_reason(model, member.in_channels, size):
                     raise DataError(
                         f"{store.volumes[0]}: {member.name} takes no images of {size[0]}x{size[1]} pixels ({fault})"
                     )

@@ -27,7 +27,7 @@ from brainseg.data.store import Store
 from brainseg.device import choose, own_threads, peak_memory
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records import checkpoint, figures
 from brainseg.records.description import describe, folder_name
 from brainseg.records.folders import claim, locate
@@ -44,6 +44,7 @@ from brainseg.records.saving import (
     plans_to_repeat,
 )
 from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
+from brainseg.training import losses, optimizers
 from brainseg.training.engine import fit
 from brainseg.training.pace import begin_plan, measure_pace
 from brainseg.training.rehearsal import rehearse
@@ -93,8 +94,8 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
         )
         return Outcome("skipped", str(folder.path), finished_before(folder, testing))
 
-    # Names become objects in build.py; the state is all that a step changes, and all that a checkpoint keeps.
-    criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
+    # Names become objects in networks, losses and optimizers; the state is all that a step changes, and all that a checkpoint keeps.
+    criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
     task = Task(config, device, train, validation, criterion)
     state = new_state(task)
     facts = describe(config, job, store, split, device, digest, state.model)
@@ -157,11 +158,11 @@ def new_state(task: Task) -> State:
     """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
     config = task.config
     torch.manual_seed(seed_for(config.seed, "weights"))
-    outputs = build.outputs(task.train.store.classes)
+    outputs = networks.num_outputs(task.train.store.classes)
     model = task.device.place(
-        build.model(config.model, task.train.channels, outputs, task.train.size)
+        networks.build_network(config.model, task.train.channels, outputs, task.train.size)
     )
-    optimizer = build.optimizer(config.optimizer, model.parameters())
+    optimizer = optimizers.build_optimizer(config.optimizer, model.parameters())
     return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
 
@@ -191,7 +192,7 @@ def check(config: TrainConfig) -> Facts:
     if config.data.path is not None and not config.allow_empty:
         with open_store(config.data) as store:
             check_parts(store, split)
-    two_sizes = config.half_resolution > 0 and build.of_one_size(config.model)
+    two_sizes = config.half_resolution > 0 and networks.needs_fixed_size(config.model)
     require(
         not two_sizes,
         "half_resolution",
@@ -276,7 +277,7 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
         dataset(store, config, split.train),
         dataset(store, config, split.validation),
     )
-    criterion = build.loss(config.loss, build.outputs(store.classes)).to(device.torch)
+    criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
     task = Task(config, device, train, validation, criterion)
     memory_cache.hold((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Hooks())

@@ -29,10 +29,11 @@ from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import Store
 from brainseg.data.volume import CHANNELS, CLASSES
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records import checkpoint
 from brainseg.records.folders import nearest
 from brainseg.records.weights import matched
+from brainseg.training import losses
 from brainseg.training_data import training_file
 
 log = logging.getLogger("brainseg")
@@ -155,7 +156,9 @@ class Trained:
 
     def criterion(self) -> nn.Module | None:
         return (
-            build.loss(self.config.loss, build.outputs(self.stored.get("classes", ())))
+            losses.build_loss(
+                self.config.loss, networks.num_outputs(self.stored.get("classes", ()))
+            )
             if self.config
             else None
         )
@@ -182,7 +185,7 @@ class Trained:
         )
         there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
         same = (
-            own == there or build.outputs(own) == build.outputs(there) == 1
+            own == there or networks.num_outputs(own) == networks.num_outputs(there) == 1
         )  # one class may have two names
         rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
         check(same, "checkpoint", self.name, rule, "use data with its classes")
@@ -194,7 +197,7 @@ class Trained:
 
     def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model
-        model = build.model(settings, in_channels, build.outputs(classes), size)
+        model = networks.build_network(settings, in_channels, networks.num_outputs(classes), size)
         weights, prefix, others = matched(
             self.stored["model"],
             model.state_dict(),

@@ -9,8 +9,9 @@ from torch import nn
 
 from brainseg import cli
 from brainseg import config as schema
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records.identity import differing
+from brainseg.training import losses, optimizers
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]
 OF_TRAIN = [
@@ -39,12 +40,12 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
         pytest.skip("split=all is for brainseg.evaluate")
     config = compose(f"{'+' if group == 'x' else ''}{group}={choice}", *further)
     with torch.device("meta"):
-        model = build.model(config.model, 3, 1, (64, 64))
+        model = networks.build_network(config.model, 3, 1, (64, 64))
         assert (
-            build.optimizer(config.optimizer, model.parameters()).param_groups[0]["lr"]
+            optimizers.build_optimizer(config.optimizer, model.parameters()).param_groups[0]["lr"]
             == config.optimizer.lr
         )
-    assert isinstance(build.loss(config.loss), nn.Module)
+    assert isinstance(losses.build_loss(config.loss), nn.Module)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
@@ -104,7 +105,9 @@ def test_adam_and_sgd_take_torchs_fused_update_unless_told_otherwise() -> None:
     def fused(name: str, device: str = "cpu", **options: bool) -> bool:
         weights = [torch.nn.Parameter(torch.ones(3, device=device))]
         return bool(
-            build.optimizer(schema.OptimizerConfig(name, lr=0.1, options=options), weights)
+            optimizers.build_optimizer(
+                schema.OptimizerConfig(name, lr=0.1, options=options), weights
+            )
             .param_groups[0]
             .get("fused")
         )

@@ -25,9 +25,8 @@ from brainseg.config import (
 )
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
-from brainseg.models import build
 from brainseg.train import new_state
-from brainseg.training import engine
+from brainseg.training import engine, losses
 from brainseg.training.engine import fit
 from brainseg.training.pace import Pace, begin_plan, measure_pace, steps_at
 from brainseg.training.plan import Plan
@@ -60,7 +59,7 @@ def make_task(path: Path, **changes) -> Task:
     data = MRIDataset(path)
     names = data.store.patients
     parts = (MRIDataset(data.store, patients=part).hold() for part in (names[:3], names[3:5]))
-    return Task(config, choose(config.device), *parts, build.loss(config.loss))
+    return Task(config, choose(config.device), *parts, losses.build_loss(config.loss))
 
 
 def to_bytes(state: State) -> bytes:

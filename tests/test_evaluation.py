@@ -30,7 +30,7 @@ from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose
 from brainseg.evaluation import evaluate as evaluation
 from brainseg.evaluation.statistics import bootstrap
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.trained import load_checkpoint
@@ -222,7 +222,7 @@ def test_patients_of_the_split_that_the_data_lack_are_named(
 
 def dice(run: RunFolder, dataset: MRIDataset, batch_size: int) -> dict[str, float]:
     """Dice by volume, through the one loop behind validation, test and evaluate, with the weights of best.pt."""
-    model = build.model(run.config.model, dataset.channels, 1, dataset.size)
+    model = networks.build_network(run.config.model, dataset.channels, 1, dataset.size)
     model.load_state_dict(checkpoint.load(run.best)["model"])
     device = choose(FLOAT32)
     found = evaluation.evaluate(

@@ -17,8 +17,8 @@ from brainseg import cli, export
 from brainseg.config import DataConfig, ExportConfig, ModelConfig, TrainConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
-from brainseg.models import build
 from brainseg.models import export as exported
+from brainseg.models import networks
 from brainseg.records import checkpoint
 from brainseg.records.predictions import read_predictions
 from brainseg.trained import load_checkpoint
@@ -83,7 +83,7 @@ def write_checkpoint(path: Path, model: ModelConfig, data: DataConfig, classes: 
     config = TrainConfig(model=model, data=data)
     names = ["background", "oedema", "core"][:classes]
     in_channels = (1 if data.volume else 3) * (2 * data.context + 1)
-    network = build.model(model, in_channels, build.outputs(names), (48, 40))
+    network = networks.build_network(model, in_channels, networks.num_outputs(names), (48, 40))
     for _ in range(3):
         network(torch.rand(2, in_channels, 32, 32))
     content = {
@@ -251,7 +251,9 @@ def test_a_network_of_one_size_is_refused_in_one_line(
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1)).view(-1, 1, 48, 40)
 
-    monkeypatch.setattr(build, "extension", lambda group, name: Fixed if name == "fixed" else None)
+    monkeypatch.setattr(
+        networks, "extension", lambda group, name: Fixed if name == "fixed" else None
+    )
     network = Fixed(3, 1)
     content = {
         "model": network.state_dict(),

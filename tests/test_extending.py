@@ -14,8 +14,9 @@ from brainseg import cli
 from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.store import Store
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.trained import load
+from brainseg.training import losses, optimizers
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -123,14 +124,14 @@ def test_what_the_page_registers_is_found_by_its_name(
     mylab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(mylab)
-    model = build.model(ModelConfig("plain", {"features": 8}), 4, 3, (32, 32))
+    model = networks.build_network(ModelConfig("plain", {"features": 8}), 4, 3, (32, 32))
     logits, mask = (
         model(torch.rand(2, 4, 32, 32)),
         torch.randint(0, 3, (2, 1, 32, 32), dtype=torch.uint8),
     )
-    loss = build.loss(LossConfig("squared_dice", {"smooth": 0.5}), 3)
+    loss = losses.build_loss(LossConfig("squared_dice", {"smooth": 0.5}), 3)
     before = loss(logits, mask)
-    optimizer = build.optimizer(OptimizerConfig("sign", lr=1e-3), model.parameters())
+    optimizer = optimizers.build_optimizer(OptimizerConfig("sign", lr=1e-3), model.parameters())
     before.backward()
     optimizer.step()
     assert type(optimizer).__name__ == "SignDescent"
@@ -149,4 +150,4 @@ def test_a_package_that_cannot_be_imported_is_named(
     with pytest.raises(
         RequestError, match=r"mine = nowhere:Mine cannot be imported \(ModuleNotFoundError"
     ):
-        build.loss(LossConfig("mine", {}))
+        losses.build_loss(LossConfig("mine", {}))

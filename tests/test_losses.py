@@ -11,7 +11,7 @@ from torch import Tensor
 
 from brainseg.config import LossConfig
 from brainseg.core.errors import RequestError
-from brainseg.models import build
+from brainseg.training import losses
 from brainseg.training.losses import BCEDiceLoss, DiceLoss
 
 CRITERIA = [DiceLoss, BCEDiceLoss]
@@ -224,7 +224,7 @@ def test_losses_of_monai_are_told_of_logits_and_classes(name: str, outputs: int)
         8 * (m == torch.arange(outputs).view(1, -1, 1, 1)).float() if outputs > 1 else 16.0 * m - 8
         for m in (mask, wrong)
     ]
-    loss = build.loss(LossConfig(name, {}), outputs)
+    loss = losses.build_loss(LossConfig(name, {}), outputs)
     assert 0 <= loss(sure, mask) < 0.02 < 0.3 < loss(mistaken, mask)
 
 
@@ -232,12 +232,13 @@ def test_our_dice_loss_equals_that_of_monai_for_classes() -> None:
     logits, mask = torch.randn(2, 4, 9, 8), torch.randint(0, 4, (2, 1, 9, 8), dtype=torch.uint8)
     options = {"batch": True, "smooth_nr": 1.0, "smooth_dr": 1.0}
     torch.testing.assert_close(
-        DiceLoss()(logits, mask), build.loss(LossConfig("DiceLoss", options), 4)(logits, mask)
+        DiceLoss()(logits, mask),
+        losses.build_loss(LossConfig("DiceLoss", options), 4)(logits, mask),
     )
 
 
 def test_a_loss_for_one_class_is_refused_for_several() -> None:
     with pytest.raises(RequestError, match="takes no softmax of class indices"):
-        build.loss(LossConfig("SSIMLoss", {}), 3)
+        losses.build_loss(LossConfig("SSIMLoss", {}), 3)
     with pytest.raises(RequestError, match=r"loss\.options\.sigmoid"):
-        build.loss(LossConfig("DiceLoss", {"sigmoid": True}), 3)
+        losses.build_loss(LossConfig("DiceLoss", {"sigmoid": True}), 3)

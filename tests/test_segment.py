@@ -27,7 +27,7 @@ from brainseg.core.errors import DataError, RequestError
 from brainseg.data.memory_store import MemoryStore
 from brainseg.data.readers.base import Scan
 from brainseg.device import choose
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.segmenter import Segmenter
 from brainseg.trained import Trained
 
@@ -175,7 +175,7 @@ def test_arrays_that_do_not_fit_are_refused(run: str) -> None:
 
 def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() -> None:
     options = ModelConfig("AttentionUnet", {"channels": [4, 8], "strides": [2]})
-    weights = {"model": build.model(options, 3, 1, (32, 32)).state_dict()}
+    weights = {"model": networks.build_network(options, 3, 1, (32, 32)).state_dict()}
     segmenter = Segmenter(
         [Trained("w.pt", weights, DataConfig(), options)],
         InferenceConfig(),
@@ -214,9 +214,12 @@ class Single(Divided):
 
 
 def test_only_a_fault_of_the_size_is_one() -> None:
-    assert build.size_fault(Divided(), 1, (16, 20)) == "spatial dimensions must be divisible by 8"
-    assert build.size_fault(Divided(), 1, (16, 16)) == ""
-    assert build.size_fault(Counted(), 1, (16, 20)) == "", (
+    assert (
+        networks.unsupported_size_reason(Divided(), 1, (16, 20))
+        == "spatial dimensions must be divisible by 8"
+    )
+    assert networks.unsupported_size_reason(Divided(), 1, (16, 16)) == ""
+    assert networks.unsupported_size_reason(Counted(), 1, (16, 20)) == "", (
         "numbers are not known where there are shapes alone"
     )
-    assert build.size_fault(Single(), 1, (16, 20)) == ""
+    assert networks.unsupported_size_reason(Single(), 1, (16, 20)) == ""

@@ -6,13 +6,24 @@ behind a softmax of which class 0 is background (F = K - 1), and the mask holds 
 float32: a batch has a million pixels, more than bfloat16 (8 bits) or float16 (11 bits, at most 65,504) can count.
 """
 
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from brainseg.config import LossConfig
 from brainseg.core.errors import check
+from brainseg.core.extensions import (
+    call_with_options,
+    extension,
+    known_names,
+    monai_class,
+    registered,
+)
 
 
 def check_shapes(logits: Tensor, mask: Tensor) -> None:
@@ -91,3 +102,75 @@ class BCEDiceLoss(nn.Module):
         else:
             entropy = F.cross_entropy(logits.float(), mask[:, 0].long())
         return self.weight * entropy + (1 - self.weight) * self.dice(logits, mask)
+
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {"dice": DiceLoss, "bce_dice": BCEDiceLoss}
+
+
+class FloatMask(nn.Module):
+    """MONAI's losses want a mask of the logits' type."""
+
+    def __init__(self, criterion: nn.Module) -> None:
+        super().__init__()
+        self.criterion = criterion
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits (B, K, H, W), mask (B, 1, H, W) -> loss ()."""
+        return self.criterion(logits, mask.to(logits.dtype))
+
+
+def build_loss(config: LossConfig, outputs: int = 1) -> nn.Module:
+    """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
+    own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
+    found = own or monai_class("monai.losses", config.name, nn.Module)
+    check(
+        found is not None,
+        "loss.name",
+        config.name,
+        "no such loss",
+        known_names(
+            config.name, [*LOSSES, *registered("brainseg.losses")], "monai.losses", nn.Module
+        ),
+    )
+    if own:
+        return call_with_options(found, "loss", config, {})
+    return FloatMask(call_with_options(found, "loss", config, _activation(found, config, outputs)))
+
+
+def _activation(
+    found: Callable[..., nn.Module], config: LossConfig, outputs: int
+) -> dict[str, Any]:
+    """What MONAI's losses must be told of the logits and the mask; ours see it from the shapes. Options of the request go first.
+
+    One output: a sigmoid. Several: a softmax, and class indices to be spread over as many channels. A loss that measures overlap
+    (it takes `softmax`; the pixel-wise ones take `use_softmax`) leaves the background out, as ours: its Dice is always high.
+    """
+    taken = inspect.signature(found).parameters
+    if outputs == 1:
+        told: dict[str, Any] = {"sigmoid": True}
+    else:
+        softmax = next((name for name in ("softmax", "use_softmax") if name in taken), None)
+        fits = softmax is not None and "to_onehot_y" in taken
+        check(
+            fits,
+            "loss.name",
+            config.name,
+            f"the data have {outputs} classes, and it takes no softmax of class indices",
+            "use dice, bce_dice or a loss of MONAI that takes softmax and to_onehot_y, as DiceCELoss",
+        )
+        told = {
+            str(softmax): True,
+            "to_onehot_y": True,
+            **({"include_background": False} if softmax == "softmax" else {}),
+        }
+        sigmoid = bool(config.options.get("sigmoid"))
+        check(
+            not sigmoid,
+            "loss.options.sigmoid",
+            "true",
+            f"the data have {outputs} classes behind a softmax",
+            "leave it out",
+        )
+    return {
+        name: value for name, value in told.items() if name in taken and name not in config.options
+    }

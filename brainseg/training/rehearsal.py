@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from brainseg.config import TrainConfig
 from brainseg.core.errors import RequestError, check
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.models.unet import UNet, smallest_size
+from brainseg.training import losses, optimizers
 
 
 class Fault(NamedTuple):
@@ -47,16 +48,16 @@ def rehearse(
     RequestError for a network that cannot be built, has too many parameters for this machine, or cannot train on the smallest
     batch at one of the run's sizes, and for a loss or an optimizer that cannot do a step.
     """
-    outputs = build.outputs(classes)
+    outputs = networks.num_outputs(classes)
     halved = [(size[0] // 2, size[1] // 2)] if config.half_resolution else []
     # Two images stand for any larger batch.
     batch = min(smallest_batch(slices, config.batch_size), 2)
-    networks = {each: _built(config, channels, outputs, each) for each in (size, *halved)}
-    parameters = sum(parameter.numel() for parameter in networks[size].parameters())
+    built = {each: _built(config, channels, outputs, each) for each in (size, *halved)}
+    parameters = sum(parameter.numel() for parameter in built[size].parameters())
     _check_memory(config, parameters)
-    for each, network in networks.items():
+    for each, network in built.items():
         _check_network(config, network, (channels, *each), outputs, batch, slices)
-    _check_loss_and_optimizer(config, networks[size], outputs)
+    _check_loss_and_optimizer(config, built[size], outputs)
     return parameters
 
 
@@ -66,7 +67,7 @@ def _built(
     """Return the network without numbers, or with numbers where it reads them while it is built. Raises RequestError."""
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            return build.model(config.model, channels, outputs, size)
+            return networks.build_network(config.model, channels, outputs, size)
     except RequestError:
         if device == "cpu":
             raise
@@ -163,10 +164,10 @@ def _fault(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | 
 
 def _check_loss_and_optimizer(config: TrainConfig, network: nn.Module, outputs: int) -> None:
     """Raise RequestError if the optimizer refuses the network's parameters, or the loss or the optimizer cannot do a step."""
-    build.optimizer(config.optimizer, network.parameters())
-    criterion = build.loss(config.loss, outputs)
+    optimizers.build_optimizer(config.optimizer, network.parameters())
+    criterion = losses.build_loss(config.loss, outputs)
     layer = nn.Conv2d(1, outputs, kernel_size=3, padding=1)
-    optimizer = build.optimizer(config.optimizer, layer.parameters())
+    optimizer = optimizers.build_optimizer(config.optimizer, layer.parameters())
     side = smallest_size(6)
     mask = (torch.arange(2 * side * side).reshape(2, 1, side, side) % max(outputs, 2)).to(
         torch.uint8

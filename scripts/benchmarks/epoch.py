@@ -22,7 +22,8 @@ from brainseg.data.open import open_store, outline
 from brainseg.data.split import draw
 from brainseg.device import choose
 from brainseg.evaluation.evaluate import evaluate
-from brainseg.models import build
+from brainseg.models import networks
+from brainseg.training import losses
 from brainseg.training.engine import train_epoch
 from brainseg.training.task import Hooks, Task
 
@@ -43,7 +44,7 @@ def task_of(*overrides: str) -> Task:
         config,
         device,
         *parts,
-        build.loss(config.loss, build.outputs(store.classes)).to(device.torch),
+        losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch),
     )
 
 

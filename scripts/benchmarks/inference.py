@@ -10,7 +10,7 @@ from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.evaluation.evaluate import evaluate
-from brainseg.models import build
+from brainseg.models import networks
 
 
 def measure(rounds: int, path: str) -> Section:
@@ -63,7 +63,7 @@ def patients(path: str) -> Table:
             device = choose(DeviceConfig(**settings))
             dataset = MRIDataset(store, patients=chosen)
             model = device.place(
-                build.model(
+                networks.build_network(
                     UNetConfig(depth=4, width=32, growth=1), dataset.channels, 1, dataset.size
                 )
             )

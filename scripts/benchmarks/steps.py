@@ -12,7 +12,8 @@ from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved,
 from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
 from brainseg.core.errors import RequestError
 from brainseg.device import Device, choose
-from brainseg.models import build
+from brainseg.models import networks
+from brainseg.training import losses, optimizers
 
 SETTINGS = {
     "cpu": {"name": "cpu", "precision": "float32"},
@@ -58,10 +59,12 @@ class Steps:
         self.device = choose(DeviceConfig(**device)) if device else plain
         model = UNetConfig(depth=shape["depth"], width=shape["width"], growth=shape["growth"])
         self.model = self.device.place(
-            build.model(model, shape["channels"], 1, (shape["size"], shape["size"]))
+            networks.build_network(model, shape["channels"], 1, (shape["size"], shape["size"]))
         )
-        self.loss = build.loss(LossConfig("dice"))
-        self.optimizer = build.optimizer(OptimizerConfig("adam", lr=1e-4), self.model.parameters())
+        self.loss = losses.build_loss(LossConfig("dice"))
+        self.optimizer = optimizers.build_optimizer(
+            OptimizerConfig("adam", lr=1e-4), self.model.parameters()
+        )
         picture = (shape["batch"], shape["channels"], shape["size"], shape["size"])
         self.image = self.device.format(torch.rand(*picture, device=self.device.torch))
         self.mask = (torch.rand(picture[0], 1, *picture[2:], device=self.device.torch) > 0.9).to(

@@ -28,11 +28,12 @@ from brainseg.config import (
     restore,
 )
 from brainseg.data.split import Split
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
 from brainseg.records.saving import load_into, save
 from brainseg.train import new_state
+from brainseg.training import losses, optimizers
 from brainseg.training.engine import fit
 from brainseg.training.task import Hooks
 
@@ -371,9 +372,9 @@ def test_no_hostile_config_in_a_checkpoint_is_obeyed(
     def rebuild(stored: Any) -> None:
         settings = restore(stored)
         with torch.device("meta"):
-            network = build.model(settings.model, 3, 1, (32, 32))
-        build.optimizer(settings.optimizer, network.parameters())
-        build.loss(settings.loss)
+            network = networks.build_network(settings.model, 3, 1, (32, 32))
+        optimizers.build_optimizer(settings.optimizer, network.parameters())
+        losses.build_loss(settings.loss)
 
     rebuild(config)
     cases = [(dotted, at(config, dotted, value)) for dotted, value in HOSTILE_CONFIGS]

@@ -13,8 +13,9 @@ from traps import Trap
 from brainseg import cli, train
 from brainseg.config import LossConfig, ModelConfig
 from brainseg.core.errors import RequestError
-from brainseg.models import build
+from brainseg.models import networks
 from brainseg.records.run import Outcome
+from brainseg.training import losses
 
 TARGETS: dict[
     str, dict[str, Any]
@@ -26,7 +27,7 @@ TARGETS: dict[
     "subprocess.os.mkdir": {"path": "<RAN>"},
     "torch.load": {"f": "<PICKLE>", "weights_only": False},
     "torch.optim.optimizer.torch.load": {"f": "<PICKLE>", "weights_only": False},
-    "brainseg.models.build.torch.load": {"f": "<PICKLE>", "weights_only": False},
+    "brainseg.models.networks.torch.load": {"f": "<PICKLE>", "weights_only": False},
     "numpy.load": {"file": "<PICKLE>", "allow_pickle": True},
     "pandas.read_pickle": {"filepath_or_buffer": "<PICKLE>"},
     "joblib.load": {"filename": "<PICKLE>"},
@@ -201,9 +202,9 @@ def test_no_name_of_monai_fetches_anything(trap: Trap, monai: None) -> None:
                 with trap, torch.device("meta"):
                     try:
                         if family == "model":
-                            build.model(ModelConfig(name, options), 3, 1, (32, 32))
+                            networks.build_network(ModelConfig(name, options), 3, 1, (32, 32))
                         else:
-                            build.loss(LossConfig(name, options))
+                            losses.build_loss(LossConfig(name, options))
                         built += 1
                     except RequestError as error:
                         assert str(error)

@@ -13,9 +13,9 @@ from harness import Child, Result, settings, sizes, spread, survives, train
 from torch import Tensor, nn
 
 from brainseg.config import TrainConfig
-from brainseg.models import build
 from brainseg.records import checkpoint
 from brainseg.records.run import RunFolder
+from brainseg.training import losses
 
 SLICES = re.compile(r"slices: \w+ slice \d+(, \w+ slice \d+)*$")
 STEPS, EPOCH_STEPS = 12, 4  # of `harness.settings`
@@ -48,8 +48,8 @@ class Poisoned(nn.Module):
 
 
 def train_poisoned(config: TrainConfig, case: Case) -> None:
-    loss = build.loss
-    build.loss = lambda *asked: Poisoned(loss(*asked), case)  # type: ignore[assignment]
+    loss = losses.build_loss
+    losses.build_loss = lambda *asked: Poisoned(loss(*asked), case)  # type: ignore[assignment]
     train(config)
 
 

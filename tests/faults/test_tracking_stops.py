@@ -50,11 +50,11 @@ class BreakAt:
     def __call__(self) -> None:
         from brainseg import train
 
-        loss = train.build.loss
+        loss = train.losses.build_loss
         if self.calls is None:
             train.figures.curves = lambda *_: 1 / 0  # type: ignore[assignment]
         else:
-            train.build.loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
+            train.losses.build_loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
 
 
 class NoteStatus:
