@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
     from brainseg.data.readers.base import Reader, Scan
     from brainseg.models.unet import UNet
-    from brainseg.segmenter import segment
-    from brainseg.trained import load_checkpoint
+    from brainseg.prediction.segmenter import segment
+    from brainseg.prediction.trained_model import load_checkpoint
     from brainseg.training.losses import DiceLoss
 
 __version__ = "0.1.0"
@@ -45,8 +45,8 @@ _HOME = {
     "MRIDataset": "brainseg.data.dataset",
     "Reader": "brainseg.data.readers.base",
     "Scan": "brainseg.data.readers.base",
-    "segment": "brainseg.segmenter",
-    "load_checkpoint": "brainseg.trained",
+    "segment": "brainseg.prediction.segmenter",
+    "load_checkpoint": "brainseg.prediction.trained_model",
 }
 
 

@@ -22,7 +22,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg import launch, manual, sweep
+from brainseg import manual
 from brainseg.config.compose import (
     CONFIGS,
     check_budget,
@@ -38,13 +38,15 @@ from brainseg.config.text import as_typed, quote_path, text_of
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.output import dropped_when_unread
 from brainseg.core.signals import Interrupted, ending
-from brainseg.job import outcome_of
-from brainseg.records.folders import locate, stored_overrides
-from brainseg.records.identity import without_identity
-from brainseg.records.plan import foresee, under_other_code
-from brainseg.records.run import Job, RunFolder
-from brainseg.records.sweep_record import sweep_id, write_record
-from brainseg.worker import Died, apart
+from brainseg.runs.dry_run import foresee, under_other_code
+from brainseg.runs.find import locate, stored_overrides
+from brainseg.runs.identity import without_identity
+from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.sweep_record import sweep_id, write_record
+from brainseg.sweeps import launch
+from brainseg.sweeps import summary as sweep
+from brainseg.sweeps.isolated_process import Died, apart
+from brainseg.sweeps.run_job import outcome_of
 
 PAGES = (
     "help",

@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from brainseg import cli
+from brainseg.comparison import report
+from brainseg.comparison.compare import Comparison, Configuration, compare
+from brainseg.comparison.figures import FIGURES
+from brainseg.comparison.mlflow_run import log_comparison
+from brainseg.comparison.names import differing_settings, labelled
+from brainseg.comparison.runs import Run, gather
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.core.errors import check as require
@@ -25,26 +31,14 @@ from brainseg.core.files import writing
 from brainseg.core.places import relocated
 from brainseg.data.store import Store
 from brainseg.data.volume import main_channel
-from brainseg.records import (
-    comparison_report,
-    failures,
-    failures_figure,
-    figures,
-    mlflow_sweep,
-    overlays,
-    viewer,
-)
-from brainseg.records.clinical import read_clinical
-from brainseg.records.comparison import Comparison, Configuration, compare
-from brainseg.records.comparison_figures import FIGURES
-from brainseg.records.folders import check_no_run, locate
-from brainseg.records.gathering import Run, gather
-from brainseg.records.labels import differing_settings, labelled
-from brainseg.records.mlflow_refusals import RefusedError
-from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.predictions import read_predictions
-from brainseg.records.summary_run import log_comparison
-from brainseg.records.sweep_record import jobs_of, last
+from brainseg.reports import failures, failures_figure, figures, overlays, viewer
+from brainseg.reports.clinical import read_clinical
+from brainseg.reports.predictions import read_predictions
+from brainseg.runs.find import check_no_run, locate
+from brainseg.runs.sweep_record import jobs_of, last
+from brainseg.tracking import sweep as mlflow_sweep
+from brainseg.tracking.client import tracking_uri
+from brainseg.tracking.refusals import RefusedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +136,7 @@ def publish(
     if page is None:
         (folder / "viewer.html").unlink(missing_ok=True)  # of an earlier comparison
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
-    comparison_report.write_page(
+    report.write_page(
         folder / "report.html",
         comparison,
         pictures,
@@ -150,7 +144,7 @@ def publish(
         f"Made by {command}",
         page.name if page else None,
     )
-    lines = [comparison_report.text(comparison), "", f"report:        {folder / 'report.html'}"]
+    lines = [report.text(comparison), "", f"report:        {folder / 'report.html'}"]
     if page is not None:
         lines.append(f"slices:        {page}")
     if config.tracking.name != "none":
@@ -251,7 +245,7 @@ def view(comparison: Comparison, path: Path, count: int) -> Path | None:
         "Exploratory: on validation patients each run's best epoch was selected; scores are flattered."
     ]
     notes = [
-        comparison_report.headline(comparison) + ".",
+        report.headline(comparison) + ".",
         *comparison.warnings,
         *(exploratory if comparison.exploratory else []),
     ]

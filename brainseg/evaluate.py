@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg import cli
+from brainseg.comparison.runs import chosen_among
 from brainseg.config import DataConfig, EvaluateConfig
 from brainseg.core.errors import check as require
 from brainseg.data import memory_cache
@@ -28,12 +29,7 @@ from brainseg.data.store import Store
 from brainseg.device import choose
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
-from brainseg.records import failures_figure, tables
-from brainseg.records.clinical import read_clinical
-from brainseg.records.folders import check_no_run
-from brainseg.records.gathering import chosen_among
-from brainseg.records.results import PREFIX, Results
-from brainseg.trained import (
+from brainseg.prediction.trained_model import (
     Trained,
     check_name,
     inference_of,
@@ -42,7 +38,11 @@ from brainseg.trained import (
     saw,
     short_name,
 )
-from brainseg.training_data import chosen_data
+from brainseg.prediction.training_data import chosen_data
+from brainseg.reports import failures_figure, tables
+from brainseg.reports.clinical import read_clinical
+from brainseg.reports.scores import PREFIX, Results
+from brainseg.runs.find import check_no_run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,7 +22,7 @@ from brainseg.core.errors import DataError
 from brainseg.core.errors import check as require
 from brainseg.core.files import write_bytes
 from brainseg.models import export, networks
-from brainseg.trained import USUAL, Trained, check_name, load_members
+from brainseg.prediction.trained_model import USUAL, Trained, check_name, load_members
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
 ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger

@@ -24,12 +24,11 @@ from brainseg.data.cases.study import Study
 from brainseg.data.memory_store import MemoryStore
 from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose
-from brainseg.records import prediction_report, prediction_viewer, predictions, segmentation, tables
-from brainseg.records.code import code_version
-from brainseg.records.overlays import Case
-from brainseg.records.segmentation import Prediction
-from brainseg.segmenter import Segmenter
-from brainseg.trained import (
+from brainseg.prediction import output_folder, viewer
+from brainseg.prediction import pictures as prediction_report
+from brainseg.prediction.output_folder import Prediction
+from brainseg.prediction.segmenter import Segmenter
+from brainseg.prediction.trained_model import (
     Trained,
     check_name,
     inference_of,
@@ -38,6 +37,9 @@ from brainseg.trained import (
     saw,
     short_name,
 )
+from brainseg.reports import predictions, tables
+from brainseg.reports.overlays import Case
+from brainseg.runs.code_version import code_version
 
 log = logging.getLogger("brainseg")
 
@@ -55,9 +57,9 @@ def run(config: PredictConfig) -> int:
     studies = find(
         config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes
     )
-    segmentation.check_output(output, [Path(path) for path in config.paths])
+    output_folder.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
-    segmentation.check_free(output, studies, settings)
+    output_folder.check_free(output, studies, settings)
     facts = {
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
@@ -67,20 +69,20 @@ def run(config: PredictConfig) -> int:
         "trained_on": _training_data(members),
         "sequences": {study.name: dict(study.assignment) for study in studies},
     }
-    segmentation.begin(output, facts)
+    output_folder.begin(output, facts)
 
     found: list[Prediction] = []
     failed: dict[str, str] = {}
     made = 0
-    print(segmentation.NOTICE)
+    print(output_folder.NOTICE)
     for line in [*_training_data(members), *_assigned(studies, segmenter.channels)]:
         print(line)
     for study in tqdm(
         studies, "predict", unit="study", leave=False, disable=None
     ):  # None: not into a log file
         try:
-            digest = segmentation.digest_of(settings, study)
-            one = segmentation.done(output / study.name, digest)
+            digest = output_folder.digest_of(settings, study)
+            one = output_folder.done(output / study.name, digest)
             if one is None:
                 one, made = _segmented(study, segmenter, config, digest), made + 1
             found.append(one)
@@ -98,7 +100,7 @@ def run(config: PredictConfig) -> int:
         "leaky": leaky,
         "notes": _by_note(found),
     }
-    metrics = segmentation.conclude(output, found, facts)
+    metrics = output_folder.conclude(output, found, facts)
     if config.overlays and found:
         scored = any(one.score is not None for one in found)
         thumbnails = [output / one.name / "thumbnail.png" for one in found]
@@ -108,7 +110,7 @@ def run(config: PredictConfig) -> int:
     if config.viewer and found:
         network = " + ".join(map(short_name, config.checkpoint))
         by_name = {study.name: study for study in studies}
-        prediction_viewer.write(output, by_name, found, segmenter.classes, config.viewer, network)
+        viewer.write(output, by_name, found, segmenter.classes, config.viewer, network)
     for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
         print(line)
     pictures = [
@@ -131,7 +133,7 @@ def run(config: PredictConfig) -> int:
         *(pictures if found else []),
     ]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
-    if others := segmentation.others_in(output, studies):
+    if others := output_folder.others_in(output, studies):
         kept = tables.counted(len(others), "folder")
         print(
             f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages"
@@ -157,18 +159,18 @@ def _segmented(
         len(store.classes) > 2,
     )
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
-    voxels = segmentation.voxels_of(one.prediction, store.classes)
+    voxels = output_folder.voxels_of(one.prediction, store.classes)
     role, notes = (
         role_of(store.patients[0], segmenter.members, store, scored),
         [*study.notes, *_notes(store, segmenter)],
     )
     predictions.write_predictions(
-        folder / segmentation.MASKS,
+        folder / output_folder.MASKS,
         [predictions.Prediction.of(study.name, role, one.prediction, None)],
     )
-    files.append(folder / segmentation.MASKS)
+    files.append(folder / output_folder.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
-    source = segmentation.files_of(study)
+    source = output_folder.files_of(study)
     prediction = Prediction(
         study.name,
         digest,
@@ -196,7 +198,7 @@ def _segmented(
         )
         files += prediction_report.write_pictures(case, scored, _caption(prediction), folder)
     prediction = dataclasses.replace(
-        prediction, files={path.name: segmentation.sha256(path) for path in files}
+        prediction, files={path.name: output_folder.sha256(path) for path in files}
     )
     prediction.write(folder)  # last: it says that the others are whole
     return prediction

@@ -11,8 +11,8 @@ import shlex
 
 from brainseg import cli
 from brainseg.config import RegisterConfig
-from brainseg.records import mlflow_registry
-from brainseg.records.mlflow_store import page, tracking_uri
+from brainseg.tracking import registry as mlflow_registry
+from brainseg.tracking.client import page, tracking_uri
 
 
 def run(config: RegisterConfig) -> int:

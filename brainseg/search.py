@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainseg import cli, space, train
+from brainseg import cli, train
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import check_budget, compose_job
 from brainseg.config.hydra_errors import nearest
@@ -23,11 +23,11 @@ from brainseg.core.errors import RequestError
 from brainseg.core.errors import check as require
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
-from brainseg.records import study_report
-from brainseg.records.identity import differing, without_identity
-from brainseg.records.run import Job, RunFolder
-from brainseg.records.study import Study, name_run, named_errors
+from brainseg.runs.identity import differing, without_identity
+from brainseg.runs.run_folder import Job, RunFolder
 from brainseg.training.state import State
+from brainseg.tuning import report, search_space
+from brainseg.tuning.study import Study, name_run, named_errors
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     """What a command line asks for."""
 
     overrides: list[str]  # of brainseg.train, the same in every trial
-    space: space.Space
+    space: search_space.Space
     jobs: list[
         TrainConfig
     ]  # at the ends of the space: if these are in order, so is what lies between
@@ -64,7 +64,7 @@ class Plan(NamedTuple):
         return [f"  {name}: {_described(one)}" for name, one in self.space.items()]
 
 
-def _described(dimension: space.Dimension) -> str:
+def _described(dimension: search_space.Dimension) -> str:
     return ", ".join(
         f"{key} {value}" for key, value in dimension.items() if value not in (None, False)
     )
@@ -88,7 +88,7 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def plan(overrides: list[str], config: SearchConfig) -> Plan:
     """Compose the ends of the space; creates nothing. Raises RequestError."""
-    fixed, varied = space.typed(overrides)
+    fixed, varied = search_space.typed(overrides)
     given = by_setting(fixed)
     known = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
@@ -110,7 +110,7 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     chosen = config.space or (None if varied else "quick")
     if chosen is not None:  # what is typed wins: it narrows the space, or takes a setting out of it
         varied = {
-            name: one for name, one in space.load(chosen).items() if name not in given
+            name: one for name, one in search_space.load(chosen).items() if name not in given
         } | varied
     require(
         bool(varied),
@@ -128,15 +128,17 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
         require(
             not shared,
             name,
-            ",".join(map(str, space.ends(varied[name]))),
+            ",".join(map(str, search_space.ends(varied[name]))),
             "scores of other patients could not be compared",
             "fix it",
         )
-    first = {name: space.ends(one)[0] for name, one in varied.items()}
+    first = {name: search_space.ends(one)[0] for name, one in varied.items()}
     ends = [first] + [
-        first | {name: value} for name, one in varied.items() for value in space.ends(one)[1:]
+        first | {name: value}
+        for name, one in varied.items()
+        for value in search_space.ends(one)[1:]
     ]
-    jobs = [compose_job("train", [*fixed, *space.overrides(settings)]) for settings in ends]
+    jobs = [compose_job("train", [*fixed, *search_space.overrides(settings)]) for settings in ends]
     for job in jobs:
         check_budget([*overrides, *varied], job)
     require(
@@ -198,18 +200,18 @@ class Search:
             f"study {planned.database.stem}: {study.count()} of {config.trials} trials, in {planned.database}",
             flush=True,
         )
-        distributions, failed = space.distributions(planned.space), 0
+        distributions, failed = search_space.distributions(planned.space), 0
         with named_errors(planned.database):
             while (trial := study.begin(config, distributions)) is not None:
                 failed += not attempt(study, trial, planned)
-            proposed = {one.number: space.overrides(one.params) for one in study.trials()}
-            print(study_report.summary(study, planned.overrides, proposed))
+            proposed = {one.number: search_space.overrides(one.params) for one in study.trials()}
+            print(report.summary(study, planned.overrides, proposed))
         return int(failed > 0)
 
 
 def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     """Run one trial and write down how it ended; False if it failed, which never ends the search."""
-    varied = space.overrides(trial.params)
+    varied = search_space.overrides(trial.params)
     job = Job(
         (*planned.overrides, *varied),
         planned.database.stem,

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from brainseg.core.errors import RequestError, check
-from brainseg.records.mlflow_refusals import remedy_of
-from brainseg.records.tracking import replicate, tracking_uri
+from brainseg.tracking.mirror import replicate, tracking_uri
+from brainseg.tracking.refusals import remedy_of
 
 
 def main() -> None:

@@ -28,28 +28,23 @@ from brainseg.device import choose, own_threads, peak_memory
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.models import networks
-from brainseg.records import checkpoint, figures
-from brainseg.records.description import describe, folder_name
-from brainseg.records.folders import claim, locate
-from brainseg.records.identity import budget, identity
-from brainseg.records.mlflow_store import tracking_uri
-from brainseg.records.plan import Facts, extends, finished_before
-from brainseg.records.results import Results
-from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.saving import (
-    PLANNED,
-    check_curve,
-    check_extension,
-    load_into,
-    plans_to_repeat,
-)
-from brainseg.records.watch import Follower, Watch, alone, conclude, mirrored
+from brainseg.reports import figures
+from brainseg.reports.scores import Results
+from brainseg.runs import checkpoint
+from brainseg.runs.callbacks import Follower, Watch, alone, conclude, mirrored
+from brainseg.runs.dry_run import Facts, extends, finished_before
+from brainseg.runs.find import claim, locate
+from brainseg.runs.identity import budget, identity
+from brainseg.runs.metadata import describe, folder_name
+from brainseg.runs.resume import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
+from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.tracking.client import tracking_uri
 from brainseg.training import losses, optimizers
-from brainseg.training.engine import fit
-from brainseg.training.pace import begin_plan, measure_pace
-from brainseg.training.rehearsal import rehearse
+from brainseg.training.context import Hooks, Task
+from brainseg.training.loop import fit
 from brainseg.training.state import State
-from brainseg.training.task import Hooks, Task
+from brainseg.training.time_budget import begin_plan, measure_pace
+from brainseg.training.trial_step import rehearse
 
 ALONE = Job()
 log = logging.getLogger("brainseg")

@@ -45,10 +45,10 @@ from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume, describe, patient_of
 from brainseg.evaluation.statistics import bootstrap
-from brainseg.records import checkpoint
-from brainseg.records.figures import BLUE, GREY, ORANGE, new_figure, save
-from brainseg.records.run import Job, RunFolder
-from brainseg.records.tables import read_scores
+from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.reports.tables import read_scores
+from brainseg.runs import checkpoint
+from brainseg.runs.run_folder import Job, RunFolder
 
 OURS = ("split", "test", "resume", "from", "dry_run")  # what would make the three incomparable
 HONEST = [

@@ -19,7 +19,7 @@ from pathlib import Path
 from matplotlib import image
 
 from brainseg.core.files import write_bytes
-from brainseg.records.mlflow_store import (
+from brainseg.tracking.client import (
     LOCAL_UI,
     chart_link,
     connect,

@@ -19,7 +19,8 @@ import urllib.request
 from mlflow.exceptions import MlflowException
 
 from brainseg.core.errors import RequestError, check
-from brainseg.records.mlflow_store import (
+from brainseg.tracking.chart_layout import experiment_tags
+from brainseg.tracking.client import (
     LOCAL_UI,
     NO_TELEMETRY,
     chart_link,
@@ -29,7 +30,6 @@ from brainseg.records.mlflow_store import (
     tracking_uri,
     ui_command,
 )
-from brainseg.records.mlflow_view import experiment_tags
 
 SECONDS_TO_START = 60
 # Job execution is for language-model evaluations: eight further processes of 250 MB each.

@@ -116,7 +116,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised, empty MLflow database: making it costs seconds, copying it nothing."""
-    from brainseg.records.mlflow_store import connect, limited
+    from brainseg.tracking.client import connect, limited
 
     database = tmp_path_factory.mktemp("template") / "mlflow.db"
     with limited(1):
@@ -141,7 +141,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """The figures that are saved, to look into."""
-    from brainseg.records import figures
+    from brainseg.reports import figures
 
     saved, save = [], figures.save
     monkeypatch.setattr(

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from brainseg.comparison.runs import Run
 from brainseg.config import KFoldConfig, TrainConfig, UNetConfig
-from brainseg.records.gathering import Run
 
 START = 1_700_000_000_000
 COLUMNS = {

@@ -72,7 +72,7 @@ def test_the_page_runs_and_learns(names: dict) -> None:
 
 def test_the_network_of_a_checkpoint_is_the_one_that_was_scored(names: dict, project: Path) -> None:
     """Its masks of a test patient are those that the run kept."""
-    from brainseg.records.predictions import read_predictions
+    from brainseg.reports.predictions import read_predictions
 
     trained, network = names["trained"], names["network"]
     data = brainseg.MRIDataset(names["path"], patients=trained.split.test[:1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.records import checkpoint
+from brainseg.runs import checkpoint
 
 
 def content() -> dict:

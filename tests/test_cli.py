@@ -10,8 +10,8 @@ from brainseg import cli
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DataError, DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
-from brainseg.records.plan import Facts
-from brainseg.records.run import Job, Outcome
+from brainseg.runs.dry_run import Facts
+from brainseg.runs.run_folder import Job, Outcome
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from brainseg.core.errors import DataError
-from brainseg.records.clinical import match_clinical, read_clinical
+from brainseg.reports.clinical import match_clinical, read_clinical
 
 PATIENTS = ["TCGA_CS_4941", "TCGA_CS_4942_19970222", "TCGA_DU_5849"]
 TABLE = pd.DataFrame(

@@ -15,15 +15,15 @@ from scored_runs import scored_run
 
 from brainseg.compare import check as check_request
 from brainseg.compare import publish, write
+from brainseg.comparison import report
+from brainseg.comparison.compare import Comparison, compare
+from brainseg.comparison.figures import FIGURES, effect, pareto
+from brainseg.comparison.names import varied
+from brainseg.comparison.report import headline, notes, text
+from brainseg.comparison.runs import gather
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
 from brainseg.evaluation.statistics import bootstrap, paired
-from brainseg.records import comparison_report
-from brainseg.records.comparison import Comparison, compare
-from brainseg.records.comparison_figures import FIGURES, effect, pareto
-from brainseg.records.comparison_report import headline, notes, text
-from brainseg.records.gathering import gather
-from brainseg.records.labels import varied
 
 NAMES = [f"TCGA_{'AB'[number % 2]}_{number:02d}_20000101" for number in range(12)]
 OFF = CompareConfig(tracking=CompareTrackingConfig(name="none"))
@@ -377,14 +377,14 @@ def test_one_patient_gives_no_interval_no_test_and_one_baseline(
         for width, dice in ((8, 0.5), (16, 0.75))
     ]
     comparison = compare(runs, baseline=runs[0])
-    shown = comparison_report.text(comparison)
+    shown = report.text(comparison)
     assert (
         "(95 % interval none)" in shown
         and "One patient gives neither an interval nor a test" in shown
     )
     assert shown.count("baseline") == 1 and "+0.250" in shown
     _, tables = write(comparison, tmp_path / "compared", None)
-    comparison_report.write_page(tmp_path / "page.html", comparison, {}, tables, "made by a test")
+    report.write_page(tmp_path / "page.html", comparison, {}, tables, "made by a test")
     texts = [label.get_text() for figure in drawn for axes in figure.axes for label in axes.texts]
     page = (tmp_path / "page.html").read_text()
     for said in (shown, page, *texts, (tmp_path / "compared" / "comparison.csv").read_text()):

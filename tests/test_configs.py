@@ -10,7 +10,7 @@ from torch import nn
 from brainseg import cli
 from brainseg import config as schema
 from brainseg.models import networks
-from brainseg.records.identity import differing
+from brainseg.runs.identity import differing
 from brainseg.training import losses, optimizers
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]

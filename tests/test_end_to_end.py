@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from warm_processes import call, start
 
-from brainseg.records.predictions import read_predictions
+from brainseg.reports.predictions import read_predictions
 
 SMALL = [
     "data.phantom.patients=10",

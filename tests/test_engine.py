@@ -26,12 +26,13 @@ from brainseg.config import (
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose
 from brainseg.train import new_state
-from brainseg.training import engine, losses
-from brainseg.training.engine import fit
-from brainseg.training.pace import Pace, begin_plan, measure_pace, steps_at
+from brainseg.training import loop as engine
+from brainseg.training import losses
+from brainseg.training.context import Hooks, Task
+from brainseg.training.loop import fit
 from brainseg.training.plan import Plan
 from brainseg.training.state import State
-from brainseg.training.task import Hooks, Task
+from brainseg.training.time_budget import Pace, begin_plan, measure_pace, steps_at
 
 AUGMENT = AugmentConfig(
     flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05

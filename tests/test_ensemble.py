@@ -23,8 +23,8 @@ from brainseg.config import (
 )
 from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset
-from brainseg.records.predictions import read_predictions
-from brainseg.trained import load_checkpoint
+from brainseg.prediction.trained_model import load_checkpoint
+from brainseg.reports.predictions import read_predictions
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 

@@ -31,9 +31,9 @@ from brainseg.device import choose
 from brainseg.evaluation import evaluate as evaluation
 from brainseg.evaluation.statistics import bootstrap
 from brainseg.models import networks
-from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder
-from brainseg.trained import load_checkpoint
+from brainseg.prediction.trained_model import load_checkpoint
+from brainseg.runs import checkpoint
+from brainseg.runs.run_folder import RunFolder
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 

@@ -19,9 +19,9 @@ from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
 from brainseg.models import export as exported
 from brainseg.models import networks
-from brainseg.records import checkpoint
-from brainseg.records.predictions import read_predictions
-from brainseg.trained import load_checkpoint
+from brainseg.prediction.trained_model import load_checkpoint
+from brainseg.reports.predictions import read_predictions
+from brainseg.runs import checkpoint
 
 Call = Callable[..., str]
 ATTENTION = {"channels": [4, 8, 16], "strides": [2, 2]}

@@ -15,7 +15,7 @@ from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.store import Store
 from brainseg.models import networks
-from brainseg.trained import load
+from brainseg.prediction.trained_model import load
 from brainseg.training import losses, optimizers
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from brainseg.core.errors import DataError
 from brainseg.data.store import Store
 from brainseg.evaluation.statistics import bootstrap
-from brainseg.records import clinical, failures, failures_figure
-from brainseg.records.failures import (
+from brainseg.reports import clinical, failures, failures_figure
+from brainseg.reports.failures import (
     ALL,
     FALSE_ALARMS,
     INSTITUTION,

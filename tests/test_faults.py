@@ -13,15 +13,15 @@ from brainseg.config import AugmentConfig, CheckpointConfig, CosineConfig, Devic
 from brainseg.core.signals import Signals
 from brainseg.data.split import Split
 from brainseg.device import Device, choose
-from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder
-from brainseg.records.watch import Watch
+from brainseg.runs import checkpoint
+from brainseg.runs.callbacks import Watch
+from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.engine import fit, train_epoch
-from brainseg.training.faults import NonFiniteError
-from brainseg.training.pace import begin_plan
+from brainseg.training.context import Hooks, Task
+from brainseg.training.loop import fit, train_epoch
+from brainseg.training.nonfinite import NonFiniteError
 from brainseg.training.state import State
-from brainseg.training.task import Hooks, Task
+from brainseg.training.time_budget import begin_plan
 
 SHAPES = AugmentConfig(
     flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1

@@ -9,11 +9,11 @@ from scored_runs import scored_run
 from test_configs import compose
 
 from brainseg import compare as command
+from brainseg.comparison.compare import compare
+from brainseg.comparison.names import LONGEST, labelled
+from brainseg.comparison.runs import Run
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
-from brainseg.records.comparison import compare
-from brainseg.records.gathering import Run
-from brainseg.records.labels import LONGEST, labelled
 
 DICE = {f"TCGA_A_{number:02d}_20000101": 0.5 + 0.03 * number for number in range(12)}
 SHARED = ["split=kfold", "data.path=lgg.h5"]

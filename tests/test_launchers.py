@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import cli, launch
+from brainseg import cli
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
 from brainseg.config.compose import compose_multirun
 from brainseg.core.errors import DeviceMissingError, RequestError
 from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose
-from brainseg.records.run import RunFolder, is_alive
-from brainseg.worker import Died, apart
+from brainseg.runs.run_folder import RunFolder, is_alive
+from brainseg.sweeps import launch
+from brainseg.sweeps.isolated_process import Died, apart
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -247,7 +248,7 @@ def test_what_becomes_of_the_process_is_said(importable: str, what: str, words: 
 def test_it_ends_with_the_one_that_waits_for_it(importable: str, tmp_path: Path) -> None:
     script = f"""
 from brainseg.config import TrainConfig
-from brainseg.worker import apart
+from brainseg.sweeps.isolated_process import apart
 apart("{importable}", TrainConfig(), "wait", started=lambda pid: print(pid, flush=True))
 """
     waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -309,7 +310,7 @@ def spoil(folder: Path, cohort: Path, *arguments: str) -> Path:
 
 NAME = """
 from brainseg import cli, train
-from brainseg.records.run import Outcome
+from brainseg.runs.run_folder import Outcome
 names = []
 def check(config):
     names.append(train.check(config))

@@ -12,7 +12,7 @@ from brainseg.config import DataConfig, FileSplitConfig, TrainConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.split import Split, draw
 from brainseg.data.store import Store
-from brainseg.records.run import RunFolder
+from brainseg.runs.run_folder import RunFolder
 
 specification = importlib.util.spec_from_file_location(
     "leak", Path(__file__).resolve().parents[1] / "scripts" / "leak.py"

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from tracked_runs import client, write_run
 
 from brainseg.core.errors import RequestError
-from brainseg.records.mlflow_store import (
+from brainseg.tracking.client import (
     chart_link,
     connect,
     experiment_id,
@@ -23,7 +23,7 @@ from brainseg.records.mlflow_store import (
     tracking_uri,
     ui_command,
 )
-from brainseg.records.tracking import replicate
+from brainseg.tracking.mirror import replicate
 
 
 def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:

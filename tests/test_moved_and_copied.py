@@ -15,11 +15,11 @@ from tracked_runs import client, the_run, write_run
 
 from brainseg import cli, evaluate, register, sync, train
 from brainseg.core.places import relocated, relocated_database
-from brainseg.records import mlflow_runs
-from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
-from brainseg.records.mlflow_places import HOME
-from brainseg.records.mlflow_runs import mirror_among, place_tags
-from brainseg.records.tracking import replicate
+from brainseg.tracking import runs
+from brainseg.tracking.lookup import checkpoint_of, folder_of
+from brainseg.tracking.mirror import replicate
+from brainseg.tracking.moved_store import HOME
+from brainseg.tracking.runs import mirror_among, place_tags
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_folder_on_another_machine_is_that_folder_only_on_a_shared_disk(
 ) -> None:
     """Same path and number on its disk: the same folder, seen from another node. Another number: a copy."""
     mirrored = run_with(**place_tags(tmp_path))
-    monkeypatch.setattr(mlflow_runs.socket, "gethostname", lambda: "another")
+    monkeypatch.setattr(runs.socket, "gethostname", lambda: "another")
     assert socket.gethostname() == "another"
     assert mirror_among([mirrored], tmp_path, lambda _: False) is mirrored
     mirrored.data.tags["folder.inode"] = "0"

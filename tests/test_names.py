@@ -14,7 +14,7 @@ from brainseg.config.text import quote
 from brainseg.core.errors import RequestError
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
-from brainseg.records.mlflow_store import connect, experiment_id, limited, sqlite_uri, tracking_uri
+from brainseg.tracking.client import connect, experiment_id, limited, sqlite_uri, tracking_uri
 
 COMMANDS = {"train": (train.run, train.check), "prepare": (prepare.run, prepare.check)}
 TINY = ["model.depth=1", "model.width=2", "epochs=1", "augment=none", "device=cpu"]

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError
 from brainseg.evaluation.metrics import score_patient
-from brainseg.records.figures import class_colour, curves
-from brainseg.records.overlays import (
+from brainseg.reports.figures import class_colour, curves
+from brainseg.reports.overlays import (
     OVERLAP,
     PREDICTION,
     TRUTH,

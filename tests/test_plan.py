@@ -16,14 +16,14 @@ from test_engine import Stop, assert_equal, make_task, numbers, resumed, to_byte
 from brainseg.config import CosineConfig, HoldoutConfig, SchedulerConfig, TrainConfig
 from brainseg.core.errors import DataError
 from brainseg.data.split import Split
-from brainseg.records.run import RunFolder
-from brainseg.records.saving import load_into, plans_to_repeat, save
+from brainseg.runs.resume import load_into, plans_to_repeat, save
+from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.engine import fit
+from brainseg.training.context import Hooks, Task
+from brainseg.training.loop import fit
 from brainseg.training.plan import Plan, plan_at
 from brainseg.training.schedules import factor
 from brainseg.training.state import State
-from brainseg.training.task import Hooks, Task
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 MINUTE = 60.0
@@ -36,15 +36,15 @@ class Clock:
         self.now, self.pace = 1000.0, pace
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
-        from brainseg.training import engine
+        from brainseg.training import loop
 
-        augmented = engine.augmented
+        augmented = loop.augmented
 
         def timed(*arguments):
             self.now += next(self.pace)
             return augmented(*arguments)
 
-        monkeypatch.setattr(engine, "augmented", timed)
+        monkeypatch.setattr(loop, "augmented", timed)
 
 
 def begun(task: Task, estimate: int, half_steps: int = 0) -> State:

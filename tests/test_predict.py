@@ -31,8 +31,8 @@ from brainseg.config import (
 from brainseg.data.cases.find import find
 from brainseg.data.imageio.tiff import read_mask
 from brainseg.data.phantom import cohort as phantom
-from brainseg.records.predictions import read_predictions
-from brainseg.records.segmentation import NOTICE, digest_of
+from brainseg.prediction.output_folder import NOTICE, digest_of
+from brainseg.reports.predictions import read_predictions
 
 FLOAT32 = DeviceConfig("cpu", "float32")
 COHORT = PhantomConfig(patients=10, slices=8, size=32)

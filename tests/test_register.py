@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from brainseg import cli, evaluate, register
-from brainseg.records.mlflow_lookup import checkpoint_of, folder_behind
-from brainseg.records.mlflow_store import connect, limited
+from brainseg.tracking.client import connect, limited
+from brainseg.tracking.lookup import checkpoint_of, folder_behind
 
 Call = Callable[..., str]
 
@@ -95,7 +95,7 @@ def test_the_alias_moves_to_a_further_checkpoint_and_says_so(project: Path, call
     facts = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(facts | {"uid": "0" * 32}))
     assert "MLflow does not know it" in call(register, "run=other", "name=moving", code=2)
-    from brainseg.records.tracking import replicate
+    from brainseg.tracking.mirror import replicate
 
     replicate(other)
     said = call(register, "run=other", "name=moving")

@@ -20,7 +20,7 @@ from brainseg.config import (
 from brainseg.core.errors import RequestError
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom.cohort import ensure_cohort
-from brainseg.training.rehearsal import smallest_batch
+from brainseg.training.trial_step import smallest_batch
 
 
 def config(

@@ -8,7 +8,7 @@ import pytest
 
 from brainseg.data.dataset import MRIDataset
 from brainseg.evaluation.metrics import score_patient
-from brainseg.records.results import Results
+from brainseg.reports.scores import Results
 
 
 def explained(

@@ -11,11 +11,11 @@ from brainseg.config import TrackingConfig, TrainConfig, UNetConfig
 from brainseg.core.errors import RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.data.split import Split
-from brainseg.records import identity as identity_module
-from brainseg.records.description import label
-from brainseg.records.folders import claim, stored_overrides
-from brainseg.records.identity import differing, identity
-from brainseg.records.run import Job, RunFolder
+from brainseg.runs import identity as identity_module
+from brainseg.runs.find import claim, stored_overrides
+from brainseg.runs.identity import differing, identity
+from brainseg.runs.metadata import label
+from brainseg.runs.run_folder import Job, RunFolder
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 FACTS = {
@@ -60,7 +60,7 @@ def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) 
 
 
 def other_code():
-    from brainseg.records.code import Code
+    from brainseg.runs.code_version import Code
 
     return Code("1", "c", False, "", "other sources")
 

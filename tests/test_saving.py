@@ -12,11 +12,11 @@ from brainseg.config import CosineConfig, SchedulerConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
-from brainseg.records.run import RunFolder
-from brainseg.records.saving import check_extension, load_into, save
+from brainseg.runs.resume import check_extension, load_into, save
+from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.engine import fit, train_epoch
-from brainseg.training.task import Hooks
+from brainseg.training.context import Hooks
+from brainseg.training.loop import fit, train_epoch
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 
@@ -230,7 +230,7 @@ def test_best_is_never_behind_last(
     saved: tuple[RunFolder, Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between the two files must not leave a last.pt that counts on a best.pt which is not there."""
-    from brainseg.records import checkpoint
+    from brainseg.runs import checkpoint
 
     folder, task = saved
     written: list[str] = []
@@ -240,7 +240,7 @@ def test_best_is_never_behind_last(
 
 
 def test_a_checkpoint_needs_no_folder(saved: tuple[RunFolder, Task]) -> None:
-    from brainseg.records import checkpoint
+    from brainseg.runs import checkpoint
 
     folder, _ = saved
     content = checkpoint.load(folder.best)

@@ -10,12 +10,13 @@ import pytest
 from omegaconf import OmegaConf
 from searching import LR, call, states, studied
 
-from brainseg import search, space
+from brainseg import search
 from brainseg.config import SearchConfig, TrainConfig, UNetConfig
 from brainseg.core.signals import Interrupted
-from brainseg.records.plan import Facts
-from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.records.study import Study
+from brainseg.runs.dry_run import Facts
+from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.tuning import search_space
+from brainseg.tuning.study import Study
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -74,7 +75,7 @@ def test_trials_are_runs_of_the_study_that_never_test(fake: SimpleNamespace, mon
     ]
     assert {job.swept for job in fake.jobs} == {("optimizer.lr", "model.depth")}
     for job, trial in zip(fake.jobs, studied("first"), strict=True):
-        assert list(job.overrides) == ["epochs=4", *space.overrides(trial.params)]
+        assert list(job.overrides) == ["epochs=4", *search_space.overrides(trial.params)]
         assert trial.user_attrs == {
             "folder": f"runs/unet-{trial.number + 1:03d}",
             "uid": f"uid{trial.number + 1}",
@@ -165,7 +166,7 @@ def test_a_stopped_trial_is_gone_on_with(
 def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
     config, dimensions = (
         SearchConfig(trials=2),
-        space.distributions({"model.depth": {"choices": [2, 3]}}),
+        search_space.distributions({"model.depth": {"choices": [2, 3]}}),
     )
 
     def start() -> Study:
@@ -193,7 +194,9 @@ def followed(
     by_time: bool = False,
 ) -> Callable[[int], None]:
     """A trial whose epochs, of a step each, give these Dice; what is returned tells the study of the first so many."""
-    trial = study.begin(SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}}))
+    trial = study.begin(
+        SearchConfig(), search_space.distributions({"model.depth": {"choices": [2, 3]}})
+    )
     folder = RunFolder("runs/unet")
     folder.path.mkdir(exist_ok=True)
     (folder.path / "run.json").write_text('{"uid": "u"}')
@@ -263,7 +266,10 @@ def test_trials_scored_on_other_patients_cannot_be_compared(
 
 def test_two_processes_never_run_the_same_settings_at_once() -> None:
     """They would share a run folder."""
-    config, dimensions = SearchConfig(), space.distributions({"model.depth": {"choices": [2, 3]}})
+    config, dimensions = (
+        SearchConfig(),
+        search_space.distributions({"model.depth": {"choices": [2, 3]}}),
+    )
     one, two, three = (Study(Path("runs/search/s.db"), {}) for _ in range(3))
     first, second = one.begin(config, dimensions), two.begin(config, dimensions)
     assert {first.params["model.depth"], second.params["model.depth"]} == {2, 3}
@@ -330,7 +336,7 @@ def test_the_end_names_the_best_and_what_mattered(
         "brainseg.train",
         "epochs=4",
         "data.context=1",
-        *space.overrides(best.params),
+        *search_space.overrides(best.params),
     ]
     assert lines["test it"] == [
         "python",

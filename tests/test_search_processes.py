@@ -10,8 +10,8 @@ from searching import LR, TINY, call, planned, states, studied
 from warm_processes import Command, start
 
 from brainseg import search
-from brainseg.records.run import RunFolder
-from brainseg.records.study import Study
+from brainseg.runs.run_folder import RunFolder
+from brainseg.tuning.study import Study
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 BAR = [

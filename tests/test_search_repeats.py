@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from brainseg import space
 from brainseg.config import SearchConfig
-from brainseg.records.study import Study, Untried
+from brainseg.tuning import search_space
+from brainseg.tuning.study import Study, Untried
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-SMALL = space.distributions(
+SMALL = search_space.distributions(
     {
         "model.depth": {"choices": [2, 3]},
         "model.width": {"low": 8, "high": 16, "step": 4, "log": False},
@@ -27,7 +27,7 @@ def begun(study: Study, config: SearchConfig, value: float | None = 0.5) -> tupl
     else:
         study.optuna.tell(trial, value)
         study.held.release()
-    return tuple(space.overrides(trial.params))
+    return tuple(search_space.overrides(trial.params))
 
 
 @pytest.mark.parametrize("random_trials", [1, 10])
@@ -50,7 +50,7 @@ def test_six_combinations_are_six_trials_and_then_the_search_ends(
 
 def test_a_number_is_the_same_if_it_is_typed_the_same() -> None:
     """Runs are given four digits of a proposed number."""
-    rates = space.distributions(
+    rates = search_space.distributions(
         {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None}}
     )
     untried = Untried(rates, [{"optimizer.lr": 0.00123412}])

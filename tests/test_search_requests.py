@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from searching import LR, call, planned
 
-from brainseg import search, space
+from brainseg import search
 from brainseg.config import TrainConfig, compose
 from brainseg.core.errors import RequestError
+from brainseg.tuning import search_space
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +44,8 @@ def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
     assert head.startswith("# python -m brainseg.search ") and f"space={name}" in own
     plan = planned(*trains, space=name)
     assert plan.database == Path(f"runs/search/{name}.db")
-    assert set(space.distributions(plan.space)) == set(plan.space)
-    assert len(plan.jobs) == 1 + sum(len(space.ends(one)) - 1 for one in plan.space.values())
+    assert set(search_space.distributions(plan.space)) == set(plan.space)
+    assert len(plan.jobs) == 1 + sum(len(search_space.ends(one)) - 1 for one in plan.space.values())
 
 
 def test_what_is_typed_becomes_a_space_and_wins_over_the_file() -> None:
@@ -73,7 +74,7 @@ def test_values_become_overrides_as_they_are_typed() -> None:
         "device.compile": True,
         "loss.options.smooth": 1.0,
     }
-    assert space.overrides(proposed) == [
+    assert search_space.overrides(proposed) == [
         "optimizer.lr=0.0001235",
         "model.depth=3",
         "patience=null",

@@ -12,7 +12,7 @@ from test_predict import FLOAT32
 from torch import nn
 
 import brainseg
-from brainseg import train, trained
+from brainseg import train
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -28,8 +28,9 @@ from brainseg.data.memory_store import MemoryStore
 from brainseg.data.readers.base import Scan
 from brainseg.device import choose
 from brainseg.models import networks
-from brainseg.segmenter import Segmenter
-from brainseg.trained import Trained
+from brainseg.prediction import trained_model
+from brainseg.prediction.segmenter import Segmenter
+from brainseg.prediction.trained_model import Trained
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_one_volume_from_arrays(run: str) -> None:
 def threshold(tmp_path: Path) -> Trained:
     """A network that marks FLAIR above half of its range."""
     path = threshold_weights(tmp_path / "w.pt")
-    return trained.load(str(path), DataConfig(), UNetConfig(depth=1, width=1, norm="none"))
+    return trained_model.load(str(path), DataConfig(), UNetConfig(depth=1, width=1, norm="none"))
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR", "PIR"])

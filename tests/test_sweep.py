@@ -15,15 +15,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brainseg import cli, sweep, train
+from brainseg import cli, train
 from brainseg.config import TrainConfig
 from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
-from brainseg.records import code, identity, plan
-from brainseg.records import run as run_folder
-from brainseg.records.plan import Fate
-from brainseg.records.run import Job, Outcome, RunFolder
-from brainseg.sweep import Ledger
+from brainseg.runs import code_version, dry_run, identity, run_folder
+from brainseg.runs.dry_run import Fate
+from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.sweeps import summary as sweep
+from brainseg.sweeps.summary import Ledger
 
 TINY = (
     "model.depth=2",
@@ -89,7 +89,7 @@ def test_the_summary_lists_every_job_with_its_reason() -> None:
 
 
 def test_a_measured_plan_adds_up_what_is_left() -> None:
-    facts = [plan.Facts(10, "7/2/1", "cpu")] * 4
+    facts = [dry_run.Facts(10, "7/2/1", "cpu")] * 4
     fates = [
         Fate("run"),
         Fate("resume at epoch 5", 0.5),
@@ -200,8 +200,8 @@ def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start("seed=0,1")
-    other = code.Code("1", "c", False, "", "other sources")
-    for module in (identity, plan, run_folder):
+    other = code_version.Code("1", "c", False, "", "other sources")
+    for module in (identity, dry_run, run_folder):
         monkeypatch.setattr(module, "code_version", lambda: other)
     shown = start("seed=0,1,2")
     assert "2 of the 3 jobs were finished under other code" in shown
@@ -419,7 +419,7 @@ train.main()
 
 def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) -> None:
     def asked(**settings) -> bool:
-        return plan.extends(folder, dataclasses.replace(stored, resume="r", **settings))
+        return dry_run.extends(folder, dataclasses.replace(stored, resume="r", **settings))
 
     stored = TrainConfig(max_minutes=30, patience=10)
     folder = SimpleNamespace(config=stored, path=tmp_path)
@@ -438,7 +438,7 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
         and not asked(max_minutes=20)
         and not asked(patience=5)
     )
-    assert not plan.extends(folder, dataclasses.replace(stored, max_minutes=60)), (
+    assert not dry_run.extends(folder, dataclasses.replace(stored, max_minutes=60)), (
         "not named by resume"
     )
 

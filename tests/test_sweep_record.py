@@ -12,10 +12,10 @@ from test_end_to_end import SMALL
 from warm_processes import call
 
 from brainseg.compare import summarise
+from brainseg.comparison.runs import chosen_among, gather
 from brainseg.config import TrackingConfig
 from brainseg.core.errors import RequestError
-from brainseg.records.gathering import chosen_among, gather
-from brainseg.records.sweep_record import jobs_of, last, sweep_id, write_record
+from brainseg.runs.sweep_record import jobs_of, last, sweep_id, write_record
 
 NAMES = {"TCGA_A_1_1": 0.5, "TCGA_A_2_1": 0.7, "TCGA_B_3_1": 0.6}
 

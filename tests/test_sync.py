@@ -48,7 +48,7 @@ def test_sync_refuses_a_wrong_request_in_one_line(
 
 def test_the_package_is_imported_without_mlflow() -> None:
     heavy = "{'mlflow', 'pandas', 'torch', 'matplotlib'}"
-    code = f"import sys, brainseg.sync, brainseg.records.tracking; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, brainseg.sync, brainseg.tracking.mirror; print(sorted({heavy} & set(sys.modules)))"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -8,7 +8,7 @@ import pytest
 from test_pictures import score
 
 from brainseg.evaluation.metrics import is_missed, missed, score_patient
-from brainseg.records.tables import metrics_table, patients_csv, read_scores, slices_csv
+from brainseg.reports.tables import metrics_table, patients_csv, read_scores, slices_csv
 
 
 def test_table_puts_val_and_test_side_by_side():

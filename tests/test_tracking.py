@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from tracked_runs import START, client, points, row, the_run, write_run
 
 from brainseg.core.errors import RequestError
-from brainseg.records import mlflow_content, mlflow_view, tracking
-from brainseg.records.mlflow_lookup import checkpoint_of, folder_of
-from brainseg.records.mlflow_store import chart_link
-from brainseg.records.tracking import Mirror, Tracker, replicate
+from brainseg.tracking import chart_layout, contents
+from brainseg.tracking import mirror as tracking
+from brainseg.tracking.client import chart_link
+from brainseg.tracking.lookup import checkpoint_of, folder_of
+from brainseg.tracking.mirror import Mirror, Tracker, replicate
 
 
 def database_rows(uri: str) -> dict[str, int]:
@@ -55,7 +56,7 @@ def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
         "optimizer.lr": "0.0001",
     }
     assert {key: value for key, value in run.data.params.items() if key != "note"} == params
-    assert len(run.data.params["note"]) == mlflow_content.VALUE_LENGTH
+    assert len(run.data.params["note"]) == contents.VALUE_LENGTH
     expected = {"epochs": "3", "sweep.s1": "true"}
     expected |= {
         "brainseg.uid": "uid-1",
@@ -217,7 +218,7 @@ def test_an_experiment_made_by_hand_gets_the_layout_too(store: str, tmp_path: Pa
     replicate(write_run(tmp_path / "run", store))
     assert (
         client(store).get_experiment_by_name("brainseg").tags.keys()
-        >= mlflow_view.experiment_tags().keys()
+        >= chart_layout.experiment_tags().keys()
     )
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from tracked_runs import START, client, closed_port, points, the_run, write_run
 
-from brainseg.records import tracking
-from brainseg.records.mlflow_store import limited
-from brainseg.records.tracking import Mirror, Tracker, replicate
+from brainseg.tracking import mirror as tracking
+from brainseg.tracking.client import limited
+from brainseg.tracking.mirror import Mirror, Tracker, replicate
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tracked_runs import client, points, the_run, write_run
 
 from brainseg import sync
-from brainseg.records.mlflow_lookup import folders_of
-from brainseg.records.mlflow_names import experiment_name, mlflow_keys
-from brainseg.records.mlflow_refusals import remedy_of
-from brainseg.records.tracking import Mirror, Tracker, replicate
+from brainseg.tracking.lookup import folders_of
+from brainseg.tracking.mirror import Mirror, Tracker, replicate
+from brainseg.tracking.names import experiment_name, mlflow_keys
+from brainseg.tracking.refusals import remedy_of
 
 
 @pytest.mark.parametrize(

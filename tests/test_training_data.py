@@ -25,9 +25,9 @@ from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.records import checkpoint
-from brainseg.trained import load_checkpoint
-from brainseg.training_data import chosen_data
+from brainseg.prediction.trained_model import load_checkpoint
+from brainseg.prediction.training_data import chosen_data
+from brainseg.runs import checkpoint
 
 CPU = DeviceConfig("cpu", "float32")
 SAME_NAMES = PhantomOverride(seed=7)

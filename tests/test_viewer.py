@@ -16,13 +16,13 @@ from PIL import Image
 from scored_runs import scored_run
 
 from brainseg.compare import publish
+from brainseg.comparison.compare import compare
+from brainseg.comparison.runs import Run
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.data.store import Store
-from brainseg.records import viewer
-from brainseg.records.comparison import compare
-from brainseg.records.gathering import Run
-from brainseg.records.predictions import Prediction, write_predictions
-from brainseg.records.viewer import Case, most_telling
+from brainseg.reports import viewer
+from brainseg.reports.predictions import Prediction, write_predictions
+from brainseg.reports.viewer import Case, most_telling
 
 SLICES, SIDE = 12, 40
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")

@@ -9,9 +9,9 @@ from torch import nn
 
 from brainseg.config import DataConfig, UNetConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.records import checkpoint
-from brainseg.records.weights import matched
-from brainseg.trained import Trained, load
+from brainseg.prediction.trained_model import Trained, load
+from brainseg.runs import checkpoint
+from brainseg.runs.foreign_weights import matched
 
 SMALL = UNetConfig(depth=2, width=4)
 

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from brainseg.records.mlflow_store import connect, limited
+from brainseg.tracking.client import connect, limited
 
 START = 1_700_000_000_000
 LONG = "x" * 9000

@@ -24,8 +24,8 @@ from brainseg.device import choose
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.models import networks
 from brainseg.training import losses
-from brainseg.training.engine import train_epoch
-from brainseg.training.task import Hooks, Task
+from brainseg.training.context import Hooks, Task
+from brainseg.training.loop import train_epoch
 
 
 def task_of(*overrides: str) -> Task:

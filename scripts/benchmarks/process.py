@@ -14,8 +14,8 @@ from brainseg.data.phantom.cohort import ensure_cohort
 FULL = 110  # patients of the public set
 # Up to the end of the first step. What a process does when it ends is no part of its start, so it ends there and then.
 STARTUP = (
-    "import os, sys; from brainseg import train; from brainseg.records import watch; "
-    "watch.Watch._after_step = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
+    "import os, sys; from brainseg import train; from brainseg.runs import callbacks; "
+    "callbacks.Watch._after_step = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
 )
 
 

@@ -40,7 +40,7 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.core.files import writing
-from brainseg.records import checkpoint
+from brainseg.runs import checkpoint
 
 LANES = 2  # processes at a time
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -281,7 +281,7 @@ def settings(output: Path, data: Path, **changes: Any) -> TrainConfig:
 def train(config: TrainConfig) -> None:
     """`train.run` as under Hydra's logging. The pictures, half of such a run's time, are drawn small."""
     from brainseg import train as module
-    from brainseg.records import figures
+    from brainseg.reports import figures
 
     assert callable(figures.save)
     figures.save = _save_small

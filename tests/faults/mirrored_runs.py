@@ -8,8 +8,8 @@ from typing import Any
 
 from test_races import COMPLETE, status_of
 
-from brainseg.records.mlflow_store import connect, limited
-from brainseg.records.tracking import FIRST_FILES, LAST_FILES
+from brainseg.tracking.client import connect, limited
+from brainseg.tracking.mirror import FIRST_FILES, LAST_FILES
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
@@ -124,10 +124,10 @@ class Paced:
 
     def __call__(self) -> None:
         from brainseg import train
-        from brainseg.records.tracking import Mirror
-        from brainseg.training import engine
+        from brainseg.tracking.mirror import Mirror
+        from brainseg.training import loop
 
-        run, update, augmented = train.run, Mirror.update, engine.augmented
+        run, update, augmented = train.run, Mirror.update, loop.augmented
         attempts: list[tuple[float, bool]] = []
 
         def timed_run(*arguments: Any) -> Any:
@@ -147,4 +147,4 @@ class Paced:
             time.sleep(self.seconds)
             return augmented(*arguments)
 
-        train.run, Mirror.update, engine.augmented = timed_run, timed_update, slower  # type: ignore[method-assign]
+        train.run, Mirror.update, loop.augmented = timed_run, timed_update, slower  # type: ignore[method-assign]

@@ -26,12 +26,12 @@ from brainseg.data.readers.kaggle_3m import scan
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder
-from brainseg.records.saving import load_into, save
+from brainseg.runs import checkpoint
+from brainseg.runs.resume import load_into, save
+from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.engine import fit
-from brainseg.training.task import Hooks
+from brainseg.training.context import Hooks
+from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 

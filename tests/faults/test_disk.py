@@ -21,7 +21,7 @@ from brainseg.config import PhantomConfig
 from brainseg.core.errors import DataError
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom.cohort import write_cohort
-from brainseg.records import checkpoint
+from brainseg.runs import checkpoint
 
 PAGE = 4096  # bytes that a tmpfs gives out
 FULL = {os.strerror(number) for number in (errno.EFBIG, errno.ENOSPC)}

@@ -29,13 +29,13 @@ from brainseg.config import (
 )
 from brainseg.data.split import Split
 from brainseg.models import networks
-from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder
-from brainseg.records.saving import load_into, save
+from brainseg.runs import checkpoint
+from brainseg.runs.resume import load_into, save
+from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
 from brainseg.training import losses, optimizers
-from brainseg.training.engine import fit
-from brainseg.training.task import Hooks
+from brainseg.training.context import Hooks
+from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 

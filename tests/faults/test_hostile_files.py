@@ -14,8 +14,8 @@ from traps import refused
 
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.records.predictions import Prediction, read_predictions, write_predictions
-from brainseg.records.tracking import replicate
+from brainseg.reports.predictions import Prediction, read_predictions, write_predictions
+from brainseg.tracking.mirror import replicate
 
 
 def _replaced(name: str, array: Any, **options: Any) -> Callable[[h5py.File], None]:

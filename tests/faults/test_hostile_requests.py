@@ -14,7 +14,7 @@ from brainseg import cli, train
 from brainseg.config import LossConfig, ModelConfig
 from brainseg.core.errors import RequestError
 from brainseg.models import networks
-from brainseg.records.run import Outcome
+from brainseg.runs.run_folder import Outcome
 from brainseg.training import losses
 
 TARGETS: dict[

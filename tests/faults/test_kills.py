@@ -24,7 +24,7 @@ from brainseg.config import (
 from brainseg.data.conversion import prepare
 from brainseg.data.phantom.cohort import write_cohort
 from brainseg.data.readers.kaggle_3m import in_processes
-from brainseg.records.run import RunFolder
+from brainseg.runs.run_folder import RunFolder
 
 TORN = 153  # by SIGXFSZ, in the middle of a write
 KILLED = 137  # by SIGKILL

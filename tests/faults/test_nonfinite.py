@@ -13,8 +13,8 @@ from harness import Child, Result, settings, sizes, spread, survives, train
 from torch import Tensor, nn
 
 from brainseg.config import TrainConfig
-from brainseg.records import checkpoint
-from brainseg.records.run import RunFolder
+from brainseg.runs import checkpoint
+from brainseg.runs.run_folder import RunFolder
 from brainseg.training import losses
 
 SLICES = re.compile(r"slices: \w+ slice \d+(, \w+ slice \d+)*$")

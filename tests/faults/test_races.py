@@ -69,7 +69,7 @@ def together(
 
 def begin_and_end(folder: Path, store: str, barrier: Any) -> None:
     """What training does: mirror the run when it begins and when it has ended. What goes wrong ends up in `error.txt`."""
-    from brainseg.records.tracking import Mirror
+    from brainseg.tracking.mirror import Mirror
 
     mirror = Mirror(folder)
     mirror._failed = lambda error, final: (folder / "error.txt").write_text(
@@ -99,7 +99,7 @@ def test_eight_processes_start_on_a_fresh_store(tmp_path: Path, times: int) -> N
 
 
 def each_run_is_there_once(store: str, uids: set[str]) -> None:
-    from brainseg.records.mlflow_store import connect, limited
+    from brainseg.tracking.client import connect, limited
 
     with limited(10):
         mlflow = connect(store)
@@ -131,7 +131,7 @@ class MeetAtTheLock:
 
     def __call__(self) -> None:
         from brainseg import train
-        from brainseg.records.run import RunFolder
+        from brainseg.runs.run_folder import RunFolder
 
         active, fit = RunFolder.active, train.fit
 

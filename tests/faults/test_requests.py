@@ -24,7 +24,7 @@ from brainseg import cli, compare, evaluate, export, predict, prepare, register,
 from brainseg import config as schema
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
-from brainseg.records.run import Outcome
+from brainseg.runs.run_folder import Outcome
 
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2

@@ -18,9 +18,9 @@ import pytest
 from harness import Child, Ended, Result, command, sizes, survives
 
 from brainseg import train
-from brainseg.records import figures
-from brainseg.records.run import RunFolder
-from brainseg.training import engine
+from brainseg.reports import figures
+from brainseg.runs.run_folder import RunFolder
+from brainseg.training import loop
 
 OVERRIDES = [
     "model.depth=2",
@@ -201,15 +201,15 @@ def test_a_signal_at_the_end_of_a_job_ends_the_sweep(whole: Whole, tmp_path: Pat
 
 def signalled_while_timing(*arguments: str) -> None:
     """The command, which gets a signal in the first of the steps by which it finds out how many fit into `max_minutes`."""
-    augmented = engine.augmented
+    augmented = loop.augmented
 
     def augmented_signalled(*args: Any) -> Any:
         print("one step", flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        engine.augmented = lambda *args: print("one step more", flush=True) or augmented(*args)  # type: ignore[func-returns-value]
+        loop.augmented = lambda *args: print("one step more", flush=True) or augmented(*args)  # type: ignore[func-returns-value]
         return augmented(*args)
 
-    engine.augmented = augmented_signalled
+    loop.augmented = augmented_signalled
     command(*arguments)
 
 

@@ -16,8 +16,8 @@ from torch import nn
 from tracked_runs import write_run
 from warm_processes import TINY, Command, call, exit_code, fork, start, wait_until
 
-from brainseg.records.mlflow_store import connect, limited
-from brainseg.records.tracking import replicate
+from brainseg.tracking.client import connect, limited
+from brainseg.tracking.mirror import replicate
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class NoteStatus:
     """Run in the child: after each update of MLflow, what status it shows, in statuses.txt."""
 
     def __call__(self) -> None:
-        from brainseg.records.tracking import Mirror
+        from brainseg.tracking.mirror import Mirror
 
         update = Mirror.update
 
@@ -229,7 +229,7 @@ def mirror_killed_at(folder: Path, moment: int | None) -> None:
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    from brainseg.records.tracking import Mirror
+    from brainseg.tracking.mirror import Mirror
 
     moments = [0]
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from brainseg.records.mlflow_store import NO_TELEMETRY, ui_command
+from brainseg.tracking.client import NO_TELEMETRY, ui_command
 
 QUIET = NO_TELEMETRY | {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

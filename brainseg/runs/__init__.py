@@ -1,0 +1,1 @@
+"""One run on disk: its folder, identity, checkpoint, resume and callbacks."""

@@ -1,0 +1,181 @@
+"""A sweep before and after its jobs run: which settings it varies, what each job would do, how each one ended."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from brainseg.config import TrainConfig
+from brainseg.config.overrides import by_setting
+from brainseg.core.files import write_json
+from brainseg.runs.dry_run import Facts, Fate
+from brainseg.runs.find import find
+from brainseg.runs.run_folder import Job, Outcome
+from brainseg.tracking.mirror import Mirror
+
+REPEATS = {
+    "seed",
+    "split.fold",
+}  # a sweep over nothing else chooses no setting, so it may look at the test patients
+NOT_STARTED = "not started"
+LOST = "its worker was lost; the same command goes on with it"
+
+
+def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
+    """The settings in which the jobs of a sweep differ."""
+    values: dict[str, set[str]] = {}
+    for job in jobs:
+        for key, value in by_setting(job).items():
+            values.setdefault(key, set()).add(value)
+    return tuple(key for key, seen in values.items() if len(seen) > 1)
+
+
+def label(job: Sequence[str], swept: Sequence[str]) -> str:
+    """What sets a job apart from the others of its sweep, as typed."""
+    given = by_setting(job)
+    return " ".join(f"{key}={given[key]}" for key in given if key in swept)
+
+
+class Ledger:
+    """How each job of one start of a sweep stands: a small file a job, written by whatever process the launcher runs it in."""
+
+    def __init__(self, folder: Path, start: str) -> None:
+        self.folder, self.start = folder, start
+
+    def write(self, number: int, **facts: Any) -> None:
+        write_json(self.folder / f"job-{number}.json", {"start": self.start, **facts})
+
+    def read(self, number: int) -> dict[str, Any]:
+        """What is known of a job; nothing, if it has not begun since this start."""
+        path = self.folder / f"job-{number}.json"
+        facts = json.loads(path.read_text()) if path.is_file() else {}
+        return facts if facts.get("start") == self.start else {}
+
+    def end(self, number: int, outcome: Outcome) -> Outcome:
+        self.write(number, state=outcome.state, folder=outcome.folder, reason=outcome.reason)
+        return outcome
+
+    def outcome(self, number: int) -> Outcome | None:
+        """How the job ended; None if it has not, as far as anybody wrote."""
+        facts = self.read(number)
+        return (
+            Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
+        )
+
+    def outcomes(self, count: int, otherwise: str) -> list[Outcome]:
+        """Every job's outcome: one that had begun and has none was lost, for one that had not begun the reason is `otherwise`."""
+        return [
+            self.outcome(number)
+            or Outcome("failed", reason=LOST if self.read(number) else otherwise)
+            for number in range(count)
+        ]
+
+    def stop(self) -> None:
+        """No further job may begin."""
+        write_json(self.folder / "stop.json", {"start": self.start})
+
+    @property
+    def stopped(self) -> bool:
+        path = self.folder / "stop.json"
+        return path.is_file() and json.loads(path.read_text())["start"] == self.start
+
+
+def settle(
+    outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Facts], job: Job
+) -> list[Outcome]:
+    """Write down, in folder and MLflow, that a run was killed whose process could not do so itself; names its folder in the outcome."""
+    settled = []
+    for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
+        folder = (
+            find(config, job, fact.name)
+            if outcome.state == "failed" and not outcome.folder and fact.name
+            else None
+        )
+        if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
+            if config.tracking.name != "none":
+                Mirror(folder.path).update(final=True)
+            outcome = replace(outcome, folder=str(folder.path))
+        settled.append(outcome)
+    return settled
+
+
+def shown_state(outcome: Outcome) -> str:
+    """As `state`, but a job that a signal ended, or kept from starting, has not failed: it is stopped."""
+    stopped = outcome.reason.startswith("stopped ") or outcome.reason == NOT_STARTED
+    return "stopped" if outcome.state == "failed" and stopped else outcome.state
+
+
+def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
+    """The table that ends a sweep: finished, skipped, failed, stopped by a signal, with reasons."""
+    ended = [shown_state(one) for one in outcomes]
+    states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
+    counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
+    rows = [
+        [str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
+        for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))
+    ]
+    return f"\n{len(outcomes)} jobs: {counts}\n" + table(
+        ("job", "state", "swept", "folder, reason"), rows
+    )
+
+
+def plan(
+    facts: list[Facts],
+    fates: list[Fate],
+    labels: Sequence[str],
+    configs: list[TrainConfig],
+    measure: Callable[[TrainConfig], tuple[float, int] | str] | None = None,
+) -> str:
+    """A dry run's table; with `measure` also the seconds and the memory that each job takes, or why not, and the total."""
+    head = [
+        "job",
+        "swept",
+        "parameters",
+        "patients",
+        "device",
+        *(("time", "memory") if measure else ()),
+        "would",
+    ]
+    rows, total = [], 0.0
+    for number, (fact, fate, name, config) in enumerate(
+        zip(facts, fates, labels, configs, strict=True)
+    ):
+        measured: list[str] = []
+        if measure is not None:
+            found = measure(config) if fate.left > 0 else ""
+            if isinstance(found, str):
+                measured = ["-", found or "-"]
+            else:
+                total += found[0] * fate.left
+                measured = [duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
+        rows.append(
+            [
+                str(number),
+                name,
+                f"{fact.parameters:,}",
+                fact.patients,
+                fact.device,
+                *measured,
+                fate.words,
+            ]
+        )
+    return table(head, rows) + (
+        f"\n{duration(total)} in all, one job after the other" if measure else ""
+    )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def table(head: Sequence[str], rows: list[list[str]]) -> str:
+    """Columns as wide as their widest entry; a column with no entry is left out."""
+    lines = [list(head), *rows]
+    kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(line[column]) for line in lines) for column in kept}
+    return "\n".join(
+        "  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines
+    )

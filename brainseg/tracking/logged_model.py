@@ -1,0 +1,98 @@
+"""What a run took in and gave out, as MLflow's own entities: its data set as an input, its best checkpoint as a LoggedModel."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from brainseg.tracking.client import files_at
+
+DIGEST_LENGTH = 12  # MLflow's own digests have 8 characters, and its pages print them whole
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Metric, Run
+
+
+def log_dataset(client: "MlflowClient", run: "Run", data: dict[str, Any]) -> None:
+    """Make the HDF5 file an input of the run, once; MLflow shares an entry between runs by its name and digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
+
+    digest = data["fingerprint"][:DIGEST_LENGTH]
+    if run.inputs and any(entry.dataset.digest == digest for entry in run.inputs.dataset_inputs):
+        return
+    source = json.dumps({"uri": data["path"]})
+    profile = json.dumps({key: data[key] for key in ("patients", "slices")})
+    dataset = Dataset(data["name"], digest, source_type="local", source=source, profile=profile)
+    inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+    try:
+        client.log_inputs(run.info.run_id, inputs)
+    except MlflowException:  # another run stored the entry in the same instant (4 of 80 starts, eight at a time): now it is found
+        client.log_inputs(run.info.run_id, inputs)
+
+
+def log_model(
+    client: "MlflowClient",
+    uri: str,
+    run_id: str,
+    checkpoint: Path,
+    record: dict[str, Any],
+    metrics: list["Metric"],
+) -> None:
+    """Make the best checkpoint the run's LoggedModel, once for each content of the file; an upload cut short is done again.
+
+    Not `mlflow.pytorch.log_model`: that exports a trace with frozen height and width, or pickles.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    run = client.get_run(run_id)
+    model = _find(client, run, record["uid"], digest) or _create(client, run, record["uid"], digest)
+    if model.status != LoggedModelStatus.READY:
+        files = files_at(model.artifact_location, uri)
+        files.log_artifact(str(checkpoint))
+        files.log_artifact(str(checkpoint.parent.parent / "config.yaml"))
+        client.log_batch(
+            run_id, metrics=[_of_model(metric, model, record["data"]) for metric in metrics]
+        )
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if model.model_id not in [output.model_id for output in outputs]:
+        step = max((metric.step for metric in metrics), default=0)
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+
+
+def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel | None":
+    wanted = f"tags.`brainseg.uid` = '{uid}' AND tags.`checkpoint.sha256` = '{digest}' AND source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], wanted, max_results=1)
+    return found[0] if found else None
+
+
+def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel":
+    shown = ("model.", "inference.", "data.volume", "data.context")
+    params = {key: value for key, value in run.data.params.items() if key.startswith(shown)}
+    name = params.get("model.name", "model").translate(
+        str.maketrans("/:.%\"'", "______")
+    )  # MLflow refuses these
+    tags = {"brainseg.uid": uid, "checkpoint.sha256": digest}
+    return client.create_logged_model(
+        run.info.experiment_id, name, run.info.run_id, tags, params, model_type="segmentation"
+    )
+
+
+def _of_model(metric: "Metric", model: "LoggedModel", data: dict[str, Any]) -> "Metric":
+    """The same point with the model's id: it then shows on the model's page, and stays one point of the run."""
+    from mlflow.entities import Metric
+
+    digest = data["fingerprint"][:DIGEST_LENGTH]
+    return Metric(
+        metric.key,
+        metric.value,
+        metric.timestamp,
+        metric.step,
+        model.model_id,
+        data["name"],
+        digest,
+    )

@@ -1,0 +1,51 @@
+"""The jobs of a sweep in MLflow: also those that an earlier sweep ran, or that were sent to another store."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from brainseg.config import TrackingConfig
+from brainseg.runs.run_folder import RunFolder
+from brainseg.tracking.chart_layout import sweep_tag
+from brainseg.tracking.client import connect, experiment_id, limited, tracking_uri
+from brainseg.tracking.mirror import replicate
+from brainseg.tracking.refusals import RefusedError
+from brainseg.tracking.runs import run_of
+
+SECONDS = 30
+
+
+def bring(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
+    """Bring every job of a sweep to the store of this request, with the tag by which the sweep's chart finds it.
+
+    A job that the sweep skipped may be tagged with the sweep that ran it, or lie in another store. Returns the
+    reason of the first failure, or an empty text. Raises MlflowException, SQLAlchemyError, OSError or
+    RefusedError where the store itself fails.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    uri, failure = tracking_uri(tracking.uri), ""
+    with limited(SECONDS):
+        client = connect(uri)
+        experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
+        for folder in folders:
+            run = run_of(client, experiment, RunFolder(folder).facts["uid"], folder)
+            state = RunFolder(folder).status["state"].upper()
+            is_there = (
+                run is not None and sweep_tag(sweep) in run.data.tags and run.info.status == state
+            )
+            if is_there or state == "NEW":
+                continue
+            try:
+                replicate(folder, uri, SECONDS, tracking.experiment, sweep)
+            except (
+                MlflowException,
+                SQLAlchemyError,
+                OSError,
+                RefusedError,
+                KeyError,
+                json.JSONDecodeError,
+            ) as error:
+                failure = failure or f"{folder}: {' '.join(str(error).split())[:200]}"
+    return failure

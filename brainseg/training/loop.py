@@ -1,0 +1,220 @@
+"""The training loop: fit, one epoch, one step in sight. It knows neither files nor MLflow; whoever calls it passes hooks.
+
+Nothing random is kept: before each step torch is seeded from (seed, epoch, step), and the order of an epoch's slices is a
+function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to the same bits as if it had never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brainseg.config import AugmentConfig, TrainConfig
+from brainseg.core.seeds import seed_for
+from brainseg.data import augment
+from brainseg.data.dataset import epoch_order
+from brainseg.data.resize import halved
+from brainseg.evaluation.evaluate import evaluate
+from brainseg.evaluation.metrics import summarise
+from brainseg.training.context import Hooks, Task
+from brainseg.training.nonfinite import look, naming_memory
+from brainseg.training.replan import replan
+from brainseg.training.schedules import factor
+from brainseg.training.state import Given, State, Window
+
+
+def fit(state: State, task: Task, hooks: Hooks) -> None:
+    """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
+    forward = task.device.forward(state.model)
+    state.ticked = time.monotonic()
+    state.window = Window(state.step, state.elapsed)
+    with naming_memory(task):
+        while _unfinished(state, task.config):
+            train_epoch(state, task, forward, hooks)
+            metrics = trained(state, task)
+            if (
+                state.epoch + 1
+            ) % task.config.validate_every == 0 or state.step == state.total_steps:
+                metrics |= validate(state, task, hooks)
+            improved = _finish_epoch(state, metrics)
+            hooks.after_epoch(state, improved)
+
+
+def train_epoch(
+    state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks
+) -> None:
+    """The steps that the epoch under way still lacks.
+
+    On a GPU the host only hands out work and waits once, at the end: whoever keeps the state before has to `look` first. Under
+    on_nonfinite=skip it must wait for each step, to put back what the forward pass did to the statistics of batch norm.
+    """
+    config, device = task.config, task.device
+    order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
+    first = (
+        state.epoch_began
+    )  # an epoch that a budget of minutes cut short stays short when the run is extended
+    end = min(first + task.steps_per_epoch, state.total_steps)
+    look_at_once = not device.queues or config.on_nonfinite == "skip"
+    state.model.train()
+    while state.step < end:
+        started = time.perf_counter()
+        torch.manual_seed(seed_for(config.seed, "step", state.epoch, state.step - first))
+        set_learning_rate(state, task)
+        chosen = order[(state.step - first) * config.batch_size * config.accumulate :][
+            : config.batch_size * config.accumulate
+        ]
+
+        buffers = (
+            [buffer.clone() for buffer in state.model.buffers()]
+            if config.on_nonfinite == "skip"
+            else []
+        )
+        state.optimizer.zero_grad(set_to_none=True)
+        step_loss = torch.zeros((), device=device.torch)
+        for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
+            image, mask = task.train.gather(rows, device.torch)
+            if state.step < state.half_steps:
+                image, mask = halved(image, mask, len(task.train.store.classes))
+            image, mask = augmented(config.augment, image, mask, task.train.sequences)
+            with device.autocast():
+                logits = forward(device.format(image))
+            loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
+            state.scaler.scale(loss).backward()
+            step_loss += loss.detach()
+        state.scaler.unscale_(state.optimizer)
+        norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
+
+        state.unseen.append(Given(state.step - first, chosen, step_loss, norm))
+        if not look_at_once or look(state, task):
+            state.scaler.step(state.optimizer)
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+        else:
+            for buffer, before in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        state.scaler.update()  # also of a step left out: the next one's unscale_ is refused before it
+
+        state.step += 1
+        plan_is_due = (
+            bool(state.plans)
+            and not state.plans[-1].is_settled
+            and state.step == state.plans[-1].next_step
+        )
+        if state.step == end or plan_is_due:
+            look(state, task)
+        if plan_is_due:
+            replan(state, task)
+            end = min(first + task.steps_per_epoch, state.total_steps)
+        state.seconds += time.perf_counter() - started
+        hooks.after_step(state)
+
+
+def augmented(
+    config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
+    draw = augment.draw(
+        config, image.shape[0], image.shape[1], device=image.device, sequences=sequences
+    )
+    return augment.apply(draw, image, mask)
+
+
+def set_learning_rate(state: State, task: Task) -> float:
+    """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
+    config = task.config
+    rate = config.optimizer.lr * factor(
+        config.scheduler,
+        state.step,
+        state.total_steps,
+        task.steps_per_epoch,
+        state.half_steps,
+        config.half_resolution,
+        state.plans,
+    )
+    rate *= state.plateau.factor if state.plateau is not None else 1.0
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def trained(state: State, task: Task) -> dict[str, float]:
+    """The epoch's metrics of the steps: training loss, rate and speed."""
+    return {
+        "train/loss": state.loss_sum / max(state.slices_seen, 1),
+        "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
+        **(
+            {"train/skipped_steps": float(state.skipped)}
+            if task.config.on_nonfinite == "skip"
+            else {}
+        ),
+        "speed/images_per_second": state.slices_seen / max(state.seconds, 1e-9),
+        "speed/epoch_seconds": state.seconds,
+    }
+
+
+def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
+    """The contract's `val/...` over the validation patients, and the seconds of the epoch with them."""
+    started = time.perf_counter()
+    scores = []
+    config = task.config
+    for evaluated in evaluate(
+        state.validated,
+        task.validation,
+        config.inference,
+        task.device,
+        config.batch_size,
+        task.criterion_on_cpu,
+    ):
+        scores.append(evaluated.score)
+        hooks.between(state)
+    state.predicts_nothing = not any(score.predicted_pixels for score in scores)
+    state.validation_seconds = time.perf_counter() - started
+    if state.window is not None:
+        state.window = state.window._replace(
+            validating=state.window.validating + state.validation_seconds
+        )
+    return summarise(scores, "val") | {
+        "speed/epoch_seconds": state.seconds + time.perf_counter() - started
+    }
+
+
+def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
+    """Write the epoch into the history and begin the next; returns whether it is the best so far.
+
+    That is the highest val/dice, of equal ones the lowest val/loss: while a network predicts nothing, val/dice stays the same whatever
+    is learnt, 0 where every patient has tumour.
+    Patience and plateau begin to count at full size: at half size val/dice, which is of full slices, stays low whatever is learnt.
+    """
+    dice, loss = metrics.get("val/dice", -1.0), metrics.get("val/loss", math.inf)
+    improved = "val/dice" in metrics and (dice, -loss) > (state.best, -state.best_loss)
+    if dice > state.best:
+        state.risen_epoch = state.epoch
+    if improved:
+        state.best, state.best_loss, state.best_epoch = dice, loss, state.epoch
+    state.history.append(
+        {
+            "epoch": state.epoch,
+            "step": state.step,
+            "time": round(time.time() * 1000),
+            "metrics": metrics,
+        }
+    )
+    if "val/dice" in metrics and state.step > state.half_steps:
+        last_at_half = sum(row["step"] <= state.half_steps for row in state.history) - 1
+        state.bad_epochs = state.epoch - max(state.risen_epoch, last_at_half)
+        if state.plateau is not None:
+            state.plateau.update(metrics["val/dice"])
+    state.epoch += 1
+    state.loss_sum, state.slices_seen, state.seconds, state.skipped = 0.0, 0, 0.0, 0
+    return improved
+
+
+def _unfinished(state: State, config: TrainConfig) -> bool:
+    """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
+    out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
+    return state.slices_seen + state.skipped > 0 or (
+        state.step < state.total_steps and not out_of_patience
+    )
