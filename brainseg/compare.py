@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.comparison import report
 from brainseg.comparison.compare import Comparison, Configuration, compare
 from brainseg.comparison.figures import FIGURES
@@ -375,7 +375,7 @@ def check(config: CompareConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.compare` and `brainseg compare`."""
-    cli.main("compare", run, check)
+    run_command("compare", run, check)
 
 
 if __name__ == "__main__":

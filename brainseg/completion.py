@@ -10,8 +10,8 @@ All words are in what is printed: a Tab starts no Python, composes nothing and r
 import sys
 from collections.abc import Iterator
 
-from brainseg import manual
-from brainseg.__main__ import COMMANDS
+from brainseg.cli import help_text
+from brainseg.cli.commands import COMMANDS
 from brainseg.config import CHOICES, TYPES
 from brainseg.config.compose import CONFIGS
 from brainseg.core.errors import RequestError, check
@@ -27,7 +27,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Print the script for a shell; the exit code."""
     if {"-h", "--help"} & set(arguments):
-        print(manual.purpose("completion"))
+        print(help_text.purpose("completion"))
         return 0
     try:
         name = " ".join(arguments)
@@ -49,7 +49,7 @@ def words(command: str) -> list[str]:
     """What may stand behind a command, sorted: settings that end in `=`, and `GROUP=CHOICE`; of search also those of train."""
     if command not in TYPES:
         return []
-    chosen = manual.choices_of_command(command)
+    chosen = help_text.choices_of_command(command)
     found = {f"{group}={choice}" for group in chosen for choice in choices(group)}
     found |= {word for setting in settings(TYPES[command]) for word in _typed(setting)}
     return sorted(found | (set(words("train")) if command == "search" else set()))
@@ -59,15 +59,15 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def settings(kind: type, prefix: str = "") -> Iterator[manual.Setting]:
+def settings(kind: type, prefix: str = "") -> Iterator[help_text.Setting]:
     """Every setting below a dataclass, those of a group's further choices included."""
-    yield from manual.settings(kind, prefix)
-    for name, (group, _) in manual.groups(kind).items():
+    yield from help_text.settings(kind, prefix)
+    for name, (group, _) in help_text.groups(kind).items():
         for one in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
             yield from settings(one, f"{prefix}{name}.")
 
 
-def _typed(setting: manual.Setting) -> list[str]:
+def _typed(setting: help_text.Setting) -> list[str]:
     return (
         [f"{setting.name}=true", f"{setting.name}=false"]
         if setting.kind == "true/false"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.comparison.runs import chosen_among
 from brainseg.config import DataConfig, EvaluateConfig
 from brainseg.core.errors import check as require
@@ -307,7 +307,7 @@ def check(config: EvaluateConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.evaluate` and `brainseg evaluate`."""
-    cli.main("evaluate", run, check)
+    run_command("evaluate", run, check)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from brainseg import __version__, cli
+from brainseg import __version__
+from brainseg.cli.main import run_command
 from brainseg.config import DataConfig, ExportConfig
 from brainseg.core.errors import DataError
 from brainseg.core.errors import check as require
@@ -161,7 +162,7 @@ def check(config: ExportConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.export` and `brainseg export`."""
-    cli.main("export", run, check)
+    run_command("export", run, check)
 
 
 if __name__ == "__main__":

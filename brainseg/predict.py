@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.config import PredictConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.cases.find import check_input, find
@@ -351,7 +351,7 @@ def check(config: PredictConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.predict` and `brainseg predict`."""
-    cli.main("predict", run, check)
+    run_command("predict", run, check)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import DataError
 from brainseg.core.errors import check as require
@@ -146,7 +146,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m brainseg.prepare` and `brainseg prepare`."""
-    cli.main("prepare", run, check)
+    run_command("prepare", run, check)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ names it in every command. Registering the same checkpoint again makes no second
 
 import shlex
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.config import RegisterConfig
 from brainseg.tracking import registry as mlflow_registry
 from brainseg.tracking.client import page, tracking_uri
@@ -47,7 +47,7 @@ def check(config: RegisterConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.register` and `brainseg register`."""
-    cli.main("register", run, check)
+    run_command("register", run, check)
 
 
 if __name__ == "__main__":

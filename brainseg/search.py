@@ -14,7 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainseg import cli, train
+from brainseg import train
+from brainseg.cli.main import run_command, with_options_added
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import check_budget, compose_job
 from brainseg.config.hydra_errors import nearest
@@ -276,8 +277,8 @@ class Follower:
 def main() -> None:
     """Entry point of `python -m brainseg.search` and `brainseg search`."""
     own, trains = split(sys.argv[1:])
-    command = Search(cli.with_options_added(trains))
-    cli.main("search", command.run, command.check, own)
+    command = Search(with_options_added(trains))
+    run_command("search", command.run, command.check, own)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError
 from brainseg.core.errors import check as require
@@ -285,7 +285,7 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
 
 def main() -> None:
     """Entry point of `python -m brainseg.train` and `brainseg train`."""
-    cli.main("train", run, check, finish=summarise)
+    run_command("train", run, check, finish=summarise)
 
 
 def summarise(sweep: str, root: Path, config: TrainConfig) -> str:

@@ -2,7 +2,7 @@
 
     python scripts/configuration_reference.py
 
-tests/test_manual.py fails when the committed page is another.
+tests/test_help_text.py fails when the committed page is another.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ from typing import Any
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from brainseg import manual
-from brainseg.__main__ import COMMANDS
+from brainseg.cli import help_text
+from brainseg.cli.commands import COMMANDS
+from brainseg.cli.help_text import Setting
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS, compose_checked
 from brainseg.core.files import write_text
-from brainseg.manual import Setting
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration: every setting
@@ -45,12 +45,12 @@ def of_command(command: str) -> Iterator[str]:
     composed, kind = compose_checked(command, []), TYPES[command]
     values: Any = OmegaConf.to_container(composed, throw_on_missing=False)
     yield f"## {command}\n\n{sentence(COMMANDS[command])}\n"
-    yield table(manual.settings(kind, values=values))
+    yield table(help_text.settings(kind, values=values))
     if command == "search":
         yield "Every other setting is one of [train](#train), the same in all trials.\n"
-    chosen = manual.choices(command)
+    chosen = help_text.choices(command)
     same = []
-    for name, (_, meaning) in manual.groups(kind).items():
+    for name, (_, meaning) in help_text.groups(kind).items():
         if command != "train" and as_in_train(composed, name):
             same.append(f"`{name}`")
             continue
@@ -60,7 +60,9 @@ def of_command(command: str) -> Iterator[str]:
         yield table(rows) if rows else "Its settings are as for [train](#train).\n"
         if command == "train" and name in chosen:
             yield from of_choices(name, rows, *chosen[name])
-    for name in [name for name in chosen if command == "train" and name not in manual.groups(kind)]:
+    for name in [
+        name for name in chosen if command == "train" and name not in help_text.groups(kind)
+    ]:
         yield from of_choices(name, [], *chosen[name])
     if same:
         yield f"{', '.join(same)}: as for [train](#train).\n"
@@ -79,8 +81,10 @@ def as_in_train(composed: DictConfig, name: str) -> bool:
 def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
     """The settings of a composed group and of the groups below it."""
     kind = OmegaConf.get_type(node)
-    yield from manual.settings(kind, prefix, OmegaConf.to_container(node, throw_on_missing=False))
-    for name in manual.groups(kind):
+    yield from help_text.settings(
+        kind, prefix, OmegaConf.to_container(node, throw_on_missing=False)
+    )
+    for name in help_text.groups(kind):
         yield from rows_of(node._get_node(name), f"{prefix}{name}.")
 
 
@@ -107,7 +111,7 @@ def of_choices(
             further += [f"With `{group}={option}`:\n", table(own)] if own else []
         star = " (default)" if option == default else ""
         lines.append(
-            f"| `{group}={option}`{star} | {cell(manual.comment(group, option))} | {' '.join(sets)} |"
+            f"| `{group}={option}`{star} | {cell(help_text.comment(group, option))} | {' '.join(sets)} |"
         )
     if not rows:
         yield f"### train: {group}\n\nFiles that set settings of several groups; one at a time.\n"

@@ -89,7 +89,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It learns just enough that its masks are not empty.
     """
-    from brainseg import cli, train
+    from brainseg import train
+    from brainseg.cli.main import run_command
 
     folder = tmp_path_factory.mktemp("project")
     tiny = [
@@ -108,7 +109,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with pytest.raises(SystemExit) as stop:
-            cli.main("train", train.run, train.check, tiny)
+            run_command("train", train.run, train.check, tiny)
     assert stop.value.code == 0
     return folder
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from brainseg import cli
+import brainseg
+from brainseg.cli.main import run_command
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DataError, DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
@@ -38,7 +39,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         return Outcome("finished") if command == "train" else 0
 
     with pytest.raises(SystemExit) as stop:
-        cli.main(command, run or record, check, list(argv))
+        run_command(command, run or record, check, list(argv))
     return stop.value.code, calls
 
 
@@ -524,7 +525,7 @@ def test_slips_of_a_newcomer_are_answered_in_one_line(
     import subprocess
     import sys
 
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(brainseg.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True
     )

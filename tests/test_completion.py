@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from brainseg import completion
-from brainseg.__main__ import COMMANDS
+from brainseg.cli.commands import COMMANDS
 from brainseg.config import TYPES
 
 BASH = shutil.which("bash")

@@ -7,13 +7,13 @@ import torch
 from hydra import initialize_config_dir
 from torch import nn
 
-from brainseg import cli
 from brainseg import config as schema
+from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.models import networks
 from brainseg.runs.identity import differing
 from brainseg.training import losses, optimizers
 
-CHOICES = [(path.parent.name, path.stem) for path in sorted(cli.CONFIGS.glob("*/*.yaml"))]
+CHOICES = [(path.parent.name, path.stem) for path in sorted(CONFIGS.glob("*/*.yaml"))]
 OF_TRAIN = [
     one for one in CHOICES if one[0] != "search"
 ]  # spaces are no choices of a run: tests/test_search.py
@@ -29,8 +29,8 @@ NEEDS = {
 
 def compose(*overrides: str) -> schema.TrainConfig:
     schema.register()
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
-        return cli.compose_job("train", list(overrides), of_sweep=True)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose_job("train", list(overrides), of_sweep=True)
 
 
 @pytest.mark.parametrize(("group", "choice"), OF_TRAIN)
@@ -50,7 +50,7 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_yaml_opens_with_what_it_is(group: str, choice: str) -> None:
-    lines = Path(cli.CONFIGS, group, f"{choice}.yaml").read_text().splitlines()
+    lines = Path(CONFIGS, group, f"{choice}.yaml").read_text().splitlines()
     assert next(line for line in lines if not line.startswith("# @")).startswith("# ")
     assert len(lines) <= 15
 

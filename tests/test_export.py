@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 import torch
 
-from brainseg import cli, export
+from brainseg import export
+from brainseg.cli.main import run_command
 from brainseg.config import DataConfig, ExportConfig, ModelConfig, TrainConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
@@ -69,7 +70,7 @@ def call(
 
     def call(*overrides: str, code: int = 0) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main("export", export.run, export.check, list(overrides))
+            run_command("export", export.run, export.check, list(overrides))
         shown = capsys.readouterr()
         assert stop.value.code == code, shown.out + shown.err
         return shown.out if code == 0 else shown.err

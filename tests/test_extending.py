@@ -10,7 +10,7 @@ import pytest
 import torch
 from own_cohort import CHANNELS, CLASSES, install, write_arrays, write_niftis
 
-from brainseg import cli
+from brainseg.cli.main import run_command
 from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.store import Store
@@ -58,7 +58,7 @@ def call(
         module, *arguments = shlex.split(line)[2:]
         command = import_module(module)
         with pytest.raises(SystemExit) as stop:
-            cli.main(
+            run_command(
                 module.removeprefix("brainseg."), command.run, command.check, [*arguments, *further]
             )
         shown = capsys.readouterr()

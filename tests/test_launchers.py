@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import cli
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
-from brainseg.config.compose import compose_multirun
+from brainseg.config.compose import CONFIGS, compose_multirun
 from brainseg.core.errors import DeviceMissingError, RequestError
 from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose
@@ -98,7 +97,7 @@ def wait_for(condition: Any, seconds: float = 300) -> Any:
 
 
 def composed(*overrides: str) -> Any:
-    with initialize_config_dir(str(cli.CONFIGS), job_name="train", version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
         return compose_multirun("train", list(overrides))
 
 
@@ -309,14 +308,16 @@ def spoil(folder: Path, cohort: Path, *arguments: str) -> Path:
 
 
 NAME = """
-from brainseg import cli, train
+from brainseg import train
+from brainseg.cli.main import run_command
+from brainseg.config.compose import CONFIGS
 from brainseg.runs.run_folder import Outcome
 names = []
 def check(config):
     names.append(train.check(config))
     return names[-1]
 try:
-    cli.main("train", train.run, check, [*__import__("sys").argv[1:], "dry_run=true"])
+    run_command("train", train.run, check, [*__import__("sys").argv[1:], "dry_run=true"])
 finally:
     print(names[-1].name)
 """

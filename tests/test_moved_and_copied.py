@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from tracked_runs import client, the_run, write_run
 
-from brainseg import cli, evaluate, register, sync, train
+from brainseg import evaluate, register, sync, train
+from brainseg.cli.main import run_command
 from brainseg.core.places import relocated, relocated_database
 from brainseg.tracking import runs
 from brainseg.tracking.lookup import checkpoint_of, folder_of
@@ -45,7 +46,7 @@ def content(folder: Path) -> dict[str, str]:
 def command(folder: Path, module: Any, *overrides: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:
-        cli.main(
+        run_command(
             module.__name__.removeprefix("brainseg."), module.run, module.check, list(overrides)
         )
     assert stop.value.code == 0

@@ -9,7 +9,8 @@ import pytest
 from signs import IN_NAMES
 from tiffs import write_volume
 
-from brainseg import cli, prepare, train
+from brainseg import prepare, train
+from brainseg.cli.main import run_command
 from brainseg.config.text import quote
 from brainseg.core.errors import RequestError
 from brainseg.data.readers.base import Reading
@@ -35,7 +36,7 @@ PRINTED = [sign for sign in IN_NAMES if sign.isprintable()]
 def run(command: str, *argv: str) -> object:
     """Run a command in this process and return its exit code."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(command, *COMMANDS[command], list(argv))
+        run_command(command, *COMMANDS[command], list(argv))
     return stop.value.code
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from scans import THRESHOLD, threshold_weights
 from tiffs import write_cohort, write_slice
 
-from brainseg import cli, evaluate, predict, train
+from brainseg import evaluate, predict, train
+from brainseg.cli.main import run_command
 from brainseg.config import (
     DataConfig,
     DeviceConfig,
@@ -78,7 +79,7 @@ def runs(cohort: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def call(*overrides: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main("predict", predict.run, predict.check, [*map(str, overrides)])
+        run_command("predict", predict.run, predict.check, [*map(str, overrides)])
     assert (ended.value.code or 0) == code
 
 

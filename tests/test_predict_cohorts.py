@@ -13,7 +13,8 @@ from scans import SHAPE, THRESHOLD, mask_in_place, scan, threshold_weights, trut
 from test_dicom_predict import MATRIX
 from test_predict import call
 
-from brainseg import cli, evaluate
+from brainseg import evaluate
+from brainseg.cli.main import run_command
 from brainseg.core.errors import RequestError
 from brainseg.data.cases.case_study import FaultyStudy
 from brainseg.data.cases.find import find
@@ -207,7 +208,7 @@ def evaluate_weights(tmp_path: Path) -> pd.DataFrame:
     output = tmp_path / "evaluation"
     request = [f"checkpoint={tmp_path / 'w.pt'}", f"data.path={tmp_path / 'data.h5'}", "split=all"]
     with pytest.raises(SystemExit) as ended:
-        cli.main(
+        run_command(
             "evaluate",
             evaluate.run,
             evaluate.check,

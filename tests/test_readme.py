@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 
-from brainseg import cli, search
 from brainseg import config as schema
+from brainseg import search
+from brainseg.cli.main import with_options_added
+from brainseg.config.compose import CONFIGS, compose_job, expand
 from brainseg.config.text import as_typed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,19 +40,19 @@ def test_every_command_of_the_pages_is_a_valid_request(
     for kind, block in BLOCKS:
         if kind == "yaml":  # as docs/search.md's own space
             Path("mine.yaml").write_text(block)
-    command, *overrides = cli.with_options_added(shlex.split(line, comments=True)[2:])
+    command, *overrides = with_options_added(shlex.split(line, comments=True)[2:])
     command = command.removeprefix("brainseg.")
     schema.register()
-    with initialize_config_dir(str(cli.CONFIGS), job_name=command, version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
         if command == "search":
             own, trains = search.split(overrides)
             data = [one for one in trains if not one.startswith("data.path=")]
-            assert search.plan(data, cli.compose_job("search", own)).space
+            assert search.plan(data, compose_job("search", own)).space
         elif overrides[0] == "-m":
-            jobs = cli.expand(command, as_typed(command, overrides[1:], sweeps=True))[1]
-            assert all(cli.compose_job(command, job, of_sweep=True) for job in jobs)
+            jobs = expand(command, as_typed(command, overrides[1:], sweeps=True))[1]
+            assert all(compose_job(command, job, of_sweep=True) for job in jobs)
         else:
-            assert cli.compose_job(command, as_typed(command, overrides))
+            assert compose_job(command, as_typed(command, overrides))
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

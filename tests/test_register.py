@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from brainseg import cli, evaluate, register
+from brainseg import evaluate, register
+from brainseg.cli.main import run_command
 from brainseg.tracking.client import connect, limited
 from brainseg.tracking.lookup import checkpoint_of, folder_behind
 
@@ -24,7 +25,7 @@ def call(
 
     def call(command: Any, *overrides: str, code: int = 0) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main(
+            run_command(
                 command.__name__.removeprefix("brainseg."),
                 command.run,
                 command.check,

@@ -10,7 +10,6 @@ from hydra import initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainseg import cli
 from brainseg.config import (
     FileSplitConfig,
     HoldoutConfig,
@@ -19,6 +18,7 @@ from brainseg.config import (
     TrainConfig,
     register,
 )
+from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.core.errors import RequestError
 from brainseg.data.split import PARTS, Split, draw
 
@@ -110,10 +110,10 @@ def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_se
 def test_the_training_seed_reaches_no_draw() -> None:
     names = [f"TCGA_A_{number}" for number in range(40)]
     register()
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for kind in ("holdout", "kfold"):
             one, other, redrawn = (
-                draw(cli.compose_job("train", [f"split={kind}", setting]).split, names)
+                draw(compose_job("train", [f"split={kind}", setting]).split, names)
                 for setting in ("seed=0", "seed=1", "split.seed=1")
             )
             assert one == other != redrawn

@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from brainseg import cli, train
+from brainseg import train
+from brainseg.cli.main import run_command
 from brainseg.config import TrainConfig
 from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
@@ -48,7 +49,9 @@ def start(phantom_file: Path, capsys: pytest.CaptureFixture) -> Callable[..., st
 
     def start(*argv: str, code: int = 0, run=train.run) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main("train", run, train.check, ["-m", *TINY, f"data.path={phantom_file}", *argv])
+            run_command(
+                "train", run, train.check, ["-m", *TINY, f"data.path={phantom_file}", *argv]
+            )
         shown = capsys.readouterr()
         assert stop.value.code == code, shown.err
         return shown.out

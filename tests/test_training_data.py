@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainseg import cli, evaluate, predict
+from brainseg import evaluate, predict
+from brainseg.cli.main import run_command
 from brainseg.config import (
     DataOverride,
     DeviceConfig,
@@ -173,7 +174,7 @@ def test_data_that_are_gone_are_named_in_one_line(
     shutil.rmtree("scores")
     data.unlink()
     with pytest.raises(SystemExit) as stop:
-        cli.main("evaluate", evaluate.run, evaluate.check, ["checkpoint=alone.pt", "device=cpu"])
+        run_command("evaluate", evaluate.run, evaluate.check, ["checkpoint=alone.pt", "device=cpu"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert f"alone.pt was trained on {data}, which is not there; give data.path=FILE" in error
@@ -237,7 +238,7 @@ def test_predict_takes_no_role_from_a_name_alone(
             "overlays=false",
         ]
         with pytest.raises(SystemExit) as stop:
-            cli.main("predict", predict.run, predict.check, options)
+            run_command("predict", predict.run, predict.check, options)
         assert stop.value.code == 0, capsys.readouterr().err
         said = capsys.readouterr().out
         assert ("1 unknown" in said) is not known, said

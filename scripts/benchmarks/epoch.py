@@ -14,9 +14,10 @@ from hydra import initialize_config_dir
 
 from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
 from benchmarks.steps import seconds
-from brainseg import cli, train
 from brainseg import config as schema
+from brainseg import train
 from brainseg.config import TrainConfig
+from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.data import memory_cache
 from brainseg.data.open import open_store, outline
 from brainseg.data.split import draw
@@ -31,8 +32,8 @@ from brainseg.training.loop import train_epoch
 def task_of(*overrides: str) -> Task:
     """The task of a request, with its slices in memory, as brainseg.train would have it."""
     schema.register()
-    with initialize_config_dir(str(cli.CONFIGS), job_name="train", version_base="1.3"):
-        config: TrainConfig = cli.compose_job("train", list(overrides))
+    with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
+        config: TrainConfig = compose_job("train", list(overrides))
     device, store = choose(config.device), open_store(config.data)
     split = draw(config.split, outline(config.data).patients)
     parts = (

@@ -10,7 +10,8 @@ import torch
 from hydra._internal.utils import _locate
 from traps import Trap
 
-from brainseg import cli, train
+from brainseg import train
+from brainseg.cli.main import run_command
 from brainseg.config import LossConfig, ModelConfig
 from brainseg.core.errors import RequestError
 from brainseg.models import networks
@@ -137,7 +138,7 @@ def ask(arguments: str, target: str, files: dict[str, str], trap: Trap, folder: 
     sys.modules.pop("evil", None)
     with trap:
         try:
-            cli.main("train", lambda *arguments: Outcome("finished"), train.check, argv)
+            run_command("train", lambda *arguments: Outcome("finished"), train.check, argv)
         except SystemExit as stop:
             return stop.code
     return "not ended"

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import pytest
 
-from brainseg import cli, compare, evaluate, export, predict, prepare, register, search, train
+from brainseg import compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
+from brainseg.cli.main import run_command, with_options_added
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
 from brainseg.runs.run_folder import Outcome
@@ -344,18 +345,18 @@ class Answer(NamedTuple):
 
 
 def answer(command: str, argv: list[str]) -> Answer:
-    """Ask in this process. What escapes from `cli.main` is the code, as a traceback."""
+    """Ask in this process. What escapes from `run_command` is the code, as a traceback."""
     said, started = io.StringIO(), time.perf_counter()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
             if command == "search":
                 own, trains = search.split(argv)
-                cli.main(
-                    command, lambda _: 0, search.Search(cli.with_options_added(trains)).check, own
+                run_command(
+                    command, lambda _: 0, search.Search(with_options_added(trains)).check, own
                 )
             else:
-                cli.main(
+                run_command(
                     command,
                     lambda *arguments: Outcome("finished") if command == "train" else 0,
                     CHECKS[command],

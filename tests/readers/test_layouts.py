@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cohorts import CHANNELS, CLASSES, SIZE, SPACING
 
-from brainseg import cli, train
+from brainseg import train
+from brainseg.cli.main import run_command
 from brainseg.data.conversion import FaultyCohort, prepare
 from brainseg.data.readers.base import Reading
 from brainseg.data.store import Store
@@ -138,7 +139,7 @@ def test_an_imported_cohort_is_trained_on_for_two_epochs(
     ]
     settings += ["tracking=none", "model.depth=2", "model.width=4", "output=run"]
     with pytest.raises(SystemExit) as stop:
-        cli.main("train", train.run, train.check, settings)
+        run_command("train", train.run, train.check, settings)
     assert stop.value.code == 0
     rows = (tmp_path / "run" / "patients.csv").read_text()
     assert "dice/core" in rows

@@ -15,7 +15,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from brainseg.__main__ import COMMANDS
+from brainseg.cli.commands import COMMANDS
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS, HERE
 from brainseg.config.schema import group_of

@@ -12,10 +12,11 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from brainseg import cli
 from brainseg import config as schema
-from brainseg.__main__ import COMMANDS
+from brainseg.cli.commands import COMMANDS
+from brainseg.cli.main import run_command
 from brainseg.config import TYPES
+from brainseg.config.compose import CONFIGS
 from brainseg.config.hydra_errors import settings
 from brainseg.core.errors import RequestError
 
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def call(capsys: pytest.CaptureFixture[str], command: str, *argv: str, code: int = 0) -> str:
     with pytest.raises(SystemExit) as stop:
-        cli.main(command, print, print, list(argv))
+        run_command(command, print, print, list(argv))
     shown = capsys.readouterr()
     assert stop.value.code == code, shown.err
     return shown.out if code == 0 else shown.err
@@ -32,7 +33,7 @@ def call(capsys: pytest.CaptureFixture[str], command: str, *argv: str, code: int
 
 def apart(*argv: str) -> str:
     """The same in a process of its own: Hydra's pages set up logging."""
-    code = "from brainseg import cli; cli.main('train', print, print)"
+    code = "from brainseg.cli.main import run_command; run_command('train', print, print)"
     return subprocess.run(
         [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
     ).stdout
@@ -60,7 +61,7 @@ def test_help_has_every_setting_once_with_its_default(
         f"brainseg {command}: {COMMANDS[command]}\n\n    python -m brainseg.{command}"
     )
     schema.register()
-    with initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         names = [re.sub(r"\.options\..*", ".options", name) for name in settings(command)]
     for name in dict.fromkeys(names):
         lone_group = name == "split" and command == "evaluate"

@@ -22,7 +22,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg import manual
+from brainseg.cli import help_text
 from brainseg.config.compose import (
     CONFIGS,
     check_budget,
@@ -58,19 +58,19 @@ PAGES = (
 NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
-def main(
+def run_command(
     command: str,
     run: Callable[..., Any],
     check_request: Callable[[Any], Any],
     argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:
-    """Run `_main`, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
+    """Run a command, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
     with dropped_when_unread():
-        _main(command, run, check_request, argv, finish)
+        _run_command(command, run, check_request, argv, finish)
 
 
-def _main(
+def _run_command(
     command: str,
     run: Callable[..., Any],
     check_request: Callable[[Any], Any],
@@ -122,7 +122,7 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
             )
             if not only:
                 raise RequestError(f"{' '.join(flags)}: one page at a time")
-            print(manual.page(command, composed, overrides))
+            print(help_text.page(command, composed, overrides))
             return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
     said = io.StringIO()
