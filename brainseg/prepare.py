@@ -1,10 +1,12 @@
 """From a folder of slices to one HDF5 file, verified first.
 
-python -m brainseg.prepare source=kaggle_3m output=lgg.h5
-python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240        also nnU-Net, BIDS, BraTS
-python -m brainseg.prepare source=scans output=own.h5 sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'
-python -m brainseg.prepare source=slices output=own.h5 images='img/{patient}_{slice}.png' mask='seg/{patient}_{slice}.png'
-python -m brainseg.prepare source=scans output=own.h5 reader=mine       a layout of your own: docs/extending.md
+    python -m brainseg.prepare source=kaggle_3m output=lgg.h5
+    python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240        also nnU-Net, BIDS, BraTS
+    python -m brainseg.prepare source=scans output=own.h5 sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'
+    python -m brainseg.prepare source=slices output=own.h5 images='img/{patient}_{slice}.png' mask='seg/{patient}_{slice}.png'
+    python -m brainseg.prepare source=scans output=own.h5 reader=mine       a layout of your own: docs/extending.md
+
+Without `reader=` the layout is recognised. Nothing is written unless every patient is sound.
 """
 
 import os

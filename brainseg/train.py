@@ -1,8 +1,10 @@
 """One training run, from a config to a folder that holds its number: read `run` from top to bottom.
 
-python -m brainseg.train                                   the phantom cohort, in minutes
-python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
-python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
+    python -m brainseg.train                                   the phantom cohort, in minutes
+    python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
+    python -m brainseg.train -m model.depth=3,4,5 seed=0,1,2   a sweep
+
+Each run has a folder below runs/ with its scores, curves and checkpoints, and a page in MLflow.
 """
 
 import logging
