@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from brainseg.core.signals import end_at_once
+from brainseg.core.signals import exit_on_signals
 
 if TYPE_CHECKING:
     from brainseg.data.dataset import MRIDataset
@@ -33,7 +33,7 @@ __all__ = [
 if (
     sys.argv[:1] == ["-m"]
 ):  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
-    end_at_once()
+    exit_on_signals()
     if find_spec("hydra") is None:  # the commonest slip after `make train`
         sys.exit(
             f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate"

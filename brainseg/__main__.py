@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 from brainseg.cli.commands import COMMANDS
-from brainseg.core.signals import end_at_once
+from brainseg.core.signals import exit_on_signals
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         )
         sys.exit(0)
     del sys.argv[1]
-    end_at_once()
+    exit_on_signals()
     import_module(f"brainseg.{name}").main()
 
 

@@ -22,20 +22,19 @@ from brainseg.comparison import report
 from brainseg.comparison.compare import Comparison, Configuration, compare
 from brainseg.comparison.figures import FIGURES
 from brainseg.comparison.mlflow_run import log_comparison
-from brainseg.comparison.names import differing_settings, labelled
-from brainseg.comparison.runs import Run, gather
+from brainseg.comparison.names import configuration_names, differing_settings
+from brainseg.comparison.runs import ScoredRun, load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
-from brainseg.core.errors import DataError, RequestError
-from brainseg.core.errors import check as require
+from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.files import writing
-from brainseg.core.places import relocated
+from brainseg.core.places import relocated_path
 from brainseg.data.store import Store
 from brainseg.data.volume import main_channel
 from brainseg.reports import failures, failures_figure, figures, overlays, viewer
 from brainseg.reports.clinical import read_clinical
 from brainseg.reports.predictions import read_predictions
-from brainseg.runs.find import check_no_run, locate
-from brainseg.runs.sweep_record import jobs_of, last
+from brainseg.runs.find import check_no_run, resolve_run
+from brainseg.runs.sweep_record import jobs_of, last_sweep
 from brainseg.tracking import sweep as mlflow_sweep
 from brainseg.tracking.client import tracking_uri
 from brainseg.tracking.refusals import RefusedError
@@ -50,8 +49,8 @@ COLUMNS = 6  # configurations whose settings are listed side by side
 def run(config: CompareConfig) -> int:
     """Gather, compare, write and print; returns the exit code 0."""
     if config.sweep == "last":
-        config = replace(config, sweep=last(Path(config.root)))
-    runs = gather(
+        config = replace(config, sweep=last_sweep(Path(config.root)))
+    runs = load_runs(
         config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri
     )
     first = runs[0] if config.runs and len(runs) > 1 else None
@@ -61,24 +60,24 @@ def run(config: CompareConfig) -> int:
     return 0
 
 
-def _baseline(name: str, runs: Sequence[Run]) -> Run:
+def _baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
     """The run of this folder or MLflow id, or the first of the configuration that the table calls so. Raises RequestError."""
-    names = labelled(runs)
+    names = configuration_names(runs)
     for run in runs:
         if names[run.configuration] == name:
             return run
     listed = "; ".join(sorted(set(names.values()))[:5])
-    require(
+    check(
         "=" not in name or Path(name).exists(),
         "baseline",
         name,
         "no configuration is called so",
         f"they are: {listed}",
     )
-    return Run(locate(name, "baseline").resolve())
+    return ScoredRun(resolve_run(name, "baseline").resolve())
 
 
-def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
+def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
     # The store of this request, and not that of the runs, which a sweep may only have skipped.
     uri = tracking_uri(tracking.uri) if tracking.name != "none" else None
@@ -87,7 +86,7 @@ def summarise(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     )
     note = _bring(sweep, root, tracking) if tracking.name != "none" else ""
     try:
-        comparison = compare(gather(None, sweep, None, root, None), None, strict=False)
+        comparison = compare(load_runs(None, sweep, None, root, None), None, strict=False)
         return publish(comparison, _folder(config), config, tracking.experiment) + note
     except (
         RequestError,
@@ -103,7 +102,7 @@ def _bring(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        failure = mlflow_sweep.bring(sweep, jobs_of(sweep, root), tracking)
+        failure = mlflow_sweep.mirror_sweep(sweep, jobs_of(sweep, root), tracking)
     except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
         failure = " ".join(str(error).split())[:200]
     return (
@@ -131,8 +130,10 @@ def publish(
 
     `experiment` is the MLflow experiment of the run; None: that of the runs compared.
     """
-    pictures, tables = write(comparison, folder, config.clinical)
-    page = view(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
+    pictures, tables = write_comparison(comparison, folder, config.clinical)
+    page = (
+        write_viewer(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
+    )
     if page is None:
         (folder / "viewer.html").unlink(missing_ok=True)  # of an earlier comparison
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
@@ -157,7 +158,7 @@ def publish(
     return "\n".join(lines)
 
 
-def write(
+def write_comparison(
     comparison: Comparison, folder: Path, clinical: str | None
 ) -> tuple[dict[str, Path], dict]:
     """Write CSVs and pictures; returns the pictures by name and the tables by title, for the page."""
@@ -193,7 +194,7 @@ def write(
         name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None
     }
     for name, figure in drawn.items():
-        figures.save(figure, pictures[name])
+        figures.save_figure(figure, pictures[name])
     failures_figure.figure(analysed[0], folder / "pictures" / "failures.png", *analysed[1:])
     shown = {name: pictures[name] for name in drawn} | {
         "failures": folder / "pictures" / "failures.png"
@@ -202,7 +203,7 @@ def write(
         cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)
     ):
         shown["worst"] = folder / "pictures" / "worst.png"
-        overlays.draw(cases, shown["worst"])
+        overlays.draw_overlays(cases, shown["worst"])
     for name in {*FIGURES, "failures", "worst"} - set(shown):
         (folder / "pictures" / f"{name}.png").unlink(missing_ok=True)  # of an earlier comparison
     titled = {
@@ -215,7 +216,7 @@ def write(
     return shown, titled
 
 
-def view(comparison: Comparison, path: Path, count: int) -> Path | None:
+def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
     """Write the page of the `count` patients most telling of the best configuration, with the masks of the first `viewer.RUNS` of them.
 
     Returns its path; None, and no page, where the data file is gone or no run kept masks (`predictions=none`).
@@ -228,7 +229,7 @@ def view(comparison: Comparison, path: Path, count: int) -> Path | None:
         return None
     dice = [_of_first_seed(one).set_index("patient").dice for one, _ in found]
     patients = dice[0].index.to_list()
-    chosen = viewer.most_telling([(comparison.role, value) for value in dice[0]], count)
+    chosen = viewer.choose_slices([(comparison.role, value) for value in dice[0]], count)
     left_out = [patient for index, patient in enumerate(patients) if index not in chosen]
 
     def case(patient: str) -> viewer.Case:
@@ -261,7 +262,7 @@ def view(comparison: Comparison, path: Path, count: int) -> Path | None:
     title = "Tumour segmentation: " + (
         labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared"
     )
-    viewer.write(
+    viewer.write_viewer(
         path,
         map(case, (patients[index] for index in chosen)),
         labels,
@@ -305,7 +306,7 @@ def _patients(comparison: Comparison) -> "pd.DataFrame":
 
 
 def _cases(
-    worst: "pd.DataFrame", runs: Sequence[Run], store: Store, role: str
+    worst: "pd.DataFrame", runs: Sequence[ScoredRun], store: Store, role: str
 ) -> list[overlays.Case]:
     """The patients of `worst` with the masks of the runs that scored them in `role`, as far as those kept them (`predictions`)."""
     cases = []
@@ -334,9 +335,9 @@ def _cases(
     return cases
 
 
-def _store(runs: Sequence[Run]) -> Store | None:
+def _store(runs: Sequence[ScoredRun]) -> Store | None:
     """The data file that the runs were made on, if it is still there."""
-    path = relocated(runs[0].facts["data"]["path"], runs[0].path, runs[0].facts)
+    path = relocated_path(runs[0].facts["data"]["path"], runs[0].path, runs[0].facts)
     store = Store(path) if path.is_file() else None
     return (
         store
@@ -345,7 +346,7 @@ def _store(runs: Sequence[Run]) -> Store | None:
     )
 
 
-def check(config: CompareConfig) -> None:
+def check_request(config: CompareConfig) -> None:
     """All that can be refused before anything is created. Raises RequestError."""
     asked = [
         name
@@ -356,15 +357,15 @@ def check(config: CompareConfig) -> None:
         )
         if value
     ]
-    require(
+    check(
         len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them"
     )
     for name in config.runs or ():
         if not Path(name).is_dir():
-            locate(name, "runs")
+            resolve_run(name, "runs")
     if config.output is not None:
         check_no_run(Path(config.output))
-    require(
+    check(
         config.clinical is None or Path(config.clinical).is_file(),
         "clinical",
         config.clinical,
@@ -375,7 +376,7 @@ def check(config: CompareConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.compare` and `brainseg compare`."""
-    run_command("compare", run, check)
+    run_command("compare", run, check_request)
 
 
 if __name__ == "__main__":

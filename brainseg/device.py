@@ -29,11 +29,11 @@ class Device:
     precision: str
     channels_last: bool
     compile: bool
-    asked: str
+    requested: str
     threads: int
 
     @property
-    def got(self) -> str:
+    def resolved(self) -> str:
         """One line for the log: device, precision, format, hardware."""
         words = [
             str(self.torch),
@@ -49,7 +49,7 @@ class Device:
         )
 
     @property
-    def queues(self) -> bool:
+    def is_asynchronous(self) -> bool:
         """Whether it works off what it was given while the host goes on, so that to read one of its numbers is to wait for all."""
         return self.torch.type != "cpu"
 
@@ -77,7 +77,9 @@ class Device:
         return torch.compile(model) if self.compile else model
 
 
-def choose(config: DeviceConfig, threads: int | None = None, gpu: int | None = None) -> Device:
+def choose_device(
+    config: DeviceConfig, threads: int | None = None, gpu: int | None = None
+) -> Device:
     """Resolve `auto` by what the machine has, never by timing.
 
     `threads` and `gpu` stand in where the config names none: those of the run that goes on, or a launcher's share. Raises
@@ -110,15 +112,15 @@ def choose(config: DeviceConfig, threads: int | None = None, gpu: int | None = N
         "not offered on mps",
         "use device=mps",
     )
-    asked = f"{config.name}/{config.precision}"
+    requested = f"{config.name}/{config.precision}"
     return Device(
-        device, precision, config.channels_last, config.compile, asked, torch.get_num_threads()
+        device, precision, config.channels_last, config.compile, requested, torch.get_num_threads()
     )
 
 
 @contextmanager
-def own_threads() -> Iterator[None]:
-    """Undo at the end what `choose` does to the number of threads, which is the whole process's."""
+def restoring_threads() -> Iterator[None]:
+    """Undo at the end what `choose_device` does to the number of threads, which is the whole process's."""
     before = torch.get_num_threads()
     try:
         yield

@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg.cli.main import run_command
-from brainseg.comparison.runs import chosen_among
+from brainseg.comparison.runs import count_configurations_tried
 from brainseg.config import DataConfig, EvaluateConfig
-from brainseg.core.errors import check as require
+from brainseg.core.errors import check
 from brainseg.data import memory_cache
-from brainseg.data.open import open_store, outline
-from brainseg.data.split import draw
+from brainseg.data.open import open_store, read_dataset_info
+from brainseg.data.split import make_split
 from brainseg.data.store import Store
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.prediction.trained_model import (
-    Trained,
-    check_name,
+    TrainedModel,
+    check_checkpoint_exists,
     inference_of,
     load_members,
-    role_of,
-    saw,
+    members_that_saw,
+    patient_role,
     short_name,
 )
 from brainseg.prediction.training_data import chosen_data
@@ -52,14 +52,14 @@ log = logging.getLogger("brainseg")
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate, write and print; returns the exit code 0."""
-    device = choose(
+    device = choose_device(
         dataclasses.replace(config.device, compile=False)
     )  # to compile takes longer than all patients do
     seen = DataConfig(volume=config.data.volume, context=config.data.context or 0)
     members = load_members(config.checkpoint, seen, config.model)
     inference = inference_of(members, config.inference)
     data = chosen_data(config.data, members)
-    everyone = outline(data).patients
+    everyone = read_dataset_info(data).patients
     store = open_store(data)
     check_threshold(inference, store.classes)
     check_components(inference)
@@ -67,18 +67,18 @@ def run(config: EvaluateConfig) -> int:
     patients = _chosen(config, members, everyone, store)
     clinical = read_clinical(config.clinical, patients) if config.clinical else None
     leaky = _check_ensemble(config, members, patients, store)
-    among = max(chosen_among(name) for name in config.checkpoint)
+    among = max(count_configurations_tried(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
     if data.resident == "yes":
-        memory_cache.hold(datasets, device.torch, "yes")
-        memory_cache.release()  # from here on by the data sets alone
+        memory_cache.cache_in_memory(datasets, device.torch, "yes")
+        memory_cache.clear_cache()  # from here on by the data sets alone
     (model, dataset), *others = [
         (device.place(member.model(dataset)), dataset)
         for member, dataset in zip(members, datasets, strict=True)
     ]
 
     roles = {
-        volume: role_of(patient, members, store)
+        volume: patient_role(patient, members, store)
         for volume, patient in zip(store.volumes, store.patients, strict=True)
     }
     results = Results(dataset, config.predictions)
@@ -90,7 +90,7 @@ def run(config: EvaluateConfig) -> int:
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
-        "device": device.got,
+        "device": device.resolved,
         "data": {
             "path": str(store.path),
             "fingerprint": store.fingerprint,
@@ -146,7 +146,9 @@ def _title(results: Results, facts: dict[str, Any]) -> str:
         f"{sum(role == its for _, its in results.rows)} {role}"
         for role in dict.fromkeys(role for _, role in results.rows)
     )
-    title = f"{tables.counted(len(results.rows), 'patient')} by their role in training: {counts}"
+    title = (
+        f"{tables.format_count(len(results.rows), 'patient')} by their role in training: {counts}"
+    )
     title += ", leaky=true" if facts["leaky"] else ""
     if facts["chosen_among"] > 1:
         title += f"; one of {facts['chosen_among']} configurations of its sweep"
@@ -194,7 +196,9 @@ def _analyse_failures(
     )
 
 
-def _warn_of_other_data(members: Sequence[Trained], patients: Sequence[str], store: Store) -> None:
+def _warn_of_other_data(
+    members: Sequence[TrainedModel], patients: Sequence[str], store: Store
+) -> None:
     """Warn if the data are not those that a member was trained on, with the number of patients that are the same."""
     for member in members:
         trained_on = member.stored.get("fingerprint")
@@ -213,19 +217,19 @@ def _warn_of_other_data(members: Sequence[Trained], patients: Sequence[str], sto
 
 
 def _chosen(
-    config: EvaluateConfig, members: Sequence[Trained], patients: list[str], store: Store
+    config: EvaluateConfig, members: Sequence[TrainedModel], patients: list[str], store: Store
 ) -> list[str]:
     """Return the patients evaluated: `parts` of the split asked for, or of every member's own.
 
     In a member's own split a patient of `store` counts only if its scan is one of the training data.
     """
     splits = (
-        [draw(config.split, patients)]
+        [make_split(config.split, patients)]
         if config.split is not None
         else [member.split for member in members]
     )
     for member, split in zip(members, splits, strict=False):
-        require(
+        check(
             split is not None,
             "split",
             "null",
@@ -252,11 +256,11 @@ def _chosen(
         )
     of_all = " of every checkpoint" if len(splits) > 1 else ""
     rule = f"no patient of {store.path} is in these parts{of_all}"
-    require(bool(names), "parts", ",".join(config.parts), rule, _remedy(config, members[0], store))
+    check(bool(names), "parts", ",".join(config.parts), rule, _remedy(config, members[0], store))
     return names
 
 
-def _remedy(config: EvaluateConfig, member: Trained, store: Store) -> str:
+def _remedy(config: EvaluateConfig, member: TrainedModel, store: Store) -> str:
     """Return what helps where none of the patients is in the parts: mostly the data are not those of the training."""
     if member.stored.get("fingerprint") in (None, store.fingerprint):
         return "choose other parts, or split=all"
@@ -271,14 +275,18 @@ def _remedy(config: EvaluateConfig, member: Trained, store: Store) -> str:
 
 
 def _check_ensemble(
-    config: EvaluateConfig, members: Sequence[Trained], patients: Sequence[str], store: Store
+    config: EvaluateConfig, members: Sequence[TrainedModel], patients: Sequence[str], store: Store
 ) -> bool:
     """Whether members saw patients that others held out; refused unless `leaky=true`: their mean would be a score on nobody new."""
-    seen = {patient: names for patient in patients if (names := saw(patient, members, store))}
+    seen = {
+        patient: names
+        for patient in patients
+        if (names := members_that_saw(patient, members, store))
+    }
     one = next(iter(seen), "")
     by = ", ".join(seen.get(one, []))
     rule = f"{len(seen)} of {len(patients)} patients were trained or selected on by some of them, as {one} by {by}"
-    require(
+    check(
         not seen or config.leaky,
         "checkpoint",
         f"{len(members)} of them",
@@ -288,15 +296,15 @@ def _check_ensemble(
     return bool(seen)
 
 
-def check(config: EvaluateConfig) -> None:
+def check_request(config: EvaluateConfig) -> None:
     """All that can be refused before anything is created or read in full. Raises RequestError."""
-    choose(config.device)
+    choose_device(config.device)
     if config.data.path is not None:
-        outline(DataConfig(path=config.data.path))
+        read_dataset_info(DataConfig(path=config.data.path))
     for name in config.checkpoint:
-        check_name(name)
+        check_checkpoint_exists(name)
     check_no_run(folder_of(config))
-    require(
+    check(
         config.clinical is None or Path(config.clinical).is_file(),
         "clinical",
         config.clinical,
@@ -307,7 +315,7 @@ def check(config: EvaluateConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.evaluate` and `brainseg evaluate`."""
-    run_command("evaluate", run, check)
+    run_command("evaluate", run, check_request)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,15 @@ import torch
 from brainseg import __version__
 from brainseg.cli.main import run_command
 from brainseg.config import DataConfig, ExportConfig
-from brainseg.core.errors import DataError
-from brainseg.core.errors import check as require
+from brainseg.core.errors import DataError, check
 from brainseg.core.files import write_bytes
 from brainseg.models import export, networks
-from brainseg.prediction.trained_model import USUAL, Trained, check_name, load_members
+from brainseg.prediction.trained_model import (
+    DEFAULT_IMAGE_SIZE,
+    TrainedModel,
+    check_checkpoint_exists,
+    load_members,
+)
 
 LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
 ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger
@@ -47,7 +51,7 @@ def run(config: ExportConfig) -> int:
         tensor.numel() * tensor.element_size() for tensor in network.state_dict().values()
     )
     fits = config.format != "onnx" or parameters < ONNX_LIMIT
-    require(
+    check(
         fits,
         "format",
         "onnx",
@@ -77,7 +81,7 @@ def run(config: ExportConfig) -> int:
     return 0
 
 
-def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
+def facts_of(trained: TrainedModel, multiple: int, format: str) -> dict[str, str]:
     """What has to be known to use the file, as text: lists and numbers are JSON."""
     context, outputs = trained.data.context, networks.num_outputs(trained.classes)
     inputs = [
@@ -115,9 +119,11 @@ def facts_of(trained: Trained, multiple: int, format: str) -> dict[str, str]:
     }
 
 
-def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
+def _trials(trained: TrainedModel, multiple: int) -> list[torch.Tensor]:
     """Images of two sizes and batches in which they are compared: that of the training, and a smaller one that is not square."""
-    rows, columns = (-(-side // multiple) * multiple for side in trained.image_size or USUAL)
+    rows, columns = (
+        -(-side // multiple) * multiple for side in trained.image_size or DEFAULT_IMAGE_SIZE
+    )
     smaller = [multiple * max(side // 2 // multiple, 32 // multiple, 1) for side in (rows, columns)]
     generator = torch.Generator().manual_seed(0)
     sizes = [
@@ -127,11 +133,11 @@ def _trials(trained: Trained, multiple: int) -> list[torch.Tensor]:
     return [torch.rand(size, generator=generator) for size in sizes]
 
 
-def check(config: ExportConfig) -> None:
+def check_request(config: ExportConfig) -> None:
     """All that can be refused before anything is created. Raises RequestError."""
-    check_name(config.checkpoint)
+    check_checkpoint_exists(config.checkpoint)
     output = Path(config.output)
-    require(
+    check(
         not output.is_dir(),
         "output",
         output,
@@ -139,7 +145,7 @@ def check(config: ExportConfig) -> None:
         f"name a file, as unet.{config.format}",
     )
     folder = next(folder for folder in output.absolute().parents if folder.exists())
-    require(
+    check(
         folder.is_dir() and os.access(folder, os.W_OK),
         "output",
         output,
@@ -151,7 +157,7 @@ def check(config: ExportConfig) -> None:
         if config.format == "onnx"
         else []
     )
-    require(
+    check(
         not missing,
         "format",
         "onnx",
@@ -162,7 +168,7 @@ def check(config: ExportConfig) -> None:
 
 def main() -> None:
     """Entry point of `python -m brainseg.export` and `brainseg export`."""
-    run_command("export", run, check)
+    run_command("export", run, check_request)
 
 
 if __name__ == "__main__":

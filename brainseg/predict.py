@@ -19,22 +19,22 @@ from tqdm import tqdm
 from brainseg.cli.main import run_command
 from brainseg.config import PredictConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.cases.find import check_input, find
-from brainseg.data.cases.study import Study
+from brainseg.data.cases.find import check_input, find_cases
+from brainseg.data.cases.study import InputCase
 from brainseg.data.memory_store import MemoryStore
 from brainseg.data.volume import main_channel, patient_of
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.prediction import output_folder, viewer
 from brainseg.prediction import pictures as prediction_report
-from brainseg.prediction.output_folder import Prediction
+from brainseg.prediction.output_folder import CasePrediction
 from brainseg.prediction.segmenter import Segmenter
 from brainseg.prediction.trained_model import (
-    Trained,
-    check_name,
+    TrainedModel,
+    check_checkpoint_exists,
     inference_of,
     load_members,
-    role_of,
-    saw,
+    members_that_saw,
+    patient_role,
     short_name,
 )
 from brainseg.reports import predictions, tables
@@ -47,14 +47,14 @@ log = logging.getLogger("brainseg")
 def run(config: PredictConfig) -> int:
     """Segment every study that is not done, write, and print; returns 1 if one could not be read, else 0."""
     start, output = time.perf_counter(), Path(config.output)
-    device = choose(
+    device = choose_device(
         dataclasses.replace(config.device, compile=False)
     )  # to compile takes longer than a study does
     members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(
         members, inference_of(members, config.inference), device, config.batch_size
     )
-    studies = find(
+    studies = find_cases(
         config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes
     )
     output_folder.check_output(output, [Path(path) for path in config.paths])
@@ -63,7 +63,7 @@ def run(config: PredictConfig) -> int:
     facts = {
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
-        "device": device.got,
+        "device": device.resolved,
         "inference": settings["inference"],
         "input": config.input,
         "trained_on": _training_data(members),
@@ -71,7 +71,7 @@ def run(config: PredictConfig) -> int:
     }
     output_folder.begin(output, facts)
 
-    found: list[Prediction] = []
+    found: list[CasePrediction] = []
     failed: dict[str, str] = {}
     made = 0
     print(output_folder.NOTICE)
@@ -82,7 +82,7 @@ def run(config: PredictConfig) -> int:
     ):  # None: not into a log file
         try:
             digest = output_folder.digest_of(settings, study)
-            one = output_folder.done(output / study.name, digest)
+            one = output_folder.is_complete(output / study.name, digest)
             if one is None:
                 one, made = _segmented(study, segmenter, config, digest), made + 1
             found.append(one)
@@ -110,7 +110,7 @@ def run(config: PredictConfig) -> int:
     if config.viewer and found:
         network = " + ".join(map(short_name, config.checkpoint))
         by_name = {study.name: study for study in studies}
-        viewer.write(output, by_name, found, segmenter.classes, config.viewer, network)
+        viewer.write_viewer(output, by_name, found, segmenter.classes, config.viewer, network)
     for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
         print(line)
     pictures = [
@@ -133,8 +133,8 @@ def run(config: PredictConfig) -> int:
         *(pictures if found else []),
     ]
     print(f"written to {output}: a folder a study, {', '.join(files)}")
-    if others := output_folder.others_in(output, studies):
-        kept = tables.counted(len(others), "folder")
+    if others := output_folder.other_files_in(output, studies):
+        kept = tables.format_count(len(others), "folder")
         print(
             f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages"
         )
@@ -144,8 +144,8 @@ def run(config: PredictConfig) -> int:
 
 
 def _segmented(
-    study: Study, segmenter: Segmenter, config: PredictConfig, digest: str
-) -> Prediction:
+    study: InputCase, segmenter: Segmenter, config: PredictConfig, digest: str
+) -> CasePrediction:
     """One study from its pixels to its folder."""
     scan = study.read()
     store = MemoryStore(study.name, scan, study.channels, segmenter.classes)
@@ -161,7 +161,7 @@ def _segmented(
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
     voxels = output_folder.voxels_of(one.prediction, store.classes)
     role, notes = (
-        role_of(store.patients[0], segmenter.members, store, scored),
+        patient_role(store.patients[0], segmenter.members, store, scored),
         [*study.notes, *_notes(store, segmenter)],
     )
     predictions.write_predictions(
@@ -171,7 +171,7 @@ def _segmented(
     files.append(folder / output_folder.MASKS)
     shape, score = list(one.prediction.shape), one.score if scored else None
     source = output_folder.files_of(study)
-    prediction = Prediction(
+    prediction = CasePrediction(
         study.name,
         digest,
         {},
@@ -234,7 +234,7 @@ def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
     return notes
 
 
-def _training_data(members: Sequence[Trained]) -> list[str]:
+def _training_data(members: Sequence[TrainedModel]) -> list[str]:
     """Return a line for each data file that a member's checkpoint says it was trained on."""
     lines = []
     for member in members:
@@ -246,7 +246,7 @@ def _training_data(members: Sequence[Trained]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _assigned(studies: Sequence[Study], channels: Sequence[str]) -> list[str]:
+def _assigned(studies: Sequence[InputCase], channels: Sequence[str]) -> list[str]:
     """Return a line that says where each sequence comes from, for each way that the studies say so.
 
     Of more than ten ways the first ten are listed, and summary.json holds all.
@@ -277,7 +277,7 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
         ],
         "data": [[member.channels, member.data.context] for member in segmenter.members],
         "inference": dataclasses.asdict(segmenter.inference),
-        "device": segmenter.device.got,
+        "device": segmenter.device.resolved,
         "batch_size": config.batch_size,
         "probabilities": config.probabilities,
         "volume": config.volume,
@@ -286,19 +286,19 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _leaky(found: Sequence[Prediction], members: Sequence[Trained]) -> bool:
+def _leaky(found: Sequence[CasePrediction], members: Sequence[TrainedModel]) -> bool:
     """Whether scores are of patients that some members of the ensemble saw, and others did not."""
     known = [one for one in found if one.score is not None and one.role != "unknown"]
     seen = [
         one.name
         for one in known
-        if one.score is not None and saw(patient_of(one.score.patient), members)
+        if one.score is not None and members_that_saw(patient_of(one.score.patient), members)
     ]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
     return bool(seen) or (leaky_split and any(one.score is not None for one in found))
 
 
-def _by_note(found: Sequence[Prediction]) -> dict[str, list[str]]:
+def _by_note(found: Sequence[CasePrediction]) -> dict[str, list[str]]:
     """The studies by what is to be said of them."""
     notes: dict[str, list[str]] = {}
     for one in found:
@@ -307,14 +307,14 @@ def _by_note(found: Sequence[Prediction]) -> dict[str, list[str]]:
     return notes
 
 
-def _caption(one: Prediction) -> str:
+def _caption(one: CasePrediction) -> str:
     voxels = sum(one.voxels.values())
     size = f"{voxels:,} voxels" if one.spacing is None else f"{one.millilitres(voxels):.1f} ml"
     return size + (f", Dice {one.score.dice:.3f}" if one.score else "")
 
 
 def _said(
-    found: Sequence[Prediction],
+    found: Sequence[CasePrediction],
     made: int,
     failed: Mapping[str, str],
     metrics: dict[str, float],
@@ -329,8 +329,9 @@ def _said(
     if metrics:
         roles = [one.role for one in found if one.score is not None]
         counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
-        title = f"{tables.counted(len(roles), 'patient')} by their role in training: {counts}" + (
-            ", leaky=true" if leaky else ""
+        title = (
+            f"{tables.format_count(len(roles), 'patient')} by their role in training: {counts}"
+            + (", leaky=true" if leaky else "")
         )
         lines.append(tables.metrics_table(metrics, title))
     empty = sum(not any(one.voxels.values()) for one in found)
@@ -341,17 +342,17 @@ def _said(
     return lines
 
 
-def check(config: PredictConfig) -> None:
+def check_request(config: PredictConfig) -> None:
     """All that can be refused before a checkpoint or a scan is read. Raises RequestError."""
-    choose(config.device)
+    choose_device(config.device)
     for name in config.checkpoint:
-        check_name(name)
+        check_checkpoint_exists(name)
     check_input(config.input)
 
 
 def main() -> None:
     """Entry point of `python -m brainseg.predict` and `brainseg predict`."""
-    run_command("predict", run, check)
+    run_command("predict", run, check_request)
 
 
 if __name__ == "__main__":

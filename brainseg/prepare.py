@@ -18,11 +18,10 @@ from pathlib import Path
 
 from brainseg.cli.main import run_command
 from brainseg.config import PrepareConfig
-from brainseg.core.errors import DataError
-from brainseg.core.errors import check as require
+from brainseg.core.errors import DataError, check
 from brainseg.core.files import target
 from brainseg.core.signals import Interrupted
-from brainseg.data.conversion import Summary, prepare
+from brainseg.data.conversion import Summary, convert
 from brainseg.data.fault_report import enumerate_names, summarise
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
@@ -31,17 +30,17 @@ from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 SHOWN = 20  # names of ignored files
 
 
-def check(config: PrepareConfig) -> None:
+def check_request(config: PrepareConfig) -> None:
     """Raise RequestError, before anything is read, if there is no such source or reader or the output cannot be written."""
     source, output = Path(config.source), Path(config.output)
     rule = "is a file" if source.is_file() else "no such folder"
-    require(
+    check(
         source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders"
     )
     scanner(source, reading_of(config))
-    require(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
+    check(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
     if output.is_file():
-        require(
+        check(
             not is_open_elsewhere(output),
             "output",
             output,
@@ -49,9 +48,9 @@ def check(config: PrepareConfig) -> None:
             "close that program, or remove the file",
         )
     ours = not output.exists() or is_store(output)
-    require(ours, "output", output, f"is there already and {FOREIGN}", "name another, or remove it")
+    check(ours, "output", output, f"is there already and {FOREIGN}", "name another, or remove it")
     folder = next(folder for folder in target(output).absolute().parents if folder.exists())
-    require(
+    check(
         folder.is_dir() and os.access(folder, os.W_OK),
         "output",
         output,
@@ -64,7 +63,7 @@ def run(config: PrepareConfig) -> int:
     """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
     start = time.perf_counter()
     try:
-        summary = prepare(
+        summary = convert(
             config.source,
             config.output,
             config.on_fault,
@@ -148,7 +147,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
 
 def main() -> None:
     """Entry point of `python -m brainseg.prepare` and `brainseg prepare`."""
-    run_command("prepare", run, check)
+    run_command("prepare", run, check_request)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import shlex
 from brainseg.cli.main import run_command
 from brainseg.config import RegisterConfig
 from brainseg.tracking import registry as mlflow_registry
-from brainseg.tracking.client import page, tracking_uri
+from brainseg.tracking.client import tracking_uri, ui_url
 
 
 def run(config: RegisterConfig) -> int:
     """Register and print; returns the exit code 0."""
-    found = mlflow_registry.find(config.run, config.tracking.uri)
-    done = mlflow_registry.register(found, config.name, config.alias)
+    found = mlflow_registry.find_model(config.run, config.tracking.uri)
+    done = mlflow_registry.register_model(found, config.name, config.alias)
     which = f"version {done.version} of {config.name}"
     print(
         f"registered:    {which}"
@@ -32,7 +32,7 @@ def run(config: RegisterConfig) -> int:
         )
         print(f"alias:         {config.alias}{moved}")
         name = f"models:/{config.name}@{config.alias}"
-    print(f"MLflow:        {page(found.uri)}/#/models/{config.name}/versions/{done.version}")
+    print(f"MLflow:        {ui_url(found.uri)}/#/models/{config.name}/versions/{done.version}")
     elsewhere = (
         "" if found.uri == tracking_uri(None) else f"MLFLOW_TRACKING_URI={shlex.quote(found.uri)} "
     )
@@ -40,14 +40,14 @@ def run(config: RegisterConfig) -> int:
     return 0
 
 
-def check(config: RegisterConfig) -> None:
+def check_request(config: RegisterConfig) -> None:
     """All that can be refused before anything is created. Raises RequestError."""
-    mlflow_registry.find(config.run, config.tracking.uri)
+    mlflow_registry.find_model(config.run, config.tracking.uri)
 
 
 def main() -> None:
     """Entry point of `python -m brainseg.register` and `brainseg register`."""
-    run_command("register", run, check)
+    run_command("register", run, check_request)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from brainseg import train
 from brainseg.cli.main import run_command, with_options_added
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import check_budget, compose_job
-from brainseg.config.hydra_errors import nearest
-from brainseg.config.overrides import by_setting, setting_of
-from brainseg.core.errors import RequestError
-from brainseg.core.errors import check as require
+from brainseg.config.hydra_errors import suggest_setting
+from brainseg.config.overrides import setting_of, values_by_setting
+from brainseg.core.errors import RequestError, check
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
-from brainseg.runs.identity import differing, without_identity
+from brainseg.runs.identity import drop_non_identity, non_default_settings
 from brainseg.runs.run_folder import Job, RunFolder
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
@@ -52,7 +51,7 @@ class Plan(NamedTuple):
         job = self.jobs[0]
         fixed = {
             name: str(value)
-            for name, value in without_identity(differing(job)).items()
+            for name, value in drop_non_identity(non_default_settings(job)).items()
             if name not in self.space
         }
         if job.data.path is not None:
@@ -75,7 +74,7 @@ class Pruned(Stopped):
     """The search has ended the run after an epoch: it would hardly become the best."""
 
 
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments that are the search's own (its settings, Hydra's flags), and the overrides of brainseg.train."""
     trains = [
         one
@@ -87,13 +86,13 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     return [one for one in argv if one not in trains], trains
 
 
-def plan(overrides: list[str], config: SearchConfig) -> Plan:
+def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
     """Compose the ends of the space; creates nothing. Raises RequestError."""
-    fixed, varied = search_space.typed(overrides)
-    given = by_setting(fixed)
+    fixed, varied = search_space.format_value(overrides)
+    given = values_by_setting(fixed)
     known = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
-        require(
+        check(
             given.get(name, "auto") == "auto",
             name,
             given.get(name),
@@ -101,19 +100,19 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
             "leave it out",
         )
     for name, value in {**given, **varied}.items():
-        require(
+        check(
             "." in name or name in known,
             name,
             value,
             "no such setting of search or train",
-            nearest(name, known),
+            suggest_setting(name, known),
         )
     chosen = config.space or (None if varied else "quick")
     if chosen is not None:  # what is typed wins: it narrows the space, or takes a setting out of it
         varied = {
-            name: one for name, one in search_space.load(chosen).items() if name not in given
+            name: one for name, one in search_space.load_space(chosen).items() if name not in given
         } | varied
-    require(
+    check(
         bool(varied),
         "space",
         chosen,
@@ -126,7 +125,7 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
             or name in ("data.path", "data.limit_patients")
             or name.startswith("data.phantom")
         )
-        require(
+        check(
             not shared,
             name,
             ",".join(map(str, search_space.ends(varied[name]))),
@@ -142,14 +141,14 @@ def plan(overrides: list[str], config: SearchConfig) -> Plan:
     jobs = [compose_job("train", [*fixed, *search_space.overrides(settings)]) for settings in ends]
     for job in jobs:
         check_budget([*overrides, *varied], job)
-    require(
+    check(
         jobs[0].test != "yes",
         "test",
         "yes",
         "a search must not see test patients",
         "leave test=auto and evaluate the chosen run",
     )
-    require(
+    check(
         not jobs[0].rerun,
         "rerun",
         "true",
@@ -170,16 +169,16 @@ class Search:
     def check(self, config: SearchConfig) -> None:
         """All that can be refused before anything is created. Raises RequestError."""
         there = importlib.util.find_spec("optuna") is not None
-        require(
+        check(
             there,
             "optuna",
             "not installed",
             "brainseg.search needs it",
             "pip install 'optuna>=4.9,<6'",
         )
-        self.plan = plan(self.overrides, config)
+        self.plan = plan_search(self.overrides, config)
         for job in self.plan.jobs:
-            if missing := train.check(job).missing:
+            if missing := train.check_request(job).missing:
                 raise RequestError(missing)
         if self.plan.database.exists():
             Study(self.plan.database, self.plan.settings)
@@ -204,13 +203,13 @@ class Search:
         distributions, failed = search_space.distributions(planned.space), 0
         with named_errors(planned.database):
             while (trial := study.begin(config, distributions)) is not None:
-                failed += not attempt(study, trial, planned)
+                failed += not run_trial(study, trial, planned)
             proposed = {one.number: search_space.overrides(one.params) for one in study.trials()}
-            print(report.summary(study, planned.overrides, proposed))
+            print(report.format_summary(study, planned.overrides, proposed))
         return int(failed > 0)
 
 
-def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
+def run_trial(study: Study, trial: "Trial", planned: Plan) -> bool:
     """Run one trial and write down how it ended; False if it failed, which never ends the search."""
     varied = search_space.overrides(trial.params)
     job = Job(
@@ -223,7 +222,9 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
     try:
         config = compose_job("train", list(job.overrides))
-        outcome = train.run(config, job, Follower(trial, by_time=config.max_minutes is not None))
+        outcome = train.run(
+            config, job, TrialCallback(trial, by_time=config.max_minutes is not None)
+        )
         name_run(trial, RunFolder(outcome.folder))
         print(f"trial {trial.number}: val/dice {study.finish(trial):.4f}", flush=True)
     except Pruned as pruned:
@@ -248,7 +249,7 @@ def attempt(study: Study, trial: "Trial", planned: Plan) -> bool:
     return True
 
 
-class Follower:
+class TrialCallback:
     """Tells the study a trial's epochs as they come, and ends the run where the study's pruner says so."""
 
     def __init__(self, trial: "Trial", by_time: bool = False) -> None:
@@ -276,7 +277,7 @@ class Follower:
 
 def main() -> None:
     """Entry point of `python -m brainseg.search` and `brainseg search`."""
-    own, trains = split(sys.argv[1:])
+    own, trains = split_arguments(sys.argv[1:])
     command = Search(with_options_added(trains))
     run_command("search", command.run, command.check, own)
 

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from brainseg.core.errors import RequestError, check
-from brainseg.tracking.mirror import replicate, tracking_uri
+from brainseg.tracking.client import tracking_uri
+from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import remedy_of
 
 

@@ -15,53 +15,58 @@ import torch
 
 from brainseg.cli.main import run_command
 from brainseg.config import TrainConfig
-from brainseg.core.errors import DeviceMissingError
-from brainseg.core.errors import check as require
+from brainseg.core.errors import DeviceMissingError, check
 from brainseg.core.seeds import seed_for
 from brainseg.core.signals import Signals
 from brainseg.data import memory_cache
 from brainseg.data.augment import can_miss
 from brainseg.data.dataset import MRIDataset, epoch_order
-from brainseg.data.open import fingerprint, in_channels, open_store, outline
+from brainseg.data.open import fingerprint, in_channels, open_store, read_dataset_info
 from brainseg.data.plausibility import check_parts
-from brainseg.data.split import Split, draw
+from brainseg.data.split import Split, make_split
 from brainseg.data.store import Store
-from brainseg.device import choose, own_threads, peak_memory
+from brainseg.device import choose_device, peak_memory, restoring_threads
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.models import networks
 from brainseg.reports import figures
 from brainseg.reports.scores import Results
 from brainseg.runs import checkpoint
-from brainseg.runs.callbacks import Follower, Watch, alone, conclude, mirrored
-from brainseg.runs.dry_run import Facts, extends, finished_before
-from brainseg.runs.find import claim, locate
-from brainseg.runs.identity import budget, identity
-from brainseg.runs.metadata import describe, folder_name
+from brainseg.runs.callbacks import (
+    EpochCallback,
+    RunCallbacks,
+    describe_result,
+    mirroring,
+    no_callback,
+)
+from brainseg.runs.dry_run import JobCheck, extends, finished_before
+from brainseg.runs.find import claim_run_folder, resolve_run
+from brainseg.runs.identity import identity, training_budget
+from brainseg.runs.metadata import folder_name, run_metadata
 from brainseg.runs.resume import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
 from brainseg.runs.run_folder import Job, Outcome, RunFolder
 from brainseg.tracking.client import tracking_uri
 from brainseg.training import losses, optimizers
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.state import State
 from brainseg.training.time_budget import begin_plan, measure_pace
-from brainseg.training.trial_step import rehearse
+from brainseg.training.trial_step import check_training_step
 
 ALONE = Job()
 log = logging.getLogger("brainseg")
 
 
-def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outcome:
+def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callback) -> Outcome:
     """Train, validate, test and report one run; returns how it ended. What a run dies of is in its folder, and raised.
 
     `follow` sees it before the first step and after each epoch, and may end it there by raising `Stopped`.
     """
-    device = choose(config.device, job.threads, job.gpu)
+    device = choose_device(config.device, job.threads, job.gpu)
 
     # Patients are dealt to training, validation and test before a pixel is read.
     store = open_store(config.data)
-    split = draw(config.split, outline(config.data).patients)
+    split = make_split(config.split, read_dataset_info(config.data).patients)
     train, validation, test = (
         dataset(store, config, part) for part in (split.train, split.validation, split.test)
     )
@@ -71,16 +76,16 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
 
     # The same settings, data, split and code find the same folder again: resume or skip.
     digest = identity(config, store.fingerprint, split)
-    folder = claim(config, job, folder_name(config, digest))
+    folder = claim_run_folder(config, job, folder_name(config, digest))
     if folder.exists:
         folder.check_settings(config)
         folder.check_data(store.fingerprint, split)
-        device = choose(
+        device = choose_device(
             config.device, folder.threads or job.threads, job.gpu
         )  # its bits depend on the number of threads
     anew = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
-        longer = f"{budget(config)[0]}=..." + (
+        longer = f"{training_budget(config)[0]}=..." + (
             " force=true" if config.scheduler.name in PLANNED else ""
         )
         log.info(
@@ -93,27 +98,27 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
 
     # Names become objects in networks, losses and optimizers; the state is all that a step changes, and all that a checkpoint keeps.
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
-    task = Task(config, device, train, validation, criterion)
+    task = TrainingContext(config, device, train, validation, criterion)
     state = new_state(task)
-    facts = describe(config, job, store, split, device, digest, state.model)
+    facts = run_metadata(config, job, store, split, device, digest, state.model)
     if not anew:
         check_extension(folder, task)
     with (
         Signals() as signals,
-        mirrored(folder.path, config.tracking) as mirror,
+        mirroring(folder.path, config.tracking) as mirror,
         folder.active(facts, config, split),
     ):
         if anew:
             folder.forget()
-        memory_cache.hold((train, validation), device.torch, config.data.resident)
+        memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
-            stoppable = Hooks(after_step=lambda _: signals.poll())
+            stoppable = Callbacks(after_step=lambda _: signals.poll())
             if plans := plans_to_repeat(config):
                 state.follow(plans)
             else:
                 begin_plan(state, new_state(task), task, stoppable)
 
-        with Watch(folder, task, state, split, signals, mirror, follow).showing() as hooks:
+        with RunCallbacks(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
 
         # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.
@@ -133,13 +138,13 @@ def run(config: TrainConfig, job: Job = ALONE, follow: Follower = alone) -> Outc
                     [evaluated], {evaluated.score.patient: role}
                 )  # under a leaky split it may be a training patient too
                 signals.poll()
-        figures.curves(state.history, folder.path / "pictures" / "curves.png")
+        figures.draw_curves(state.history, folder.path / "pictures" / "curves.png")
         metrics = results.write(
             folder.path,
             {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky},
         )
         folder.tidy(config.checkpoint.keep)
-    print(conclude(folder.path, metrics, results.explained(), mirror))
+    print(describe_result(folder.path, metrics, results.explained(), mirror))
     signals.poll()  # one that came too late for this run still ends its sweep
     return Outcome("finished", str(folder.path))
 
@@ -151,7 +156,7 @@ def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRI
     )
 
 
-def new_state(task: Task) -> State:
+def new_state(task: TrainingContext) -> State:
     """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
     config = task.config
     torch.manual_seed(seed_for(config.seed, "weights"))
@@ -163,13 +168,13 @@ def new_state(task: Task) -> State:
     return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
 
 
-def check(config: TrainConfig) -> Facts:
+def check_request(config: TrainConfig) -> JobCheck:
     """All that can be refused before anything is created, and what a dry run prints. Raises RequestError.
 
     Under device.on_missing=skip a device that is not there is no error but among the facts.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
-    require(
+    check(
         ranks == "1",
         "WORLD_SIZE",
         ranks,
@@ -177,20 +182,20 @@ def check(config: TrainConfig) -> Facts:
         "start it with plain python",
     )
     device, missing = config.device.name, ""
-    with own_threads():
+    with restoring_threads():
         try:
-            device = choose(config.device).got
+            device = choose_device(config.device).resolved
         except DeviceMissingError as error:
             if config.device.on_missing == "error":
                 raise
             missing = str(error)
-    found = outline(config.data)
-    split = draw(config.split, found.patients)
+    found = read_dataset_info(config.data)
+    split = make_split(config.split, found.patients)
     if config.data.path is not None and not config.allow_empty:
         with open_store(config.data) as store:
             check_parts(store, split)
     two_sizes = config.half_resolution > 0 and networks.needs_fixed_size(config.model)
-    require(
+    check(
         not two_sizes,
         "half_resolution",
         config.half_resolution,
@@ -198,13 +203,13 @@ def check(config: TrainConfig) -> Facts:
         "set it to 0, or choose another network",
     )
     slices = _epoch_length(config, split)
-    parameters = rehearse(
+    parameters = check_training_step(
         config, in_channels(config.data, found), found.classes, found.size, slices
     )
     check_threshold(config.inference, found.classes)
     check_components(config.inference)
     sequences = found.channels if config.data.volume is None else [config.data.volume]
-    require(
+    check(
         not config.augment.missing or can_miss(sequences),
         "augment.missing",
         config.augment.missing,
@@ -212,11 +217,11 @@ def check(config: TrainConfig) -> Facts:
         "set it to 0",
     )
     if config.resume not in (None, "auto", "never"):
-        named = RunFolder(locate(config.resume))
+        named = RunFolder(resolve_run(config.resume))
         named.check_settings(config)
         check_curve(named.config, config)
     if config.steps_of is not None:
-        locate(config.steps_of, "steps_of")
+        resolve_run(config.steps_of, "steps_of")
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
     free = (
@@ -224,7 +229,7 @@ def check(config: TrainConfig) -> Facts:
         or config.resume not in (None, "never")
         or not (Path(config.output) / "run.json").is_file()
     )
-    require(
+    check(
         free,
         "output",
         config.output,
@@ -234,9 +239,9 @@ def check(config: TrainConfig) -> Facts:
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
     digest_of_data = fingerprint(config.data)
     if digest_of_data is None:
-        return Facts(parameters, patients, device, missing)
+        return JobCheck(parameters, patients, device, missing)
     name = folder_name(config, identity(config, digest_of_data, split))
-    return Facts(
+    return JobCheck(
         parameters,
         patients,
         device,
@@ -267,17 +272,17 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     `threads` is a launcher's share, as in Job. Call it in a process of its own: a process keeps the memory of what it did
     before. On a GPU it is the GPU's memory.
     """
-    device = choose(config.device, threads)
+    device = choose_device(config.device, threads)
     store = open_store(config.data)
-    split = draw(config.split, outline(config.data).patients)
+    split = make_split(config.split, read_dataset_info(config.data).patients)
     train, validation = (
         dataset(store, config, split.train),
         dataset(store, config, split.validation),
     )
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
-    task = Task(config, device, train, validation, criterion)
-    memory_cache.hold((train, validation), device.torch, config.data.resident)
-    pace = measure_pace(new_state(task), task, Hooks())
+    task = TrainingContext(config, device, train, validation, criterion)
+    memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
+    pace = measure_pace(new_state(task), task, Callbacks())
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
     seconds = config.epochs * (
         task.steps_per_epoch * step + pace.validation / config.validate_every
@@ -287,16 +292,16 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
 
 def main() -> None:
     """Entry point of `python -m brainseg.train` and `brainseg train`."""
-    run_command("train", run, check, finish=summarise)
+    run_command("train", run, check_request, finish=summarise_sweep)
 
 
-def summarise(sweep: str, root: Path, config: TrainConfig) -> str:
+def summarise_sweep(sweep: str, root: Path, config: TrainConfig) -> str:
     """Compare what has finished of a sweep; its report, its pictures and its MLflow run."""
     from brainseg import (
         compare,
     )  # with matplotlib and pandas, which a run's first step need not wait for
 
-    return compare.summarise(sweep, root, config.tracking)
+    return compare.summarise_sweep(sweep, root, config.tracking)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from pathlib import Path
 from benchmarks import epoch, growth, inference, page, process, steps
 from benchmarks.measure import Section
 from brainseg.config import PhantomConfig
-from brainseg.config.overrides import by_setting
-from brainseg.data.conversion import prepare
+from brainseg.config.overrides import values_by_setting
+from brainseg.data.conversion import convert
 from brainseg.data.phantom.cohort import ensure_cohort
 
 DEFAULTS = {
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--worker"]:
         steps.work(arguments[1], json.loads(arguments[2]))
         return 0
-    typed = by_setting(arguments)
+    typed = values_by_setting(arguments)
     if unknown := typed.keys() - DEFAULTS.keys():
         print(
             __doc__
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
             else ensure_cohort(PhantomConfig()).with_suffix("") / "kaggle_3m"
         )
         path = str(Path(folder) / "cohort.h5")
-        prepare(source, path)
+        convert(source, path)
         parts: dict[str, Callable[[], Section]] = {
             "steps": lambda: steps.measure(rounds, steps.REFERENCE),
             "epoch": lambda: epoch.measure(rounds, path),

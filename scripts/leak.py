@@ -35,17 +35,17 @@ from hydra import initialize_config_dir
 from brainseg import train
 from brainseg.config import TrainConfig
 from brainseg.config.compose import CONFIGS, compose_job
-from brainseg.config.overrides import by_setting, setting_of, value_of, without
+from brainseg.config.overrides import setting_of, value_of, values_by_setting, without_settings
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.files import write_json, writing
 from brainseg.core.signals import Interrupted
-from brainseg.data.open import open_store, outline
+from brainseg.data.open import open_store, read_dataset_info
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
-from brainseg.data.volume import Volume, describe, patient_of
+from brainseg.data.volume import Volume, compute_volume_stats, patient_of
 from brainseg.evaluation.statistics import bootstrap
-from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from brainseg.reports.tables import read_scores
 from brainseg.runs import checkpoint
 from brainseg.runs.run_folder import Job, RunFolder
@@ -95,7 +95,7 @@ def run(overrides: list[str]) -> pd.DataFrame:
         )
     experiment = (
         []
-        if "tracking.experiment" in by_setting(overrides)
+        if "tracking.experiment" in values_by_setting(overrides)
         else ["tracking.experiment=brainseg-leak"]
     )
     asked = compose([*overrides, *experiment])
@@ -107,7 +107,7 @@ def run(overrides: list[str]) -> pd.DataFrame:
         "set data.context=0",
     )
     folder = Path(asked.output or "runs/leak")
-    recipe = without([*overrides, *experiment], ("output",))
+    recipe = without_settings([*overrides, *experiment], ("output",))
 
     honest = trained([*recipe, *HONEST], folder / "patient")
     dealt, split = deal_slices(asked, folder)
@@ -145,7 +145,7 @@ def compose(overrides: list[str]) -> TrainConfig:
 def trained(overrides: list[str], folder: Path) -> RunFolder:
     """The finished run of these settings in `folder`: trained, resumed or found. Raises RequestError if another one is there."""
     config = compose([*overrides, f"output={quoted(folder)}", "resume=auto"])
-    train.check(config)
+    train.check_request(config)
     train.run(config, Job(tuple(overrides)))
     return RunFolder(folder)
 
@@ -165,7 +165,7 @@ def deal_slices(config: TrainConfig, folder: Path) -> tuple[Path, Path]:
     if path.is_file() and split.is_file():
         return path, split
     with open_store(config.data) as store:
-        known = set(outline(config.data).patients)
+        known = set(read_dataset_info(config.data).patients)
         parts = sorted(dealt(store, known), key=lambda part: part[0])
         folder.mkdir(parents=True, exist_ok=True)
         volumes = [halved(store, name, rows) for name, rows in parts]
@@ -209,7 +209,7 @@ def halved(store: Store, name: str, rows: np.ndarray) -> Volume:
     )
     whole = store.volume_of(int(rows[0]))
     return replace(
-        describe(name, slices, store.channels),
+        compute_volume_stats(name, slices, store.channels),
         low=store.low[whole],
         high=store.high[whole],
         copies=store.copies[whole],
@@ -384,7 +384,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color="#e5e5e5")
     axes.set_axisbelow(True)
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def label(row: Any) -> str:

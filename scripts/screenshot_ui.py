@@ -23,7 +23,7 @@ from brainseg.tracking.client import (
     LOCAL_UI,
     chart_link,
     connect,
-    limited,
+    short_timeouts,
     tracking_uri,
     ui_command,
 )
@@ -47,7 +47,7 @@ def main() -> None:
         "chromium is not installed (Debian: apt install chromium)"
     )
     uri = tracking_uri(arguments.uri)
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         experiment = connect(uri, make=False).get_experiment_by_name(arguments.experiment)
     if experiment is None:
         sys.exit(f"--experiment {arguments.experiment}: no such experiment in {uri}")

@@ -25,10 +25,10 @@ from brainseg.tracking.client import (
     NO_TELEMETRY,
     chart_link,
     connect,
-    limited,
-    page,
+    short_timeouts,
     tracking_uri,
     ui_command,
+    ui_url,
 )
 
 SECONDS_TO_START = 60
@@ -102,14 +102,14 @@ def is_free(port: int) -> bool:
 
 def newest_chart(uri: str) -> str:
     """The charts of our experiment that was made last; the front page where there is none yet."""
-    with limited(seconds=10):
+    with short_timeouts(seconds=10):
         experiments = connect(uri).search_experiments(order_by=["creation_time DESC"])
     ours = [
         experiment.experiment_id
         for experiment in experiments
         if experiment.tags.keys() >= experiment_tags().keys()
     ]
-    return chart_link(uri, ours[0]) if ours else f"{page(uri)}/"
+    return chart_link(uri, ours[0]) if ours else f"{ui_url(uri)}/"
 
 
 def wait_for(server: subprocess.Popen, port: int) -> None:

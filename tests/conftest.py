@@ -109,7 +109,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         with pytest.raises(SystemExit) as stop:
-            run_command("train", train.run, train.check, tiny)
+            run_command("train", train.run, train.check_request, tiny)
     assert stop.value.code == 0
     return folder
 
@@ -117,10 +117,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An initialised, empty MLflow database: making it costs seconds, copying it nothing."""
-    from brainseg.tracking.client import connect, limited
+    from brainseg.tracking.client import connect, short_timeouts
 
     database = tmp_path_factory.mktemp("template") / "mlflow.db"
-    with limited(1):
+    with short_timeouts(1):
         connect(f"sqlite:///{database}")
     return database
 
@@ -144,8 +144,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list:
     """The figures that are saved, to look into."""
     from brainseg.reports import figures
 
-    saved, save = [], figures.save
+    saved, save = [], figures.save_figure
     monkeypatch.setattr(
-        figures, "save", lambda figure, path: (saved.append(figure), save(figure, path))
+        figures, "save_figure", lambda figure, path: (saved.append(figure), save(figure, path))
     )
     return saved

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from brainseg.comparison.runs import Run
+from brainseg.comparison.runs import ScoredRun
 from brainseg.config import KFoldConfig, TrainConfig, UNetConfig
 
 START = 1_700_000_000_000
@@ -39,7 +39,7 @@ def scored_run(
     width: int = 8,
     max_minutes: float | None = None,
     **facts: Any,
-) -> Run:
+) -> ScoredRun:
     """A run of split=kfold whose patients scored these Dice; `facts` go into run.json."""
     config = TrainConfig(
         seed=seed,
@@ -100,4 +100,4 @@ def scored_run(
             for at in range(2)
         ]
         pd.DataFrame(slices).to_csv(folder / "slices.csv", index=False)
-    return Run(folder)
+    return ScoredRun(folder)

@@ -43,6 +43,6 @@ def states(name: str = "typed") -> list[str]:
 
 
 def planned(*overrides: str, **own: object) -> search.Plan:
-    compose.schema.register()
+    compose.schema.register_schema()
     with initialize_config_dir(str(compose.CONFIGS), job_name="search", version_base="1.3"):
-        return search.plan(list(overrides), SearchConfig(**own))
+        return search.plan_search(list(overrides), SearchConfig(**own))

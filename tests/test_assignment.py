@@ -11,7 +11,7 @@ from test_predict import call
 from brainseg.config import PredictConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.cases.assignment import contradictions
-from brainseg.data.cases.find import find
+from brainseg.data.cases.find import find_cases
 from brainseg.data.volume import CHANNELS
 
 OTHER = "sub-01_T1w T1.nii t1ce.nii.gz T2 t2w.nii T2star MPRAGE post_contrast P1_pre CE gad T1+C CT head_CT seg "
@@ -120,8 +120,8 @@ def test_a_description_that_contradicts_is_refused(folder: Path) -> None:
     with pytest.raises(
         RequestError, match="would be taken for FLAIR, and is named after T1 and POST"
     ):
-        find("series", {}, CHANNELS)
-    (study,) = find("series", {"FLAIR": "AX T1 POST"}, CHANNELS)
+        find_cases("series", {}, CHANNELS)
+    (study,) = find_cases("series", {"FLAIR": "AX T1 POST"}, CHANNELS)
     assert study.assignment == {"FLAIR": "series (AX T1 POST, 9 files)"}
 
 
@@ -152,9 +152,9 @@ def test_any_name_of_a_file_works(name: str, folder: Path) -> None:
     nibabel.save(kind(np.asarray(plain.dataobj), plain.affine), lower)
     lower.rename(folder / "in" / name)
     for studies in (
-        find(f"in/{name}", {}, CHANNELS),
-        find("in", {"FLAIR": name}, CHANNELS),
-        find([None, f"in/{name}", None], {}, CHANNELS),
+        find_cases(f"in/{name}", {}, CHANNELS),
+        find_cases("in", {"FLAIR": name}, CHANNELS),
+        find_cases([None, f"in/{name}", None], {}, CHANNELS),
     ):
         assert np.array_equal(studies[0].read().images[:, 1] > 100, scan().transpose(2, 1, 0) > 100)
         assert studies[0].assignment == {"FLAIR": f"in/{name}"}
@@ -165,17 +165,17 @@ def test_a_folder_named_by_a_number_can_be_named(value: object, folder: Path) ->
     for number in (2, 12, 20):
         write_dicom(folder / "patient" / str(number), scan(), f"series {number}")
     config = PredictConfig(checkpoint="w.pt", input="patient", sequences={"FLAIR": value})
-    (study,) = find("patient", config.sequences, CHANNELS)
+    (study,) = find_cases("patient", config.sequences, CHANNELS)
     assert study.assignment["FLAIR"].startswith("patient/2 ")
     # A number is a whole name: the 1 in 12 means nothing.
     with pytest.raises(RequestError, match="fits 0 of the series"):
-        find("patient", {"FLAIR": "1"}, CHANNELS)
+        find_cases("patient", {"FLAIR": "1"}, CHANNELS)
 
 
 def test_names_are_compared_whatever_their_case_and_their_accents(folder: Path) -> None:
     write_nifti(folder / "in" / "Mu\u0308ller.nii.gz", scan())
     write_nifti(folder / "in" / "other.nii.gz", scan())
-    (study,) = find("in", {"FLAIR": "m\u00fcller"}, CHANNELS)
+    (study,) = find_cases("in", {"FLAIR": "m\u00fcller"}, CHANNELS)
     assert study.assignment["FLAIR"].endswith("ller.nii.gz")
 
 
@@ -183,8 +183,8 @@ def test_one_file_under_two_names_is_refused(folder: Path) -> None:
     write_nifti(folder / "a.nii", scan())
     (folder / "b.nii").symlink_to("a.nii")
     with pytest.raises(RequestError, match=r"pre-contrast and FLAIR are the same file"):
-        find(["a.nii", "b.nii", None], {}, CHANNELS)
-    assert find("b.nii", {}, CHANNELS)[0].read().images.shape == (9, 3, 16, 20)
+        find_cases(["a.nii", "b.nii", None], {}, CHANNELS)
+    assert find_cases("b.nii", {}, CHANNELS)[0].read().images.shape == (9, 3, 16, 20)
 
 
 def test_a_message_names_no_path_twice(folder: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_message_names_no_path_twice(folder: Path) -> None:
         "x.nii.gz",
     ):
         with pytest.raises(RequestError) as raised:
-            find(source, {}, CHANNELS)
+            find_cases(source, {}, CHANNELS)
         assert str(raised.value).count("scan.nii") <= 1 and "\n" not in str(raised.value)
         assert "ITK" not in str(raised.value) and "nibabel" not in str(raised.value)
 
@@ -207,10 +207,10 @@ def test_a_message_names_no_path_twice(folder: Path) -> None:
 def test_a_folder_with_a_label_beside_its_sequences_is_not_clear(folder: Path) -> None:
     for name in ("pre-contrast", "FLAIR", "post-contrast"):
         write_nifti(folder / "in" / f"{name}.nii.gz", np.ones(SHAPE, np.uint8))
-    assert len(find("in", {}, CHANNELS)[0].assignment) == 3
+    assert len(find_cases("in", {}, CHANNELS)[0].assignment) == 3
     (folder / "in" / "FLAIR.nii.gz").rename(folder / "in" / "FLAIR_mask.nii.gz")
     with pytest.raises(RequestError, match="would be taken for FLAIR, and is named after mask"):
-        find("in", {}, CHANNELS)
+        find_cases("in", {}, CHANNELS)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_each_file_of_a_folder_is_the_channel_that_its_name_means(
     expected = {channel: f"{name}.nii.gz" for name, channel in pairs}
     for name in expected.values():
         write_nifti(tmp_path / name, scan())
-    (study,) = find(str(tmp_path), {}, [*reversed(channels.split())])
+    (study,) = find_cases(str(tmp_path), {}, [*reversed(channels.split())])
     assert {channel: Path(file).name for channel, file in study.assignment.items()} == expected
 
 
@@ -237,7 +237,7 @@ def test_names_that_leave_a_channel_open_are_refused(tmp_path: Path) -> None:
         write_nifti(tmp_path / f"{name}.nii.gz", scan())
     rule = "it is not clear which is FLAIR, T1, T1c: .*; assign them: sequences.FLAIR=NAME"
     with pytest.raises(RequestError, match=rule):
-        find(str(tmp_path), {}, ["FLAIR", "T1", "T1c"])
+        find_cases(str(tmp_path), {}, ["FLAIR", "T1", "T1c"])
 
 
 def test_a_list_in_the_wrong_order_is_refused_where_one_channel_contains_the_other(
@@ -246,10 +246,10 @@ def test_a_list_in_the_wrong_order_is_refused_where_one_channel_contains_the_oth
     write_nifti(tmp_path / "P1_t1ce.nii.gz", scan())
     rule = "is given as T1, and named after T1c; the order is T1, T1c"
     with pytest.raises(RequestError, match=rule):
-        find([str(tmp_path / "P1_t1ce.nii.gz"), None], {}, ["T1", "T1c"])
+        find_cases([str(tmp_path / "P1_t1ce.nii.gz"), None], {}, ["T1", "T1c"])
 
 
 def test_a_scan_in_a_subfolder_is_a_cohort_of_one(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "anat" / "s_FLAIR.nii.gz", scan())
-    (study,) = find(str(tmp_path), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path), {}, CHANNELS)
     assert study.name == "anat" and list(study.files) == [path]

@@ -14,7 +14,7 @@ from torch import Tensor
 from brainseg import train
 from brainseg.config import AugmentConfig, DataConfig, KFoldConfig, TrainConfig, UNetConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.augment import Draw, apply, draw
+from brainseg.data.augment import Augmentation, apply, sample_augmentation
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 EVERYTHING = AugmentConfig(
@@ -46,11 +46,11 @@ def moved(
     across: float = 0.0,
     down: float = 0.0,
     flip: bool = False,
-) -> Draw:
+) -> Augmentation:
     def one(*values: float) -> Tensor:
         return torch.tensor(values).view(1, -1, 1, 1)
 
-    return Draw(
+    return Augmentation(
         flip=one(flip).bool(),
         angle=one(math.radians(angle)),
         zoom=one(zoom),
@@ -61,7 +61,7 @@ def moved(
 def test_off_returns_the_inputs_themselves_and_draws_nothing() -> None:
     image, mask = slices()
     before = torch.get_rng_state()
-    nothing = draw(AugmentConfig(), 4, 3)
+    nothing = sample_augmentation(AugmentConfig(), 4, 3)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(part is None for part in nothing)
     changed, labels = apply(nothing, image, mask)
@@ -72,7 +72,7 @@ def test_off_returns_the_inputs_themselves_and_draws_nothing() -> None:
 def test_flips_alone_are_exact(share: float) -> None:
     image, mask = slices(batch=32)
     torch.manual_seed(0)
-    changes = draw(AugmentConfig(flip=share), 32, 3)
+    changes = sample_augmentation(AugmentConfig(flip=share), 32, 3)
     flipped, labels = apply(changes, image, mask)
     assert changes.flip is not None and changes.angle is None
     for n, mirrored in enumerate(changes.flip.flatten().tolist()):
@@ -126,7 +126,7 @@ def test_image_and_mask_move_together(seed: int) -> None:
     """Where the moved square is bright, and nowhere else, is its moved mask; the edge may differ by the interpolation."""
     torch.manual_seed(seed)
     image, mask = square()
-    changes = draw(GEOMETRY, 8, 2)
+    changes = sample_augmentation(GEOMETRY, 8, 2)
     bright, labels = apply(changes, image, mask)
     inside = labels.bool().expand_as(bright)
     assert (bright[inside] > 0.2).all()
@@ -146,7 +146,7 @@ def test_ranges_types_and_classes(seed: int, height: int, width: int, channels: 
     image = torch.rand(3, channels, height, width)
     mask = torch.randint(0, 4, (3, 1, height, width), dtype=torch.uint8)
     kept = image.clone(), mask.clone()
-    changed, labels = apply(draw(EVERYTHING, 3, channels), image, mask)
+    changed, labels = apply(sample_augmentation(EVERYTHING, 3, channels), image, mask)
     assert changed.shape == image.shape and labels.shape == mask.shape
     assert (changed.dtype, labels.dtype) == (torch.float32, torch.uint8)
     assert changed.isfinite().all() and changed.min() >= 0 and changed.max() <= 1
@@ -163,7 +163,7 @@ def test_the_seed_decides_everything(config: AugmentConfig) -> None:
 
     def run(seed: int) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)
-        changes = draw(config, 4, 3)
+        changes = sample_augmentation(config, 4, 3)
         torch.rand(5)  # whatever is drawn in between, as by dropout
         return apply(changes, image, mask)
 
@@ -176,7 +176,8 @@ def test_a_generator_of_its_own() -> None:
     before = torch.get_rng_state()
     every = dataclasses.replace(EVERYTHING, missing=0.5)
     one, two = (
-        draw(every, 4, 3, torch.Generator().manual_seed(5), sequences=SEQUENCES) for _ in range(2)
+        sample_augmentation(every, 4, 3, torch.Generator().manual_seed(5), sequences=SEQUENCES)
+        for _ in range(2)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -185,7 +186,7 @@ def test_a_generator_of_its_own() -> None:
 def test_switching_a_part_on_leaves_the_others() -> None:
     def gamma(**parts: float) -> Tensor | None:
         torch.manual_seed(0)
-        return draw(AugmentConfig(gamma=0.2, **parts), 4, 3).gamma
+        return sample_augmentation(AugmentConfig(gamma=0.2, **parts), 4, 3).gamma
 
     assert torch.equal(gamma(), gamma(rotate=10, contrast=0.3, noise=0.1, flip=0.5))
 
@@ -195,7 +196,9 @@ def test_switching_a_part_on_leaves_the_others() -> None:
 def test_ranges_of_the_draw(seed: int, size: float) -> None:
     torch.manual_seed(seed)
     parts = ("scale", "shift", "gamma", "contrast", "brightness", "noise")
-    changes = draw(AugmentConfig(rotate=100 * size, **dict.fromkeys(parts, size)), 16, 3)
+    changes = sample_augmentation(
+        AugmentConfig(rotate=100 * size, **dict.fromkeys(parts, size)), 16, 3
+    )
     largest = {
         "angle": (changes.angle, math.radians(100 * size)),
         "zoom": (changes.zoom - 1, size),
@@ -220,7 +223,7 @@ def test_intensity_by_hand() -> None:
     )
 
     def intensity(**parts: Any) -> list[float]:
-        changes = Draw(
+        changes = Augmentation(
             **{name: torch.tensor(value).view(1, 1, 1, 1) for name, value in parts.items()}
         )
         changed, labels = apply(changes, image, mask)
@@ -238,7 +241,7 @@ def test_intensity_by_hand() -> None:
 def test_contrast_is_about_the_mean_of_each_channel() -> None:
     image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).view(1, 2, 1, 2)
     changed, _ = apply(
-        Draw(contrast=torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)),
+        Augmentation(contrast=torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)),
         image,
         torch.zeros(1, 1, 1, 2, dtype=torch.uint8),
     )
@@ -248,11 +251,11 @@ def test_contrast_is_about_the_mean_of_each_channel() -> None:
 def test_noise_has_its_standard_deviation() -> None:
     image, mask = torch.full((2, 3, 64, 64), 0.5), torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
     sigma = torch.tensor([0.02, 0.1]).view(2, 1, 1, 1)
-    changed, _ = apply(Draw(noise=sigma, seed=torch.tensor(7)), image, mask)
+    changed, _ = apply(Augmentation(noise=sigma, seed=torch.tensor(7)), image, mask)
     assert (changed - 0.5).std((1, 2, 3)).tolist() == pytest.approx([0.02, 0.1], rel=0.05)
     assert abs((changed - 0.5).mean()) < 0.003
     assert not torch.allclose(changed[1, 0], changed[1, 1])
-    other, _ = apply(Draw(noise=sigma, seed=torch.tensor(8)), image, mask)
+    other, _ = apply(Augmentation(noise=sigma, seed=torch.tensor(8)), image, mask)
     assert not torch.allclose(changed, other)
 
 
@@ -263,7 +266,7 @@ def test_layout_is_kept_and_changes_nothing(config: AugmentConfig) -> None:
     image, mask = slices()
     last = image.to(memory_format=torch.channels_last)
     torch.manual_seed(0)
-    changes = draw(config, 4, 3)
+    changes = sample_augmentation(config, 4, 3)
     plain, turned = apply(changes, image, mask), apply(changes, last, mask)
     assert plain[0].is_contiguous() and turned[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(turned[0], plain[0], atol=1e-5, rtol=0)
@@ -273,7 +276,7 @@ def test_layout_is_kept_and_changes_nothing(config: AugmentConfig) -> None:
 def test_autocast_changes_nothing() -> None:
     image, mask = slices()
     torch.manual_seed(0)
-    changes = draw(EVERYTHING, 4, 3)
+    changes = sample_augmentation(EVERYTHING, 4, 3)
     expected = apply(changes, image, mask)
     with torch.autocast("cpu", torch.bfloat16):
         got = apply(changes, image, mask)
@@ -284,7 +287,9 @@ def test_autocast_changes_nothing() -> None:
 def test_flair_stands_in_for_a_missing_sequence_in_every_slice_of_the_sample(context: int) -> None:
     image, mask = slices(batch=400, channels=3 * (2 * context + 1), height=2, width=2)
     torch.manual_seed(0)
-    changes = draw(AugmentConfig(missing=0.25), 400, image.shape[1], sequences=SEQUENCES)
+    changes = sample_augmentation(
+        AugmentConfig(missing=0.25), 400, image.shape[1], sequences=SEQUENCES
+    )
     changed, labels = apply(changes, image, mask)
     assert torch.equal(labels, mask) and changes.source is not None
     missing = changes.source != torch.arange(3)
@@ -299,9 +304,11 @@ def test_flair_stands_in_for_a_missing_sequence_in_every_slice_of_the_sample(con
 
 def test_missing_sequences_leave_the_other_draws_as_they_were() -> None:
     torch.manual_seed(0)
-    without = draw(EVERYTHING, 4, 3)
+    without = sample_augmentation(EVERYTHING, 4, 3)
     torch.manual_seed(0)
-    beside = draw(dataclasses.replace(EVERYTHING, missing=0.5), 4, 3, sequences=SEQUENCES)
+    beside = sample_augmentation(
+        dataclasses.replace(EVERYTHING, missing=0.5), 4, 3, sequences=SEQUENCES
+    )
     assert without.source is None and beside.source is not None
     for one, other in zip(without[:-1], beside[:-1], strict=True):
         assert torch.equal(one, other)  # type: ignore[arg-type]
@@ -314,10 +321,10 @@ def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path
         "split": KFoldConfig(folds=3),
         "augment": AugmentConfig(missing=0.1),
     }
-    train.check(TrainConfig(data=data, **rest))
+    train.check_request(TrainConfig(data=data, **rest))
     alone = dataclasses.replace(data, volume="FLAIR")
     with pytest.raises(
         RequestError,
         match=r"augment.missing=0.1: FLAIR stands in .* the sequences are FLAIR; set it to 0",
     ):
-        train.check(TrainConfig(data=alone, **rest))
+        train.check_request(TrainConfig(data=alone, **rest))

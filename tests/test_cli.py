@@ -11,19 +11,19 @@ from brainseg.cli.main import run_command
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DataError, DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
-from brainseg.runs.dry_run import Facts
+from brainseg.runs.dry_run import JobCheck
 from brainseg.runs.run_folder import Job, Outcome
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
-def facts(config: Any, missing: str = "") -> Facts:
-    return Facts(
+def facts(config: Any, missing: str = "") -> JobCheck:
+    return JobCheck(
         1234, "7/2/1", config.device.name if isinstance(config, TrainConfig) else "", missing
     )
 
 
-def no_gpu(config: TrainConfig) -> Facts:
+def no_gpu(config: TrainConfig) -> JobCheck:
     missing = "device=cuda: no CUDA device is visible" if config.device.name == "cuda" else ""
     if missing and config.device.on_missing == "error":
         raise DeviceMissingError(missing)

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_runs import scored_run
 
-from brainseg.compare import check as check_request
-from brainseg.compare import publish, write
+from brainseg.compare import check_request as check_request
+from brainseg.compare import publish, write_comparison
 from brainseg.comparison import report
 from brainseg.comparison.compare import Comparison, compare
 from brainseg.comparison.figures import FIGURES, effect, pareto
-from brainseg.comparison.names import varied
+from brainseg.comparison.names import varying_settings
 from brainseg.comparison.report import headline, notes, text
-from brainseg.comparison.runs import gather
+from brainseg.comparison.runs import load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
-from brainseg.evaluation.statistics import bootstrap, paired
+from brainseg.evaluation.statistics import bootstrap, compare_paired
 
 NAMES = [f"TCGA_{'AB'[number % 2]}_{number:02d}_20000101" for number in range(12)]
 OFF = CompareConfig(tracking=CompareTrackingConfig(name="none"))
@@ -71,7 +71,7 @@ def test_seeds_are_averaged_by_patient_before_anything_is_compared(tmp_path: Pat
     comparison = compare([*ours, other], baseline=other)
     mean = np.mean([list(dice(seed).values()) for seed in range(3)], axis=0)
     row = comparison.table.set_index("configuration").loc["width=8"]
-    expected = paired(mean, np.array(list(dice(9).values())))
+    expected = compare_paired(mean, np.array(list(dice(9).values())))
     assert (row.difference, row.p, row.wins) == pytest.approx(
         (expected.mean, expected.p, expected.wins)
     )
@@ -270,13 +270,13 @@ def test_nothing_beats_the_pareto_front(points: list[tuple[float, float]]) -> No
 
 def test_gather_takes_folders_folders_of_them_and_each_once(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / name, dice(0)) for name in "ba"]
-    assert gather([str(tmp_path), str(runs[0].path)], None, None, "none", None) == runs, (
+    assert load_runs([str(tmp_path), str(runs[0].path)], None, None, "none", None) == runs, (
         "the oldest first"
     )
     with pytest.raises(RequestError, match="no run is below it"):
-        gather(None, None, None, tmp_path / "empty", None)
+        load_runs(None, None, None, tmp_path / "empty", None)
     with pytest.raises(RequestError, match="no run"):
-        gather([str(tmp_path / "nothing")], None, None, tmp_path, None)
+        load_runs([str(tmp_path / "nothing")], None, None, tmp_path, None)
 
 
 def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
@@ -288,7 +288,9 @@ def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
         "cost",
     }
     assert all(draw(of_three) is not None for draw in FIGURES.values())
-    assert varied([one.runs[0].settings for one in of_three.configurations]) == ["model.width"]
+    assert varying_settings([one.runs[0].settings for one in of_three.configurations]) == [
+        "model.width"
+    ]
 
 
 def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
@@ -383,7 +385,7 @@ def test_one_patient_gives_no_interval_no_test_and_one_baseline(
         and "One patient gives neither an interval nor a test" in shown
     )
     assert shown.count("baseline") == 1 and "+0.250" in shown
-    _, tables = write(comparison, tmp_path / "compared", None)
+    _, tables = write_comparison(comparison, tmp_path / "compared", None)
     report.write_page(tmp_path / "page.html", comparison, {}, tables, "made by a test")
     texts = [label.get_text() for figure in drawn for axes in figure.axes for label in axes.texts]
     page = (tmp_path / "page.html").read_text()

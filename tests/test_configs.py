@@ -10,7 +10,7 @@ from torch import nn
 from brainseg import config as schema
 from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.models import networks
-from brainseg.runs.identity import differing
+from brainseg.runs.identity import non_default_settings
 from brainseg.training import losses, optimizers
 
 CHOICES = [(path.parent.name, path.stem) for path in sorted(CONFIGS.glob("*/*.yaml"))]
@@ -28,7 +28,7 @@ NEEDS = {
 
 
 def compose(*overrides: str) -> schema.TrainConfig:
-    schema.register()
+    schema.register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose_job("train", list(overrides), of_sweep=True)
 
@@ -70,7 +70,7 @@ def test_a_stored_config_is_restored() -> None:
 def test_the_reference_recipe_is_exact() -> None:
     config = compose("experiment=reference")
     assert (
-        differing(config) | {"data.name": ""}
+        non_default_settings(config) | {"data.name": ""}
         == {
             "data.name": "",
             "epochs": 150,

@@ -9,7 +9,7 @@ import torch
 from brainseg import device as device_module
 from brainseg.config import DeviceConfig
 from brainseg.core.errors import RequestError
-from brainseg.device import choose
+from brainseg.device import choose_device
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,13 @@ def test_auto_decides_by_the_processors_flags(
     monkeypatch.setattr(device_module, "_processor_flags", lambda: flags)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    device = choose(DeviceConfig())
-    assert (device.torch.type, device.precision, device.asked) == ("cpu", precision, "auto/auto")
-    assert precision in device.got
+    device = choose_device(DeviceConfig())
+    assert (device.torch.type, device.precision, device.requested) == (
+        "cpu",
+        precision,
+        "auto/auto",
+    )
+    assert precision in device.resolved
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bfloat16"), ((7, 5), "float16")])
@@ -34,7 +38,7 @@ def test_auto_takes_a_gpu_in_the_precision_it_has(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    device = choose(DeviceConfig())
+    device = choose_device(DeviceConfig())
     assert (device.torch.type, device.precision) == ("cuda", precision)
 
 
@@ -48,20 +52,20 @@ def test_auto_takes_a_gpu_in_the_precision_it_has(
 )
 def test_what_cannot_be_is_refused(config: DeviceConfig, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        choose(config)
+        choose_device(config)
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(RequestError, match="no CUDA or ROCm device"):
-        choose(DeviceConfig("cuda"))
+        choose_device(DeviceConfig("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RequestError, match="there are 2 GPUs"):
-        choose(DeviceConfig("cuda:2"))
+        choose_device(DeviceConfig("cuda:2"))
 
 
 def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
-    device = choose(DeviceConfig("cpu", "bfloat16"))
+    device = choose_device(DeviceConfig("cpu", "bfloat16"))
     model = device.place(torch.nn.Conv2d(3, 4, 3))
     with device.autocast():
         out = model(device.format(torch.rand(1, 3, 8, 8)))

@@ -18,10 +18,10 @@ from tiffs import write_cohort, write_slice, write_volume
 from brainseg.config import KFoldConfig
 from brainseg.core.errors import DataError
 from brainseg.data import conversion
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Scan
 from brainseg.data.readers.verify import scan
-from brainseg.data.split import draw
+from brainseg.data.split import make_split
 from brainseg.data.store import Store
 from brainseg.data.volume import fingerprint, hash_slice
 
@@ -53,8 +53,8 @@ def copy(
 def test_one_scan_of_two_patients_is_a_fault_that_names_both(tmp_path: Path, mirror: bool) -> None:
     source = write_cohort(tmp_path / "kaggle_3m")
     copy(source, FIRST, COPY, mirror=mirror)
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, tmp_path / "lgg.h5", workers=1)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, tmp_path / "lgg.h5", workers=1)
     assert refused.value.faults == [
         f"{COPY}: 3 of 3 slices are also in {FIRST}, as they are or mirrored; a split "
         "would train and test on the same scan; "
@@ -73,10 +73,10 @@ def test_a_fifth_of_the_slices_is_the_same_scan(
     for number in range(1, shared + 1):
         shutil.copy(source / "a" / f"a_{number}.tif", source / "b" / f"b_{number}.tif")
     if is_duplicate:
-        with pytest.raises(FaultyCohort, match="b: 2 of 10 slices are also in a"):
-            prepare(source, tmp_path / "lgg.h5", workers=1)
+        with pytest.raises(FaultyCohortError, match="b: 2 of 10 slices are also in a"):
+            convert(source, tmp_path / "lgg.h5", workers=1)
     else:
-        assert prepare(source, tmp_path / "lgg.h5", workers=1).warnings == []
+        assert convert(source, tmp_path / "lgg.h5", workers=1).warnings == []
 
 
 def test_blank_slices_are_no_scan(tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_blank_slices_are_no_scan(tmp_path: Path) -> None:
         write_volume(source, name, slices=10)
         for number in range(1, 6):
             write_slice(source, name, number, np.full((16, 16, 3), number, np.uint8), None)
-    assert prepare(source, tmp_path / "lgg.h5", workers=1).warnings == []
+    assert convert(source, tmp_path / "lgg.h5", workers=1).warnings == []
 
 
 def test_kept_together_they_are_one_patient_in_every_split(tmp_path: Path) -> None:
     source = write_cohort(tmp_path / "kaggle_3m", patients=5)
     copy(source, FIRST, COPY, mirror=True)
     copy(source, COPY, "TCGA_ZZ_8888_20200101", slices=2)
-    summary = prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
+    summary = convert(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
     assert len(summary.warnings) == 3 and all(
         "kept together as volumes of one patient" in line for line in summary.warnings
     )
@@ -105,20 +105,20 @@ def test_kept_together_they_are_one_patient_in_every_split(tmp_path: Path) -> No
         }
         assert together == {"TCGA_AA_0000"}
         for fold in range(5):
-            split = draw(KFoldConfig(folds=5, fold=fold), store.patients)
+            split = make_split(KFoldConfig(folds=5, fold=fold), store.patients)
             assert (
                 sum("TCGA_AA_0000" in part for part in (split.train, split.validation, split.test))
                 == 1
             )
-    prepare(source, tmp_path / "again.h5", workers=2, on_duplicate="keep_together")
+    convert(source, tmp_path / "again.h5", workers=2, on_duplicate="keep_together")
     assert (tmp_path / "again.h5").read_bytes() == (tmp_path / "lgg.h5").read_bytes()
-    assert not prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together").written
+    assert not convert(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together").written
 
 
 def test_the_patients_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     source = write_cohort(tmp_path / "kaggle_3m")
     copy(source, FIRST, COPY)
-    summary = prepare(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
+    summary = convert(source, tmp_path / "lgg.h5", workers=1, on_duplicate="keep_together")
     with Store(tmp_path / "lgg.h5") as store:
         assert store.patients[-1] == "TCGA_AA_0000" and store.fingerprint == summary.fingerprint
         store.verify()
@@ -156,9 +156,9 @@ def test_every_reader_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         conversion, "scanner", lambda source, reading: ("arrays", partial(scan, Arrays()))
     )
     with pytest.raises(
-        FaultyCohort, match="b: 6 of 6 slices are also in a, as they are or mirrored"
+        FaultyCohortError, match="b: 6 of 6 slices are also in a, as they are or mirrored"
     ) as refused:
-        prepare(tmp_path, tmp_path / "own.h5", workers=1)
+        convert(tmp_path, tmp_path / "own.h5", workers=1)
     assert len(refused.value.faults) == 1
 
 
@@ -167,7 +167,7 @@ def test_skip_patient_leaves_out_the_later_name_alone(tmp_path: Path) -> None:
     copy(source, FIRST, COPY)
     copy(source, "TCGA_AA_0001_20010102", "TCGA_ZZ_7777_20200101")
     (source / "TCGA_AA_0001_20010102" / "TCGA_AA_0001_20010102_2_mask.tif").unlink()
-    summary = prepare(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
+    summary = convert(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     assert summary.left_out == ["TCGA_AA_0001", "TCGA_ZZ_9999"]
     with Store(tmp_path / "lgg.h5") as store:
         assert store.patients == ["TCGA_AA_0000", "TCGA_AA_0002", "TCGA_ZZ_7777"], (
@@ -178,7 +178,7 @@ def test_skip_patient_leaves_out_the_later_name_alone(tmp_path: Path) -> None:
 def test_two_equal_volumes_of_one_patient_are_a_warning(tmp_path: Path) -> None:
     source = write_cohort(tmp_path / "kaggle_3m")
     copy(source, FIRST, "TCGA_AA_0000_20200101")
-    (warning,) = prepare(source, tmp_path / "lgg.h5", workers=1).warnings
+    (warning,) = convert(source, tmp_path / "lgg.h5", workers=1).warnings
     assert warning == (
         f"TCGA_AA_0000_20200101: 3 of 3 slices are also in {FIRST}, as they are or "
         "mirrored; both are volumes of TCGA_AA_0000, "

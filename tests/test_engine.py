@@ -24,15 +24,15 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.data.dataset import MRIDataset
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.train import new_state
 from brainseg.training import loop as engine
 from brainseg.training import losses
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan
 from brainseg.training.state import State
-from brainseg.training.time_budget import Pace, begin_plan, measure_pace, steps_at
+from brainseg.training.time_budget import StepTimings, begin_plan, measure_pace, steps_at
 
 AUGMENT = AugmentConfig(
     flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05
@@ -43,7 +43,7 @@ class Stop(Exception):
     """Stands for a power cut."""
 
 
-def make_task(path: Path, **changes) -> Task:
+def make_task(path: Path, **changes) -> TrainingContext:
     options = {
         "batch_size": 4,
         "epochs": 2,
@@ -60,7 +60,9 @@ def make_task(path: Path, **changes) -> Task:
     data = MRIDataset(path)
     names = data.store.patients
     parts = (MRIDataset(data.store, patients=part).hold() for part in (names[:3], names[3:5]))
-    return Task(config, choose(config.device), *parts, losses.build_loss(config.loss))
+    return TrainingContext(
+        config, choose_device(config.device), *parts, losses.build_loss(config.loss)
+    )
 
 
 def to_bytes(state: State) -> bytes:
@@ -69,7 +71,7 @@ def to_bytes(state: State) -> bytes:
     return file.getvalue()
 
 
-def resumed(task: Task, saved: bytes | None) -> State:
+def resumed(task: TrainingContext, saved: bytes | None) -> State:
     """A new state that takes over the bytes of a file."""
     state = new_state(task)
     torch.manual_seed(12345)  # whatever the process did before must not matter
@@ -134,7 +136,7 @@ def uninterrupted(phantom_file: Path) -> dict[str, State]:
     for name, changes in VARIANTS.items():
         task = make_task(phantom_file, **changes)
         states[name] = new_state(task)
-        fit(states[name], task, Hooks())
+        fit(states[name], task, Callbacks())
     return states
 
 
@@ -158,7 +160,7 @@ def test_stopping_anywhere_equals_never_stopping(
                 raise Stop
 
         try:
-            fit(state, task, Hooks(after_step=cut))
+            fit(state, task, Callbacks(after_step=cut))
         except Stop:
             saved = to_bytes(state)
     assert_equal(state, uninterrupted[variant])
@@ -176,16 +178,16 @@ def test_stopping_between_validated_patients_is_resumed(
             raise Stop
 
     with pytest.raises(Stop):
-        fit(state, task, Hooks(between=cut))
+        fit(state, task, Callbacks(after_patient=cut))
     again = resumed(task, to_bytes(state))
-    fit(again, task, Hooks())
+    fit(again, task, Callbacks())
     assert_equal(again, uninterrupted["cosine"])
 
 
 def test_training_learns(phantom_file: Path) -> None:
     task = make_task(phantom_file, epochs=20, augment=AugmentConfig())
     state = new_state(task)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     losses = [row["metrics"]["train/loss"] for row in state.history]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -214,7 +216,7 @@ def test_every_metric_of_the_contract_is_there(uninterrupted: dict[str, State]) 
 def test_patience_stops_early(phantom_file: Path) -> None:
     task = make_task(phantom_file, epochs=50, patience=1, optimizer=OptimizerConfig("sgd", lr=0.0))
     state = new_state(task)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert (state.epoch, state.risen_epoch) == (2, 0)
     assert state.best_epoch == 1, (
         "val/dice is the same, val/loss falls with the statistics of batch norm"
@@ -223,7 +225,7 @@ def test_patience_stops_early(phantom_file: Path) -> None:
 
 def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     task = make_task(phantom_file)
-    pace = Pace(
+    pace = StepTimings(
         step=0.1, half_step=0.0, validation=0.06 * task.steps_per_epoch
     )  # so that a step carries 0.06 s of validation
     assert steps_at(pace, task, (16 + pace.validation) / 60) == (100, 0)
@@ -233,7 +235,7 @@ def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
         state,
         new_state(task),
         task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)),
-        Hooks(),
+        Callbacks(),
     )
     assert (
         state.plans == [Plan(0, 0.0, state.total_steps, 0)]
@@ -244,7 +246,7 @@ def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
 
 def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.75, validate_every=2)
-    pace = Pace(
+    pace = StepTimings(
         step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch
     )  # so that a step carries 0.1 s of validation
     total, half = steps_at(pace, task, (100 + pace.validation) / 60)
@@ -258,7 +260,7 @@ def test_a_pace_has_both_sizes(phantom_file: Path) -> None:
     state.model.register_forward_pre_hook(
         lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:]))
     )
-    pace = measure_pace(state, task, Hooks())
+    pace = measure_pace(state, task, Callbacks())
     assert pace.step > 0 and pace.half_step > 0
     assert set(sizes) == {(16, 16), (32, 32)}
 
@@ -269,14 +271,14 @@ def test_what_disturbs_a_step_does_not_change_the_pace(
     """One of the timed steps, nine at most, takes a second longer: the mean would be above 0.11 s."""
     task = make_task(phantom_file, batch_size=2)
     assert task.steps_per_epoch >= 5
-    augmented, step = engine.augmented, count()
+    augmented, step = engine.augment_batch, count()
 
     def disturbed(*arguments: Any) -> Any:
         time.sleep(1.0 * (next(step) == 3))
         return augmented(*arguments)
 
-    monkeypatch.setattr(engine, "augmented", disturbed)
-    assert 0 < measure_pace(new_state(task), task, Hooks()).step < 0.1
+    monkeypatch.setattr(engine, "augment_batch", disturbed)
+    assert 0 < measure_pace(new_state(task), task, Callbacks()).step < 0.1
     assert next(step) > 4, "the disturbed step was timed"
 
 
@@ -291,7 +293,7 @@ def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(
             sizes.append(inputs[0].shape[-1])
 
     state.model.register_forward_pre_hook(note)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     total = 3 * task.steps_per_epoch
     assert sizes == [16] * round(0.6 * total) + [32] * (total - round(0.6 * total))
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, True], (
@@ -311,7 +313,7 @@ def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) ->
         optimizer=still,
     )
     state = new_state(task)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert len(state.history) == 6, "four epochs at half size, two at full size"
     assert state.plateau is not None and state.plateau.bad_epochs == 1, (
         "the first at full size is the first that counts"
@@ -322,7 +324,7 @@ def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file:
     task = make_task(phantom_file, validate_every=2, patience=2, epochs=9)
     state = new_state(task)
     state.best, state.best_epoch, state.risen_epoch = 2.0, 0, 0  # no dice rises above it
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, False, True]
 
 
@@ -339,7 +341,7 @@ def test_equal_dice_is_decided_by_the_lower_loss(
 
     monkeypatch.setattr(engine, "validate", validated)
     state, improved = new_state(task), list[bool]()
-    fit(state, task, Hooks(after_epoch=lambda _, better: improved.append(better)))
+    fit(state, task, Callbacks(after_epoch=lambda _, better: improved.append(better)))
     assert improved == [True, True, False], (
         "patience counts from the last rise of val/dice, and ends the run behind the third"
     )

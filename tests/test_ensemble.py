@@ -60,7 +60,7 @@ def scored(output: Path, checkpoint: Any, data: Path, **further: Any) -> pd.Data
         overlays=False,
         **further,
     )
-    evaluate.check(config)
+    evaluate.check_request(config)
     assert evaluate.run(config) == 0
     return pd.read_csv(output / "patients.csv").set_index("patient")
 

@@ -27,7 +27,7 @@ from brainseg.config import (
 from brainseg.core.errors import RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.phantom.cohort import ensure_cohort
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.evaluation import evaluate as evaluation
 from brainseg.evaluation.statistics import bootstrap
 from brainseg.models import networks
@@ -50,7 +50,7 @@ def trained(data: Path, folder: Path, epochs: int, split: SplitConfig) -> RunFol
         tracking=TrackingConfig("none"),
         output=str(folder),
     )
-    train.check(config)
+    train.check_request(config)
     assert train.run(config).state == "finished"
     return RunFolder(folder)
 
@@ -79,7 +79,7 @@ def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(
         data=run.config.data,
         device=FLOAT32,
     )
-    evaluate.check(config)
+    evaluate.check_request(config)
     assert evaluate.run(config) == 0
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics == best_epoch(run)
@@ -158,11 +158,11 @@ def test_a_misspelt_checkpoint_is_met_with_the_nearest(
     with pytest.raises(
         RequestError, match=f"checkpoint={wrong}: no such file; did you mean {meant}?"
     ):
-        evaluate.check(
+        evaluate.check_request(
             EvaluateConfig(checkpoint=wrong, output="scores", data=run.config.data, device=FLOAT32)
         )
     with pytest.raises(RequestError, match="no such file; give a checkpoint, a run folder"):
-        evaluate.check(
+        evaluate.check_request(
             EvaluateConfig(
                 checkpoint="quite/other", output="scores", data=run.config.data, device=FLOAT32
             )
@@ -224,7 +224,7 @@ def dice(run: RunFolder, dataset: MRIDataset, batch_size: int) -> dict[str, floa
     """Dice by volume, through the one loop behind validation, test and evaluate, with the weights of best.pt."""
     model = networks.build_network(run.config.model, dataset.channels, 1, dataset.size)
     model.load_state_dict(checkpoint.load(run.best)["model"])
-    device = choose(FLOAT32)
+    device = choose_device(FLOAT32)
     found = evaluation.evaluate(
         device.place(model), dataset, run.config.inference, device, batch_size
     )
@@ -311,7 +311,7 @@ def test_other_sequences_than_the_networks_own_are_refused(
 
 def test_an_evaluation_does_not_take_the_place_of_a_runs_own_scores(run: RunFolder) -> None:
     with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
-        evaluate.check(
+        evaluate.check_request(
             EvaluateConfig(
                 checkpoint=str(run.path), output=str(run.path), data=run.config.data, device=FLOAT32
             )

@@ -70,7 +70,7 @@ def call(
 
     def call(*overrides: str, code: int = 0) -> str:
         with pytest.raises(SystemExit) as stop:
-            run_command("export", export.run, export.check, list(overrides))
+            run_command("export", export.run, export.check_request, list(overrides))
         shown = capsys.readouterr()
         assert stop.value.code == code, shown.out + shown.err
         return shown.out if code == 0 else shown.err

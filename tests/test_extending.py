@@ -15,7 +15,7 @@ from brainseg.config import DataConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.core.errors import RequestError
 from brainseg.data.store import Store
 from brainseg.models import networks
-from brainseg.prediction.trained_model import load
+from brainseg.prediction.trained_model import load_model
 from brainseg.training import losses, optimizers
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
@@ -111,7 +111,7 @@ def test_the_commands_of_the_page_run(
     ).is_file()
     # A file with other classes: the network's outputs would mean something else.
     with Store(mylab / "own.h5") as store:
-        other = load("runs/command1", DataConfig(), ModelConfig())
+        other = load_model("runs/command1", DataConfig(), ModelConfig())
         monkeypatch.setattr(store, "classes", ["background", "core", "oedema"])
         with pytest.raises(
             RequestError,

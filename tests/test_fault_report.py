@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiffs import write_cohort
 
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.fault_report import enumerate_names, summarise
 
 
@@ -46,8 +46,8 @@ def test_the_whole_list_is_kept_for_a_program(tmp_path: Path) -> None:
     source = write_cohort(tmp_path / "source", patients=4)
     for path in source.glob("*/*_mask.tif"):
         path.unlink()
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, tmp_path / "lgg.h5", workers=1)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, tmp_path / "lgg.h5", workers=1)
     assert len(refused.value.faults) == 14
     first, *lines = str(refused.value).splitlines()
     assert first.endswith("14 faults; nothing was written") and len(lines) == 6

@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from brainseg.config import AugmentConfig, CheckpointConfig, CosineConfig, DeviceConfig
 from brainseg.core.signals import Signals
 from brainseg.data.split import Split
-from brainseg.device import Device, choose
+from brainseg.device import Device, choose_device
 from brainseg.runs import checkpoint
-from brainseg.runs.callbacks import Watch
+from brainseg.runs.callbacks import RunCallbacks
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 from brainseg.training.nonfinite import NonFiniteError
 from brainseg.training.state import State
@@ -34,7 +34,7 @@ class Queued(Device):
     queues = True  # type: ignore[assignment]
 
 
-def queued(task: Task) -> Task:
+def queued(task: TrainingContext) -> TrainingContext:
     return task._replace(device=Queued(**vars(task.device)))
 
 
@@ -68,7 +68,7 @@ def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: P
     with pytest.raises(
         NonFiniteError, match=r"epoch 0 step 0.*optimizer\.lr.*PHANTOM_.* slice \d+"
     ):
-        fit(state, task, Hooks())
+        fit(state, task, Callbacks())
     weights = dict(state.model.named_parameters())
     assert all(
         torch.equal(before[name], weights[name].detach().nan_to_num(0))
@@ -86,7 +86,7 @@ def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
         broken = logits.requires_grad and state.step == 2
         return criterion(logits, mask) * (float("inf") if broken else 1)
 
-    fit(state, task._replace(criterion=sometimes), Hooks())
+    fit(state, task._replace(criterion=sometimes), Callbacks())
     assert state.history[0]["metrics"]["train/skipped_steps"] == 1
     assert state.step == 6
     before, after = weights[2], weights[3]  # seen at the third forward pass and at the fourth
@@ -100,7 +100,7 @@ def test_a_step_left_out_under_float16_is_not_the_end_of_the_next(phantom_file: 
     task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
     state = new_state(task)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    fit(state, broken_at(state, task, 2), Hooks())
+    fit(state, broken_at(state, task, 2), Callbacks())
     assert state.step == 6 and state.history[0]["metrics"]["train/skipped_steps"] == 1
     assert state.scaler.get_scale() == 2.0, "as after an overflow"
 
@@ -112,15 +112,15 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
         return torch.empty(2**60)
 
     with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
-        fit(new_state(task), task._replace(criterion=full), Hooks())
+        fit(new_state(task), task._replace(criterion=full), Callbacks())
     with pytest.raises(MemoryError, match="lower batch_size=4"):
         task = task._replace(
             criterion=full, config=dataclasses.replace(task.config, max_minutes=1.0)
         )
-        begin_plan(new_state(task), new_state(task), task, Hooks())
+        begin_plan(new_state(task), new_state(task), task, Callbacks())
 
 
-def broken_at(state: State, task: Task, step: int) -> Task:
+def broken_at(state: State, task: TrainingContext, step: int) -> TrainingContext:
     """The task, with a loss that is infinite at this training step."""
 
     def criterion(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -141,8 +141,8 @@ def test_no_step_waits_for_a_device_with_a_queue(
     task = queued(make_task(phantom_file, augment=SHAPES, **changes))
     state = new_state(task)
     with Readings() as readings:
-        train_epoch(state, task, state.model, Hooks())
-    assert readings.count == 0 and state.step == task.steps_per_epoch and not state.unseen
+        train_epoch(state, task, state.model, Callbacks())
+    assert readings.count == 0 and state.step == task.steps_per_epoch and not state.pending_steps
     assert state.slices_seen == len(task.train) and state.loss_sum > 0
     with Readings() as readings:
         float(state.model.layers[0].conv1.weight.detach().sum())
@@ -152,9 +152,9 @@ def test_no_step_waits_for_a_device_with_a_queue(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.5, ema_decay=0.9)
-    task = task._replace(device=choose(DeviceConfig("cuda")), train=task.train.hold("cuda"))
+    task = task._replace(device=choose_device(DeviceConfig("cuda")), train=task.train.hold("cuda"))
     state = new_state(task)
-    train_epoch(state, task, state.model, Hooks())  # what is made once may wait
+    train_epoch(state, task, state.model, Callbacks())  # what is made once may wait
 
     def strict(state: State) -> None:
         torch.cuda.set_sync_debug_mode(
@@ -162,14 +162,14 @@ def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
         )
 
     state.epoch, state.history = 1, [{"step": task.steps_per_epoch}]
-    train_epoch(state, task, state.model, Hooks(after_step=strict))
+    train_epoch(state, task, state.model, Callbacks(after_step=strict))
 
 
 def test_looking_late_gives_the_same_bits_and_the_same_sums(phantom_file: Path) -> None:
     task = make_task(phantom_file, augment=SHAPES, scheduler=CosineConfig(warmup=0.2))
     state, late = new_state(task), new_state(task)
-    fit(state, task, Hooks())
-    fit(late, queued(task), Hooks())
+    fit(state, task, Callbacks())
+    fit(late, queued(task), Callbacks())
     assert_equal(state, late)
 
 
@@ -178,7 +178,7 @@ def test_a_queue_stopped_in_an_epoch_goes_on_to_the_same_bits(
 ) -> None:
     task = queued(make_task(phantom_file))
     whole, state = new_state(task), new_state(task)
-    fit(whole, task, Hooks())
+    fit(whole, task, Callbacks())
 
     def cut(state: State) -> None:
         if state.step == task.steps_per_epoch + 2:
@@ -186,17 +186,17 @@ def test_a_queue_stopped_in_an_epoch_goes_on_to_the_same_bits(
             raise Stop
 
     with pytest.raises(Stop):
-        fit(state, task, Hooks(after_step=cut))
+        fit(state, task, Callbacks(after_step=cut))
     again = resumed(task, to_bytes(state))
     assert again.slices_seen == 2 * task.config.batch_size
-    fit(again, task, Hooks())
+    fit(again, task, Callbacks())
     assert_equal(again, whole)
 
 
-def watch(state: State, task: Task, path: Path) -> Watch:
+def watch(state: State, task: TrainingContext, path: Path) -> RunCallbacks:
     split = Split("holdout", ("A",), ("B",), ("C",))
     with RunFolder(path / "r").active({"name": "n", "overrides": []}, task.config, split) as folder:
-        return Watch(folder, task, state, split, Signals(), None)
+        return RunCallbacks(folder, task, state, split, Signals(), None)
 
 
 def test_a_queue_names_the_first_step_that_is_not_finite(phantom_file: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_queue_names_the_first_step_that_is_not_finite(phantom_file: Path) -> 
         NonFiniteError,
         match=r"epoch 0 step 1: not finite, no checkpoint has seen it.*PHANTOM_.* slice \d+",
     ):
-        fit(state, broken_at(state, task, 1), Hooks())
+        fit(state, broken_at(state, task, 1), Callbacks())
     assert state.step == task.steps_per_epoch, "at the end of the epoch"
 
 
@@ -228,6 +228,6 @@ def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(
 def test_a_queue_that_leaves_steps_out_looks_at_each(phantom_file: Path) -> None:
     task = queued(make_task(phantom_file, on_nonfinite="skip", epochs=1))
     state = new_state(task)
-    fit(state, broken_at(state, task, 2), Hooks())
+    fit(state, broken_at(state, task, 2), Callbacks())
     assert state.history[0]["metrics"]["train/skipped_steps"] == 1
     assert all(torch.isfinite(value).all() for value in state.model.state_dict().values())

@@ -46,7 +46,7 @@ def test_the_committed_page_is_current() -> None:
     assert location and location.loader
     script: Any = importlib.util.module_from_spec(location)
     location.loader.exec_module(script)
-    schema.register()
+    schema.register_schema()
     assert script.page() == script.PAGE.read_text(), (
         "python scripts/configuration_reference.py writes it anew"
     )
@@ -60,7 +60,7 @@ def test_help_has_every_setting_once_with_its_default(
     assert text.startswith(
         f"brainseg {command}: {COMMANDS[command]}\n\n    python -m brainseg.{command}"
     )
-    schema.register()
+    schema.register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         names = [re.sub(r"\.options\..*", ".options", name) for name in settings(command)]
     for name in dict.fromkeys(names):

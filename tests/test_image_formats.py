@@ -23,7 +23,7 @@ from scans import (
 from test_predict import call
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.cases.find import check_input, find
+from brainseg.data.cases.find import check_input, find_cases
 from brainseg.data.imageio.open import open_image
 from brainseg.data.volume import CHANNELS
 
@@ -97,7 +97,7 @@ def test_a_header_without_spacing_and_axes_is_said_to_be_so(header: str, tmp_pat
         and not volume.grid.orientation_known
         and len(volume.notes) == 2
     )
-    (study,) = find(str(path), {}, CHANNELS)
+    (study,) = find_cases(str(path), {}, CHANNELS)
     assert study.voxel_millilitres is None and study.read().spacing is None
 
 
@@ -213,7 +213,7 @@ def test_a_format_that_is_not_read_has_a_line_with_a_remedy(
     (tmp_path / "empty").mkdir()
     path = written(tmp_path / name)
     with pytest.raises(RequestError, match=rule) as raised:
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
     assert str(raised.value).startswith(f"input={path}: this format is not read (")
     assert str(raised.value).count(str(path)) == 1
 
@@ -221,7 +221,7 @@ def test_a_format_that_is_not_read_has_a_line_with_a_remedy(
 def test_analyze_is_refused_because_it_does_not_say_left_from_right(tmp_path: Path) -> None:
     written(tmp_path / "a.img")
     with pytest.raises(RequestError, match=r"Analyze 7\.5, which does not say left from right"):
-        find(str(tmp_path / "a.hdr"), {}, CHANNELS)
+        find_cases(str(tmp_path / "a.hdr"), {}, CHANNELS)
 
 
 def test_an_hdf5_file_of_another_program_is_not_called_prepared(
@@ -242,18 +242,18 @@ def test_what_is_no_file_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "gz.nii.gz").write_bytes(gzip.compress(b""))
     for name in ("empty.nii.gz", "gz.nii.gz"):
         with pytest.raises(RequestError, match="is empty"):
-            find(str(tmp_path / name), {}, CHANNELS)
+            find_cases(str(tmp_path / name), {}, CHANNELS)
     import os
 
     os.mkfifo(tmp_path / "pipe.nii")
     with pytest.raises(RequestError, match="is no regular file"):
-        find(str(tmp_path / "pipe.nii"), {}, CHANNELS)
+        find_cases(str(tmp_path / "pipe.nii"), {}, CHANNELS)
     (tmp_path / "link.nii").symlink_to(tmp_path / "gone.nii")
     with pytest.raises(RequestError, match="is a link to a file that does not exist"):
         check_input(str(tmp_path / "link.nii"))
     folder = tmp_path / "patient.nii.gz"
     write_nifti(folder / "scan.nii.gz", scan())
-    (study,) = find(str(folder), {}, CHANNELS)
+    (study,) = find_cases(str(folder), {}, CHANNELS)
     assert study.name == "patient.nii.gz" and study.read().images.shape == (
         SHAPE[2],
         3,

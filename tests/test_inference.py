@@ -15,8 +15,8 @@ from brainseg.core.errors import DataError, RequestError
 from brainseg.evaluation.inference import (
     check_components,
     keep_components,
+    predict_probabilities,
     predict_volume,
-    probabilities,
     to_mask,
 )
 
@@ -65,7 +65,7 @@ def test_probability_is_the_mean_over_mirrored_images(flips, outputs):
             [torch.flip(activate(model(torch.flip(x, axes))), axes) for axes in FLIPS[flips]]
         ).mean(0)
         model.sizes.clear()
-        probability = probabilities(model, x, InferenceConfig(flips=flips))
+        probability = predict_probabilities(model, x, InferenceConfig(flips=flips))
     assert len(model.sizes) == len(FLIPS[flips])
     torch.testing.assert_close(probability, expected)
 
@@ -74,11 +74,13 @@ def test_flips_make_the_probability_symmetric():
     x, config, model = images(), InferenceConfig(flips="both"), Model().eval()
     with torch.no_grad():
         torch.testing.assert_close(
-            probabilities(model, x.flip(3), config), probabilities(model, x, config).flip(3)
+            predict_probabilities(model, x.flip(3), config),
+            predict_probabilities(model, x, config).flip(3),
         )
         plain = InferenceConfig()
         assert not torch.allclose(
-            probabilities(model, x.flip(3), plain), probabilities(model, x, plain).flip(3)
+            predict_probabilities(model, x.flip(3), plain),
+            predict_probabilities(model, x, plain).flip(3),
         )
 
 
@@ -86,7 +88,7 @@ def test_flips_make_the_probability_symmetric():
 def test_volume_has_the_plain_views_logits_whatever_the_batches(flips):
     model, x, config = Model().eval(), images(), InferenceConfig(flips=flips)
     with torch.no_grad():
-        logits, expected = model(x), probabilities(model, x, config)
+        logits, expected = model(x), predict_probabilities(model, x, config)
     for size in (1, 2, 5):
         probability, volume_logits = predict_volume(model, x.split(size), config)
         assert (probability.dtype, volume_logits.dtype) == (torch.float32, torch.float32)

@@ -10,8 +10,8 @@ from test_configs import compose
 
 from brainseg import compare as command
 from brainseg.comparison.compare import compare
-from brainseg.comparison.names import LONGEST, labelled
-from brainseg.comparison.runs import Run
+from brainseg.comparison.names import LONGEST, configuration_names
+from brainseg.comparison.runs import ScoredRun
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
 
@@ -19,14 +19,14 @@ DICE = {f"TCGA_A_{number:02d}_20000101": 0.5 + 0.03 * number for number in range
 SHARED = ["split=kfold", "data.path=lgg.h5"]
 
 
-def typed_run(folder: Path, *overrides: str, further: tuple[str, ...] = ()) -> Run:
+def typed_run(folder: Path, *overrides: str, further: tuple[str, ...] = ()) -> ScoredRun:
     """A run of these overrides, scored; `further` ones are in its record alone."""
     config = compose(*SHARED, *overrides)
     scored_run(folder, DICE, overrides=[*SHARED, *overrides, *further])
     (folder / "config.yaml").write_text(
         OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
     )
-    return Run(folder)
+    return ScoredRun(folder)
 
 
 def test_a_few_settings_are_the_name(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_few_settings_are_the_name(tmp_path: Path) -> None:
         for depth in (3, 4)
         for seed in (0, 1)
     ]
-    assert sorted(labelled(runs).values()) == ["depth=3", "depth=4"]
+    assert sorted(configuration_names(runs).values()) == ["depth=3", "depth=4"]
 
 
 def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
     ]
     reference = typed_run(tmp_path / "r", "experiment=reference", "max_minutes=30", "split.fold=1")
     plain = typed_run(tmp_path / "p")
-    assert list(labelled([*fast, reference, plain]).values()) == [
+    assert list(configuration_names([*fast, reference, plain]).values()) == [
         "defaults",
         "experiment=reference max_minutes=30",
         "experiment=fast",
@@ -59,7 +59,7 @@ def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
 
 def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path: Path) -> None:
     runs = [typed_run(tmp_path / name, f"experiment={name}") for name in ("fast", "best")]
-    assert sorted(labelled(runs).values()) == ["experiment=best", "experiment=fast"]
+    assert sorted(configuration_names(runs).values()) == ["experiment=best", "experiment=fast"]
 
 
 def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
         typed_run(tmp_path / "a", "experiment=fast"),
         typed_run(tmp_path / "b", "experiment=fast", "augment=standard"),
     ]
-    assert sorted(labelled(runs).values()) == [
+    assert sorted(configuration_names(runs).values()) == [
         "experiment=fast",
         "experiment=fast augment=standard",
     ]
@@ -85,12 +85,12 @@ def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -
     )
     runs = [typed_run(tmp_path / "long", *many), typed_run(tmp_path / "fast", "experiment=fast")]
     assert len(" ".join(many)) > LONGEST
-    assert sorted(labelled(runs).values()) == ["fast", "long"]
+    assert sorted(configuration_names(runs).values()) == ["fast", "long"]
     twins = [
         typed_run(tmp_path / "a" / "same", *many),
         typed_run(tmp_path / "b" / "same", "experiment=fast"),
     ]
-    assert len(set(labelled(twins).values())) == 2
+    assert len(set(configuration_names(twins).values())) == 2
 
 
 def test_a_baseline_goes_by_the_name_that_the_table_shows(

@@ -17,10 +17,10 @@ from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
 from brainseg.config.compose import CONFIGS, compose_multirun
 from brainseg.core.errors import DeviceMissingError, RequestError
 from brainseg.data.phantom.cohort import ensure_cohort
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.runs.run_folder import RunFolder, is_alive
 from brainseg.sweeps import launch
-from brainseg.sweeps.isolated_process import Died, apart
+from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -104,8 +104,8 @@ def composed(*overrides: str) -> Any:
 @pytest.mark.parametrize("name", launchers.LAUNCHERS)
 def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
     settings = composed(f"hydra/launcher={name}").hydra.launcher
-    assert launchers.name_of(settings._target_) == name
-    assert set(settings) - {"_target_"} == set(launchers.offered()[settings._target_])
+    assert launchers.launcher_name(settings._target_) == name
+    assert set(settings) - {"_target_"} == set(launchers.offered_settings()[settings._target_])
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,19 @@ def test_cores_are_shared_out_and_gpus_are_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     monkeypatch.setattr(joblib, "effective_n_jobs", lambda n: 8 if n == -1 else n)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=3")) == (2, 3)
-    assert launch.shares(composed("hydra/launcher=joblib")) == (1, 3)
-    assert launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=20")) == (1, 3)
-    assert launch.shares(
+    assert launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=3")) == (
+        2,
+        3,
+    )
+    assert launch.share_cores(composed("hydra/launcher=joblib")) == (1, 3)
+    assert launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=20")) == (
+        1,
+        3,
+    )
+    assert launch.share_cores(
         composed("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=5")
     ) == (5, 0)
-    assert launch.shares(composed()) == (None, 0)
+    assert launch.share_cores(composed()) == (None, 0)
 
 
 def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,16 +180,17 @@ def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "")
     dealt = [
-        str(choose(DeviceConfig(name="cuda", precision="float32"), gpu=gpu).torch)
+        str(choose_device(DeviceConfig(name="cuda", precision="float32"), gpu=gpu).torch)
         for gpu in (None, 0, 1)
     ]
     assert dealt == ["cuda", "cuda:0", "cuda:1"]
-    assert str(choose(DeviceConfig(name="cuda:0", precision="float32"), gpu=1).torch) == "cuda:0", (
-        "what was asked for goes first"
-    )
+    assert (
+        str(choose_device(DeviceConfig(name="cuda:0", precision="float32"), gpu=1).torch)
+        == "cuda:0"
+    ), "what was asked for goes first"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceMissingError):
-        choose(DeviceConfig(name="cuda"), gpu=0)
+        choose_device(DeviceConfig(name="cuda"), gpu=0)
 
 
 def test_a_cluster_may_have_devices_that_are_not_here() -> None:
@@ -219,7 +226,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
     pids: list[int] = []
-    said = apart(
+    said = call_in_subprocess(
         importable,
         TrainConfig(seed=5),
         "",
@@ -240,8 +247,8 @@ def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_becomes_of_the_process_is_said(importable: str, what: str, words: str) -> None:
-    with pytest.raises(Died, match=words):
-        apart(importable, TrainConfig(), what)
+    with pytest.raises(SubprocessDied, match=words):
+        call_in_subprocess(importable, TrainConfig(), what)
 
 
 def test_it_ends_with_the_one_that_waits_for_it(importable: str, tmp_path: Path) -> None:
@@ -481,4 +488,4 @@ train.main()
 
 def test_no_job_at_a_time_is_refused() -> None:
     with pytest.raises(RequestError, match=r"hydra\.launcher\.n_jobs=0: no job at a time"):
-        launch.shares(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))
+        launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))

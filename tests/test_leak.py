@@ -10,7 +10,7 @@ import pytest
 
 from brainseg.config import DataConfig, FileSplitConfig, TrainConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.split import Split, draw
+from brainseg.data.split import Split, make_split
 from brainseg.data.store import Store
 from brainseg.runs.run_folder import RunFolder
 
@@ -59,7 +59,7 @@ def test_every_slice_is_dealt_to_one_part_with_its_pixels_and_its_volumes_percen
                 apart.high[part] == whole.high[volume]
             ).all()
             assert (apart.copies[part] == whole.copies[volume]).all()
-    drawn = draw(FileSplitConfig(path=str(split)), apart.patients)
+    drawn = make_split(FileSplitConfig(path=str(split)), apart.patients)
     assert [len(drawn.train), len(drawn.validation), len(drawn.test)] == [10, 10, 0]
     before = path.stat().st_mtime_ns
     assert (

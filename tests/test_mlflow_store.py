@@ -17,8 +17,8 @@ from brainseg.tracking.client import (
     chart_link,
     connect,
     experiment_id,
-    limited,
-    load,
+    import_mlflow,
+    short_timeouts,
     sqlite_uri,
     tracking_uri,
     ui_command,
@@ -28,9 +28,9 @@ from brainseg.tracking.mirror import replicate
 
 def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database " * 100)
-    load()  # the import is not what is timed
+    import_mlflow()  # the import is not what is timed
     started = time.monotonic()
-    with limited(1), pytest.raises(OSError, match=r"mlflow\.db"):
+    with short_timeouts(1), pytest.raises(OSError, match=r"mlflow\.db"):
         connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert time.monotonic() - started < 1
 
@@ -45,7 +45,7 @@ def test_a_store_whose_making_was_cut_short_is_not_there(
         raise OSError("no space left")
 
     monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", cut_short)
-    with limited(1), pytest.raises(OSError, match="no space left"):
+    with short_timeouts(1), pytest.raises(OSError, match="no space left"):
         connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".db"] == []
 
@@ -63,7 +63,7 @@ def test_four_processes_start_together(tmp_path: Path, template: Path, one_folde
     store, fork = f"sqlite:///{tmp_path / 'mlflow.db'}", multiprocessing.get_context("fork")
     uids = ["same"] * 4 if one_folder else [f"uid-{number}" for number in range(4)]
     folders = [write_run(tmp_path / uid, store, state="finished", uid=uid) for uid in uids]
-    with limited(1):  # mlflow is imported once, here
+    with short_timeouts(1):  # mlflow is imported once, here
         barrier = fork.Barrier(4)
     processes = [
         fork.Process(target=start_together, args=(str(folder), barrier)) for folder in folders
@@ -119,7 +119,7 @@ def test_records_of_a_folder_lie_in_it_and_nothing_lies_beside_it(
     folder.mkdir()
     shutil.copy(template, folder / "mlflow.db")
     uri = sqlite_uri(folder / "mlflow.db")
-    with limited(1):
+    with short_timeouts(1):
         mlflow = connect(uri, make=False)
         run = mlflow.create_run(experiment_id(mlflow, uri, "x", None)).info.run_id
         mlflow.log_text(run, "written", "a.txt")
@@ -171,7 +171,7 @@ def test_links_lead_to_the_server_or_to_this_machine(tmp_path: Path) -> None:
 def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
-    with limited(1):
+    with short_timeouts(1):
         assert (
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"],
             os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"],

@@ -15,7 +15,7 @@ from tracked_runs import client, the_run, write_run
 
 from brainseg import evaluate, register, sync, train
 from brainseg.cli.main import run_command
-from brainseg.core.places import relocated, relocated_database
+from brainseg.core.places import relocated_database, relocated_path
 from brainseg.tracking import runs
 from brainseg.tracking.lookup import checkpoint_of, folder_of
 from brainseg.tracking.mirror import replicate
@@ -225,8 +225,8 @@ def test_a_run_finds_its_store_and_its_data_where_they_lie_today(tmp_path: Path)
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         (new / name).touch()
     facts = {"path": str(old / "runs" / "a")}
-    assert relocated(old / "data" / "a.h5", new / "runs" / "a", facts) == new / "data" / "a.h5"
-    assert relocated(old / "data" / "b.h5", new / "runs" / "a", facts) == old / "data" / "b.h5"
+    assert relocated_path(old / "data" / "a.h5", new / "runs" / "a", facts) == new / "data" / "a.h5"
+    assert relocated_path(old / "data" / "b.h5", new / "runs" / "a", facts) == old / "data" / "b.h5"
     assert relocated_database(old / "mlflow.db", new / "runs" / "a", facts) == new / "mlflow.db"
     assert relocated_database(old / "mlflow.db", new / "runs" / "a", {}) == new / "mlflow.db", (
         "of a run that knows no path"

@@ -15,9 +15,18 @@ from brainseg.config.text import quote
 from brainseg.core.errors import RequestError
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
-from brainseg.tracking.client import connect, experiment_id, limited, sqlite_uri, tracking_uri
+from brainseg.tracking.client import (
+    connect,
+    experiment_id,
+    short_timeouts,
+    sqlite_uri,
+    tracking_uri,
+)
 
-COMMANDS = {"train": (train.run, train.check), "prepare": (prepare.run, prepare.check)}
+COMMANDS = {
+    "train": (train.run, train.check_request),
+    "prepare": (prepare.run, prepare.check_request),
+}
 TINY = ["model.depth=1", "model.width=2", "epochs=1", "augment=none", "device=cpu"]
 AS_TYPED = [
     "2024_01_15",
@@ -84,7 +93,7 @@ def test_project_file_run_and_experiment_of_any_name(
         "mlartifacts",
         "runs",
     }
-    with limited(1):
+    with short_timeouts(1):
         client = connect(tracking_uri(None), make=False)
         experiment = client.get_experiment_by_name(name)
         (stored,) = client.search_runs([experiment.experiment_id])
@@ -146,7 +155,8 @@ def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
             },
         )
         monkeypatch.setattr(
-            "brainseg.data.readers.registry.extension", lambda group, name, reader=reader: reader
+            "brainseg.data.readers.registry.load_extension",
+            lambda group, name, reader=reader: reader,
         )
         try:
             scanner(tmp_path, Reading(reader="mine"))
@@ -160,7 +170,7 @@ def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
         "?",
         ",",
     } & set(taken)
-    with limited(1):
+    with short_timeouts(1):
         uri = sqlite_uri(tmp_path / "mlflow.db")
         client = connect(uri, make=False)
         run_id = client.create_run(experiment_id(client, uri, "x", None)).info.run_id

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainseg.config.overrides import by_setting, setting_of, short, value_of, without
+from brainseg.config.overrides import (
+    setting_of,
+    short_name,
+    value_of,
+    values_by_setting,
+    without_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +36,8 @@ def test_the_last_of_a_setting_counts_and_those_left_out_are_gone(
     typed: list[tuple[str, str, str]],
 ) -> None:
     overrides = [f"{sign}{name}={value}" for sign, name, value in typed]
-    assert by_setting(overrides) == {name: value for _, name, value in typed}
-    assert by_setting(without(overrides, ("from", "seed"))) == {
+    assert values_by_setting(overrides) == {name: value for _, name, value in typed}
+    assert values_by_setting(without_settings(overrides, ("from", "seed"))) == {
         name: value for _, name, value in typed if name not in ("from", "seed")
     }
 
@@ -49,4 +55,4 @@ def test_the_last_of_a_setting_counts_and_those_left_out_are_gone(
 def test_a_setting_is_shortened_as_long_as_no_other_is_called_the_same(
     name: str, among: list[str], shown: str
 ) -> None:
-    assert short(name, among) == shown
+    assert short_name(name, among) == shown

@@ -10,13 +10,13 @@ from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError
 from brainseg.evaluation.metrics import score_patient
-from brainseg.reports.figures import class_colour, curves
+from brainseg.reports.figures import class_colour, draw_curves
 from brainseg.reports.overlays import (
     OVERLAP,
     PREDICTION,
     TRUTH,
     Case,
-    draw,
+    draw_overlays,
     paint,
     pick_cases,
     slices_shown,
@@ -52,7 +52,7 @@ def texts(axes):
 
 
 def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, drawn):
-    curves(ROWS, tmp_path / "curves.png")
+    draw_curves(ROWS, tmp_path / "curves.png")
     losses, dice = drawn[0].axes
     assert sorted(texts(losses)) == ["training 0.400", "validation 0.600"]
     assert sorted(texts(dice)) == ["mean 0.700", "median 0.700"]
@@ -63,7 +63,7 @@ def test_curves_draw_each_metric_and_mark_the_earliest_best(tmp_path, drawn):
 
 
 def test_names_of_lines_that_end_together_do_not_overlap(tmp_path, drawn):
-    curves(ROWS, tmp_path / "curves.png")
+    draw_curves(ROWS, tmp_path / "curves.png")
     heights = sorted(text.get_position()[1] for text in drawn[0].axes[1].texts)
     assert heights[1] - heights[0] >= 0.059
 
@@ -75,15 +75,15 @@ HUGE = [row(0, train_loss=-1.0), row(1, train_loss=9e9)]
     "rows", [ROWS[:1], [row(1, train_loss=0.0)], [row(1, val_dice=0.0)], [row(1)], HUGE]
 )
 def test_curves_of_little_or_odd_data_are_drawn(tmp_path, rows):
-    curves(rows, tmp_path / "curves.png")
+    draw_curves(rows, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path):
     with pytest.raises(DataError):
-        curves([], tmp_path / "a.png")
+        draw_curves([], tmp_path / "a.png")
     with pytest.raises(DataError):
-        draw([], tmp_path / "a.png")
+        draw_overlays([], tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -119,7 +119,7 @@ def test_of_several_classes_the_prediction_is_tinted_and_the_truth_outlined_in_t
 
 
 def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, drawn):
-    draw([case(label="best"), case(name="b")], tmp_path / "overlays.png")
+    draw_overlays([case(label="best"), case(name="b")], tmp_path / "overlays.png")
     figure = drawn[0]
     assert len(figure.axes) == 8
     assert [figure.axes[index].get_title("left") for index in (0, 4)] == [
@@ -139,7 +139,7 @@ def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, drawn):
 def test_overlays_crop_to_the_head(tmp_path, drawn):
     images = np.zeros((6, 3, 32, 32), np.uint8)
     images[:, :, 6:22, 8:20] = 200
-    draw([case(images=images)], tmp_path / "overlays.png")
+    draw_overlays([case(images=images)], tmp_path / "overlays.png")
     height, width, _ = drawn[0].axes[0].images[0].get_array().shape
     assert 16 <= height <= 18 and 16 <= width <= 18
 
@@ -149,7 +149,7 @@ def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, drawn):
     images[:, :, 6:22, 8:20] = 200
     odd = case(images=images)
     odd.prediction[2, 31, 31] = 1
-    draw([odd], tmp_path / "overlays.png")
+    draw_overlays([odd], tmp_path / "overlays.png")
     picture = drawn[0].axes[2].images[0].get_array()
     assert tuple(picture[-1, -1]) == pytest.approx(PREDICTION)
 
@@ -160,12 +160,12 @@ def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, drawn):
     ids=["zeros", "negative", "noise"],
 )
 def test_overlays_of_odd_images_are_drawn(tmp_path, value):
-    draw([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
+    draw_overlays([case(images=np.zeros((6, 3, 32, 32)) + value)], tmp_path / "overlays.png")
     assert (tmp_path / "overlays.png").stat().st_size > 1000
 
 
 def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, drawn):
-    draw([case(slices=3)], tmp_path / "overlays.png")
+    draw_overlays([case(slices=3)], tmp_path / "overlays.png")
     assert [len(axes.images) for axes in drawn[0].axes] == [1, 1, 1, 0]
 
 
@@ -199,8 +199,8 @@ def test_the_largest_slice_of_a_large_tumour_is_shown(largest):
 
 def test_pictures_leave_pyplot_alone_and_are_the_same_bytes_twice(tmp_path):
     for name in ("a", "b"):
-        draw([case()], tmp_path / f"{name}_overlays.png")
-        curves(ROWS, tmp_path / f"{name}_curves.png")
+        draw_overlays([case()], tmp_path / f"{name}_overlays.png")
+        draw_curves(ROWS, tmp_path / f"{name}_curves.png")
     for kind in ("overlays", "curves"):
         assert (tmp_path / f"a_{kind}.png").read_bytes() == (
             tmp_path / f"b_{kind}.png"

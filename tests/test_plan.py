@@ -19,7 +19,7 @@ from brainseg.data.split import Split
 from brainseg.runs.resume import load_into, plans_to_repeat, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan, plan_at
 from brainseg.training.schedules import factor
@@ -38,16 +38,16 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.now)
         from brainseg.training import loop
 
-        augmented = loop.augmented
+        augmented = loop.augment_batch
 
         def timed(*arguments):
             self.now += next(self.pace)
             return augmented(*arguments)
 
-        monkeypatch.setattr(loop, "augmented", timed)
+        monkeypatch.setattr(loop, "augment_batch", timed)
 
 
-def begun(task: Task, estimate: int, half_steps: int = 0) -> State:
+def begun(task: TrainingContext, estimate: int, half_steps: int = 0) -> State:
     state = new_state(task)
     state.follow([Plan(0, 0.0, estimate, half_steps)])
     return state
@@ -61,7 +61,7 @@ def test_a_wrong_estimate_is_put_right_while_the_run_goes_on(
     task = make_task(phantom_file, max_minutes=1.0)
     clock = Clock(monkeypatch, itertools.repeat(1.0))
     state = begun(task, estimate)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert 59 <= state.step <= 60 and state.total_steps == state.step
     assert clock.now - 1000 <= MINUTE
     assert state.plans[0] == Plan(0, 0.0, estimate, 0) and state.plans[-1].is_settled
@@ -72,7 +72,7 @@ def test_a_load_in_the_middle_costs_its_time_and_no_more(phantom_file: Path, mon
     task = make_task(phantom_file, max_minutes=1.0)
     Clock(monkeypatch, itertools.chain([2.0] * 5, [4.0] * 5, itertools.repeat(2.0)))
     state = begun(task, 30)
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert state.step == 25 and 58 <= state.elapsed <= MINUTE
 
 
@@ -84,7 +84,7 @@ def test_the_rate_ends_where_the_time_does(phantom_file: Path, monkeypatch) -> N
     fit(
         state,
         task,
-        Hooks(after_step=lambda state: rates.append(state.optimizer.param_groups[0]["lr"])),
+        Callbacks(after_step=lambda state: rates.append(state.optimizer.param_groups[0]["lr"])),
     )
     assert len(rates) == state.step
     whole = [1e-2 * factor(CosineConfig(), step, 60, task.steps_per_epoch) for step in range(60)]
@@ -101,7 +101,7 @@ def test_half_of_the_time_is_spent_at_half_size(phantom_file: Path, monkeypatch)
     state.model.register_forward_pre_hook(
         lambda module, inputs: sizes.append(inputs[0].shape[-1]) if module.training else None
     )
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert sizes == [16] * state.half_steps + [32] * (state.step - state.half_steps)
     assert 29 <= state.half_steps <= 31 and 9 <= state.step - state.half_steps <= 10
 
@@ -114,7 +114,7 @@ def test_stopping_anywhere_equals_never_stopping(
     task = make_task(phantom_file, max_minutes=1.0, scheduler=CosineConfig(warmup=0.1))
     Clock(monkeypatch, itertools.repeat(1.0))
     whole, saved = begun(task, 12), None
-    fit(whole, task, Hooks())
+    fit(whole, task, Callbacks())
     for stop in [*stops, None]:
         state = resumed(task, saved) if saved else begun(task, 12)
 
@@ -123,19 +123,19 @@ def test_stopping_anywhere_equals_never_stopping(
                 raise Stop
 
         try:
-            fit(state, task, Hooks(after_step=cut))
+            fit(state, task, Callbacks(after_step=cut))
         except Stop:
             saved = to_bytes(state)
     assert state.plans == whole.plans
     assert_equal(state, whole)
 
 
-def recorded(task: Task, folder: Path, state: State) -> RunFolder:
+def recorded(task: TrainingContext, folder: Path, state: State) -> RunFolder:
     with RunFolder(folder).active({"name": "n", "overrides": []}, task.config, SPLIT) as run:
         fit(
             state,
             task,
-            Hooks(after_epoch=lambda state, improved: save(run, state, task, SPLIT, improved)),
+            Callbacks(after_epoch=lambda state, improved: save(run, state, task, SPLIT, improved)),
         )
     return run
 
@@ -150,7 +150,7 @@ def test_a_repeat_takes_the_same_steps_whatever_the_pace(
     again = dataclasses.replace(task.config, steps_of=str(run.path))
     state = new_state(task)
     state.follow(plans_to_repeat(again))
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     assert_equal(state, first)
     assert state.plans == first.plans
 
@@ -168,7 +168,7 @@ def test_the_epochs_behind_the_best_one_are_run_again_to_the_same_numbers(
     state = new_state(longer)
     load_into(state, run, longer)
     assert state.step < first.step < state.total_steps
-    fit(state, longer, Hooks())
+    fit(state, longer, Callbacks())
     assert numbers(state)[: len(first.history) - 1] == numbers(first)[:-1]
     assert 1.7 * first.step < state.step < 2.3 * first.step
 
@@ -203,7 +203,7 @@ def test_a_change_of_the_plan_is_logged_with_both_numbers(
     task = make_task(phantom_file, max_minutes=1.0)
     Clock(monkeypatch, itertools.repeat(1.0))
     with caplog.at_level(logging.INFO, "brainseg"):
-        fit(begun(task, 20), task, Hooks())
+        fit(begun(task, 20), task, Callbacks())
     assert (
         "max_minutes=1 gives 60 steps at the pace of the last 2, not 20 as planned" in caplog.text
     )

@@ -11,7 +11,7 @@ from tiffs import write_cohort
 
 from brainseg import train
 from brainseg.core.errors import RequestError
-from brainseg.data.conversion import prepare
+from brainseg.data.conversion import convert
 
 NAMES = [f"TCGA_AA_{patient:04d}" for patient in range(6)]
 
@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def warnings(source: Path) -> list[str]:
-    return prepare(source, source.parent / "lgg.h5", workers=1).warnings
+    return convert(source, source.parent / "lgg.h5", workers=1).warnings
 
 
 def check(source: Path, *overrides: str) -> None:
@@ -43,7 +43,7 @@ def check(source: Path, *overrides: str) -> None:
         "device=cpu",
         "tracking=none",
     ]
-    train.check(compose(*fixed, *overrides))
+    train.check_request(compose(*fixed, *overrides))
 
 
 def test_a_sound_cohort_is_neither_doubted_nor_refused(source: Path) -> None:

@@ -29,7 +29,7 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
-from brainseg.data.cases.find import find
+from brainseg.data.cases.find import find_cases
 from brainseg.data.imageio.tiff import read_mask
 from brainseg.data.phantom import cohort as phantom
 from brainseg.prediction.output_folder import NOTICE, digest_of
@@ -44,9 +44,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Ten patients as a folder of slices, and prepared."""
     folder = tmp_path_factory.mktemp("cohort")
     source = phantom.write_cohort(COHORT, folder / "kaggle_3m")
-    from brainseg.data.conversion import prepare
+    from brainseg.data.conversion import convert
 
-    prepare(source, folder / "lgg.h5", workers=1)
+    convert(source, folder / "lgg.h5", workers=1)
     return source, folder / "lgg.h5"
 
 
@@ -79,7 +79,7 @@ def runs(cohort: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 def call(*overrides: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as ended:
-        run_command("predict", predict.run, predict.check, [*map(str, overrides)])
+        run_command("predict", predict.run, predict.check_request, [*map(str, overrides)])
     assert (ended.value.code or 0) == code
 
 
@@ -389,7 +389,7 @@ def test_the_same_files_taken_for_other_sequences_are_another_request(
         assert "1 made, 0 done before" in capsys.readouterr().out
         (mask,) = (tmp_path / "out").glob("*/*_mask.tif")
         assert np.array_equal(tifffile.imread(mask) > 0, expected > 0)
-    study = find(
+    study = find_cases(
         [None, f"{tmp_path}/p_one.tif", f"{tmp_path}/p_two.tif"],
         {},
         ["pre-contrast", "FLAIR", "post-contrast"],

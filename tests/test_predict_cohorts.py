@@ -16,9 +16,9 @@ from test_predict import call
 from brainseg import evaluate
 from brainseg.cli.main import run_command
 from brainseg.core.errors import RequestError
-from brainseg.data.cases.case_study import FaultyStudy
-from brainseg.data.cases.find import find
-from brainseg.data.conversion import prepare
+from brainseg.data.cases.case_study import FaultyCase
+from brainseg.data.cases.find import find_cases
+from brainseg.data.conversion import convert
 from brainseg.data.volume import CHANNELS
 
 OTHER = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)  # bright elsewhere than FLAIR
@@ -149,7 +149,7 @@ def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(RequestError, match=rule):
-            find(str(tmp_path / "in"), sequences, CHANNELS)
+            find_cases(str(tmp_path / "in"), sequences, CHANNELS)
 
 
 def test_a_case_with_mixed_grids_stops_no_other(tmp_path: Path, caplog) -> None:
@@ -172,7 +172,7 @@ def test_a_case_that_cannot_be_read_or_lacks_flair_stops_no_other(tmp_path: Path
     assert "only FLAIR can stand in for another" in facts["failed"]["P3"]
     (source / "imagesTs" / "P2_0001.nii.gz").unlink()
     with pytest.raises(RequestError, match=r"P1: .*; 2 more cases cannot be read either"):
-        find(str(source), {}, CHANNELS)
+        find_cases(str(source), {}, CHANNELS)
 
 
 def test_a_missing_sequence_is_named_and_flair_stands_in(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_scores_are_those_of_evaluate_on_the_prepared_cohort(tmp_path: Path) -> 
         write_nifti(source / "imagesTr" / f"{case}_0001.nii.gz", np.maximum(scan(), 4 * noise))
         write_nifti(source / "imagesTr" / f"{case}_0002.nii.gz", OTHER)
     facts = segment(tmp_path, source)
-    prepare(source, tmp_path / "data.h5", workers=1)
+    convert(source, tmp_path / "data.h5", workers=1)
     expected = evaluate_weights(tmp_path)
     scores = pd.read_csv(tmp_path / "out" / "patients.csv").set_index("patient").sort_index()
     pd.testing.assert_frame_equal(scores, expected)
@@ -211,7 +211,7 @@ def evaluate_weights(tmp_path: Path) -> pd.DataFrame:
         run_command(
             "evaluate",
             evaluate.run,
-            evaluate.check,
+            evaluate.check_request,
             [*request, f"output={output}", "overlays=false", *THRESHOLD],
         )
     assert not ended.value.code
@@ -222,7 +222,7 @@ def test_a_mask_on_another_grid_or_of_other_classes(tmp_path: Path) -> None:
     source = write_nnunet(tmp_path / "in", "Tr")
     for case, shift in (("P1", 0.0), ("P2", 3.0)):
         write_nifti(source / "labelsTr" / f"{case}.nii.gz", truth().astype(np.uint8), shift=shift)
-    first, second, third = find(str(source), {}, CHANNELS)
+    first, second, third = find_cases(str(source), {}, CHANNELS)
     assert first.read().masks.sum() == truth().sum() and third.read().masks is None
     assert "not scored: labelsTr holds no P3.nii.gz" in third.notes
     with pytest.raises(
@@ -234,12 +234,12 @@ def test_a_mask_on_another_grid_or_of_other_classes(tmp_path: Path) -> None:
         channel_names={"0": "T1", "1": "FLAIR"},
         labels={"background": 0, "core": 1, "oedema": 2},
     )
-    (first, *_) = find(str(source), {}, CHANNELS)
+    (first, *_) = find_cases(str(source), {}, CHANNELS)
     assert (
         first.read().masks is None
         and "not scored: the masks have the classes core" in first.notes[-1]
     )
-    (first, *_) = find(str(source), {}, CHANNELS, classes=("background", "core", "oedema"))
+    (first, *_) = find_cases(str(source), {}, CHANNELS, classes=("background", "core", "oedema"))
     assert first.read().masks.sum() == truth().sum()
 
 
@@ -262,16 +262,16 @@ def test_masks_whose_values_are_not_explained_stop_nothing(
 def test_files_of_one_patient_are_no_cohort(tmp_path: Path) -> None:
     for name in ("pre-contrast", "FLAIR", "post-contrast"):
         write_nifti(tmp_path / "one" / f"{name}.nii.gz", scan())
-    (study,) = find(str(tmp_path / "one"), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "one"), {}, CHANNELS)
     assert study.name == "one"
     for name in ("axial_flair", "sagittal_t1"):
         write_nifti(tmp_path / "two" / f"{name}.nii.gz", scan())
     with pytest.raises(RequestError, match="2 series, and it is not clear which is pre-contrast"):
-        find(str(tmp_path / "two"), {}, CHANNELS)
+        find_cases(str(tmp_path / "two"), {}, CHANNELS)
     for name in ("flair", "t1"):
         write_nifti(tmp_path / "three" / name / f"{name}.nii.gz", scan())
     with pytest.raises(RequestError, match=r"holds no slices, .* such as flair/flair.nii.gz, by"):
-        find(str(tmp_path / "three"), {}, CHANNELS)
+        find_cases(str(tmp_path / "three"), {}, CHANNELS)
 
 
 def write_patients(source: Path, **patients: str) -> Path:
@@ -300,7 +300,7 @@ def test_series_of_one_patient_under_several_study_uids_are_one_study(tmp_path: 
         write_series(
             tmp_path / "P1" / name, scan(), MATRIX, SeriesInstanceUID=f"1.{number}", **tags
         )
-    (study,) = find(str(tmp_path / "P1"), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "P1"), {}, CHANNELS)
     assert study.name == "P1" and list(study.assignment) == list(CHANNELS)
 
 
@@ -310,8 +310,8 @@ def test_dicom_patients_that_share_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         RequestError, match="holds 2 patients or studies by its DICOM headers, which"
     ):
-        find(str(source), {}, CHANNELS)
-    (study,) = find(str(source), {"FLAIR": "P1/second"}, CHANNELS)
+        find_cases(str(source), {}, CHANNELS)
+    (study,) = find_cases(str(source), {"FLAIR": "P1/second"}, CHANNELS)
     assert study.assignment["FLAIR"].startswith(f"{source}/P1/second")
 
 
@@ -320,16 +320,16 @@ def test_volume_chooses_one_of_an_enhanced_dicom_object(tmp_path: Path) -> None:
 
     twice = np.concatenate([OTHER[:, :, :4], scan()[:, :, :4]], -1).astype(np.uint16)
     path = write_enhanced(tmp_path / "a.dcm", twice, MATRIX, places=[0, 1, 2, 3] * 2)
-    (study,) = find(str(path), {"FLAIR": "a.dcm"}, CHANNELS, volume=2)
+    (study,) = find_cases(str(path), {"FLAIR": "a.dcm"}, CHANNELS, volume=2)
     assert np.array_equal(study.volumes["FLAIR"].read(), scan()[:, :, :4])
     with pytest.raises(RequestError, match="choose one with volume=N, from 1 to 2"):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
     single = write_series(tmp_path / "series", scan(), MATRIX)[0]
     with pytest.raises(RequestError, match="holds one volume, and no volume 2; leave volume out"):
-        find(str(single), {}, CHANNELS, volume=2)
+        find_cases(str(single), {}, CHANNELS, volume=2)
 
 
 def test_a_faulty_case_raises_its_problem() -> None:
-    study = FaultyStudy("P1", CHANNELS, "P1: no image", {})
+    study = FaultyCase("P1", CHANNELS, "P1: no image", {})
     with pytest.raises(ValueError, match="P1: no image"):
         study.read()

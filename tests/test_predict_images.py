@@ -25,7 +25,7 @@ from scans import (
 from test_predict import call
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.cases.find import find
+from brainseg.data.cases.find import find_cases
 from brainseg.data.volume import CHANNELS
 
 CODES = [
@@ -77,7 +77,7 @@ def test_a_voxel_comes_back_from_every_orientation(
     volume = np.zeros(SHAPE, np.uint8)
     volume[corner] = 200
     volume[corner[0] + 1, corner[1], corner[2]] = 100
-    (study,) = find(str(write_nifti(tmp_path / "a.nii", volume, axes)), {}, CHANNELS)
+    (study,) = find_cases(str(write_nifti(tmp_path / "a.nii", volume, axes)), {}, CHANNELS)
     images = study.read().images
     assert np.array_equal(images[:, 1], volume.transpose(2, 1, 0)), (
         "slices from bottom to top, rows to the back, columns to the left"
@@ -132,7 +132,7 @@ def test_series_in_one_folder_are_told_apart_by_their_descriptions(
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
 def test_all_bit_depths_find_the_block(dtype: type, tmp_path: Path) -> None:
     volume = np.where(truth(), 200, scan()).astype(dtype)
-    (study,) = find(str(write_nifti(tmp_path / "a.nii.gz", volume)), {}, CHANNELS)
+    (study,) = find_cases(str(write_nifti(tmp_path / "a.nii.gz", volume)), {}, CHANNELS)
     read = study.read()
     assert (
         read.images.dtype == np.uint8
@@ -149,27 +149,27 @@ def test_all_bit_depths_find_the_block(dtype: type, tmp_path: Path) -> None:
 def test_a_folder_of_nifti_files_goes_by_their_names(tmp_path: Path) -> None:
     for name, value in (("sub_pre-contrast", 10), ("sub_FLAIR", 20), ("sub_post_contrast", 30)):
         write_nifti(tmp_path / "sub" / f"{name}.nii.gz", np.full(SHAPE, value, np.uint8))
-    (study,) = find(str(tmp_path / "sub"), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "sub"), {}, CHANNELS)
     assert study.read().images[0, :, 0, 0].tolist() == [10, 20, 30] and study.name == "sub"
-    (study,) = find(str(tmp_path / "sub"), {"FLAIR": "sub_pre-contrast.nii.gz"}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "sub"), {"FLAIR": "sub_pre-contrast.nii.gz"}, CHANNELS)
     assert study.read().images[0, :, 0, 0].tolist() == [10, 10, 10]
     write_nifti(tmp_path / "sub" / "other.nii", np.zeros(SHAPE, np.uint8))
     with pytest.raises(
         RequestError,
         match=r"4 series, and it is not clear which is pre-contrast.*sequences.pre-contrast=NAME",
     ):
-        find(str(tmp_path / "sub"), {}, CHANNELS)
+        find_cases(str(tmp_path / "sub"), {}, CHANNELS)
 
 
 def test_a_network_of_one_sequence_takes_that_alone(tmp_path: Path) -> None:
     for name, value in (("FLAIR", 20), ("post-contrast", 30)):
         write_nifti(tmp_path / "sub" / f"{name}.nii.gz", np.full(SHAPE, value, np.uint8))
-    (study,) = find(
+    (study,) = find_cases(
         str(tmp_path / "sub"), {"post-contrast": "post-contrast.nii.gz"}, ["post-contrast"]
     )
     assert study.read().images[0, :, 0, 0].tolist() == [30]
     with pytest.raises(RequestError, match="knows no such sequence"):
-        find(str(tmp_path / "sub"), {"FLAIR": "FLAIR.nii.gz"}, ["post-contrast"])
+        find_cases(str(tmp_path / "sub"), {"FLAIR": "FLAIR.nii.gz"}, ["post-contrast"])
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_network_of_one_sequence_takes_that_alone(tmp_path: Path) -> None:
 def test_dicom_headers_that_do_not_hold_are_refused(tags: dict, rule: str, tmp_path: Path) -> None:
     folder = write_dicom(tmp_path / "patient", scan(), **tags)
     with pytest.raises(RequestError, match=rule):
-        find(str(folder), {}, CHANNELS)
+        find_cases(str(folder), {}, CHANNELS)
 
 
 def test_a_missing_slice_and_a_slice_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -198,15 +198,15 @@ def test_a_missing_slice_and_a_slice_of_another_size_are_refused(tmp_path: Path)
         RequestError,
         match=r"8\.00 mm apart between .* A slice is missing, or they are unevenly spaced",
     ):
-        find(str(folder), {}, CHANNELS)
+        find_cases(str(folder), {}, CHANNELS)
     victim.write_bytes(content[: len(content) // 2])
     with pytest.raises(RequestError, match=r"002\.dcm is damaged or no DICOM file\. Copy it again"):
-        find(str(folder), {}, CHANNELS)
+        find_cases(str(folder), {}, CHANNELS)
 
 
 def test_a_file_that_changes_after_it_was_judged_is_a_data_error(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii", scan())
-    (study,) = find(str(path), {}, CHANNELS)
+    (study,) = find_cases(str(path), {}, CHANNELS)
     assert study.notes == []
     write_nifti(path, scan()[:10])
     with pytest.raises(DataError, match="changed since its header was read"):

@@ -18,7 +18,7 @@ from test_store import cohort
 from tiffs import write_cohort, write_slice
 
 from brainseg.core.errors import RequestError
-from brainseg.data.cases.find import find
+from brainseg.data.cases.find import find_cases
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.nifti_writer import write_nifti as write_mask
 from brainseg.data.store_writer import write_store
@@ -198,7 +198,7 @@ def test_a_nifti_header_that_lies_is_refused_before_its_voxels_are_read(
     path = tmp_path / ("b.nii.gz" if packed else "b.nii")
     path.write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(RequestError, match=rule):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
 
 
 def test_a_packed_bomb_is_not_unpacked_and_a_torn_one_is_found(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_packed_bomb_is_not_unpacked_and_a_torn_one_is_found(tmp_path: Path) -
         file.write(content)
         for _ in range(200):
             file.write(bytes(2**20))
-    assert find(str(tmp_path / "bomb.nii.gz"), {}, CHANNELS)[0].read().images.shape == (
+    assert find_cases(str(tmp_path / "bomb.nii.gz"), {}, CHANNELS)[0].read().images.shape == (
         9,
         3,
         16,
@@ -217,7 +217,7 @@ def test_a_packed_bomb_is_not_unpacked_and_a_torn_one_is_found(tmp_path: Path) -
     packed = gzip.compress(content)
     (tmp_path / "torn.nii.gz").write_bytes(packed[:-20])
     with pytest.raises(RequestError, match="truncated or damaged"):
-        find(str(tmp_path / "torn.nii.gz"), {}, CHANNELS)
+        find_cases(str(tmp_path / "torn.nii.gz"), {}, CHANNELS)
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         nibabel.Nifti1Image(np.zeros((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "complex.nii"
     )
     with pytest.raises(RequestError, match="voxels are complex numbers; save their magnitude"):
-        find(str(tmp_path / "complex.nii"), {}, CHANNELS)
+        find_cases(str(tmp_path / "complex.nii"), {}, CHANNELS)
     pages = np.zeros((3, 8, 8), np.float32)
     pages[1, 2, 2] = np.nan
     tifffile.imwrite(tmp_path / "nan.tif", pages, photometric="minisblack")
@@ -246,12 +246,14 @@ def test_a_tiff_header_that_lies_is_refused(tmp_path: Path) -> None:
     struct.pack_into("<H", content, place, 4000)
     path.write_bytes(content)
     with pytest.raises(RequestError, match="page 2: "):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
     tifffile.imwrite(path, np.zeros((2, 8, 8), np.float64), photometric="minisblack")
     with pytest.raises(RequestError, match="pixels are float64"):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
     tifffile.imwrite(path, np.zeros((2, 3, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
-    assert find(str(path), {}, CHANNELS)[0].read().images.shape == (2, 3, 8, 8), "by ImageJ's axes"
+    assert find_cases(str(path), {}, CHANNELS)[0].read().images.shape == (2, 3, 8, 8), (
+        "by ImageJ's axes"
+    )
 
 
 def test_a_full_disk_is_an_error_that_names_the_file_and_the_next_start_goes_on(
@@ -311,7 +313,7 @@ def test_a_list_of_files_is_called_what_their_names_begin_with(
 ) -> None:
     (tmp_path / "scans").mkdir()
     paths = [str(write_nifti(tmp_path / "scans" / name, scan())) for name in names]
-    (found,) = find(paths, {}, CHANNELS)
+    (found,) = find_cases(paths, {}, CHANNELS)
     assert found.name == study
 
 

@@ -14,7 +14,7 @@ from tiffs import write_cohort, write_slice, write_volume
 from brainseg import prepare as command
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.kaggle_3m import in_processes
 from brainseg.data.store import Store
 
@@ -30,9 +30,9 @@ def source(tmp_path: Path) -> Path:
 def test_bytes_depend_on_neither_workers_nor_folder(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = prepare(source, tmp_path / "one.h5", workers=1)
+    summary = convert(source, tmp_path / "one.h5", workers=1)
     monkeypatch.chdir(source)
-    prepare(".", tmp_path / "two.h5", workers=2)
+    convert(".", tmp_path / "two.h5", workers=2)
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
     with Store(tmp_path / "one.h5") as store:
         assert (
@@ -45,27 +45,27 @@ def test_bytes_depend_on_neither_workers_nor_folder(
 
 def test_unchanged_source_and_file_are_left_alone(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "lgg.h5"
-    prepare(source, output, workers=1)
+    convert(source, output, workers=1)
     os.utime(output, (1, 1))
-    assert not prepare(source, output, workers=1).written and output.stat().st_mtime == 1
+    assert not convert(source, output, workers=1).written and output.stat().st_mtime == 1
     content = bytearray(output.read_bytes())
     with Store(output) as store:
         at = store._file()["images"].id.get_chunk_info(3).byte_offset
     content[at] ^= 1
     output.write_bytes(content)  # damaged: the same fingerprint, another pixel
-    assert prepare(source, output, workers=1).written
+    assert convert(source, output, workers=1).written
     with Store(output) as store:
         store.verify()
     write_slice(source, "TCGA_AA_0000_20010101", 2, IMAGE, None)
-    assert prepare(source, output, workers=1).written
+    assert convert(source, output, workers=1).written
 
 
 def test_faulty_data_write_nothing_and_name_every_fault(source: Path, tmp_path: Path) -> None:
     write_slice(source, "TCGA_AA_0000_20010101", 9, IMAGE, None)
     write_slice(source, "TCGA_AA_0001_20010102", 2, IMAGE[:8], None)
     output = tmp_path / "new" / "lgg.h5"
-    with pytest.raises(FaultyCohort) as caught:
-        prepare(source, output, workers=1)
+    with pytest.raises(FaultyCohortError) as caught:
+        convert(source, output, workers=1)
     assert len(caught.value.faults) == 3 and all(
         fault in str(caught.value) for fault in caught.value.faults
     )
@@ -75,7 +75,7 @@ def test_faulty_data_write_nothing_and_name_every_fault(source: Path, tmp_path: 
 def test_skip_patient_leaves_out_every_volume_of_the_patient(source: Path, tmp_path: Path) -> None:
     write_volume(source, "TCGA_AA_0001_20050505")
     write_slice(source, "TCGA_AA_0001_20010102", 9, IMAGE, None)
-    summary = prepare(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
+    summary = convert(source, tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     assert summary.left_out == ["TCGA_AA_0001"] and summary.faults == [
         "TCGA_AA_0001_20010102/TCGA_AA_0001_20010102_9.tif: no mask"
     ]
@@ -85,11 +85,11 @@ def test_skip_patient_leaves_out_every_volume_of_the_patient(source: Path, tmp_p
 
 def test_skip_patient_needs_a_patient_without_a_fault(tmp_path: Path) -> None:
     write_slice(tmp_path / "source", "a", 1, IMAGE, None)
-    with pytest.raises(FaultyCohort, match="no patient is without a fault"):
-        prepare(tmp_path / "source", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
+    with pytest.raises(FaultyCohortError, match="no patient is without a fault"):
+        convert(tmp_path / "source", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=r"source=.*empty: no patient found"):
-        prepare(tmp_path / "empty", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
+        convert(tmp_path / "empty", tmp_path / "lgg.h5", on_fault="skip_patient", workers=1)
     assert not (tmp_path / "lgg.h5").exists()
 
 
@@ -103,14 +103,16 @@ def test_request_is_refused_before_anything_is_read(source: Path, tmp_path: Path
         (source, tmp_path / "thesis.txt" / "lgg.h5", "cannot be written to"),
     ]:
         with pytest.raises(RequestError, match=rule):
-            command.check(PrepareConfig(source=str(chosen), output=str(output)))
-    command.check(PrepareConfig(source=str(source), output=str(tmp_path / "a" / "b" / "lgg.h5")))
+            command.check_request(PrepareConfig(source=str(chosen), output=str(output)))
+    command.check_request(
+        PrepareConfig(source=str(source), output=str(tmp_path / "a" / "b" / "lgg.h5"))
+    )
     assert sorted(os.listdir(tmp_path)) == ["kaggle_3m", "thesis.txt"]
 
 
 def test_an_output_that_is_open_in_another_program_is_refused(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "lgg.h5"
-    prepare(source, output, workers=1)
+    convert(source, output, workers=1)
     config = PrepareConfig(source=str(source), output=str(output))
     with h5py.File(output, "r+", libver="latest", locking=False) as file:
         file.flush()
@@ -118,22 +120,22 @@ def test_an_output_that_is_open_in_another_program_is_refused(source: Path, tmp_
             RequestError,
             match=r"lgg\.h5: is open for writing in another program, or was not closed; close that program",
         ):
-            command.check(config)
-    command.check(config)
+            command.check_request(config)
+    command.check_request(config)
 
 
 def test_a_link_as_output_is_written_through(source: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     link, stored = tmp_path / "lgg.h5", tmp_path / "disk" / "stored.h5"
     link.symlink_to(stored)
-    command.check(PrepareConfig(source=str(source), output=str(link)))
-    assert prepare(source, link, workers=1).written and link.is_symlink()
-    prepare(source, tmp_path / "plain.h5", workers=1)
+    command.check_request(PrepareConfig(source=str(source), output=str(link)))
+    assert convert(source, link, workers=1).written and link.is_symlink()
+    convert(source, tmp_path / "plain.h5", workers=1)
     assert stored.read_bytes() == (tmp_path / "plain.h5").read_bytes()
-    assert not prepare(source, link, workers=1).written
+    assert not convert(source, link, workers=1).written
     write_slice(source, "TCGA_AA_0000_20010101", 2, IMAGE, None)
     assert (
-        prepare(source, link, workers=1).written
+        convert(source, link, workers=1).written
         and link.is_symlink()
         and os.listdir(tmp_path / "disk") == ["stored.h5"]
     )
@@ -177,7 +179,7 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
 
 
 def test_real_patients(real_source: Path, tmp_path: Path) -> None:
-    summary = prepare(real_source, tmp_path / "lgg.h5")
+    summary = convert(real_source, tmp_path / "lgg.h5")
     with Store(tmp_path / "lgg.h5") as store:
         assert (
             store.shape == (3274, 3, 256, 256)
@@ -193,7 +195,7 @@ def test_real_patients(real_source: Path, tmp_path: Path) -> None:
         images = store.images(int(store.first_slice[7]), int(store.first_slice[8]))
         low, high = np.percentile(images, (10, 99), axis=(0, 2, 3)).astype(np.float32)
         assert np.array_equal(store.low[7], low) and np.array_equal(store.high[7], high)
-    assert not prepare(real_source, tmp_path / "lgg.h5").written and summary.written
+    assert not convert(real_source, tmp_path / "lgg.h5").written and summary.written
 
 
 def _die(item: int) -> int:

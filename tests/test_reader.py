@@ -10,7 +10,7 @@ from own_cohort import CHANNELS, CLASSES, SPACING, volume
 
 from brainseg.core.errors import RequestError
 from brainseg.data import conversion
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Reading, Scan
 from brainseg.data.readers.registry import scanner
@@ -38,7 +38,7 @@ class Arrays:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make `prepare` use a reader without installing it."""
+    """Make `convert` use a reader without installing it."""
 
     def use(reader: Any) -> None:
         def scanner(source: Path, reading: Reading) -> Any:
@@ -53,8 +53,8 @@ def test_a_cohort_is_written_sorted_with_its_names_spacing_and_classes(
     own: Any, tmp_path: Path
 ) -> None:
     own(Arrays())
-    summary = prepare(tmp_path, tmp_path / "own.h5", workers=1)
-    prepare(tmp_path, tmp_path / "again.h5", workers=1)
+    summary = convert(tmp_path, tmp_path / "own.h5", workers=1)
+    convert(tmp_path, tmp_path / "again.h5", workers=1)
     assert (tmp_path / "own.h5").read_bytes() == (tmp_path / "again.h5").read_bytes()
     with Store(tmp_path / "own.h5") as store:
         assert (store.volumes, tuple(store.channels), tuple(store.classes)) == (
@@ -71,7 +71,7 @@ def test_a_cohort_is_written_sorted_with_its_names_spacing_and_classes(
             store.images(3, 6), to_uint8(images)
         )
         store.verify()
-    assert not prepare(tmp_path, tmp_path / "own.h5", workers=1).written
+    assert not convert(tmp_path, tmp_path / "own.h5", workers=1).written
 
 
 NAN = np.where(
@@ -113,10 +113,10 @@ def test_what_is_wrong_is_a_fault_of_its_volume_and_nothing_is_written(
     own: Any, tmp_path: Path, spoilt: dict[str, Any], said: str
 ) -> None:
     own(Arrays(**spoilt))
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(tmp_path, tmp_path / "own.h5", workers=1)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(tmp_path, tmp_path / "own.h5", workers=1)
     assert said in str(refused.value) and not (tmp_path / "own.h5").exists()
-    summary = prepare(tmp_path, tmp_path / "own.h5", on_fault="skip_patient", workers=1)
+    summary = convert(tmp_path, tmp_path / "own.h5", on_fault="skip_patient", workers=1)
     assert [one.name for one in summary.volumes] == ["a", "c"] and summary.left_out == ["b"]
 
 
@@ -126,7 +126,7 @@ def test_other_names_are_other_data(own: Any, tmp_path: Path) -> None:
         reader = Arrays()
         reader.classes = classes
         own(reader)
-        prints.add(prepare(tmp_path, tmp_path / "own.h5", workers=1).fingerprint)
+        prints.add(convert(tmp_path, tmp_path / "own.h5", workers=1).fingerprint)
     assert len(prints) == 2
 
 

@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from brainseg import config as schema
 from brainseg import search
 from brainseg.cli.main import with_options_added
-from brainseg.config.compose import CONFIGS, compose_job, expand
+from brainseg.config.compose import CONFIGS, compose_job, expand_sweep
 from brainseg.config.text import as_typed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,14 +42,14 @@ def test_every_command_of_the_pages_is_a_valid_request(
             Path("mine.yaml").write_text(block)
     command, *overrides = with_options_added(shlex.split(line, comments=True)[2:])
     command = command.removeprefix("brainseg.")
-    schema.register()
+    schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
         if command == "search":
-            own, trains = search.split(overrides)
+            own, trains = search.split_arguments(overrides)
             data = [one for one in trains if not one.startswith("data.path=")]
-            assert search.plan(data, compose_job("search", own)).space
+            assert search.plan_search(data, compose_job("search", own)).space
         elif overrides[0] == "-m":
-            jobs = expand(command, as_typed(command, overrides[1:], sweeps=True))[1]
+            jobs = expand_sweep(command, as_typed(command, overrides[1:], sweeps=True))[1]
             assert all(compose_job(command, job, of_sweep=True) for job in jobs)
         else:
             assert compose_job(command, as_typed(command, overrides))

@@ -7,13 +7,13 @@ import pytest
 
 from brainseg import evaluate
 from brainseg.config import DataConfig, DeviceConfig, EvaluateConfig, SplitConfig, UNetConfig
-from brainseg.data.conversion import prepare
+from brainseg.data.conversion import convert
 
 
 @pytest.fixture(scope="session")
 def real_file(real_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("real") / "lgg.h5"
-    summary = prepare(real_source, path)
+    summary = convert(real_source, path)
     slices = sum(volume.shape[0] for volume in summary.volumes)
     tumour = sum(int((volume.tumour_pixels > 0).sum()) for volume in summary.volumes)
     assert (len(summary.volumes), slices, tumour) == (88, 3274, 1141)
@@ -30,7 +30,7 @@ def scores(real_file: Path, reference: Path, folder: Path, patients: int | None)
         split=SplitConfig("all"),
         model=UNetConfig(depth=4, width=32, growth=1),
     )
-    evaluate.check(config)
+    evaluate.check_request(config)
     assert evaluate.run(config) == 0
     found = pd.read_csv(folder / "patients.csv").set_index("patient")
     known = pd.read_csv(reference / "patient_dice.csv").set_index("patient").loc[found.index]

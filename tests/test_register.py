@@ -10,7 +10,7 @@ import pytest
 
 from brainseg import evaluate, register
 from brainseg.cli.main import run_command
-from brainseg.tracking.client import connect, limited
+from brainseg.tracking.client import connect, short_timeouts
 from brainseg.tracking.lookup import checkpoint_of, folder_behind
 
 Call = Callable[..., str]
@@ -39,7 +39,7 @@ def call(
 
 
 def client(project: Path) -> Any:
-    with limited(5):
+    with short_timeouts(5):
         return connect(f"sqlite:///{project / 'mlflow.db'}", make=False)
 
 

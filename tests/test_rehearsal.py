@@ -18,7 +18,7 @@ from brainseg.config import (
     UNetConfig,
 )
 from brainseg.core.errors import RequestError
-from brainseg.data.conversion import prepare
+from brainseg.data.conversion import convert
 from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.training.trial_step import smallest_batch
 
@@ -80,18 +80,18 @@ def test_norms_that_cannot_train_on_one_pixel_are_refused(
         half_resolution=half,
     )
     if rule is None:
-        assert train.check(request).parameters > 0
+        assert train.check_request(request).parameters > 0
     else:
         with pytest.raises(RequestError, match=rule):
-            train.check(request)
+            train.check_request(request)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_size_of_the_first_part_of_the_run_is_rehearsed_too(tmp_path: Path) -> None:
     model = UNetConfig(depth=5, width=4, growth=1, norm="instance")
-    assert train.check(config(tmp_path, model)).parameters > 0
+    assert train.check_request(config(tmp_path, model)).parameters > 0
     with pytest.raises(RequestError, match=r"model.name=unet: takes no images of 16x16 pixels"):
-        train.check(config(tmp_path, model, half_resolution=0.5))
+        train.check_request(config(tmp_path, model, half_resolution=0.5))
 
 
 DEEP = {
@@ -144,10 +144,10 @@ def test_networks_of_monai_train_or_are_refused_in_one_line(
 ) -> None:
     request = config(tmp_path, ModelConfig(name, options), size=64 if name == "SwinUNETR" else 32)
     if rule is None:
-        assert train.check(request).parameters > 0
+        assert train.check_request(request).parameters > 0
     else:
         with pytest.raises(RequestError, match=rule) as refused:
-            train.check(request)
+            train.check_request(request)
         assert "\n" not in str(refused.value) and name in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -169,7 +169,7 @@ def test_losses_and_optimizers_that_cannot_do_a_step_are_refused(
     tmp_path: Path, settings: dict, rule: str
 ) -> None:
     with pytest.raises(RequestError, match=rule):
-        train.check(config(tmp_path, **settings))
+        train.check_request(config(tmp_path, **settings))
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def without_tumour(tmp_path: Path) -> Path:
                 np.zeros((32, 32), np.uint8),
                 photometric="minisblack",
             )
-    prepare(tmp_path / "source", tmp_path / "cohort.h5", workers=1)
+    convert(tmp_path / "source", tmp_path / "cohort.h5", workers=1)
     return tmp_path / "cohort.h5"
 
 
@@ -200,13 +200,13 @@ def test_a_share_of_tumour_slices_that_are_not_there_is_refused(without_tumour: 
         data = DataConfig(path=str(without_tumour), tumour_share=share)
         request = config(without_tumour.parent, data=data, allow_empty=True)
         if fine:
-            assert train.check(request).parameters > 0
+            assert train.check_request(request).parameters > 0
         else:
             with pytest.raises(
                 RequestError,
                 match=rf"data.tumour_share={share}: the training slices have none of that kind",
             ):
-                train.check(request)
+                train.check_request(request)
 
 
 def test_an_epoch_of_the_phantom_is_as_long_before_it_is_made_as_behind(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_an_epoch_of_the_phantom_is_as_long_before_it_is_made_as_behind(tmp_path
     messages = set()
     for _ in range(2):
         with pytest.raises(RequestError) as refused:
-            train.check(request)
+            train.check_request(request)
         messages.add(str(refused.value))
         ensure_cohort(request.data.phantom)
     assert len(messages) == 1

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainseg.data.resize import halved
+from brainseg.data.resize import downsample_by_two
 
 
 def squares(mask: torch.Tensor) -> list[list[int]]:
@@ -32,7 +32,7 @@ def test_the_mask_takes_the_class_of_most_and_of_a_draw_the_higher(
     random = torch.Generator().manual_seed(seed)
     mask = torch.randint(0, classes, (2, 1, height, width), generator=random, dtype=torch.uint8)
     image = torch.rand(2, 3, height, width, generator=random)
-    small, labels = halved(image, mask, classes)
+    small, labels = downsample_by_two(image, mask, classes)
     assert (small.shape, labels.shape, labels.dtype) == (
         (2, 3, height // 2, width // 2),
         (2, 1, height // 2, width // 2),
@@ -49,4 +49,4 @@ def test_the_mask_takes_the_class_of_most_and_of_a_draw_the_higher(
 def test_an_empty_mask_stays_empty_and_the_inputs_stay_as_they_are() -> None:
     image, mask = torch.rand(1, 3, 8, 8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     before = image.clone()
-    assert not halved(image, mask, 2)[1].any() and torch.equal(image, before)
+    assert not downsample_by_two(image, mask, 2)[1].any() and torch.equal(image, before)

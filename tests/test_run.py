@@ -12,9 +12,9 @@ from brainseg.core.errors import RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.data.split import Split
 from brainseg.runs import identity as identity_module
-from brainseg.runs.find import claim, stored_overrides
-from brainseg.runs.identity import differing, identity
-from brainseg.runs.metadata import label
+from brainseg.runs.find import claim_run_folder, stored_overrides
+from brainseg.runs.identity import identity, non_default_settings
+from brainseg.runs.metadata import run_label
 from brainseg.runs.run_folder import Job, RunFolder
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -66,7 +66,7 @@ def other_code():
 
 
 def test_only_settings_that_differ_from_the_defaults_count() -> None:
-    found = differing(make(seed=1))
+    found = non_default_settings(make(seed=1))
     assert found["seed"] == 1
     assert "epochs" not in found
     assert found["model.name"] == "unet"
@@ -120,38 +120,42 @@ def test_the_uid_survives_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_single_run_makes_siblings_and_a_sweep_finds_the_same_again() -> None:
-    first = claim(make(), Job(), "unet-a")
+    first = claim_run_folder(make(), Job(), "unet-a")
     assert first.path == Path("runs/unet-a")
     with active(first.path):
         pass
-    second = claim(make(), Job(), "unet-a")
+    second = claim_run_folder(make(), Job(), "unet-a")
     assert second.path == Path("runs/unet-a-2")
-    assert claim(make(), SWEEP, "unet-a").path == first.path
-    assert claim(make(resume="auto"), Job(), "unet-a").path == first.path
-    assert claim(make(output="elsewhere"), SWEEP, "unet-a").path == Path("elsewhere/unet-a")
+    assert claim_run_folder(make(), SWEEP, "unet-a").path == first.path
+    assert claim_run_folder(make(resume="auto"), Job(), "unet-a").path == first.path
+    assert claim_run_folder(make(output="elsewhere"), SWEEP, "unet-a").path == Path(
+        "elsewhere/unet-a"
+    )
     with pytest.raises(Interrupted), active(second.path):
         raise Interrupted(2)
-    assert claim(make(), SWEEP, "unet-a").path == first.path, (
+    assert claim_run_folder(make(), SWEEP, "unet-a").path == first.path, (
         "a finished sibling counts before an interrupted one"
     )
 
 
 def test_a_named_output_is_used_as_it_is_and_never_overwritten() -> None:
     config = make(output="mine")
-    with active(claim(config, Job(), FACTS["name"]).path):
+    with active(claim_run_folder(config, Job(), FACTS["name"]).path):
         pass
     with pytest.raises(RequestError, match="output=mine: holds a run already"):
-        claim(config, Job(), FACTS["name"])
-    assert claim(make(output="mine", resume="auto"), Job(), FACTS["name"]).path == Path("mine")
+        claim_run_folder(config, Job(), FACTS["name"])
+    assert claim_run_folder(make(output="mine", resume="auto"), Job(), FACTS["name"]).path == Path(
+        "mine"
+    )
     with pytest.raises(RequestError, match="other settings"):
-        claim(make(output="mine", resume="auto"), Job(), "unet-other")
+        claim_run_folder(make(output="mine", resume="auto"), Job(), "unet-other")
 
 
 def test_a_run_can_be_named_to_repeat_it() -> None:
     with active(Path("runs/r")):
         pass
     assert stored_overrides("runs/r", "from") == ["seed=3"]
-    assert claim(make(resume="runs/r"), Job(), "unet-z").path == Path("runs/r")
+    assert claim_run_folder(make(resume="runs/r"), Job(), "unet-z").path == Path("runs/r")
     with pytest.raises(RequestError, match="holds no run"):
         stored_overrides("runs/none", "from")
 
@@ -176,4 +180,4 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
 def test_mlflow_names_a_run_by_what_was_typed_or_by_what_was_swept(
     overrides: list[str], swept: tuple[str, ...], shown: str
 ) -> None:
-    assert label(Job(tuple(overrides), swept=swept), "unet-01") == shown
+    assert run_label(Job(tuple(overrides), swept=swept), "unet-01") == shown

@@ -15,7 +15,7 @@ from brainseg.data.split import Split
 from brainseg.runs.resume import check_extension, load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Hooks
+from brainseg.training.context import Callbacks
 from brainseg.training.loop import fit, train_epoch
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -32,7 +32,9 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
         fit(
             state,
             task,
-            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+            Callbacks(
+                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+            ),
         )
     return folder, task
 
@@ -80,8 +82,8 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
     longer = changed(task, epochs=3)
     state, whole = new_state(longer), new_state(longer)
     load_into(state, folder, longer)
-    fit(state, longer, Hooks())
-    fit(whole, longer, Hooks())
+    fit(state, longer, Callbacks())
+    fit(whole, longer, Callbacks())
     assert len(numbers(state)) == 3
     assert numbers(state) == numbers(whole)
 
@@ -111,13 +113,15 @@ def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) 
         fit(
             state,
             task,
-            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+            Callbacks(
+                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+            ),
         )
     longer = changed(task, max_minutes=2.0)
     state = new_state(longer)
     load_into(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
-    fit(state, longer, Hooks())
+    fit(state, longer, Callbacks())
     assert [row["step"] for row in state.history] == [6, 7, 13, 14], (
         "the epoch that the first budget cut short stays short"
     )
@@ -137,10 +141,10 @@ def test_the_epoch_behind_one_cut_short_sees_every_slice_once(
     )
     state = new_state(task)
     state.total_steps = 7
-    fit(state, task, Hooks())
+    fit(state, task, Callbacks())
     state.total_steps = 13
     seen.clear()
-    train_epoch(state, task, state.model, Hooks())
+    train_epoch(state, task, state.model, Callbacks())
     assert sorted(seen) == list(range(len(task.train)))
 
 

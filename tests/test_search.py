@@ -13,7 +13,7 @@ from searching import LR, call, states, studied
 from brainseg import search
 from brainseg.config import SearchConfig, TrainConfig, UNetConfig
 from brainseg.core.signals import Interrupted
-from brainseg.runs.dry_run import Facts
+from brainseg.runs.dry_run import JobCheck
 from brainseg.runs.run_folder import Job, Outcome, RunFolder
 from brainseg.tuning import search_space
 from brainseg.tuning.study import Study
@@ -33,7 +33,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         base = OmegaConf.structured(TrainConfig(model=UNetConfig()))
         return OmegaConf.to_object(OmegaConf.merge(base, OmegaConf.from_dotlist(overrides)))
 
-    def run(config: TrainConfig, job: Job, follow: search.Follower) -> Outcome:
+    def run(config: TrainConfig, job: Job, follow: search.TrialCallback) -> Outcome:
         seen.jobs.append(job)
         folder = RunFolder(Path("runs") / f"unet-{len(seen.jobs):03d}")
         folder.path.mkdir(parents=True)
@@ -51,9 +51,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return Outcome("finished", str(folder.path))
 
     monkeypatch.setattr(search, "compose_job", compose_job)
-    monkeypatch.setattr(search.train, "check", lambda config: Facts(1, "6/1/1", "cpu"))
+    monkeypatch.setattr(search.train, "check_request", lambda config: JobCheck(1, "6/1/1", "cpu"))
     monkeypatch.setattr(search.train, "run", run)
-    monkeypatch.setattr(search.study_report, "draw", lambda *_: None)
+    monkeypatch.setattr(search.report, "draw_search", lambda *_: None)
     return seen
 
 
@@ -204,7 +204,7 @@ def followed(
         {"epoch": epoch, "step": epoch + 1, "metrics": {"val/dice": value}}
         for epoch, value in enumerate(dice)
     ]
-    follow = search.Follower(trial, by_time)
+    follow = search.TrialCallback(trial, by_time)
 
     def tell(done: int) -> None:
         counts = {"step": done, "epoch": done, "half_steps": half_steps, "total_steps": total_steps}

@@ -20,7 +20,7 @@ def test_no_name_means_two_things() -> None:
 
 
 def test_own_settings_and_those_of_train_are_told_apart() -> None:
-    own, trains = search.split(
+    own, trains = search.split_arguments(
         [
             "trials=3",
             "--cfg",
@@ -40,7 +40,7 @@ def test_own_settings_and_those_of_train_are_told_apart() -> None:
 )
 def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
     head = (compose.CONFIGS / "search" / f"{name}.yaml").read_text().splitlines()[0]
-    own, trains = search.split(shlex.split(head, comments=False)[4:])
+    own, trains = search.split_arguments(shlex.split(head, comments=False)[4:])
     assert head.startswith("# python -m brainseg.search ") and f"space={name}" in own
     plan = planned(*trains, space=name)
     assert plan.database == Path(f"runs/search/{name}.db")
@@ -179,7 +179,7 @@ def test_the_commands_of_the_page_compose() -> None:
     commands = [line for line in page.splitlines() if line.startswith("python -m brainseg.search")]
     assert len(commands) >= 4
     for line in commands:
-        own, trains = search.split(shlex.split(line, comments=True)[3:])
+        own, trains = search.split_arguments(shlex.split(line, comments=True)[3:])
         trains = [one for one in trains if not one.startswith("data.path")]
         given = dict(one.split("=") for one in own)
         if given.get("space", "").endswith(".yaml"):

@@ -26,11 +26,11 @@ from brainseg.config import (
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.memory_store import MemoryStore
 from brainseg.data.readers.base import Scan
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.models import networks
 from brainseg.prediction import trained_model
 from brainseg.prediction.segmenter import Segmenter
-from brainseg.prediction.trained_model import Trained
+from brainseg.prediction.trained_model import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,17 @@ def test_one_volume_from_arrays(run: str) -> None:
 
 
 @pytest.fixture
-def threshold(tmp_path: Path) -> Trained:
+def threshold(tmp_path: Path) -> TrainedModel:
     """A network that marks FLAIR above half of its range."""
     path = threshold_weights(tmp_path / "w.pt")
-    return trained_model.load(str(path), DataConfig(), UNetConfig(depth=1, width=1, norm="none"))
+    return trained_model.load_model(
+        str(path), DataConfig(), UNetConfig(depth=1, width=1, norm="none")
+    )
 
 
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "ASR", "PIR"])
 def test_a_mask_of_an_image_has_the_images_own_axes(
-    axes: str, threshold: Trained, tmp_path: Path
+    axes: str, threshold: TrainedModel, tmp_path: Path
 ) -> None:
     path = write_nifti(tmp_path / "flair.nii.gz", scan(), axes)
     image = nibabel.load(path)
@@ -98,7 +100,9 @@ def test_a_mask_of_an_image_has_the_images_own_axes(
         )
 
 
-def test_arrays_lists_and_tensors_are_the_same_slices(threshold: Trained, tmp_path: Path) -> None:
+def test_arrays_lists_and_tensors_are_the_same_slices(
+    threshold: TrainedModel, tmp_path: Path
+) -> None:
     slices = scan().transpose(2, 1, 0).copy()
     stack = np.stack([slices] * 3, axis=1)
     tensor = torch.from_numpy(stack)
@@ -123,7 +127,7 @@ def test_arrays_lists_and_tensors_are_the_same_slices(threshold: Trained, tmp_pa
         )
 
 
-def test_anything_else_is_refused_in_words(threshold: Trained, tmp_path: Path) -> None:
+def test_anything_else_is_refused_in_words(threshold: TrainedModel, tmp_path: Path) -> None:
     slices = scan().transpose(2, 1, 0).copy()
     path = write_nifti(tmp_path / "T1w.nii.gz", scan())
     affine_less = nibabel.Nifti1Image(scan(), None)
@@ -178,9 +182,9 @@ def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() 
     options = ModelConfig("AttentionUnet", {"channels": [4, 8], "strides": [2]})
     weights = {"model": networks.build_network(options, 3, 1, (32, 32)).state_dict()}
     segmenter = Segmenter(
-        [Trained("w.pt", weights, DataConfig(), options)],
+        [TrainedModel("w.pt", weights, DataConfig(), options)],
         InferenceConfig(),
-        choose(DeviceConfig("cpu", "float32")),
+        choose_device(DeviceConfig("cpu", "float32")),
     )
     channels = ["pre-contrast", "FLAIR", "post-contrast"]
     for size, fits in ((32, True), (33, False), (32, True)):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import brainseg
-from brainseg.core.signals import Interrupted, Signals, ending
+from brainseg.core.signals import Interrupted, Signals, interrupt_on_signals
 
 BOTH = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 both = pytest.mark.parametrize("number", BOTH)
@@ -65,20 +65,20 @@ def in_a_callback(number: signal.Signals) -> None:
 def test_a_signal_ends_the_command_by_its_own_exception(
     met, number: signal.Signals, capsys
 ) -> None:
-    with pytest.raises(Interrupted) as stop, ending():
+    with pytest.raises(Interrupted) as stop, interrupt_on_signals():
         met(number)
     assert stop.value.exit_code == 128 + number
     assert capsys.readouterr().err == ""
 
 
 def test_other_exceptions_pass_unchanged() -> None:
-    with pytest.raises(ZeroDivisionError), ending():
+    with pytest.raises(ZeroDivisionError), interrupt_on_signals():
         raise ZeroDivisionError
 
 
 @both
 def test_a_run_is_ended_where_it_polls(number: signal.Signals) -> None:
-    with ending(), Signals() as signals:
+    with interrupt_on_signals(), Signals() as signals:
         signals.poll()
         send(number)
         with pytest.raises(Interrupted, match=number.name):

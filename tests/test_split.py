@@ -20,7 +20,7 @@ from brainseg.config import (
 )
 from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.core.errors import RequestError
-from brainseg.data.split import PARTS, Split, draw
+from brainseg.data.split import PARTS, Split, make_split
 
 EXAMPLES = [50, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 SHARES = [(0.70, 0.15, 0.15), (0.6, 0.2, 0.2), (0.8, 0.1, 0.1), (0.34, 0.33, 0.33), (0.8, 0.2, 0.0)]
@@ -52,7 +52,7 @@ def drawn_again(config: SplitConfig, names: list[str], random) -> Split:
     np.random.seed(random.randrange(2**32))
     listed = names + random.sample(names, 3)
     random.shuffle(listed)
-    return draw(TrainConfig(seed=random.randrange(2**31), split=config).split, listed)
+    return make_split(TrainConfig(seed=random.randrange(2**31), split=config).split, listed)
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
@@ -68,7 +68,7 @@ def test_holdout_is_disjoint_complete_balanced_and_independent_of_order_and_seed
     )
     def holds(names: list[str], seed: int, shares: tuple[float, float, float], random) -> None:
         config = HoldoutConfig(seed=seed, train=shares[0], validation=shares[1], test=shares[2])
-        split = draw(config, names)
+        split = make_split(config, names)
         assert sorted([*split.train, *split.validation, *split.test]) == sorted(names)
         for part, share in zip(PARTS, shares, strict=True):
             members = getattr(split, part)
@@ -91,7 +91,7 @@ def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_se
     )
     def holds(names: list[str], folds: int, seed: int, random) -> None:
         configs = [KFoldConfig(folds=folds, fold=fold, seed=seed) for fold in range(folds)]
-        splits = [draw(config, names) for config in configs]
+        splits = [make_split(config, names) for config in configs]
         assert sorted(name for split in splits for name in split.test) == sorted(names)
         sizes = [len(split.test) for split in splits]
         assert max(sizes) - min(sizes) <= 1
@@ -113,7 +113,7 @@ def test_the_training_seed_reaches_no_draw() -> None:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for kind in ("holdout", "kfold"):
             one, other, redrawn = (
-                draw(compose_job("train", [f"split={kind}", setting]).split, names)
+                make_split(compose_job("train", [f"split={kind}", setting]).split, names)
                 for setting in ("seed=0", "seed=1", "split.seed=1")
             )
             assert one == other != redrawn
@@ -121,7 +121,7 @@ def test_the_training_seed_reaches_no_draw() -> None:
 
 def test_another_seed_is_another_draw() -> None:
     names = [f"TCGA_A_{number}" for number in range(40)]
-    assert draw(HoldoutConfig(seed=0), names) != draw(HoldoutConfig(seed=1), names)
+    assert make_split(HoldoutConfig(seed=0), names) != make_split(HoldoutConfig(seed=1), names)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,9 @@ def test_too_small_a_cohort_names_the_least_number(config: SplitConfig, least: i
                     RequestError,
                     match=rf"split.*{count} patients.*at least {least} are needed.*; \w+",
                 ):
-                    draw(config, names)
+                    make_split(config, names)
             else:
-                split = draw(config, names)
+                split = make_split(config, names)
                 assert (
                     split.train
                     and split.validation
@@ -157,7 +157,7 @@ def test_too_small_a_cohort_names_the_least_number(config: SplitConfig, least: i
 
 def test_a_split_that_cannot_train_is_refused() -> None:
     with pytest.raises(RequestError, match="training and validation need patients"):
-        draw(
+        make_split(
             HoldoutConfig(train=0.5, validation=0.0, test=0.5),
             [f"TCGA_A_{number}" for number in range(40)],
         )
@@ -165,7 +165,7 @@ def test_a_split_that_cannot_train_is_refused() -> None:
 
 @given(cohorts(least=5), st.randoms(use_true_random=False))
 def test_the_reference_draw_is_marked_whatever_it_shares(names: list[str], random) -> None:
-    split = draw(SplitConfig(name="reference"), names)
+    split = make_split(SplitConfig(name="reference"), names)
     assert split.leaky and split.test == ()
     assert (len(split.train), len(split.validation)) == (
         int(0.8 * len(names)),
@@ -177,7 +177,7 @@ def test_the_reference_draw_is_marked_whatever_it_shares(names: list[str], rando
 
 def test_the_reference_draw_is_reproduced_and_leaky(reference: Path) -> None:
     volumes = (reference / "patients.txt").read_text().split()
-    split = draw(SplitConfig(name="reference"), [name.rsplit("_", 1)[0] for name in volumes])
+    split = make_split(SplitConfig(name="reference"), [name.rsplit("_", 1)[0] for name in volumes])
     stored = json.loads((reference / "split.json").read_text())
     assert split.leaky
     assert list(split.train) == sorted(stored["train"])
@@ -196,7 +196,7 @@ def test_a_file_split_must_be_disjoint_and_complete(tmp_path: Path) -> None:
 
     def drawn(**parts: list[str]) -> Split:
         path.write_text(json.dumps(parts))
-        return draw(FileSplitConfig(path=str(path)), names)
+        return make_split(FileSplitConfig(path=str(path)), names)
 
     assert drawn(train=["B", "A"], validation=["C"], test=["D"]).train == ("A", "B")
     with pytest.raises(RequestError, match="A: patients in more than one part"):
@@ -207,11 +207,11 @@ def test_a_file_split_must_be_disjoint_and_complete(tmp_path: Path) -> None:
         drawn(train=["A", "B"], validation=["C"], test=["D", "E"])
     path.write_text("[]")
     with pytest.raises(RequestError, match="must be a JSON object"):
-        draw(FileSplitConfig(path=str(path)), names)
+        make_split(FileSplitConfig(path=str(path)), names)
 
 
 def test_stored_splits_are_checked_by_their_hash() -> None:
-    split = draw(HoldoutConfig(), [f"TCGA_A_{number}" for number in range(20)])
+    split = make_split(HoldoutConfig(), [f"TCGA_A_{number}" for number in range(20)])
     assert Split.from_dict(split.as_dict()) == split
     edited = split.as_dict()
     edited["train"] = edited["train"][1:]

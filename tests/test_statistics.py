@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError, RequestError
 from brainseg.evaluation import statistics
-from brainseg.evaluation.statistics import Paired, bootstrap, holm, paired, spread
+from brainseg.evaluation.statistics import Paired, bootstrap, compare_paired, holm, spread
 
 DICE = st.floats(0, 1, allow_subnormal=False)
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
@@ -120,7 +120,7 @@ def signed_rank_by_enumeration(differences: np.ndarray) -> float:
 def test_wilcoxon_equals_enumeration_with_ties_and_zeros(steps: np.ndarray) -> None:
     differences = steps / 8  # exact in binary: ties stay ties
     expected = signed_rank_by_enumeration(differences) if differences.any() else 1.0
-    assert paired(differences, np.zeros(len(steps)), draws=10).p == pytest.approx(expected)
+    assert compare_paired(differences, np.zeros(len(steps)), draws=10).p == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("patients", "same"), [(22, 0), (61, 0), (61, 5), (110, 0), (110, 20)])
@@ -130,26 +130,27 @@ def test_wilcoxon_equals_scipys(patients: int, same: int) -> None:
     ours, baseline = dice(patients, 1), dice(patients, 2)
     ours[:same] = baseline[:same]
     assert (
-        paired(ours, baseline, draws=10).p == wilcoxon(ours, baseline, zero_method="pratt").pvalue
+        compare_paired(ours, baseline, draws=10).p
+        == wilcoxon(ours, baseline, zero_method="pratt").pvalue
     )
 
 
 def test_pratts_zeros_by_hand() -> None:
     """|d| = 0 0 1 2 3 4 has ranks 1.5 1.5 3 4 5 6; all signs alike happen in 2 of 2^4 ways. Zeros left out give the same."""
-    assert paired(np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), np.zeros(6), draws=10).p == pytest.approx(
-        2 / 16
-    )
+    assert compare_paired(
+        np.array([0, 0, 0.1, 0.2, 0.3, 0.4]), np.zeros(6), draws=10
+    ).p == pytest.approx(2 / 16)
 
 
 def test_a_paired_comparison_by_hand() -> None:
     ours, baseline = np.array([0.5, 0.75, 1.0, 0.25]), np.array([0.25, 0.75, 0.5, 0.5])
-    found = paired(ours, baseline)
+    found = compare_paired(ours, baseline)
     assert (found.patients, found.wins, found.ties, found.losses, found.mean) == (4, 2, 1, 1, 0.125)
     assert (found.low, found.high) == bootstrap(ours - baseline)
 
 
 def test_without_any_difference_p_is_one() -> None:
-    assert paired(dice(20), dice(20)) == Paired(20, 0.0, 0.0, 0.0, 1.0, 0, 20, 0)
+    assert compare_paired(dice(20), dice(20)) == Paired(20, 0.0, 0.0, 0.0, 1.0, 0, 20, 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -166,14 +167,17 @@ def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(
     pairs: list[tuple[float, float]], random
 ) -> None:
     ours, baseline = np.array(pairs).T
-    one, other = paired(ours, baseline, draws=100), paired(baseline, ours, draws=100)
+    one, other = (
+        compare_paired(ours, baseline, draws=100),
+        compare_paired(baseline, ours, draws=100),
+    )
     assert (other.mean, -other.high, -other.low) == pytest.approx(
         (-one.mean, one.low, one.high), abs=1e-12
     )
     assert (other.wins, other.ties, other.losses) == (one.losses, one.ties, one.wins)
     assert other.p == pytest.approx(one.p) and 0 < one.p <= 1
     order = random.sample(range(len(pairs)), len(pairs))
-    shuffled = paired(ours[order], baseline[order], draws=100)
+    shuffled = compare_paired(ours[order], baseline[order], draws=100)
     assert (shuffled.low, shuffled.high, shuffled.wins) == (one.low, one.high, one.wins)
     assert (shuffled.mean, shuffled.p) == pytest.approx((one.mean, one.p))
 
@@ -183,7 +187,7 @@ def test_swapping_the_sides_negates_and_the_order_of_patients_plays_no_part(
 )
 def test_pairs_that_are_none_are_refused(ours: list[float], baseline: list[float]) -> None:
     with pytest.raises(DataError):
-        paired(np.array(ours), np.array(baseline))
+        compare_paired(np.array(ours), np.array(baseline))
 
 
 def test_holm_by_hand() -> None:

@@ -14,7 +14,7 @@ import pytest
 from brainseg.core.errors import DataError
 from brainseg.data.store import Store, is_open_elsewhere, is_store
 from brainseg.data.store_writer import write_store
-from brainseg.data.volume import Volume, describe
+from brainseg.data.volume import Volume, compute_volume_stats
 
 NAMES = ("TCGA_AA_0001_20010101", "TCGA_AA_0001_20020202", "TCGA_Bö_0002_20010101")
 Pixels = list[tuple[np.ndarray, np.ndarray]]
@@ -27,7 +27,9 @@ def cohort() -> tuple[list[Volume], Pixels]:
     for slices, name in enumerate(NAMES, 2):
         images = rng.integers(0, 256, (slices, 3, 8, 8), np.uint8)
         masks = (rng.random((slices, 1, 8, 8)) < 0.3).astype(np.uint8)
-        volumes.append(describe(name, zip(range(5, 5 + slices), images, masks[:, 0], strict=True)))
+        volumes.append(
+            compute_volume_stats(name, zip(range(5, 5 + slices), images, masks[:, 0], strict=True))
+        )
         pixels.append((images, masks))
     return volumes, pixels
 
@@ -176,7 +178,9 @@ def test_verify_finds_what_the_checksum_cannot(tmp_path: Path) -> None:
     """Fletcher-32 takes 0xFFFF for 0x0000: a black block that comes back white has the right checksum."""
     volumes, pixels = cohort()
     pixels[0][0][0, 0] = 0
-    volumes[0] = describe(NAMES[0], zip((5, 6), pixels[0][0], pixels[0][1][:, 0], strict=True))
+    volumes[0] = compute_volume_stats(
+        NAMES[0], zip((5, 6), pixels[0][0], pixels[0][1][:, 0], strict=True)
+    )
     path = tmp_path / "lgg.h5"
     write_store(path, volumes, pixels)
     with h5py.File(path) as file:
@@ -357,7 +361,10 @@ def test_room_is_reserved_before_hdf5_takes_it(
     names = [f"TCGA_{'A' * 200}_{number:04}_20010101" for number in range(volumes)]
     write_store(
         tmp_path / "a.h5",
-        [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+        [
+            compute_volume_stats(name, zip(range(slices), image, mask[:, 0], strict=True))
+            for name in names
+        ],
         [(image, mask)] * volumes,
     )
     assert len(reserved) == volumes + 3
@@ -365,7 +372,10 @@ def test_room_is_reserved_before_hdf5_takes_it(
     monkeypatch.undo()
     write_store(
         tmp_path / "b.h5",
-        [describe(name, zip(range(slices), image, mask[:, 0], strict=True)) for name in names],
+        [
+            compute_volume_stats(name, zip(range(slices), image, mask[:, 0], strict=True))
+            for name in names
+        ],
         [(image, mask)] * volumes,
     )
     assert (tmp_path / "b.h5").read_bytes() == (tmp_path / "a.h5").read_bytes(), (

@@ -21,10 +21,10 @@ from brainseg.config import TrainConfig
 from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
 from brainseg.runs import code_version, dry_run, identity, run_folder
-from brainseg.runs.dry_run import Fate
+from brainseg.runs.dry_run import PlannedAction
 from brainseg.runs.run_folder import Job, Outcome, RunFolder
 from brainseg.sweeps import summary as sweep
-from brainseg.sweeps.summary import Ledger
+from brainseg.sweeps.summary import JobStatusStore
 
 TINY = (
     "model.depth=2",
@@ -50,7 +50,7 @@ def start(phantom_file: Path, capsys: pytest.CaptureFixture) -> Callable[..., st
     def start(*argv: str, code: int = 0, run=train.run) -> str:
         with pytest.raises(SystemExit) as stop:
             run_command(
-                "train", run, train.check, ["-m", *TINY, f"data.path={phantom_file}", *argv]
+                "train", run, train.check_request, ["-m", *TINY, f"data.path={phantom_file}", *argv]
             )
         shown = capsys.readouterr()
         assert stop.value.code == code, shown.err
@@ -72,7 +72,7 @@ def test_what_is_swept_and_how_a_job_is_called() -> None:
         ["model.depth=2", "seed=0", "++loss.options.a=2"],
     ]
     assert sweep.settings_swept(jobs) == ("loss.options.a",)
-    assert sweep.label(jobs[1], ("loss.options.a",)) == "loss.options.a=2"
+    assert sweep.job_label(jobs[1], ("loss.options.a",)) == "loss.options.a=2"
 
 
 def test_the_summary_lists_every_job_with_its_reason() -> None:
@@ -81,7 +81,7 @@ def test_the_summary_lists_every_job_with_its_reason() -> None:
         Outcome("skipped", "runs/b", "finished before"),
         Outcome("failed", reason="no memory"),
     ]
-    assert sweep.summary(outcomes, ["seed=0", "seed=1", "seed=2"]).splitlines() == [
+    assert sweep.format_summary(outcomes, ["seed=0", "seed=1", "seed=2"]).splitlines() == [
         "",
         "3 jobs: 1 finished, 1 skipped, 1 failed",
         "job  state     swept   folder, reason",
@@ -92,15 +92,15 @@ def test_the_summary_lists_every_job_with_its_reason() -> None:
 
 
 def test_a_measured_plan_adds_up_what_is_left() -> None:
-    facts = [dry_run.Facts(10, "7/2/1", "cpu")] * 4
+    facts = [dry_run.JobCheck(10, "7/2/1", "cpu")] * 4
     fates = [
-        Fate("run"),
-        Fate("resume at epoch 5", 0.5),
-        Fate("skip: finished before", 0),
-        Fate("run"),
+        PlannedAction("run"),
+        PlannedAction("resume at epoch 5", 0.5),
+        PlannedAction("skip: finished before", 0),
+        PlannedAction("run"),
     ]
     costs = iter([(100.0, 2 * 10**9), (3600.0, 10**9), "MemoryError: too large"])
-    shown = sweep.plan(
+    shown = sweep.format_plan(
         facts, fates, list("abcd"), [TrainConfig()] * 4, lambda config: next(costs)
     ).splitlines()
     assert shown[0].split() == [
@@ -250,10 +250,10 @@ def test_dry_run_measures_seconds_and_memory(start) -> None:
 
 
 def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "jobs", "now")
+    ledger = JobStatusStore(tmp_path / "jobs", "now")
     ledger.end(0, Outcome("finished", "runs/a"))
     ledger.write(1, pid=1, host="h")
-    Ledger(tmp_path / "jobs", "before").end(2, Outcome("finished", "runs/c"))
+    JobStatusStore(tmp_path / "jobs", "before").end(2, Outcome("finished", "runs/c"))
     outcomes = ledger.outcomes(3, "not started")
     assert [outcome.state for outcome in outcomes] == ["finished", "failed", "failed"]
     assert [outcome.reason for outcome in outcomes] == ["", sweep.LOST, "not started"]
@@ -266,10 +266,10 @@ def test_what_a_signal_stopped_has_not_failed() -> None:
         Outcome("failed", reason="not started"),
         Outcome("failed", reason="not started: the launcher was lost"),
     ]
-    said = sweep.summary(ended, ["seed=0", "seed=1", "seed=2", "seed=3"]).splitlines()
+    said = sweep.format_summary(ended, ["seed=0", "seed=1", "seed=2", "seed=3"]).splitlines()
     assert said[1] == "4 jobs: 1 finished, 0 skipped, 1 failed, 2 stopped"
     assert [line.split()[1] for line in said[3:]] == ["finished", "stopped", "stopped", "failed"]
-    assert "stopped" not in sweep.summary(ended[:1], ["seed=0"])
+    assert "stopped" not in sweep.format_summary(ended[:1], ["seed=0"])
 
 
 def test_two_sweeps_of_the_same_instant_have_a_folder_each(
@@ -333,7 +333,7 @@ def test_a_kill_that_nobody_wrote_down_is_written_down_at_the_end(start) -> None
 
 
 def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory_cache.release()
+    memory_cache.clear_cache()
     reads: list[int] = []
     read = MRIDataset._read
     monkeypatch.setattr(
@@ -346,30 +346,30 @@ def test_the_jobs_of_a_sweep_read_their_data_once(start, monkeypatch: pytest.Mon
     start("seed=0", "test=no")
     once = len(reads)
     reads.clear()
-    memory_cache.release()
+    memory_cache.clear_cache()
     start("seed=1,2,3", "test=no")
     assert len(reads) == once
 
 
 def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
-    memory_cache.release()
+    memory_cache.clear_cache()
     cpu = torch.device("cpu")
     parts = [
         MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)
     ]
-    memory_cache.hold(parts[:1], cpu)
+    memory_cache.cache_in_memory(parts[:1], cpu)
     memory = weakref.ref(parts[0].memory.image)
     again = MRIDataset(phantom_file, volume="FLAIR", indices=range(8))
-    memory_cache.hold([again], cpu)
+    memory_cache.cache_in_memory([again], cpu)
     assert again.memory is parts[0].memory
     assert torch.equal(
         again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image
     )
     parts[0] = again = None  # type: ignore[call-overload]
-    memory_cache.hold(parts[1:], cpu)
+    memory_cache.cache_in_memory(parts[1:], cpu)
     gc.collect()
     assert memory() is None
-    memory_cache.hold(parts[1:], cpu, "no")
+    memory_cache.cache_in_memory(parts[1:], cpu, "no")
     assert not memory_cache._kept
 
 
@@ -386,7 +386,7 @@ def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Pa
         path.unlink(missing_ok=True)
         path.write_bytes(source.read_bytes())
         part = MRIDataset(path)
-        memory_cache.hold([part], torch.device("cpu"))
+        memory_cache.cache_in_memory([part], torch.device("cpu"))
         images.append(part.gather([0]).image)
     assert not torch.equal(*images)
 

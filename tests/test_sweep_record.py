@@ -11,11 +11,11 @@ from scored_runs import scored_run
 from test_end_to_end import SMALL
 from warm_processes import call
 
-from brainseg.compare import summarise
-from brainseg.comparison.runs import chosen_among, gather
+from brainseg.compare import summarise_sweep
+from brainseg.comparison.runs import count_configurations_tried, load_runs
 from brainseg.config import TrackingConfig
 from brainseg.core.errors import RequestError
-from brainseg.runs.sweep_record import jobs_of, last, sweep_id, write_record
+from brainseg.runs.sweep_record import jobs_of, last_sweep, sweep_id, write_record
 
 NAMES = {"TCGA_A_1_1": 0.5, "TCGA_A_2_1": 0.7, "TCGA_B_3_1": 0.6}
 
@@ -52,7 +52,7 @@ def test_a_record_keeps_what_a_narrower_start_left_out(tmp_path: Path) -> None:
             ],
         )
     assert [path.name for path in jobs_of("width-1", tmp_path)] == ["4", "8", "16"]
-    assert last(tmp_path) == "width-1"
+    assert last_sweep(tmp_path) == "width-1"
 
 
 def test_a_killed_sweep_is_found_by_its_runs(tmp_path: Path) -> None:
@@ -69,12 +69,12 @@ def test_a_killed_sweep_is_found_by_its_runs(tmp_path: Path) -> None:
 def test_a_job_made_again_counts_once(tmp_path: Path) -> None:
     for name in ("old", "new"):
         scored_run(tmp_path / name, NAMES, sweep="width-2")
-    assert [run.path.name for run in gather(None, "width-2", None, tmp_path, None)] == ["new"]
+    assert [run.path.name for run in load_runs(None, "width-2", None, tmp_path, None)] == ["new"]
 
 
 def test_a_sweep_of_which_nothing_finished_says_so(tmp_path: Path) -> None:
     scored_run(tmp_path / "a", NAMES, state="failed", sweep="width-2")
-    said = summarise("width-2", tmp_path, TrackingConfig("none"))
+    said = summarise_sweep("width-2", tmp_path, TrackingConfig("none"))
     assert said.startswith("no comparison: ") and "it broke" in said
 
 
@@ -191,7 +191,7 @@ def test_the_last_that_finished_counts_and_data_are_not_mixed(tmp_path: Path) ->
         tmp_path / "other", NAMES, sweep="width-2", data={"path": "b.h5", "fingerprint": "e" * 64}
     )
     for sweep in ("width-2", None):
-        assert [run.path.name for run in gather(None, sweep, None, tmp_path, None)] == [
+        assert [run.path.name for run in load_runs(None, sweep, None, tmp_path, None)] == [
             "second",
             "other",
         ]
@@ -204,9 +204,9 @@ def test_a_checkpoint_is_one_of_those_its_sweep_tried_from_wherever_it_is_named(
         scored_run(tmp_path / f"w{width}", NAMES, width=width, sweep="width-2")
     (tmp_path / "w8" / "checkpoints").mkdir()
     assert (
-        chosen_among(str(tmp_path / "w8"))
-        == chosen_among(str(tmp_path / "w8" / "checkpoints" / "best.pt"))
+        count_configurations_tried(str(tmp_path / "w8"))
+        == count_configurations_tried(str(tmp_path / "w8" / "checkpoints" / "best.pt"))
         == 3
     )
     monkeypatch.chdir(tmp_path / "w8")
-    assert chosen_among(".") == chosen_among("checkpoints/best.pt") == 3
+    assert count_configurations_tried(".") == count_configurations_tried("checkpoints/best.pt") == 3

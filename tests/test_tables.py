@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_pictures import score
 
-from brainseg.evaluation.metrics import is_missed, missed, score_patient
+from brainseg.evaluation.metrics import count_missed, is_missed, score_patient
 from brainseg.reports.tables import metrics_table, patients_csv, read_scores, slices_csv
 
 
@@ -68,7 +68,7 @@ def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
     assert table["tumour_pixels/core"].tolist() == [1, 1] and table[
         "predicted_pixels/core"
     ].tolist() == [1, 0]
-    assert missed(table).tolist() == [is_missed(one) for one in scores] == [False, True]
+    assert count_missed(table).tolist() == [is_missed(one) for one in scores] == [False, True]
 
 
 def test_patients_csv_reads_back(tmp_path):

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageSequence
 
 from brainseg.core.errors import RequestError
-from brainseg.data.cases.find import find
+from brainseg.data.cases.find import find_cases
 from brainseg.data.cases.tiff_stack import read_stack, stack_shape
 from brainseg.data.volume import CHANNELS
 
@@ -28,7 +28,7 @@ def test_channels_are_sequences_and_not_slices(axes: str, writer: str, tmp_path:
     axes = axes.replace("ZYXC", "ZYXS")
     options = {"photometric": "rgb"} if axes.endswith("S") else {"photometric": "minisblack"}
     tifffile.imwrite(path, stack, metadata={"axes": axes}, **options)
-    (study,) = find(str(path), {}, CHANNELS)
+    (study,) = find_cases(str(path), {}, CHANNELS)
     assert np.array_equal(study.read().images, STACK) and study.name == "a"
     assert study.assignment == {name: f"{path}, channel {n}" for n, name in enumerate(CHANNELS, 1)}
 
@@ -41,7 +41,7 @@ def test_an_imagej_hyperstack_is_read_by_its_axes(tmp_path: Path) -> None:
     assert np.array_equal(read_stack(path)[..., 0], STACK[:, 0])
     tifffile.imwrite(path, STACK[:, :2], imagej=True, metadata={"axes": "ZCYX"})
     with pytest.raises(RequestError, match="2 channels; the checkpoint needs 3"):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
 
 
 @pytest.mark.parametrize("writer", ["ome", "imagej", "shaped"])
@@ -56,14 +56,14 @@ def test_time_points_are_refused_by_name(writer: str, tmp_path: Path) -> None:
             photometric="minisblack",
         )
         with pytest.raises(RequestError, match=f"holds {len(stack)} time points; save one of them"):
-            find(str(path), {}, CHANNELS)
+            find_cases(str(path), {}, CHANNELS)
 
 
 def test_dimensions_without_a_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, STACK, photometric="minisblack")
     with pytest.raises(RequestError, match=r"holds 4 x 3 slices, and does not say which dimension"):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
     tifffile.imwrite(path, STACK[:, 0], photometric="minisblack")
     assert stack_shape(path) == (4, 7, 9, 1)
 
@@ -73,7 +73,7 @@ def test_several_images_and_slices_in_several_files_are_refused(tmp_path: Path) 
         for _ in range(2):
             file.write(STACK[:, 0], metadata={"axes": "ZYX"}, photometric="minisblack")
     with pytest.raises(RequestError, match="holds 2 images; save the one to segment by itself"):
-        find(str(tmp_path / "a.ome.tif"), {}, CHANNELS)
+        find_cases(str(tmp_path / "a.ome.tif"), {}, CHANNELS)
     with tifffile.TiffWriter(tmp_path / "b.tif") as file:
         for page in STACK[:, 0]:
             file.write(page, photometric="minisblack")
@@ -85,7 +85,7 @@ def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(path, STACK, metadata={"axes": "ZCYX"}, photometric="minisblack")
     path.write_bytes(path.read_bytes().replace(b'SizeC="3"', b'SizeC="5"'))
     with pytest.raises(RequestError, match="description"):
-        find(str(path), {}, CHANNELS)
+        find_cases(str(path), {}, CHANNELS)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
@@ -96,7 +96,8 @@ def test_white_is_zero_is_inverted(dtype: type, tmp_path: Path) -> None:
     assert np.array_equal(read_stack(tmp_path / "a.tif")[..., 0], grey)
     tifffile.imwrite(tmp_path / "b.tif", grey, photometric="minisblack")
     images = [
-        find(str(tmp_path / name), {}, CHANNELS)[0].read().images for name in ("a.tif", "b.tif")
+        find_cases(str(tmp_path / name), {}, CHANNELS)[0].read().images
+        for name in ("a.tif", "b.tif")
     ]
     assert np.array_equal(*images)
 
@@ -128,7 +129,7 @@ def test_a_page_that_is_cut_off_is_missed(tmp_path: Path) -> None:
     for end in (last + 8, last, last - 40):
         (tmp_path / "a.tif").write_bytes(content[:end])
         with pytest.raises(RequestError, match="truncated"):
-            find(str(tmp_path / "a.tif"), {}, CHANNELS)
+            find_cases(str(tmp_path / "a.tif"), {}, CHANNELS)
 
 
 @pytest.mark.parametrize("tile", [None, (16, 16)])
@@ -146,7 +147,7 @@ def test_strips_that_are_padded_and_tiles_are_read(
     content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content[: len(content) - 400])
     with pytest.raises(RequestError, match="truncated"):
-        find(str(tmp_path / "a.tif"), {}, CHANNELS)
+        find_cases(str(tmp_path / "a.tif"), {}, CHANNELS)
 
 
 def test_palettes_and_other_depths_are_refused_in_words(tmp_path: Path) -> None:
@@ -157,14 +158,14 @@ def test_palettes_and_other_depths_are_refused_in_words(tmp_path: Path) -> None:
         ("one.tif", "pixels are bool|1 bits"),
     ):
         with pytest.raises(RequestError, match=rule):
-            find(str(tmp_path / name), {}, CHANNELS)
+            find_cases(str(tmp_path / name), {}, CHANNELS)
 
 
 def test_values_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     stack = STACK[:, 0].astype(np.float32)
     stack[1, 2, 3:5] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
-    (study,) = find(str(tmp_path / "a.tif"), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "a.tif"), {}, CHANNELS)
     with pytest.raises(ValueError, match="2 of 252 values are NaN or infinite"):
         study.read()
 
@@ -172,6 +173,6 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path) -> None:
 def test_a_stack_alone_that_is_named_after_another_sequence_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "T1w.tif", STACK[:, 0], photometric="minisblack")
     with pytest.raises(RequestError, match="would be taken for FLAIR, and is named after T1w"):
-        find(str(tmp_path / "T1w.tif"), {}, CHANNELS)
-    (study,) = find(str(tmp_path / "T1w.tif"), {"FLAIR": "T1w.tif"}, CHANNELS)
+        find_cases(str(tmp_path / "T1w.tif"), {}, CHANNELS)
+    (study,) = find_cases(str(tmp_path / "T1w.tif"), {"FLAIR": "T1w.tif"}, CHANNELS)
     assert study.assignment == {"FLAIR": str(tmp_path / "T1w.tif")}

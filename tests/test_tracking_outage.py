@@ -18,7 +18,7 @@ import pytest
 from tracked_runs import START, client, closed_port, points, the_run, write_run
 
 from brainseg.tracking import mirror as tracking
-from brainseg.tracking.client import limited
+from brainseg.tracking.client import short_timeouts
 from brainseg.tracking.mirror import Mirror, Tracker, replicate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -134,7 +134,7 @@ def test_a_real_server_killed_and_started_again(template: Path, tmp_path: Path) 
         mirror.update(final=True)
         assert not mirror.failing, mirror.describe()
         replicate(tmp_path / "run")
-        with limited(10):
+        with short_timeouts(10):
             run = the_run(uri)
             assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
             assert [step for step, _, _ in points(uri, "val/dice")] == [1, 2, 3, 4]

@@ -45,7 +45,7 @@ def moved(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def scores(config: EvaluateConfig) -> tuple[dict, pd.DataFrame]:
     """Evaluate as the command does; returns summary.json and patients.csv."""
     config = dataclasses.replace(config, device=CPU, overlays=False, viewer=0, output="scores")
-    evaluate.check(config)
+    evaluate.check_request(config)
     assert evaluate.run(config) == 0
     return json.loads(Path("scores/summary.json").read_text()), pd.read_csv("scores/patients.csv")
 
@@ -109,7 +109,7 @@ def test_equal_names_on_other_data_give_no_roles(moved: Path, tmp_path: Path, ca
 
 def write_part(source: Path, path: Path, count: int, swap: Path | None = None) -> Path:
     """Write the first patients of a file to another; the first of them has the scan of `swap`."""
-    from brainseg.data.volume import describe
+    from brainseg.data.volume import compute_volume_stats
 
     volumes, pixels = [], []
     for index in range(count):
@@ -117,7 +117,7 @@ def write_part(source: Path, path: Path, count: int, swap: Path | None = None) -
             start, stop = int(store.first_slice[index]), int(store.first_slice[index + 1])
             images, masks = store.images(start, stop), store.masks(start, stop)[:, 0]
             slices = list(zip(store.slice_number[start:stop].tolist(), images, masks, strict=True))
-            volumes.append(describe(store.volumes[index], slices, store.channels))
+            volumes.append(compute_volume_stats(store.volumes[index], slices, store.channels))
             pixels.append((images, masks[:, None]))
     write_store(path, volumes, iter(pixels))
     return path
@@ -174,7 +174,9 @@ def test_data_that_are_gone_are_named_in_one_line(
     shutil.rmtree("scores")
     data.unlink()
     with pytest.raises(SystemExit) as stop:
-        run_command("evaluate", evaluate.run, evaluate.check, ["checkpoint=alone.pt", "device=cpu"])
+        run_command(
+            "evaluate", evaluate.run, evaluate.check_request, ["checkpoint=alone.pt", "device=cpu"]
+        )
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert f"alone.pt was trained on {data}, which is not there; give data.path=FILE" in error
@@ -238,7 +240,7 @@ def test_predict_takes_no_role_from_a_name_alone(
             "overlays=false",
         ]
         with pytest.raises(SystemExit) as stop:
-            run_command("predict", predict.run, predict.check, options)
+            run_command("predict", predict.run, predict.check_request, options)
         assert stop.value.code == 0, capsys.readouterr().err
         said = capsys.readouterr().out
         assert ("1 unknown" in said) is not known, said

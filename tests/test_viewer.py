@@ -17,12 +17,12 @@ from scored_runs import scored_run
 
 from brainseg.compare import publish
 from brainseg.comparison.compare import compare
-from brainseg.comparison.runs import Run
+from brainseg.comparison.runs import ScoredRun
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.data.store import Store
 from brainseg.reports import viewer
 from brainseg.reports.predictions import Prediction, write_predictions
-from brainseg.reports.viewer import Case, most_telling
+from brainseg.reports.viewer import Case, choose_slices
 
 SLICES, SIDE = 12, 40
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
@@ -157,7 +157,9 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
         case("b", 0.2, 0.3, larger, spacing=(5.0, 1.0, 1.0)),
         case("c", 0.5, None),
     ]
-    viewer.write(path, cases, ["unet", "deeper"], "Three of them", ["a note"], left_out=["d", "e"])
+    viewer.write_viewer(
+        path, cases, ["unet", "deeper"], "Three of them", ["a note"], left_out=["d", "e"]
+    )
     return path
 
 
@@ -349,7 +351,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(page: Page) -> None:
 def test_several_classes(browser: Any, tmp_path: Path) -> None:
     truth = square(range(3, 9), 10, 12)
     truth[:, 16:22] *= 3
-    viewer.write(
+    viewer.write_viewer(
         tmp_path / "page.html",
         [case("a", truth=truth)],
         ["unet", "other"],
@@ -384,7 +386,7 @@ def test_a_hostile_name_runs_nothing(browser: Any, tmp_path: Path) -> None:
             HOSTILE,
         )
     ]
-    viewer.write(
+    viewer.write_viewer(
         tmp_path / "page.html",
         given_,
         [HOSTILE],
@@ -421,7 +423,7 @@ def test_a_page_without_truth_or_patients_opens(browser: Any, tmp_path: Path) ->
         [np.ones((1, 33, 21), np.uint8)],
         [None],
     )
-    viewer.write(tmp_path / "page.html", [lone], ["unet"])
+    viewer.write_viewer(tmp_path / "page.html", [lone], ["unet"])
     page = Page(browser, tmp_path / "page.html")
     assert (
         page.place == ("a", 1)
@@ -435,7 +437,7 @@ def test_a_page_without_truth_or_patients_opens(browser: Any, tmp_path: Path) ->
     )
     page.press("t", "h", "h")
     assert page.faults() == []
-    viewer.write(tmp_path / "none.html", [], ["unet"])
+    viewer.write_viewer(tmp_path / "none.html", [], ["unet"])
     browser.get((tmp_path / "none.html").as_uri())
     assert [entry["message"] for entry in browser.get_log("browser")] == []
 
@@ -459,7 +461,7 @@ def test_runs_give_the_mask_back(seed: int, height: int, width: int, classes: in
 def test_the_most_telling_are_of_the_first_role_and_hold_its_worst_and_best(
     scores: list[tuple[str, float]], count: int
 ) -> None:
-    chosen = most_telling(scores, count)
+    chosen = choose_slices(scores, count)
     assert chosen == sorted(set(chosen)) and len(chosen) == min(count, len(scores))
     roles = [scores[index][0] for index in chosen]
     left = [scores[index][0] for index in range(len(scores)) if index not in chosen]
@@ -491,7 +493,7 @@ def test_a_patient_weighs_as_much_as_its_pictures(tmp_path: Path) -> None:
     ]
     sizes = []
     for part in (cases[:1], cases):
-        viewer.write(tmp_path / "page.html", part, [f"run {number}" for number in range(6)])
+        viewer.write_viewer(tmp_path / "page.html", part, [f"run {number}" for number in range(6)])
         sizes.append((tmp_path / "page.html").stat().st_size)
     assert (sizes[1] - sizes[0]) / 2 < 8 * 3 * 12_000 and sizes[0] - (
         sizes[1] - sizes[0]
@@ -510,11 +512,11 @@ def test_nothing_is_fetched_and_the_same_input_is_the_same_page(
         "http:" not in text and "https:" not in text and "src=" not in text and "href=" not in text
     )
     for name in "ab":
-        viewer.write(tmp_path / name, [case("a"), case("b")], ["unet", "deeper"])
+        viewer.write_viewer(tmp_path / name, [case("a"), case("b")], ["unet", "deeper"])
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def with_masks(root: Path, data: Path, width: int, dice: float) -> Run:
+def with_masks(root: Path, data: Path, width: int, dice: float) -> ScoredRun:
     """A scored run on the cohort of `data` that kept its masks: the truth, moved by a pixel."""
     store = Store(data)
     scores = {volume: dice + number / 100 for number, volume in enumerate(store.volumes)}

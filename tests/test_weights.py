@@ -9,9 +9,9 @@ from torch import nn
 
 from brainseg.config import DataConfig, UNetConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.prediction.trained_model import Trained, load
+from brainseg.prediction.trained_model import TrainedModel, load_model
 from brainseg.runs import checkpoint
-from brainseg.runs.foreign_weights import matched
+from brainseg.runs.foreign_weights import match_weights
 
 SMALL = UNetConfig(depth=2, width=4)
 
@@ -23,8 +23,8 @@ def network() -> nn.Module:
     return UNet(3, 1, depth=2, width=4)
 
 
-def loaded(path: Path) -> Trained:
-    return load(str(path), DataConfig(), SMALL)
+def loaded(path: Path) -> TrainedModel:
+    return load_model(str(path), DataConfig(), SMALL)
 
 
 def wrapped(model: nn.Module) -> dict[str, object]:
@@ -126,7 +126,7 @@ def test_two_networks_in_a_file_are_not_chosen_from() -> None:
         f"{name}.{key}": value for name in ("student", "teacher") for key, value in expected.items()
     }
     with pytest.raises(RequestError, match=r"holds 2 networks, under student\., teacher\."):
-        matched(both, expected, "w.pt", "model=unet")
+        match_weights(both, expected, "w.pt", "model=unet")
 
 
 class Whole(nn.Linear):

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from brainseg.tracking.client import connect, limited
+from brainseg.tracking.client import connect, short_timeouts
 
 START = 1_700_000_000_000
 LONG = "x" * 9000
@@ -103,7 +103,7 @@ def row(epoch: int) -> dict[str, Any]:
 
 
 def client(uri: str) -> Any:
-    with limited(5):
+    with short_timeouts(5):
         return connect(uri)
 
 

@@ -50,8 +50,8 @@ def settings(kind: type, prefix: str = "", values: Any = None) -> Iterator[Setti
             default = values.get(field.name, made) if isinstance(values, dict) else made
             yield Setting(
                 prefix + field.name,
-                kind_of(hints[field.name]),
-                typed(default),
+                describe_type(hints[field.name]),
+                format_value(default),
                 field.metadata["help"],
             )
 
@@ -65,17 +65,17 @@ def groups(kind: type) -> dict[str, tuple[type, str]]:
     return {name: (group, meaning) for name, (group, meaning) in found.items() if group is not None}
 
 
-def kind_of(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """A type in a word or two."""
     if get_origin(hint) in (Union, types.UnionType):
-        *inner, last = [kind_of(one) for one in get_args(hint) if one is not type(None)]
+        *inner, last = [describe_type(one) for one in get_args(hint) if one is not type(None)]
         return " or ".join([*inner, last, "null"])
     if get_origin(hint) is list:
-        return f"list of {kind_of(get_args(hint)[0])}"
+        return f"list of {describe_type(get_args(hint)[0])}"
     return "arguments" if get_origin(hint) is dict else KINDS[hint]
 
 
-def typed(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is typed on the command line: null, true, [test], {smooth: 1.0}; nothing for one that must be given."""
     if isinstance(value, str):
         return "" if value == "???" else value
@@ -125,7 +125,7 @@ def purpose(command: str) -> str:
     return f"brainseg {command}: {COMMANDS[command]}\n\n{examples.rstrip()}"
 
 
-def page(command: str, composed: DictConfig, overrides: list[str]) -> str:
+def help_page(command: str, composed: DictConfig, overrides: list[str]) -> str:
     """What --help prints, for a terminal of its width."""
     width = max(80, min(shutil.get_terminal_size().columns, 140))
     parts = [purpose(command)]

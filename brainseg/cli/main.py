@@ -29,24 +29,24 @@ from brainseg.config.compose import (
     check_output,
     compose_checked,
     compose_job,
-    expand,
-    is_hydras,
+    expand_sweep,
+    is_hydra_setting,
     task_overrides,
 )
-from brainseg.config.overrides import by_setting, setting_of, without
+from brainseg.config.overrides import setting_of, values_by_setting, without_settings
 from brainseg.config.text import as_typed, quote_path, text_of
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.core.output import dropped_when_unread
-from brainseg.core.signals import Interrupted, ending
-from brainseg.runs.dry_run import foresee, under_other_code
-from brainseg.runs.find import locate, stored_overrides
-from brainseg.runs.identity import without_identity
+from brainseg.core.output import ignoring_closed_output
+from brainseg.core.signals import Interrupted, interrupt_on_signals
+from brainseg.runs.dry_run import plan_job, under_other_code
+from brainseg.runs.find import resolve_run, stored_overrides
+from brainseg.runs.identity import drop_non_identity
 from brainseg.runs.run_folder import Job, RunFolder
 from brainseg.runs.sweep_record import sweep_id, write_record
 from brainseg.sweeps import launch
 from brainseg.sweeps import summary as sweep
-from brainseg.sweeps.isolated_process import Died, apart
-from brainseg.sweeps.run_job import outcome_of
+from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
+from brainseg.sweeps.run_job import run_job
 
 PAGES = (
     "help",
@@ -66,7 +66,7 @@ def run_command(
     finish: Callable[..., str] | None = None,
 ) -> None:
     """Run a command, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
-    with dropped_when_unread():
+    with ignoring_closed_output():
         _run_command(command, run, check_request, argv, finish)
 
 
@@ -86,7 +86,7 @@ def _run_command(
     parser.error = _stop  # type: ignore[method-assign, assignment]
     arguments, unknown = parser.parse_known_intermixed_args(argv)  # flags may stand anywhere
     try:
-        with ending():  # until a run takes signals over
+        with interrupt_on_signals():  # until a run takes signals over
             _refuse_flags(unknown)
             overrides = _overrides(command, arguments)
             if any(getattr(arguments, page) for page in PAGES):
@@ -122,7 +122,7 @@ def _show(command: str, flags: list[str], overrides: list[str]) -> int:
             )
             if not only:
                 raise RequestError(f"{' '.join(flags)}: one page at a time")
-            print(help_text.page(command, composed, overrides))
+            print(help_text.help_page(command, composed, overrides))
             return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
     said = io.StringIO()
@@ -173,7 +173,7 @@ def _request(
         raise RequestError(
             "-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run"
         )
-    settings, jobs = expand(command, overrides) if multirun else (None, [overrides])
+    settings, jobs = expand_sweep(command, overrides) if multirun else (None, [overrides])
     of_sweep = multirun or _repeated(arguments.overrides) is not None
     configs = [compose_job(command, job, of_sweep) for job in jobs]
     swept = sweep.settings_swept(jobs)
@@ -191,26 +191,26 @@ def _request(
         )
         elsewhere = settings is not None and launch.is_elsewhere(settings)
         facts.append(_checked(check_request, _any_device(config) if elsewhere else config))
-    names = [sweep.label(job, swept) for job in jobs]
+    names = [sweep.job_label(job, swept) for job in jobs]
     job = Job(sweep="planned" if multirun else None)
     if multirun and (other := under_other_code(configs, facts, job)):
         print(
             f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own"
         )
     if any(config.dry_run != "false" for config in configs):
-        fates = [foresee(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
-        threads = launch.shares(settings)[0] if settings else None
+        fates = [plan_job(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
+        threads = launch.share_cores(settings)[0] if settings else None
         measure = (
             partial(_measured, threads)
             if any(config.dry_run == "measure" for config in configs)
             else None
         )
-        print(sweep.plan(facts, fates, names, configs, measure))
+        print(sweep.format_plan(facts, fates, names, configs, measure))
         return 0
     if settings is None:
         return _run_alone(configs[0], task_overrides(overrides), run)
     name, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
-    started = launch.prepare(settings, name, swept, choosing)
+    started = launch.prepare_launch(settings, name, swept, choosing)
     if started.launcher == "basic":
         log_to_stdout()
         outcomes, stopped = launch.run_in_turn(
@@ -218,7 +218,7 @@ def _request(
         )
     else:
         outcomes, stopped = launch.run_through_hydra(command, overrides, len(jobs), started, run)
-    outcomes = sweep.settle(outcomes, configs, facts, replace(job, start=started.start))
+    outcomes = sweep.mark_lost_jobs(outcomes, configs, facts, replace(job, start=started.start))
     write_record(
         root,
         name,
@@ -227,7 +227,7 @@ def _request(
             for job, outcome in zip(jobs, outcomes, strict=True)
         ],
     )
-    print(sweep.summary(outcomes, names))
+    print(sweep.format_summary(outcomes, names))
     if stopped:
         raise stopped
     if finish is not None:
@@ -243,8 +243,8 @@ def _any_device(config: Any) -> Any:
 def _measured(threads: int | None, config: Any) -> tuple[float, int] | str:
     """Seconds and bytes of one job, or in a few words why they are not known."""
     try:
-        seconds, memory = apart("brainseg.train:measure", config, threads)
-    except Died as died:  # as the job itself would, of too little memory
+        seconds, memory = call_in_subprocess("brainseg.train:measure", config, threads)
+    except SubprocessDied as died:  # as the job itself would, of too little memory
         return str(died)
     return seconds, memory
 
@@ -259,7 +259,7 @@ def _checked(check_request: Callable, config: Any) -> Any:
 def _run_alone(config: Any, overrides: list[str], run: Callable) -> int:
     """Run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
     log_to_stdout()
-    outcome = outcome_of(run, config, Job(tuple(overrides)))
+    outcome = run_job(run, config, Job(tuple(overrides)))
     if outcome.state == "refused":  # as a folder in use
         raise RequestError(outcome.reason)
     return int(outcome.state == "failed")
@@ -291,7 +291,7 @@ def _overrides(command: str, arguments: Any) -> list[str]:
             0, f"hydra.searchpath=[{quote_path(f'file://{Path(arguments.config_dir).resolve()}')}]"
         )
     source = _repeated(overrides)
-    typed = by_setting(overrides)
+    typed = values_by_setting(overrides)
     if source is None:
         check(
             "from" not in typed,
@@ -317,7 +317,7 @@ def _overrides(command: str, arguments: Any) -> list[str]:
         raise RequestError(
             f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})"
         ) from error
-    foreign = [override for override in stored if is_hydras(override)]
+    foreign = [override for override in stored if is_hydra_setting(override)]
     check(
         not foreign,
         f"{source}/run.json",
@@ -328,18 +328,20 @@ def _overrides(command: str, arguments: Any) -> list[str]:
     if "from" not in typed:
         return as_typed(command, stored) + overrides
     # The same steps in other minutes: where no further setting changes what a step costs, they are not measured anew.
-    in_minutes = RunFolder(locate(source, "from")).plan.is_file() and not without_identity(
+    in_minutes = RunFolder(resolve_run(source, "from")).plan.is_file() and not drop_non_identity(
         typed, ("from", "seed", "split")
     )
     repeats = [f"steps_of={quote_path(source)}"] if in_minutes else []
     return (
-        as_typed(command, without(stored, ("steps_of",))) + repeats + without(overrides, ("from",))
+        as_typed(command, without_settings(stored, ("steps_of",)))
+        + repeats
+        + without_settings(overrides, ("from",))
     )
 
 
 def _repeated(overrides: list[str]) -> str | None:
     """Return the run that `from=RUN` or `resume=RUN` names, or None if the request is for a new run."""
-    typed = by_setting(overrides)
+    typed = values_by_setting(overrides)
     source = text_of(typed.get("from") or typed.get("resume") or "")
     return None if source in ("", "auto", "never", "null") else source
 

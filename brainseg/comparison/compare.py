@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from brainseg.comparison.names import labelled
-from brainseg.comparison.runs import REPEATED, Run
+from brainseg.comparison.names import configuration_names
+from brainseg.comparison.runs import REPEATED, ScoredRun
 from brainseg.core.errors import check
-from brainseg.evaluation.metrics import missed
-from brainseg.evaluation.statistics import bootstrap, holm, paired, spread
+from brainseg.evaluation.metrics import count_missed
+from brainseg.evaluation.statistics import bootstrap, compare_paired, holm, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +42,14 @@ class Configuration:
     """Runs that are repeats of each other, and what they scored on patients of one role."""
 
     label: str
-    runs: list[Run]
+    runs: list[ScoredRun]
     rows: "pd.DataFrame" = field(
         repr=False
     )  # patients.csv of all runs, with the columns seed, fold and missed
 
     @cached_property
     def patients(self) -> "pd.DataFrame":
-        """By patient, sorted by name: scores averaged over seeds, `missed` as a share of them; undefined hd95 are left out."""
+        """By patient, sorted by name: scores averaged over seeds, `count_missed` as a share of them; undefined hd95 are left out."""
         numbers = [
             name
             for name in self.rows.select_dtypes("number").columns
@@ -89,14 +89,16 @@ class Comparison:
         return len(self.baseline.patients)
 
 
-def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = True) -> Comparison:
+def compare(
+    runs: Sequence[ScoredRun], baseline: ScoredRun | None = None, strict: bool = True
+) -> Comparison:
     """Compare the configurations of `runs`.
 
     `baseline` is one of the runs, and its patients are those compared; None: the best of those with the most patients. `strict`
     refuses configurations with other patients than the rest, and runs without scores (RequestError naming them); else they are left
     out, and said. Raises RequestError also when no run is finished, when the runs are on different data, or repeat one another.
     """
-    labels = labelled(runs)
+    labels = configuration_names(runs)
     scored = [run for run in runs if run.state == "finished"]
     left_out = [(_named(run, labels), _reason(run)) for run in runs if run.state != "finished"]
     check(
@@ -116,7 +118,7 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     _check_comparable(scored)
 
     role = "test" if all((run.patients.role == "test").any() for run in scored) else "validation"
-    grouped: dict[str, list[Run]] = {}
+    grouped: dict[str, list[ScoredRun]] = {}
     for run in scored:
         grouped.setdefault(run.configuration, []).append(run)
     found = [
@@ -169,7 +171,7 @@ def compare(runs: Sequence[Run], baseline: Run | None = None, strict: bool = Tru
     )
 
 
-def _check_comparable(runs: Sequence[Run]) -> None:
+def _check_comparable(runs: Sequence[ScoredRun]) -> None:
     """All on the same data, and none asking what another asks, or its patients would count twice. Raises RequestError."""
     data = {run.facts["data"]["fingerprint"]: run for run in reversed(runs)}
     each = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
@@ -180,7 +182,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         f"they are on different data: {each}",
         "name runs=[A,B] of one data set",
     )
-    first: dict[tuple[Any, ...], Run] = {}
+    first: dict[tuple[Any, ...], ScoredRun] = {}
     for run in runs:
         other = first.setdefault(run.repeat, run)
         check(
@@ -192,7 +194,7 @@ def _check_comparable(runs: Sequence[Run]) -> None:
         )
 
 
-def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":
+def _rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
     """patients.csv of every run, the patients of `role` (test or validation) alone."""
     import pandas as pd
 
@@ -202,7 +204,7 @@ def _rows(runs: Sequence[Run], role: str) -> "pd.DataFrame":
         )
         for run in runs
     )
-    rows["missed"] = missed(rows).astype(float)
+    rows["missed"] = count_missed(rows).astype(float)
     return rows
 
 
@@ -244,7 +246,11 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
     for other in others:
         rows[ranked.index(other)]["difference"] = float((other.dice - baseline.dice).mean())
     # One patient gives a difference, but neither an interval nor a test.
-    pairs = [paired(one.dice, baseline.dice) for one in others] if len(baseline.dice) > 1 else []
+    pairs = (
+        [compare_paired(one.dice, baseline.dice) for one in others]
+        if len(baseline.dice) > 1
+        else []
+    )
     for one, pair, adjusted in zip(others, pairs, holm([pair.p for pair in pairs]), strict=False):
         row = rows[ranked.index(one)]
         row |= {
@@ -298,7 +304,7 @@ def _row(one: Configuration) -> dict[str, Any]:
     }
 
 
-def _chances(runs: Sequence[Run]) -> str:
+def _chances(runs: Sequence[ScoredRun]) -> str:
     """Which means each run was given: the same time, the same passes, or neither."""
     minutes, epochs = (
         {getattr(run.config, name) for run in runs} for name in ("max_minutes", "epochs")
@@ -315,7 +321,7 @@ def _chances(runs: Sequence[Run]) -> str:
     return "the runs had neither the same time nor the same passes"
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
+def _warnings(runs: Sequence[ScoredRun]) -> list[str]:
     found = []
     if any(run.facts["split"]["leaky"] for run in runs):
         found.append(
@@ -330,12 +336,12 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _reason(run: Run) -> str:
+def _reason(run: ScoredRun) -> str:
     error = run.folder.status.get("error")
     return f"{run.state}" + (f": {error}" if error else "")
 
 
-def _named(run: Run, labels: dict[str, str]) -> str:
+def _named(run: ScoredRun, labels: dict[str, str]) -> str:
     repeats = " ".join(
         f"{name.rsplit('.', 1)[-1]}={run.settings[name]}"
         for name in REPEATED

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from brainseg.comparison.compare import Comparison
-from brainseg.comparison.names import varied
+from brainseg.comparison.names import varying_settings
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure
 from brainseg.reports.tables import interval
 
@@ -133,7 +133,7 @@ def main_effects(comparison: Comparison) -> Any:
     The mean is over configurations whose other settings were run with each of the values: else, as where one setting at a time was
     taken back, a value would pay for what else was changed beside it.
     """
-    settings = varied([one.runs[0].settings for one in comparison.configurations])
+    settings = varying_settings([one.runs[0].settings for one in comparison.configurations])
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
         return None
     figure = new_figure(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from brainseg.comparison.compare import Comparison
-from brainseg.comparison.runs import Run
+from brainseg.comparison.runs import ScoredRun
 from brainseg.reports.tables import interval
 from brainseg.tracking import chart_layout
 from brainseg.tracking.client import (
@@ -19,8 +19,8 @@ from brainseg.tracking.client import (
     connect,
     experiment_id,
     files_at,
-    limited,
     run_link,
+    short_timeouts,
     store_of,
     ui_command,
 )
@@ -97,7 +97,7 @@ def _log(
     of_what = sweep or [uids, comparison.baseline.label]  # a sweep keeps its summary as it grows
     digest = hashlib.sha256(json.dumps([kind, of_what]).encode()).hexdigest()
     # Two starts of one sweep may end in the same instant, and would each create the run. FileLock's Timeout is an OSError.
-    with limited(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
+    with short_timeouts(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
         client = connect(uri)
         experiment = experiment_id(client, uri, named or where["experiment"], where["artifacts"])
         of_runs = _run_ids(client, experiment, runs)
@@ -173,7 +173,9 @@ def _same_comparison(
     )
 
 
-def _run_ids(client: "MlflowClient", experiment: str, runs: "Sequence[Run]") -> dict[str, str]:
+def _run_ids(
+    client: "MlflowClient", experiment: str, runs: "Sequence[ScoredRun]"
+) -> dict[str, str]:
     """Return MLflow's id of each run that is in the experiment, by our uid."""
     found = {
         run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs

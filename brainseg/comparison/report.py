@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg.comparison.compare import Comparison
-from brainseg.comparison.runs import Run
+from brainseg.comparison.runs import ScoredRun
 from brainseg.core.files import write_text
 from brainseg.reports.tables import interval
 
@@ -63,7 +63,7 @@ def _counted(patients: float) -> str:
     return f"{patients:.1f}".removesuffix(".0")
 
 
-def _shown(run: Run) -> str:
+def _shown(run: ScoredRun) -> str:
     """Return a run's folder as one would type it here; the checkpoint knows its data."""
     path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
     return shlex.quote(f"checkpoint={path}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from brainseg.config import TrainConfig, flatten
 from brainseg.core.errors import check
 from brainseg.reports.tables import read_scores
-from brainseg.runs.find import locate
-from brainseg.runs.identity import differing, without_identity
+from brainseg.runs.find import resolve_run
+from brainseg.runs.identity import drop_non_identity, non_default_settings
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import jobs_of
 
@@ -25,7 +25,7 @@ REPEATED = (
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """A run folder, read for comparison."""
 
     path: Path
@@ -50,12 +50,14 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Every setting that makes numbers, by dotted name."""
-        return without_identity(flatten(asdict(self.config)))
+        return drop_non_identity(flatten(asdict(self.config)))
 
     @cached_property
     def configuration(self) -> str:
         """Equal for runs that are repeats of each other: what differs from the defaults, seed and fold aside."""
-        return json.dumps(sorted(without_identity(differing(self.config), REPEATED).items()))
+        return json.dumps(
+            sorted(drop_non_identity(non_default_settings(self.config), REPEATED).items())
+        )
 
     @property
     def repeat(self) -> tuple[Any, ...]:
@@ -93,20 +95,20 @@ class Run:
         return sum(row["metrics"]["speed/epoch_seconds"] for row in self.history)
 
 
-def gather(
+def load_runs(
     runs: Sequence[str] | None,
     sweep: str | None,
     experiment: str | None,
     root: str | Path,
     uri: str | None,
-) -> list[Run]:
+) -> list[ScoredRun]:
     """The runs asked for, in the order given or begun, each once. Raises RequestError where there is none.
 
     `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id; `experiment` an MLflow
     experiment. Without any, all runs below `root`. But for `runs`, of those that repeat one another one is taken.
     """
     if runs:
-        paths = [path for run in runs for path in (_below(Path(run)) or [locate(run, "runs")])]
+        paths = [path for run in runs for path in (_below(Path(run)) or [resolve_run(run, "runs")])]
     elif sweep is not None:
         paths = jobs_of(sweep, Path(root))
     elif experiment is not None:
@@ -122,11 +124,11 @@ def gather(
             "no run is below it",
             "name runs=[A,B], sweep=ID or tracking.experiment=NAME",
         )
-    found = [Run(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    found = [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
     return found if runs else _each_once(found)
 
 
-def chosen_among(checkpoint: str) -> int:
+def count_configurations_tried(checkpoint: str) -> int:
     """How many configurations the sweep of a checkpoint's run tried, 1 without one: its test score is that of the one chosen.
 
     1 also for a checkpoint in MLflow whose run folder is not on this machine.
@@ -142,12 +144,16 @@ def chosen_among(checkpoint: str) -> int:
         path = Path(checkpoint).resolve()
     folder = path if (path / "run.json").is_file() else path.parent.parent
     sweep = RunFolder(folder).facts.get("sweep") if (folder / "run.json").is_file() else None
-    return len({Run(path).configuration for path in jobs_of(sweep, folder.parent)}) if sweep else 1
+    return (
+        len({ScoredRun(path).configuration for path in jobs_of(sweep, folder.parent)})
+        if sweep
+        else 1
+    )
 
 
-def _each_once(runs: Sequence[Run]) -> list[Run]:
+def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     """Of runs that repeat one another the last that finished, else the last."""
-    kept: dict[tuple[Any, ...], Run] = {}
+    kept: dict[tuple[Any, ...], ScoredRun] = {}
     for run in sorted(runs, key=lambda run: run.facts["created"]):
         if (
             run.state == "finished"

@@ -46,7 +46,7 @@ from brainseg.config.scheduler import (
     SchedulerConfig,
     StepConfig,
 )
-from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register, restore
+from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register_schema, restore
 from brainseg.config.train import (
     NOT_IDENTITY,
     CheckpointConfig,
@@ -96,6 +96,6 @@ __all__ = [
     "UNetConfig",
     "check_chosen",
     "flatten",
-    "register",
+    "register_schema",
     "restore",
 ]

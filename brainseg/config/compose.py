@@ -26,8 +26,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from brainseg import config as schema
 from brainseg.config import TrainConfig, launchers
-from brainseg.config.hydra_errors import explained, nearest, no_value, several_values, unreadable
-from brainseg.config.overrides import by_setting, setting_of, value_of
+from brainseg.config.hydra_errors import (
+    explain_error,
+    explain_missing_value,
+    explain_several_values,
+    explain_unreadable,
+    suggest_setting,
+)
+from brainseg.config.overrides import setting_of, value_of, values_by_setting
 from brainseg.config.text import text_of
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.signals import Signals
@@ -57,7 +63,7 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
     """
     for override in overrides:
         # A config is resolved when it is composed and again when it is read back: the second time this would be a reference.
-        literal = "\\${" in override and not is_hydras(override)
+        literal = "\\${" in override and not is_hydra_setting(override)
         check(
             not literal,
             setting_of(override),
@@ -71,7 +77,7 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
         chosen = next(
             (
                 f"{name}={value}"
-                for name, value in by_setting(overrides).items()
+                for name, value in values_by_setting(overrides).items()
                 if name in ("sweep", "experiment")
             ),
             "config",
@@ -79,7 +85,7 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
         raise RequestError(
             f"{chosen}: varies {', '.join(varied)}, which only a sweep does; put -m first"
         )
-    with one_line(command, overrides), open_dict(composed):
+    with as_request_errors(command, overrides), open_dict(composed):
         del composed["hydra"]
         _refuse_unknown(composed, schema.TYPES[command])
         OmegaConf.resolve(
@@ -143,10 +149,10 @@ def check_output(command: str, config: Any) -> None:
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
     _refuse_before(command, overrides)
-    for parsed in parse(command, overrides):
+    for parsed in parse_overrides(command, overrides):
         if parsed.is_sweep_override():
             raise RequestError(
-                several_values(
+                explain_several_values(
                     parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command
                 )
             )
@@ -154,7 +160,7 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
     plain = [
         override for override in overrides if command != "train" and override.startswith("sweep=")
     ]
-    with one_line(command, overrides):
+    with as_request_errors(command, overrides):
         composed = compose(
             command,
             [override for override in overrides if override not in plain],
@@ -169,8 +175,8 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
 def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     """What Hydra composes for a sweep as a whole, checked as each of its jobs. Raises RequestError."""
     _refuse_before(command, overrides)
-    parse(command, overrides)
-    with one_line(command, overrides):
+    parse_overrides(command, overrides)
+    with as_request_errors(command, overrides):
         composed = (
             GlobalHydra.instance()
             .config_loader()
@@ -180,13 +186,13 @@ def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
     return composed
 
 
-def expand(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[str]]]:
+def expand_sweep(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[str]]]:
     """Return what Hydra composes for a sweep as a whole, and the overrides of each of its jobs, in Hydra's order.
 
     The grammar is Hydra's: lists, `range`, `choice`, `glob`. Raises RequestError.
     """
     composed = compose_multirun(command, overrides)
-    with one_line(command, overrides):
+    with as_request_errors(command, overrides):
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
         swept = [f"{key}={value}" for key, value in params.items()] + list(
@@ -195,7 +201,7 @@ def expand(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[st
         own = [
             text
             for text in overrides
-            if is_hydras(text) and not setting_of(text).startswith("hydra.sweeper.params")
+            if is_hydra_setting(text) and not setting_of(text).startswith("hydra.sweeper.params")
         ]
         parsed = OverridesParser.create(loader).parse_overrides(swept)
         for override in parsed:
@@ -212,10 +218,10 @@ def expand(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[st
 
 def task_overrides(overrides: list[str]) -> list[str]:
     """Return the overrides less those of Hydra's own settings."""
-    return [override for override in overrides if not is_hydras(override)]
+    return [override for override in overrides if not is_hydra_setting(override)]
 
 
-def is_hydras(override: str) -> bool:
+def is_hydra_setting(override: str) -> bool:
     """Whether an override is of a setting of Hydra's own."""
     return (
         setting_of(override).startswith(("hydra.", "hydra/", "hydra@"))
@@ -223,25 +229,25 @@ def is_hydras(override: str) -> bool:
     )
 
 
-def parse(command: str, overrides: list[str]) -> list[Override]:
+def parse_overrides(command: str, overrides: list[str]) -> list[Override]:
     """Return the overrides as Hydra parses them. Raises RequestError for one that has no value or cannot be parsed."""
     parser, parsed = OverridesParser.create(), []
     for number, override in enumerate(overrides):
         following = overrides[number + 1 :]
         if "=" not in override.lstrip("=") and not override.startswith("~"):
-            raise RequestError(no_value(override, following))
-        with one_line(command, overrides):
+            raise RequestError(explain_missing_value(override, following))
+        with as_request_errors(command, overrides):
             try:
                 parsed.append(parser.parse_override(override))
             except HydraException as error:
-                raise RequestError(unreadable(override, following, command)) from error
+                raise RequestError(explain_unreadable(override, following, command)) from error
     return parsed
 
 
 def _refuse_before(command: str, overrides: list[str]) -> None:
     """Refuse what must not reach Hydra, because composing would run it, and folders that hold no run. Raises RequestError."""
-    schema.register()
-    launchers.register()
+    schema.register_schema()
+    launchers.register_launchers()
     for name in BUILDERS:
         OmegaConf.clear_resolver(name)
     for override in overrides:
@@ -259,7 +265,7 @@ def _refuse_before(command: str, overrides: list[str]) -> None:
         check(not added, f"+{key}", value, f"{key} has a default", f"write {key}={value}")
         if key.split("@")[0].strip() != "hydra.searchpath":
             continue
-        (parsed,) = parse(command, [override])
+        (parsed,) = parse_overrides(command, [override])
         folders: Any = parsed.value()
         for folder in folders if isinstance(folders, list) else [folders]:
             path = str(folder).removeprefix("file://").replace("\\${", "${")
@@ -286,7 +292,7 @@ def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) ->
         "remove them",
     )
     _refuse_plugin(hydra["sweeper"], "sweeper", {SWEEPER: {"max_batch_size": None, "params": None}})
-    _refuse_plugin(hydra["launcher"], "launcher", launchers.offered())
+    _refuse_plugin(hydra["launcher"], "launcher", launchers.offered_settings())
     check(
         "_target_" not in repr(plain),
         "_target_",
@@ -359,7 +365,7 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
         name = f"{prefix}{key}"
         if key not in known:
             raise RequestError(
-                f"{name}={node._get_node(key)}: no such setting; {nearest(name, known, prefix)}"
+                f"{name}={node._get_node(key)}: no such setting; {suggest_setting(name, known, prefix)}"
             )
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
@@ -367,7 +373,7 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
 
 
 @contextmanager
-def one_line(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[None]:
+def as_request_errors(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise inside into a RequestError: one line with setting, value, rule and remedy.
 
     A signal waits until they are done, a fraction of a second: an exception in their midst would come out as one of theirs.
@@ -381,4 +387,4 @@ def one_line(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[
     except (
         Exception
     ) as error:  # besides their own errors they let YAML's, the system's and plain Python's through
-        raise RequestError(explained(error, command, overrides)) from error
+        raise RequestError(explain_error(error, command, overrides)) from error

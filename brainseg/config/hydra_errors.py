@@ -18,8 +18,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 from yaml import MarkedYAMLError
 
 from brainseg.config import CHOICES, TYPES
-from brainseg.config.launchers import FIXED, LAUNCHERS, offered
-from brainseg.config.overrides import by_setting, setting_of, value_of
+from brainseg.config.launchers import FIXED, LAUNCHERS, offered_settings
+from brainseg.config.overrides import setting_of, value_of, values_by_setting
 from brainseg.config.schema import flatten, hints
 from brainseg.config.text import to_type
 
@@ -40,10 +40,10 @@ WITH_OPTIONS = ("model", "loss", "optimizer")
 LISTED = 12  # a longer list of settings is left to --help
 
 
-def explained(error: Exception, command: str, overrides: Sequence[str] = ()) -> str:
+def explain_error(error: Exception, command: str, overrides: Sequence[str] = ()) -> str:
     """Return the one line for an error that was raised while `overrides` of a command were composed."""
     inner = error.__cause__ or error.__context__
-    typed = by_setting(overrides)
+    typed = values_by_setting(overrides)
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return _bad_yaml(error)
     if isinstance(error, MissingConfigException):
@@ -74,7 +74,7 @@ def _bad_yaml(error: MarkedYAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}: no YAML ({error.problem}); {remedy}"
 
 
-def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
+def suggest_setting(name: str, known: Sequence[str], prefix: str = "") -> str:
     """Return which of `known` a name may have meant, as "did you mean ...?", or all of them."""
     names = [prefix + setting for setting in known]
     if "." not in name:
@@ -107,7 +107,7 @@ def rule_of(name: str, command: str) -> str:
     return ""
 
 
-def no_value(word: str, following: Sequence[str]) -> str:
+def explain_missing_value(word: str, following: Sequence[str]) -> str:
     """Explain a word of the command line that is no NAME=VALUE, by what stands after it."""
     name = word.strip("=")
     if not re.fullmatch(r"[A-Za-z_][\w./@]*", name) or "/" in name:
@@ -120,18 +120,18 @@ def no_value(word: str, following: Sequence[str]) -> str:
     )
 
 
-def unreadable(override: str, following: Sequence[str], command: str) -> str:
+def explain_unreadable(override: str, following: Sequence[str], command: str) -> str:
     """Explain an override that Hydra's grammar cannot parse."""
     name, value = setting_of(override), value_of(override)
     if value.rstrip().endswith(",") and following:
         return f"{name}={value}: a value is missing after the comma; write {name}={value}{following[0]} without spaces"
     if not re.fullmatch(r"[\w$.@:/-]*", name, re.ASCII):
-        return f"{name}: no such setting; {nearest(name, settings(command))}"
+        return f"{name}: no such setting; {suggest_setting(name, settings(command))}"
     rule = rule_of(name, command)
     return f"{name}={value}: {rule or f'cannot be read; put text in quotes, as {to_type(name, value)}'}"
 
 
-def several_values(name: str, value: str, command: str) -> str:
+def explain_several_values(name: str, value: str, command: str) -> str:
     """Explain several values for a setting outside of a sweep."""
     listed = f"a list is written in brackets, as '{name}=[{value}]'"
     many = [listed] if rule_of(name, command).startswith("must be a list") else []
@@ -161,7 +161,10 @@ def _no_setting(name: str, command: str, typed: Mapping[str, str]) -> str:
     if name.startswith("hydra.launcher"):
         launcher = typed.get("hydra/launcher", "basic")
         target = LAUNCHERS[launcher]()._target_ if launcher in LAUNCHERS else ""
-        taken = ", ".join(key for key in offered().get(target, ()) if key not in FIXED) or "nothing"
+        taken = (
+            ", ".join(key for key in offered_settings().get(target, ()) if key not in FIXED)
+            or "nothing"
+        )
         others = "; choose one first, as hydra/launcher=joblib" if launcher == "basic" else ""
         return f"{name}: no such setting; of hydra/launcher={launcher} can be set: {taken}{others}"
     group, _, leaf = name.rpartition(".")
@@ -172,7 +175,7 @@ def _no_setting(name: str, command: str, typed: Mapping[str, str]) -> str:
     known = settings(command)
     if group in WITH_OPTIONS and not difflib.get_close_matches(name, known, cutoff=0.9):
         return f"{name}: no such setting; {options}"
-    return f"{name}: no such setting; {nearest(name, known)}"
+    return f"{name}: no such setting; {suggest_setting(name, known)}"
 
 
 def _choices_with(name: str, command: str) -> str:

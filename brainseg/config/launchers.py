@@ -73,7 +73,7 @@ LAUNCHERS: dict[str, type] = {
 }
 
 
-def register() -> None:
+def register_launchers() -> None:
     """Put these in the place of the plugins' own, which Hydra registers when it looks for plugins."""
     Plugins.instance()
     for name, launcher in LAUNCHERS.items():
@@ -82,7 +82,7 @@ def register() -> None:
         )
 
 
-def offered() -> dict[str, dict[str, Any]]:
+def offered_settings() -> dict[str, dict[str, Any]]:
     """Of each launcher, by its class: the settings offered and their defaults."""
     found: dict[str, dict[str, Any]] = {}
     for launcher in LAUNCHERS.values():
@@ -91,6 +91,6 @@ def offered() -> dict[str, dict[str, Any]]:
     return found
 
 
-def name_of(target: str) -> str:
+def launcher_name(target: str) -> str:
     """What the launcher of this class is called."""
     return next(name for name, launcher in LAUNCHERS.items() if launcher()._target_ == target)

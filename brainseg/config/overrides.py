@@ -13,17 +13,17 @@ def value_of(override: str) -> str:
     return override.partition("=")[2]
 
 
-def by_setting(overrides: Iterable[str]) -> dict[str, str]:
+def values_by_setting(overrides: Iterable[str]) -> dict[str, str]:
     """The value of each setting. Of one given twice, as `from=RUN epochs=9` does, the last counts."""
     return {setting_of(one): value_of(one) for one in overrides}
 
 
-def without(overrides: Iterable[str], names: Iterable[str]) -> list[str]:
+def without_settings(overrides: Iterable[str], names: Iterable[str]) -> list[str]:
     """The overrides of other settings than these."""
     return [one for one in overrides if setting_of(one) not in names]
 
 
-def short(name: str, among: Collection[str]) -> str:
+def short_name(name: str, among: Collection[str]) -> str:
     """model.depth as depth, model.name as model; the whole name where two of `among` would be the same."""
 
     def last(one: str) -> str:

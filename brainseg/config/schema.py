@@ -60,7 +60,7 @@ TYPES: dict[str, type] = {
 
 
 @cache
-def register() -> None:
+def register_schema() -> None:
     """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
     store = ConfigStore.instance()
     for command, node in TYPES.items():

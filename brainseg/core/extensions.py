@@ -22,7 +22,7 @@ FETCHING = (
 )
 
 
-def extension(group: str, name: str) -> Any:
+def load_extension(group: str, name: str) -> Any:
     """What an installed package registered under this name, None if none did; only this one is imported. Raises RequestError."""
     found = [point for point in entry_points(group=group) if point.name == name]
     if not found:
@@ -36,7 +36,7 @@ def extension(group: str, name: str) -> Any:
         ) from error
 
 
-def registered(group: str) -> list[str]:
+def registered_names(group: str) -> list[str]:
     """The names registered in a group."""
     return sorted({point.name for point in entry_points(group=group)})
 

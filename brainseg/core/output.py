@@ -14,7 +14,7 @@ from typing import Any, TextIO
 GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
 
 
-class Unread:
+class UnreadStream:
     """A text stream that drops what is written once its reader is gone; other errors, as of a full disk, are raised."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -53,8 +53,8 @@ class Unread:
 
 
 @contextmanager
-def dropped_when_unread() -> Iterator[None]:
-    """Inside, stdout and stderr are `Unread`; when the block ends, both are flushed and put back.
+def ignoring_closed_output() -> Iterator[None]:
+    """Inside, stdout and stderr are `UnreadStream`; when the block ends, both are flushed and put back.
 
     Characters that their encoding lacks are written as escapes, for good.
     """
@@ -67,7 +67,7 @@ def dropped_when_unread() -> Iterator[None]:
                 # A pipe that was opened like a file has no position, and keeps its own way with characters.
                 if error.errno != errno.ESPIPE:
                     raise
-    unread: Any = Unread(sys.stdout), Unread(sys.stderr)
+    unread: Any = UnreadStream(sys.stdout), UnreadStream(sys.stderr)
     sys.stdout, sys.stderr = unread
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-def relocated(stored: str | Path, folder: Path, facts: dict[str, Any]) -> Path:
+def relocated_path(stored: str | Path, folder: Path, facts: dict[str, Any]) -> Path:
     """Return where a path stored in a run's `run.json` lies today.
 
     `facts["path"]` is the folder in which the run was begun. Where the run's folder lies elsewhere today, the
@@ -23,7 +23,7 @@ def relocated_database(stored: Path, folder: Path, facts: dict[str, Any]) -> Pat
     A folder that no longer exists is never made again only to hold the database: the database then belongs to
     the run's folder of today. A run that does not know where it was begun looks in the folders above it.
     """
-    today = relocated(stored, folder, facts)
+    today = relocated_path(stored, folder, facts)
     if today.exists() or stored.parent.exists():
         return today
     above = (parent / stored.name for parent in folder.absolute().parents)

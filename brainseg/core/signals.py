@@ -29,7 +29,7 @@ class Interrupted(Stopped):
         self.exit_code = 128 + number
 
 
-def end_at_once() -> None:
+def exit_on_signals() -> None:
     """From here on, until a command takes over, SIGINT ends the process where it is, as SIGTERM does, without a traceback.
 
     For the seconds of the imports: a library's `except:` may keep a KeyboardInterrupt and leave a module half made (seen: numpy's).
@@ -39,7 +39,7 @@ def end_at_once() -> None:
 
 
 @contextmanager
-def ending() -> Iterator[None]:
+def interrupt_on_signals() -> Iterator[None]:
     """Inside, a signal ends the block by `Interrupted`, wherever it is.
 
     Whatever that exception becomes on its way: one that reaches OmegaConf in the midst of a change comes out as an AttributeError, and

@@ -2,7 +2,7 @@
 
 Legend:  B batch, C channels, H W height and width; a drawn quantity is (B, 1, 1, 1), or (B, C, 1, 1) where it is per channel.
 
-`draw` takes all randomness from one generator on the CPU (the engine seeds it before each step), so that the draw does not
+`sample_augmentation` takes all randomness from one generator on the CPU (the engine seeds it before each step), so that the draw does not
 depend on the device; `apply` is a function of the draw and the batch alone. Left-right is the last axis. A batch of
 16 x 3 x 256 x 256 costs some 25 ms on two CPU cores, and 35 ms with noise.
 """
@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from brainseg.config import AugmentConfig
-from brainseg.data.transfer import sent
+from brainseg.data.transfer import to_device
 
 
-class Draw(NamedTuple):
+class Augmentation(NamedTuple):
     """What happens to each sample of a batch; None is a part that is off. `angle`, `zoom`, `shift` are there all or none."""
 
     flip: Tensor | None = None  # (B, 1, 1, 1) bool: mirrored left to right
@@ -38,29 +38,29 @@ class Draw(NamedTuple):
     )
 
 
-def draw(
+def sample_augmentation(
     config: AugmentConfig,
     batch: int,
     channels: int,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     sequences: Sequence[str] = (),
-) -> Draw:
+) -> Augmentation:
     """Draw the changes of a batch from `generator` (on the CPU; None: torch's default one) and move them to `device`.
 
     `sequences` are the names of a slice's channels, for config.missing; context repeats them. All numbers are drawn, whichever
     parts are on: switching a part on leaves the others as they were. With every part off nothing is drawn.
     """
     if config == AugmentConfig():
-        return Draw()
+        return Augmentation()
     sizes = [1, 1, 1, 2, 1, channels, channels, 1]
-    uniform = sent(
+    uniform = to_device(
         torch.rand(batch, sum(sizes), 1, 1, generator=generator), device
     )  # in one piece: one transfer
     seed = torch.randint(2**62, (), generator=generator)
     flip, angle, zoom, shift, gamma, contrast, brightness, noise = uniform.split(sizes, dim=1)
     moved = bool(config.rotate or config.scale or config.shift)
-    return Draw(
+    return Augmentation(
         flip=flip < config.flip if config.flip else None,
         angle=between(angle, math.radians(config.rotate)) if moved else None,
         zoom=1 + between(zoom, config.scale) if moved else None,
@@ -70,7 +70,7 @@ def draw(
         brightness=between(brightness, config.brightness) if config.brightness else None,
         noise=config.noise * noise if config.noise else None,
         seed=seed if config.noise else None,
-        source=sent(
+        source=to_device(
             sources(
                 sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing
             ),
@@ -96,7 +96,7 @@ def between(uniform: Tensor, largest: float) -> Tensor:
     return largest * (2 * uniform - 1)
 
 
-def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def apply(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Image float32 (B, C, H, W) in [0, 1] and mask uint8 (B, 1, H, W) -> both changed, same types, range and layout.
 
     The inputs are not written to; with every part off they are returned themselves. What comes in from outside the image
@@ -106,7 +106,7 @@ def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
     )
     if draw.source is not None:
-        image = filled(image, draw.source)
+        image = fill_missing_with_flair(image, draw.source)
     if draw.angle is not None:
         image, mask = warp(draw, image, mask)
     elif draw.flip is not None:
@@ -120,14 +120,14 @@ def apply(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image.contiguous(memory_format=torch.channels_last) if channels_last else image, mask
 
 
-def filled(image: Tensor, source: Tensor) -> Tensor:
+def fill_missing_with_flair(image: Tensor, source: Tensor) -> Tensor:
     """FLAIR in the place of missing sequences: (B, slices * sequences, H, W) -> the same, by (B, sequences)."""
     of_slices = image.unflatten(1, (-1, source.shape[1])).transpose(1, 2)
     chosen = of_slices[torch.arange(len(image), device=image.device)[:, None], source]
     return chosen.transpose(1, 2).flatten(1, 2)
 
 
-def warp(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def warp(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Flip, zoom, turn and shift in one resampling: (B, C, H, W) bilinear, (B, 1, H, W) nearest, so that classes stay classes."""
     grid = sampling_grid(draw, *image.shape[-2:])
     image = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -137,7 +137,7 @@ def warp(draw: Draw, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return image, labels.to(mask.dtype)
 
 
-def sampling_grid(draw: Draw, height: int, width: int) -> Tensor:
+def sampling_grid(draw: Augmentation, height: int, width: int) -> Tensor:
     """Where each pixel comes from: (B, H, W, 2) as x, y in units in which the image spans [-1, 1].
 
     A point p of the source, in pixels from the centre, goes to q = R Z F p + t (R turn, Z zoom, F flip, t shift); the grid
@@ -162,7 +162,7 @@ def sampling_grid(draw: Draw, height: int, width: int) -> Tensor:
     return grid.squeeze(1)
 
 
-def change_intensity(draw: Draw, image: Tensor) -> Tensor:
+def change_intensity(draw: Augmentation, image: Tensor) -> Tensor:
     """Gamma, contrast, brightness, noise, in this order, then clip to [0, 1]: (B, C, H, W) -> (B, C, H, W)."""
     if all(part is None for part in (draw.gamma, draw.contrast, draw.brightness, draw.noise)):
         return image

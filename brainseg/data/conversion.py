@@ -14,7 +14,7 @@ from tqdm import tqdm
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.duplicates import mark_duplicates
 from brainseg.data.fault_report import summarise
-from brainseg.data.plausibility import doubts
+from brainseg.data.plausibility import find_doubts
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.kaggle_3m import Cohort
 from brainseg.data.readers.registry import scanner
@@ -25,7 +25,7 @@ from brainseg.data.volume import Volume
 Item = TypeVar("Item")
 
 
-class FaultyCohort(DataError):
+class FaultyCohortError(DataError):
     """The source cannot be used. The message is the report with some faults of each kind, `faults` is the whole list."""
 
     def __init__(self, source: str | Path, faults: list[str]) -> None:
@@ -38,7 +38,7 @@ class FaultyCohort(DataError):
 
 @dataclass(frozen=True)
 class Summary:
-    """What `prepare` found and did."""
+    """What `convert` found and did."""
 
     written: bool  # False: the file was there already, with this very content
     volumes: list[Volume]
@@ -52,7 +52,7 @@ class Summary:
     reader: str  # by which the source was read
 
 
-def prepare(
+def convert(
     source: str | Path,
     output: str | Path,
     on_fault: str = "error",
@@ -85,9 +85,9 @@ def prepare(
     mark_duplicates(cohort.folders, together=on_duplicate == "keep_together")
     cohort = cohort.without(cohort.faulty_patients) if on_fault == "skip_patient" else cohort
     if cohort.faults:
-        raise FaultyCohort(source, found.faults)
+        raise FaultyCohortError(source, found.faults)
     if not cohort.volumes:
-        raise FaultyCohort(source, [*found.faults, "no patient is without a fault"])
+        raise FaultyCohortError(source, [*found.faults, "no patient is without a fault"])
     written = not _is_up_to_date(output, cohort)
     if written:
         # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
@@ -100,7 +100,7 @@ def prepare(
             _preparation(reader, reading, cohort),
         )
     left_out = found.faulty_patients if on_fault == "skip_patient" else []
-    warnings = [*found.warnings, *doubts(cohort.volumes, cohort.classes)]
+    warnings = [*found.warnings, *find_doubts(cohort.volumes, cohort.classes)]
     return Summary(
         written,
         cohort.volumes,

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from brainseg.core.errors import check
 from brainseg.core.seeds import generator_for
 from brainseg.data.store import Store
-from brainseg.data.transfer import sent
+from brainseg.data.transfer import to_device
 
 
 class Sample(NamedTuple):
@@ -213,12 +213,13 @@ class MRIDataset(Dataset[Sample]):
         first, last = self.store.first_slice[volumes], self.store.first_slice[volumes + 1] - 1
         around = np.arange(-self.context, self.context + 1)
         neighbours = np.clip(rows[:, None] + around, first[:, None], last[:, None])
-        raw = sent(self._images(neighbours.reshape(-1)), device).reshape(
+        raw = to_device(self._images(neighbours.reshape(-1)), device).reshape(
             len(rows), len(around), -1, *self.size
         )
         chosen = torch.from_numpy(volumes)
         low, high = (
-            sent(limit[chosen][:, None, :, None, None], device) for limit in (self._low, self._high)
+            to_device(limit[chosen][:, None, :, None, None], device)
+            for limit in (self._low, self._high)
         )
         span = torch.where(
             high > low, high - low, torch.inf
@@ -226,19 +227,19 @@ class MRIDataset(Dataset[Sample]):
         image = (
             raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)
         )  # in place: fresh memory made it four times slower
-        return Batch(image.flatten(1, 2), sent(self._masks(rows), device))
+        return Batch(image.flatten(1, 2), to_device(self._masks(rows), device))
 
     def _images(self, rows: np.ndarray) -> Tensor:
         if self.memory is not None and (self._place[rows] >= 0).all():
             return self.memory.image[
-                sent(torch.from_numpy(self._place[rows]), self.memory.image.device)
+                to_device(torch.from_numpy(self._place[rows]), self.memory.image.device)
             ]
         return self._read(rows, masks=False).image
 
     def _masks(self, rows: np.ndarray) -> Tensor:
         if self.memory is not None and (self._place[rows] >= 0).all():
             return self.memory.mask[
-                sent(torch.from_numpy(self._place[rows]), self.memory.mask.device)
+                to_device(torch.from_numpy(self._place[rows]), self.memory.mask.device)
             ]
         return self._read(rows, images=False).mask
 

@@ -23,7 +23,9 @@ _kept: dict[
 ] = {}  # a global, because a run ends between two jobs and takes everything else with it
 
 
-def hold(parts: Sequence[MRIDataset], device: torch.device, resident: str = "auto") -> None:
+def cache_in_memory(
+    parts: Sequence[MRIDataset], device: torch.device, resident: str = "auto"
+) -> None:
     """Hold the parts' slices in memory on `device`, or under resident=auto those that fit; taken over from the run before.
 
     What that run held and this one does not need is let go first, so that a sweep over data settings never holds two.
@@ -38,7 +40,7 @@ def hold(parts: Sequence[MRIDataset], device: torch.device, resident: str = "aut
             _kept[key] = memory
 
 
-def release() -> None:
+def clear_cache() -> None:
     """Let go of everything."""
     _kept.clear()
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from brainseg.data.readers.base import Scan
 from brainseg.data.store import Store
-from brainseg.data.volume import CHANNELS, CLASSES, UNKNOWN, describe
+from brainseg.data.volume import CHANNELS, CLASSES, UNKNOWN, compute_volume_stats
 
 
 class MemoryStore(Store):
@@ -34,7 +34,7 @@ class MemoryStore(Store):
             else scan.masks
         )
         numbers = scan.slice_number or range(1, len(images) + 1)
-        volume = describe(
+        volume = compute_volume_stats(
             name,
             zip(numbers, images, masks, strict=True),
             channels,

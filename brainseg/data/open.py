@@ -10,7 +10,7 @@ from brainseg.data.store import Store
 from brainseg.data.volume import CHANNELS, CLASSES, patient_of
 
 
-class Outline(NamedTuple):
+class DatasetInfo(NamedTuple):
     """What can be known of a cohort before anything is made or read in full."""
 
     patients: list[str]  # sorted names without dates
@@ -35,7 +35,7 @@ def fingerprint(config: DataConfig) -> str | None:
         return store.fingerprint
 
 
-def outline(config: DataConfig) -> Outline:
+def read_dataset_info(config: DataConfig) -> DatasetInfo:
     """Patients, size and channels, creating nothing. Raises RequestError (no such file), DataError (not such a file)."""
     if config.path is not None:
         path = Path(config.path)
@@ -48,7 +48,7 @@ def outline(config: DataConfig) -> Outline:
             make,
         )
         with Store(path) as store:
-            found = Outline(
+            found = DatasetInfo(
                 sorted(set(store.patients)),
                 (store.shape[2], store.shape[3]),
                 store.channels,
@@ -56,7 +56,7 @@ def outline(config: DataConfig) -> Outline:
             )
     else:
         names = sorted({patient_of(name) for name in cohort.patient_names(config.phantom)})
-        found = Outline(
+        found = DatasetInfo(
             names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES)
         )
     known = config.volume is None or config.volume in found.channels
@@ -70,6 +70,6 @@ def outline(config: DataConfig) -> Outline:
     return found._replace(patients=found.patients[: config.limit_patients])
 
 
-def in_channels(config: DataConfig, found: Outline) -> int:
+def in_channels(config: DataConfig, found: DatasetInfo) -> int:
     """Channels of the network's input: those chosen, for the slice and its neighbours."""
     return (1 if config.volume is not None else len(found.channels)) * (2 * config.context + 1)

@@ -15,7 +15,7 @@ from brainseg.data.volume import Volume
 REMEDY = "check the masks in the source, or set allow_empty=true"
 
 
-def doubts(volumes: Sequence[Volume], classes: Sequence[str]) -> list[str]:
+def find_doubts(volumes: Sequence[Volume], classes: Sequence[str]) -> list[str]:
     """Return a warning for each property of the masks with which scores would mean little."""
     tumour = " or ".join(classes[1:])
     empty = [volume.name for volume in volumes if not volume.tumour_pixels.any()]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def halved(image: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+def downsample_by_two(image: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """Image float32 (B, C, H, W) and index of one of `classes`, uint8 (B, 1, H, W), at (H // 2, W // 2), from squares of four pixels.
 
     The image takes their mean, the mask the class that most of them have and of a draw the higher one, so that a thin rim stays tumour.

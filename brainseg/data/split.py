@@ -112,7 +112,7 @@ class Split:
         return split.verify()
 
 
-def draw(config: SplitConfig, patients: Sequence[str]) -> Split:
+def make_split(config: SplitConfig, patients: Sequence[str]) -> Split:
     """The split that `config` asks for over `patients` (names without dates, any order, repeats allowed).
 
     Depends on the set of names and `split.seed` alone. Raises RequestError if the cohort is too small or a file is wrong.

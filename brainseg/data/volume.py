@@ -63,7 +63,7 @@ def main_channel(channels: Sequence[str]) -> int:
     return list(channels).index("FLAIR") if "FLAIR" in channels else 0
 
 
-def describe(
+def compute_volume_stats(
     name: str,
     slices: Iterable[Slice],
     channels: Sequence[str] = CHANNELS,
@@ -152,7 +152,7 @@ def hash_slice(pixels: np.ndarray) -> bytes:
 
 
 def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN) -> str:
-    """The SHA-256 that `describe` finds, without the rest."""
+    """The SHA-256 that `compute_volume_stats` finds, without the rest."""
     content = _begin(name, spacing)
     for number, image, mask in slices:
         _add(content, number, image, mask)

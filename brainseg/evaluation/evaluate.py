@@ -16,7 +16,7 @@ from brainseg.evaluation.metrics import PatientScore, score_patient
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-class Evaluated(NamedTuple):
+class PatientResult(NamedTuple):
     score: PatientScore
     prediction: np.ndarray  # uint8 (S, H, W)
     truth: np.ndarray  # uint8 (S, H, W)
@@ -33,7 +33,7 @@ def evaluate(
     batch_size: int,
     criterion: Criterion | None = None,
     others: Sequence[tuple[nn.Module, MRIDataset]] = (),
-) -> Iterator[Evaluated]:
+) -> Iterator[PatientResult]:
     """Score `model` on each volume of `dataset`, one after the other; a volume never shares a batch with another.
 
     So a patient's score depends on that patient alone. `criterion` is taken over the volume's logits (S, K, H, W) in
@@ -64,7 +64,7 @@ def evaluate(
             loss,
             classes=dataset.store.classes,
         )
-        yield Evaluated(score, prediction, truth, probability.numpy())
+        yield PatientResult(score, prediction, truth, probability.numpy())
 
 
 def _batches(

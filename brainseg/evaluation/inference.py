@@ -41,7 +41,7 @@ def predict_volume(
     back as it was. Raises DataError without a slice, FloatingPointError when an output is NaN (a mask would hide it).
     """
     parts = []
-    with evaluating(model):
+    with evaluation_mode(model):
         for images in batches:
             # Not around the loop: tensors that `batches` makes and keeps would be unusable for training afterwards.
             with torch.inference_mode():
@@ -62,7 +62,7 @@ def predict_volume(
     return probability, logits
 
 
-def probabilities(
+def predict_probabilities(
     model: nn.Module, images: Tensor, config: InferenceConfig, pad_multiple: int = 1
 ) -> Tensor:
     """Probability float32 (B, K, H, W) of float `images` (B, C, H, W), averaged over the views of `config.flips`, on their device."""
@@ -156,7 +156,7 @@ def mean_probability(views: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode for the block; afterwards every module has the mode it had, a frozen one inside a training model too."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

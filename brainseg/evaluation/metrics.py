@@ -243,7 +243,7 @@ def is_missed(score: PatientScore) -> bool:
     )
 
 
-def missed(patients: "pd.DataFrame") -> "pd.Series":
+def count_missed(patients: "pd.DataFrame") -> "pd.Series":
     """`is_missed` of each row of patients.csv."""
     classes = [name.removeprefix("dice/") for name in patients.columns if name.startswith("dice/")]
     there = [(f"tumour_pixels/{label}", f"dice/{label}") for label in classes] or [

@@ -75,7 +75,9 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
-def paired(ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: int = 0) -> Paired:
+def compare_paired(
+    ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> Paired:
     """Compare two configurations patient by patient: `ours` and `baseline` (P,) hold the same patients in the same order.
 
     The test is Wilcoxon's signed-rank (1945), two-sided, with zero differences ranked but not counted (Pratt 1959), exact

@@ -11,10 +11,10 @@ from brainseg.config import ModelConfig, UNetConfig
 from brainseg.core.errors import check
 from brainseg.core.extensions import (
     call_with_options,
-    extension,
     known_names,
+    load_extension,
     monai_class,
-    registered,
+    registered_names,
 )
 from brainseg.models.unet import UNet, smallest_size
 
@@ -61,7 +61,10 @@ def build_network(
         config.name,
         "no such network",
         known_names(
-            config.name, ["unet", *registered("brainseg.models")], "monai.networks.nets", nn.Module
+            config.name,
+            ["unet", *registered_names("brainseg.models")],
+            "monai.networks.nets",
+            nn.Module,
         ),
     )
     given = {
@@ -106,4 +109,6 @@ def unsupported_size_reason(network: nn.Module, in_channels: int, size: tuple[in
 
 
 def _network(name: str) -> Callable[..., nn.Module] | None:
-    return extension("brainseg.models", name) or monai_class("monai.networks.nets", name, nn.Module)
+    return load_extension("brainseg.models", name) or monai_class(
+        "monai.networks.nets", name, nn.Module
+    )

@@ -23,7 +23,7 @@ import numpy as np
 
 from brainseg.core.errors import check
 from brainseg.core.files import remove_partial, write_json, writing
-from brainseg.data.cases.study import Study
+from brainseg.data.cases.study import InputCase
 from brainseg.evaluation.metrics import PatientScore
 from brainseg.reports import tables
 from brainseg.reports.scores import summarise_by_role
@@ -34,7 +34,7 @@ MASKS = "predictions.h5"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class CasePrediction:
     """What prediction.json holds of one study."""
 
     name: str
@@ -57,7 +57,7 @@ class Prediction:
         write_json(folder / "prediction.json", _finite(dataclasses.asdict(self)))
 
 
-def digest_of(settings: Mapping[str, Any], study: Study) -> str:
+def digest_of(settings: Mapping[str, Any], study: InputCase) -> str:
     """SHA-256 of everything that the files of a study depend on: checkpoint and settings, the source's bytes, and which sequence each is.
 
     Raises OSError.
@@ -70,11 +70,11 @@ def digest_of(settings: Mapping[str, Any], study: Study) -> str:
     return digest.hexdigest()
 
 
-def done(folder: Path, digest: str) -> Prediction | None:
+def is_complete(folder: Path, digest: str) -> CasePrediction | None:
     """The prediction that lies in a study's folder, if it is the one asked for and whole."""
     try:
         held = json.loads((folder / "prediction.json").read_text())
-        found = Prediction(**{**held, "score": _score(held["score"])})
+        found = CasePrediction(**{**held, "score": _score(held["score"])})
         whole = found.digest == digest and all(
             sha256(folder / Path(name).name) == own for name, own in found.files.items()
         )
@@ -89,7 +89,7 @@ def done(folder: Path, digest: str) -> Prediction | None:
     return found if whole else None
 
 
-def check_free(output: Path, studies: Sequence[Study], settings: Mapping[str, Any]) -> None:
+def check_free(output: Path, studies: Sequence[InputCase], settings: Mapping[str, Any]) -> None:
     """Refuse a study whose folder holds the mask of other files: of two patients of one name only the last would be left.
 
     The same bytes in another place, and the same files with a slice or mask more, are the same patient. Raises RequestError, OSError.
@@ -119,12 +119,12 @@ def check_free(output: Path, studies: Sequence[Study], settings: Mapping[str, An
         )
 
 
-def files_of(study: Study) -> list[str]:
+def files_of(study: InputCase) -> list[str]:
     """The files that a study is made from."""
     return sorted(str(path.resolve()) for path in study.files)
 
 
-def others_in(output: Path, studies: Sequence[Study]) -> list[str]:
+def other_files_in(output: Path, studies: Sequence[InputCase]) -> list[str]:
     """Studies that earlier requests left in the folder."""
     return sorted(
         {path.parent.name for path in output.glob("*/prediction.json")}
@@ -178,7 +178,7 @@ def begin(output: Path, facts: Mapping[str, Any]) -> None:
 
 
 def conclude(
-    output: Path, found: Sequence[Prediction], facts: Mapping[str, Any]
+    output: Path, found: Sequence[CasePrediction], facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """Write volumes.csv, patients.csv where there are scores, and the final summary.json; returns the metrics by role."""
     _volumes_csv(found, output / "volumes.csv")
@@ -195,7 +195,7 @@ def conclude(
     return metrics
 
 
-def _volumes_csv(found: Sequence[Prediction], path: Path) -> None:
+def _volumes_csv(found: Sequence[CasePrediction], path: Path) -> None:
     """A line a study: voxels and millilitres, the latter empty where the spacing is unknown; of several classes each has its columns."""
     classes = list(found[0].voxels) if found else []
     of_each = classes if len(classes) > 1 else []

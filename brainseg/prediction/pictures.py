@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from brainseg.core.files import writing
 from brainseg.reports.figures import class_colour
-from brainseg.reports.overlays import OVERLAP, PREDICTION, TRUTH, Case, framed, paint
+from brainseg.reports.overlays import OVERLAP, PREDICTION, TRUTH, Case, draw_frame, paint
 
 SIDE, THUMBNAIL, CAPTION = 300, 200, 34  # pixels
 COLUMNS, MOST = 6, 240  # of the contact sheet
@@ -20,7 +20,7 @@ WHITE, INK, GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list[Path]:
     """overlay.png and thumbnail.png of one study; without a truth (`scored`) the prediction stands in `case` for it, too."""
-    shown, high, window = framed(case)
+    shown, high, window = draw_frame(case)
     tiles = [_tile(case, index, high, window, SIDE) for index in shown]
     strip = Image.new("RGB", (len(tiles) * SIDE, SIDE + CAPTION), WHITE)
     for column, (index, tile) in enumerate(zip(shown, tiles, strict=True)):

@@ -8,15 +8,15 @@ from torch import nn
 
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
 from brainseg.core.errors import DataError, check
-from brainseg.data.cases.in_memory import Images, study_in_memory
-from brainseg.data.cases.study import ImageStudy
+from brainseg.data.cases.in_memory import Images, case_in_memory
+from brainseg.data.cases.study import ImageCase
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.memory_store import MemoryStore
-from brainseg.device import Device, choose
-from brainseg.evaluation.evaluate import Evaluated, evaluate
+from brainseg.device import Device, choose_device
+from brainseg.evaluation.evaluate import PatientResult, evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.models import networks
-from brainseg.prediction.trained_model import Trained, inference_of, load_checkpoint
+from brainseg.prediction.trained_model import TrainedModel, inference_of, load_checkpoint
 
 
 class Segmentation(NamedTuple):
@@ -36,7 +36,7 @@ class Segmenter:
 
     def __init__(
         self,
-        members: Sequence[Trained],
+        members: Sequence[TrainedModel],
         inference: InferenceConfig,
         device: Device,
         batch_size: int = 8,
@@ -77,7 +77,7 @@ class Segmenter:
         for member in members:
             member.network()  # weights that do not fit are refused here, not at the first volume
 
-    def __call__(self, store: MemoryStore, scored: bool = False) -> Evaluated:
+    def __call__(self, store: MemoryStore, scored: bool = False) -> PatientResult:
         """Probability and mask of the volume; `scored`: its masks are the truth, so that score and loss mean something."""
         (model, dataset), *others = self._models(store)
         criterion = (
@@ -107,7 +107,7 @@ class Segmenter:
 
 
 def segment(
-    checkpoint: str | Trained | Sequence[str | Trained],
+    checkpoint: str | TrainedModel | Sequence[str | TrainedModel],
     images: Images,
     device: DeviceConfig | None = None,
     inference: InferenceConfig | None = None,
@@ -130,15 +130,15 @@ def segment(
     Raises RequestError for images, sequences or networks that do not fit, and DataError for values that
     are not finite, or for a file that changes while it is read.
     """
-    names = [checkpoint] if isinstance(checkpoint, str | Trained) else list(checkpoint)
+    names = [checkpoint] if isinstance(checkpoint, str | TrainedModel) else list(checkpoint)
     members = [load_checkpoint(name) if isinstance(name, str) else name for name in names]
     inference = inference or inference_of(members, InferenceOverride())
-    segmenter = Segmenter(members, inference, choose(device or DeviceConfig()), batch_size)
-    study = study_in_memory(images, segmenter.channels)
+    segmenter = Segmenter(members, inference, choose_device(device or DeviceConfig()), batch_size)
+    study = case_in_memory(images, segmenter.channels)
     scan = study.read()
     evaluated = segmenter(MemoryStore(study.name, scan, study.channels, segmenter.classes))
     mask, probability = evaluated.prediction, evaluated.probability
-    if not isinstance(study, ImageStudy):
+    if not isinstance(study, ImageCase):
         return Segmentation(mask, probability)
     outputs = [
         study.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])

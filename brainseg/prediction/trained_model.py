@@ -33,12 +33,12 @@ from brainseg.models import networks
 from brainseg.prediction.training_data import training_file
 from brainseg.runs import checkpoint
 from brainseg.runs.find import nearest
-from brainseg.runs.foreign_weights import matched
+from brainseg.runs.foreign_weights import match_weights
 from brainseg.training import losses
 
 log = logging.getLogger("brainseg")
 
-USUAL = (
+DEFAULT_IMAGE_SIZE = (
     256,
     256,
 )  # height and width of the public set, for weights that do not say what they were trained on
@@ -46,7 +46,7 @@ NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """What a checkpoint holds; weights that carry no config take `data` and `model` from the request."""
 
     name: str
@@ -193,12 +193,14 @@ class Trained:
 
     def network(self) -> nn.Module:
         """The network with its weights, float32, on the CPU and in eval mode, where no data are at hand. Raises RequestError."""
-        return self._built(self.in_channels, self.image_size or USUAL, self.classes).eval()
+        return self._built(
+            self.in_channels, self.image_size or DEFAULT_IMAGE_SIZE, self.classes
+        ).eval()
 
     def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model
         model = networks.build_network(settings, in_channels, networks.num_outputs(classes), size)
-        weights, prefix, others = matched(
+        weights, prefix, others = match_weights(
             self.stored["model"],
             model.state_dict(),
             self.name,
@@ -217,22 +219,22 @@ class Trained:
                 len(others),
                 ", ".join(others[:3]),
             )
-        model.load_state_dict(weights, strict=False)  # `matched` has compared the names
+        model.load_state_dict(weights, strict=False)  # `match_weights` has compared the names
         return model
 
 
-def load(name: str, data: DataConfig, model: ModelConfig) -> Trained:
+def load_model(name: str, data: DataConfig, model: ModelConfig) -> TrainedModel:
     """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS. Raises RequestError."""
-    path = path_of(name)
-    return Trained(name, checkpoint.load_weights(path), data, model, path)
+    path = resolve_checkpoint(name)
+    return TrainedModel(name, checkpoint.load_weights(path), data, model, path)
 
 
-def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> list[Trained]:
+def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> list[TrainedModel]:
     """Read the checkpoints of an ensemble, or the one. `data` and `model` are for weights that carry no config.
 
     Where all carry one, a request for another `data.volume` or `data.context` is refused: it would do nothing. Raises RequestError.
     """
-    members = [load(name, data, model) for name in names]
+    members = [load_model(name, data, model) for name in names]
     configs = {member.name: member.config for member in members if member.config is not None}
     for name, own in configs.items() if len(configs) == len(members) else ():
         for setting in ("volume", "context"):
@@ -247,16 +249,16 @@ def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> 
     return members
 
 
-def load_checkpoint(name: str) -> Trained:
+def load_checkpoint(name: str) -> TrainedModel:
     """A checkpoint of a run, by path, run folder, runs:/ID or models:/NAME@ALIAS: what `brainseg.segment` takes.
 
     `network()` is its network in eval mode; `channels`, `data.context`, `classes`, `inference` and `split` say what it was trained
     on and how its output is read. Raises RequestError (no such checkpoint), DataError (damaged).
     """
-    return load(name, DataConfig(), UNetConfig())
+    return load_model(name, DataConfig(), UNetConfig())
 
 
-def inference_of(members: Sequence[Trained], asked: InferenceOverride) -> InferenceConfig:
+def inference_of(members: Sequence[TrainedModel], asked: InferenceOverride) -> InferenceConfig:
     """The members' inference settings, with what the request says otherwise. Raises RequestError if they then differ."""
     given = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
     ways = [dataclasses.replace(member.inference, **given) for member in members]
@@ -279,10 +281,10 @@ def inference_of(members: Sequence[Trained], asked: InferenceOverride) -> Infere
     return ways[0]
 
 
-def path_of(name: str) -> Path:
+def resolve_checkpoint(name: str) -> Path:
     """The file that a checkpoint's name means."""
     if name.startswith(("runs:/", "models:/")):
-        from brainseg.tracking.mirror import checkpoint_of
+        from brainseg.tracking.lookup import checkpoint_of
 
         return checkpoint_of(name)
     path = Path(name)
@@ -295,13 +297,15 @@ def short_name(name: str) -> str:
     return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 
-def check_name(name: str) -> None:
+def check_checkpoint_exists(name: str) -> None:
     """Refuse a file that is not there, before anything is created; what is in MLflow shows when it is loaded."""
-    found = name.startswith(("runs:/", "models:/")) or path_of(name).is_file()
+    found = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
     check(found, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
 
 
-def role_of(patient: str, members: Sequence[Trained], store: Store, has_masks: bool = True) -> str:
+def patient_role(
+    patient: str, members: Sequence[TrainedModel], store: Store, has_masks: bool = True
+) -> str:
     """Return how close the members came to a patient of `store`: train before validation before test before unknown.
 
     For `has_masks` see `Trained.role`.
@@ -310,7 +314,9 @@ def role_of(patient: str, members: Sequence[Trained], store: Store, has_masks: b
     return next(role for role in (*PARTS, "unknown") if role in roles)
 
 
-def saw(patient: str, members: Sequence[Trained], store: Store | None = None) -> list[str]:
+def members_that_saw(
+    patient: str, members: Sequence[TrainedModel], store: Store | None = None
+) -> list[str]:
     """Return the members that trained on a patient or selected on it, where others held the patient out.
 
     Without `store` the patient is known to be one of the training data, and its name gives the role.
@@ -323,7 +329,7 @@ def saw(patient: str, members: Sequence[Trained], store: Store | None = None) ->
     )
 
 
-def _role(patient: str, member: Trained, store: Store | None) -> str:
+def _role(patient: str, member: TrainedModel, store: Store | None) -> str:
     if store is not None:
         return member.role(patient, store)
     return member.split.role(patient) if member.split else "unknown"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.config import DataConfig, DataOverride, PhantomConfig, TrainConfig
 from brainseg.core.errors import check
-from brainseg.core.places import relocated
+from brainseg.core.places import relocated_path
 from brainseg.data.store import Store, is_store
 from brainseg.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from brainseg.prediction.trained_model import Trained
+    from brainseg.prediction.trained_model import TrainedModel
 
 
 def training_file(checkpoint: Path, stored: Mapping[str, Any], config: TrainConfig) -> Path | None:
@@ -27,7 +27,7 @@ def training_file(checkpoint: Path, stored: Mapping[str, Any], config: TrainConf
     if run.exists:
         facts = run.facts
         places += [Path(facts["data"]["path"])]
-        places = [*(relocated(place, run.path, facts) for place in places), *places]
+        places = [*(relocated_path(place, run.path, facts) for place in places), *places]
     places += [Path(config.data.path)] if config.data.path is not None else []
     files = [place for place in dict.fromkeys(places) if place.is_file() and is_store(place)]
     same = (file for file in files if _fingerprint(file) == stored.get("fingerprint"))
@@ -39,7 +39,7 @@ def _fingerprint(file: Path) -> str:
         return store.fingerprint
 
 
-def chosen_data(asked: DataOverride, members: Sequence["Trained"]) -> DataConfig:
+def chosen_data(asked: DataOverride, members: Sequence["TrainedModel"]) -> DataConfig:
     """Return the data that a request means: those named by it, else those that the checkpoints were trained on.
 
     `data.path`, `data.name` or a setting of the phantom names other data. Raises RequestError where the data of
@@ -65,7 +65,9 @@ def chosen_data(asked: DataOverride, members: Sequence["Trained"]) -> DataConfig
     return DataConfig(**requested, phantom=dataclasses.replace(synthetic, **phantom))
 
 
-def _training_data(member: "Trained", own: DataConfig, requested: dict[str, Any]) -> DataConfig:
+def _training_data(
+    member: "TrainedModel", own: DataConfig, requested: dict[str, Any]
+) -> DataConfig:
     """Return the data of one checkpoint, at the place where they lie today. Raises RequestError."""
     file = member.training_file
     if own.path is None:
@@ -78,7 +80,7 @@ def _training_data(member: "Trained", own: DataConfig, requested: dict[str, Any]
     return DataConfig(name=own.name, path=str(file), **requested)
 
 
-def _check_same(members: Sequence["Trained"]) -> None:
+def _check_same(members: Sequence["TrainedModel"]) -> None:
     """Refuse checkpoints of different training data, of which none is the obvious choice. Raises RequestError."""
     of_data = {str(member.stored.get("fingerprint")): member.name for member in members}
     rule = f"the checkpoints were trained on different data: {', '.join(of_data.values())}"

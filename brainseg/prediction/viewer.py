@@ -5,17 +5,17 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brainseg.data.cases.study import Study
+from brainseg.data.cases.study import InputCase
 from brainseg.data.memory_store import MemoryStore
-from brainseg.prediction.output_folder import MASKS, NOTICE, Prediction
+from brainseg.prediction.output_folder import MASKS, NOTICE, CasePrediction
 from brainseg.reports import viewer
 from brainseg.reports.predictions import read_predictions
 
 
-def write(
+def write_viewer(
     output: Path,
-    studies: Mapping[str, Study],
-    found: Sequence[Prediction],
+    studies: Mapping[str, InputCase],
+    found: Sequence[CasePrediction],
     classes: Sequence[str],
     count: int,
     network: str,
@@ -27,10 +27,10 @@ def write(
     scored = any(one.score is not None for one in found)
     telling = [(one.role, one.score.dice if one.score else math.nan) for one in found]
     by_volume = sorted(range(len(found)), key=lambda index: -sum(found[index].voxels.values()))
-    chosen = viewer.most_telling(telling, count) if scored else sorted(by_volume[:count])
+    chosen = viewer.choose_slices(telling, count) if scored else sorted(by_volume[:count])
     left_out = [one.name for index, one in enumerate(found) if index not in chosen]
     cases = (_case(output, found[index], studies[found[index].name], classes) for index in chosen)
-    viewer.write(
+    viewer.write_viewer(
         output / "viewer.html",
         cases,
         ["prediction"],
@@ -41,7 +41,9 @@ def write(
     )
 
 
-def _case(output: Path, one: Prediction, study: Study, classes: Sequence[str]) -> viewer.Case:
+def _case(
+    output: Path, one: CasePrediction, study: InputCase, classes: Sequence[str]
+) -> viewer.Case:
     scan = study.read()
     mask = read_predictions(output / one.name / MASKS, one.name).mask
     dice = one.score.dice if one.score else None

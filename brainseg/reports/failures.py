@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainseg.core.errors import DataError
-from brainseg.evaluation.metrics import MISSED_DICE, missed
+from brainseg.evaluation.metrics import MISSED_DICE, count_missed
 from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports.clinical import match_clinical
 
@@ -71,7 +71,7 @@ def observe(
 
     _check(patients, store)
     scores = pd.DataFrame(
-        {"patient": patients.patient, "value": patients.dice, "missed": missed(patients)}
+        {"patient": patients.patient, "value": patients.dice, "missed": count_missed(patients)}
     )
     parts = [
         _grouped(scores, factor, labels) for factor, labels in _factors(patients, store).items()

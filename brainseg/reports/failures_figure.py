@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.core.files import writing
 from brainseg.data.volume import patient_of
-from brainseg.evaluation.metrics import missed
+from brainseg.evaluation.metrics import count_missed
 from brainseg.reports import failures, figures
 from brainseg.reports.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
 from brainseg.reports.figures import BLUE, GREY, ORANGE
-from brainseg.reports.tables import counted
+from brainseg.reports.tables import format_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def figure(
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
     drawn.suptitle(
-        f"{counted(overall.patients, 'patient')}: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed",
+        f"{format_count(overall.patients, 'patient')}: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed",
         x=0.01,
         horizontalalignment="left",
         fontsize=13,
@@ -91,7 +91,7 @@ def figure(
             )
         else:
             axes.remove()
-    figures.save(drawn, path)
+    figures.save_figure(drawn, path)
 
 
 def _colours(table: "pd.DataFrame") -> dict[str, str]:
@@ -133,7 +133,7 @@ def _scatter(
             clip_on=False,
             label=label,
         )
-    overlooked = shown[missed(shown)]
+    overlooked = shown[count_missed(shown)]
     if len(overlooked):
         axes.scatter(
             overlooked.tumour_pixels,

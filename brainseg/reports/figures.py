@@ -26,7 +26,7 @@ OF_CLASS = (
 )  # of class 1, 2, ..., in turn
 
 
-def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """Draw losses and validation Dice over the epochs of `rows`, the lines of metrics.jsonl, as PNG. Raises DataError without a row."""
     if not rows:
         raise DataError(f"{path}: no epoch to draw")
@@ -66,7 +66,7 @@ def curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         dice.set_title(
             f"best mean {value:.3f}, epoch {epoch}", loc="right", color=ORANGE, fontsize=10
         )
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_lines(
@@ -130,6 +130,6 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")

@@ -32,14 +32,14 @@ class Case:
     classes: Sequence[str] = ()  # names by index; with more than two each has its colour
 
 
-def draw(cases: Sequence[Case], path: str | Path) -> None:
+def draw_overlays(cases: Sequence[Case], path: str | Path) -> None:
     """Draw each case as a row of four slices with truth and prediction over the image, as PNG. Raises DataError without a case."""
     if not cases:
         raise DataError(f"{path}: no patient to draw")
     figure = figures.new_figure(2.6 * SLICES_SHOWN, 2.95 * len(cases) + 0.4)
     grid = figure.subplots(len(cases), SLICES_SHOWN, squeeze=False)
     for row, case in zip(grid, cases, strict=True):
-        shown, high, window = framed(case)
+        shown, high, window = draw_frame(case)
         for column, axes in enumerate(row):
             axes.axis("off")
             if column < len(shown):
@@ -68,10 +68,10 @@ def draw(cases: Sequence[Case], path: str | Path) -> None:
     handles = [Patch(color=colour, label=name) for name, colour in names.items()]
     heading = "tint: prediction, outline: truth" if several else None
     figure.legend(handles=handles, title=heading, loc="outside upper right", ncols=3, frameon=False)
-    figures.save(figure, path)
+    figures.save_figure(figure, path)
 
 
-def framed(case: Case) -> tuple[list[int], float, tuple[slice, slice]]:
+def draw_frame(case: Case) -> tuple[list[int], float, tuple[slice, slice]]:
     """What of a case is drawn: the slices shown, the intensity that is white, and the rows and columns around head and masks."""
     shown = slices_shown(case.truth > 0, case.prediction > 0)
     high = (

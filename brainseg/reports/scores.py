@@ -10,7 +10,7 @@ import numpy as np
 from brainseg.core.files import write_json
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.volume import main_channel
-from brainseg.evaluation.evaluate import Evaluated
+from brainseg.evaluation.evaluate import PatientResult
 from brainseg.evaluation.metrics import MISSED_DICE, PatientScore, summarise
 from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports import overlays, tables, viewer
@@ -59,7 +59,7 @@ def _absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
                 else "no other patient"
             )
             lines.append(
-                f"{name}: {tables.counted(absent, 'patient')} without {what}, "
+                f"{name}: {tables.format_count(absent, 'patient')} without {what}, "
                 f"where Dice is 1 if none is predicted, else 0; {others}"
             )
     return lines
@@ -77,7 +77,7 @@ class Results:
         self._keep = predictions
         self._predictions: list[Prediction] = []
 
-    def add(self, evaluated: Iterable[Evaluated], roles: Mapping[str, str]) -> None:
+    def add(self, evaluated: Iterable[PatientResult], roles: Mapping[str, str]) -> None:
         """Take the patients of an evaluation; `roles` is by volume. Masks are kept compressed: 0.3 KB a slice."""
         for one in evaluated:
             self.rows.append((one.score, roles[one.score.patient]))
@@ -107,7 +107,9 @@ class Results:
                     if len(dice) > 1
                     else "no interval"
                 )
-                lines.append(f"{prefix}/dice of {tables.counted(len(dice), 'patient')}: {interval}")
+                lines.append(
+                    f"{prefix}/dice of {tables.format_count(len(dice), 'patient')}: {interval}"
+                )
                 lines += _absences(f"{prefix}/dice", self.of(role))
         unit = "mm" if self.dataset.in_mm else "pixels"
         lines.append(
@@ -144,7 +146,7 @@ class Results:
             (folder / "predictions.h5").unlink(missing_ok=True)  # of scores that these replace
         write_json(folder / "summary.json", {**further, "metrics": metrics})
         if pictures:
-            overlays.draw(self._cases(), folder / "pictures" / "overlays.png")
+            overlays.draw_overlays(self._cases(), folder / "pictures" / "overlays.png")
         else:
             (folder / "pictures" / "overlays.png").unlink(missing_ok=True)
         return metrics
@@ -180,7 +182,7 @@ class Results:
 
     def view(self, path: Path, count: int, run: str, title: str, notes: Sequence[str]) -> None:
         """Write the page viewer.html of the `count` most telling patients; `run` names what predicted, `notes` stand on top."""
-        chosen = viewer.most_telling([(role, score.dice) for score, role in self.rows], count)
+        chosen = viewer.choose_slices([(role, score.dice) for score, role in self.rows], count)
         left_out = [
             score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen
         ]
@@ -190,7 +192,7 @@ class Results:
             mask = self._mask(score.patient, (score.slices, *store.shape[2:]))
             return viewer.case_of(store, score.patient, [mask], [score.dice], role)
 
-        viewer.write(
+        viewer.write_viewer(
             path,
             (case(*self.rows[index]) for index in chosen),
             [run],

@@ -59,7 +59,7 @@ def metrics_table(metrics: Mapping[str, float], title: str) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def counted(count: int, what: str) -> str:
+def format_count(count: int, what: str) -> str:
     """1 patient, 2 patients."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 

@@ -52,7 +52,7 @@ class Case:
     )
 
 
-def write(
+def write_viewer(
     path: str | Path,
     cases: Iterable[Case],
     runs: Sequence[str],
@@ -84,7 +84,7 @@ def write(
         file.write(_data("index", index | {"patients": patients}) + foot)
 
 
-def most_telling(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
+def choose_slices(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
     """Indices of at most `count` of the (role, Dice), the most telling role first; of it half the worst, a quarter median, a quarter best.
 
     They come in the order of the scores; a Dice that is not known (NaN) counts as the best.

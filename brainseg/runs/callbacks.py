@@ -14,14 +14,14 @@ from brainseg.config import StepConfig, TrackingConfig
 from brainseg.core.signals import Interrupted, Signals
 from brainseg.data.split import Split
 from brainseg.reports import tables
-from brainseg.runs.identity import budget
+from brainseg.runs.identity import training_budget
 from brainseg.runs.resume import save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.mirror import Mirror
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.state import State
 
-Follower = Callable[
+EpochCallback = Callable[
     [RunFolder, State], None
 ]  # called before the first step and after each epoch; may raise `Stopped`
 
@@ -29,22 +29,22 @@ FEW_STEPS = 100
 log = logging.getLogger("brainseg")
 
 
-def alone(folder: RunFolder, state: State) -> None:
+def no_callback(folder: RunFolder, state: State) -> None:
     """The follower of a run that nobody follows."""
 
 
-class Watch:
-    """Follows one run. Use `hooks` while training; `announce` before, `conclude` after the folder is complete."""
+class RunCallbacks:
+    """Follows one run. Use `hooks` while training; `announce` before, `describe_result` after the folder is complete."""
 
     def __init__(
         self,
         folder: RunFolder,
-        task: Task,
+        task: TrainingContext,
         state: State,
         split: Split,
         signals: Signals,
         mirror: Mirror | None,
-        follow: Follower = alone,
+        follow: EpochCallback = no_callback,
     ) -> None:
         self.folder, self.task, self.state, self.split, self.signals, self.mirror = (
             folder,
@@ -59,13 +59,15 @@ class Watch:
         self.bar: tqdm | None = None
         self.mirrored = False
 
-    def hooks(self) -> Hooks:
-        return Hooks(
-            after_step=self._after_step, between=self._between, after_epoch=self._after_epoch
+    def hooks(self) -> Callbacks:
+        return Callbacks(
+            after_step=self._after_step,
+            after_patient=self._after_patient,
+            after_epoch=self._after_epoch,
         )
 
     @contextmanager
-    def showing(self) -> Iterator[Hooks]:
+    def showing(self) -> Iterator[Callbacks]:
         """Announce the run and draw its progress bar (on a terminal only) for the block."""
         self._announce()
         total, done = self.state.total_steps, self.state.step
@@ -83,12 +85,12 @@ class Watch:
         task, state = self.task, self.state
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
         log.info("run folder:   %s", self.folder.path)
-        log.info("device:       asked %s, got %s", task.device.asked, task.device.got)
+        log.info("device:       asked %s, got %s", task.device.requested, task.device.resolved)
         log.info(
             "data:         %d training slices of %s, %s, split %s %s",
             len(task.train),
-            tables.counted(len(self.split.train), "patient"),
-            tables.counted(len(self.split.validation), "validation patient"),
+            tables.format_count(len(self.split.train), "patient"),
+            tables.format_count(len(self.split.validation), "validation patient"),
             self.split.name,
             self.split.sha256[:10],
         )
@@ -145,7 +147,7 @@ class Watch:
                 "note:         the run has %d optimizer steps: fewer than %d seldom teach a network anything; %s",
                 self.state.total_steps,
                 FEW_STEPS,
-                "raise " + budget(self.task.config)[0],
+                "raise " + training_budget(self.task.config)[0],
             )
 
     def _conclude_plan(self) -> None:
@@ -186,7 +188,7 @@ class Watch:
         )
         if due:
             self._save(state)
-        self._between(state)
+        self._after_patient(state)
 
     def _tell_mlflow(self) -> None:
         """Once, that the run is there and running."""
@@ -194,7 +196,7 @@ class Watch:
             self.mirrored = True
             self.mirror.update()
 
-    def _between(self, state: State) -> None:
+    def _after_patient(self, state: State) -> None:
         """Between two steps, or two validated patients: the moments at which a signal may end the run."""
         try:
             self.signals.poll()
@@ -234,7 +236,7 @@ class Watch:
 
 
 @contextmanager
-def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
+def mirroring(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
     """The run's mirror in MLflow, None under tracking=none; brought up to date when the block ends, however it ends.
 
     Enter it before `RunFolder.active`: the status that it sends last is the one with which that ends.
@@ -247,7 +249,9 @@ def mirrored(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
             mirror.update(final=True)
 
 
-def conclude(folder: Path, metrics: dict[str, float], explained: str, mirror: Mirror | None) -> str:
+def describe_result(
+    folder: Path, metrics: dict[str, float], explained: str, mirror: Mirror | None
+) -> str:
     """The last lines of a run: its table, how to read it, and where everything is."""
     leaky = (
         ", leaky=true: validation patients were trained on"

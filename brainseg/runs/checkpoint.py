@@ -16,7 +16,7 @@ import torch
 
 from brainseg.core.errors import DataError, check
 from brainseg.core.files import write_bytes
-from brainseg.runs.foreign_weights import WRAPPERS, is_state_dict, unwrapped
+from brainseg.runs.foreign_weights import WRAPPERS, is_state_dict, unwrap_weights
 
 # What callers rely on. A right hash proves only that the bytes are those that somebody wrote.
 KINDS: dict[str, type | tuple[type, ...]] = {
@@ -72,7 +72,7 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     outer = _read(path)
     if isinstance(outer, dict) and set(outer) == {"sha256", "payload"}:
         return _verified(path, outer)
-    weights = unwrapped(outer)
+    weights = unwrap_weights(outer)
     if weights is None:
         raise DataError(
             f"checkpoint={path}: holds no weights; expected a brainseg checkpoint, a state dict, or a dict that wraps one as "

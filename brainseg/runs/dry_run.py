@@ -7,13 +7,13 @@ from pathlib import Path
 
 from brainseg.config import TrainConfig
 from brainseg.runs.code_version import code_version
-from brainseg.runs.find import find
-from brainseg.runs.identity import budget
+from brainseg.runs.find import find_run_folder
+from brainseg.runs.identity import training_budget
 from brainseg.runs.run_folder import Job, RunFolder
 
 
 @dataclass(frozen=True)
-class Facts:
+class JobCheck:
     """What the check of one job found."""
 
     parameters: int
@@ -25,43 +25,45 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Fate:
+class PlannedAction:
     """What would become of a job: in words, and which share of its epochs is left."""
 
     words: str
     left: float = 1.0
 
 
-def foresee(config: TrainConfig, facts: Facts, job: Job) -> Fate:
+def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     """What the job would do if it were started now. Raises RequestError if it names a run that is none."""
     if facts.missing and config.device.on_missing == "skip":
-        return Fate(f"skip: {facts.missing}", 0)
-    folder = find(config, job, facts.name) if facts.name else None
+        return PlannedAction(f"skip: {facts.missing}", 0)
+    folder = find_run_folder(config, job, facts.name) if facts.name else None
     state = folder.state if folder else "new"
     if folder is None or state == "new":
-        return Fate("run")
+        return PlannedAction("run")
     done = _epochs_done(folder)
     if state == "finished":
         return (
-            Fate(f"extend from epoch {done}", _left(config, done))
+            PlannedAction(f"extend from epoch {done}", _left(config, done))
             if extends(folder, config)
-            else Fate("skip: finished before", 0)
+            else PlannedAction("skip: finished before", 0)
         )
     if state == "running":
-        return Fate(f"skip: in use by pid {folder.status['pid']} on {folder.status['host']}", 0)
+        return PlannedAction(
+            f"skip: in use by pid {folder.status['pid']} on {folder.status['host']}", 0
+        )
     if state == "failed" and job.sweep:
-        return Fate("failed before: run anew")
+        return PlannedAction("failed before: run anew")
     return (
-        Fate(f"resume at epoch {done}", _left(config, done))
+        PlannedAction(f"resume at epoch {done}", _left(config, done))
         if folder.last.is_file()
-        else Fate("run")
+        else PlannedAction("run")
     )
 
 
 def extends(folder: RunFolder, config: TrainConfig) -> bool:
     """Whether a finished run, named by `resume`, is asked for more epochs, minutes or patience than it was given."""
     stored = folder.config
-    (before, given), (now, asked) = budget(stored), budget(config)
+    (before, given), (now, asked) = training_budget(stored), training_budget(config)
     longer = before != now or asked > given
     return config.resume not in (None, "never") and (
         longer or _more_patient(folder, stored, config)
@@ -98,12 +100,12 @@ def _left(config: TrainConfig, done: int) -> float:
     return max(0.0, 1 - done / config.epochs) if config.max_minutes is None else 1.0
 
 
-def under_other_code(configs: list[TrainConfig], facts: list[Facts], job: Job) -> int:
+def under_other_code(configs: list[TrainConfig], facts: list[JobCheck], job: Job) -> int:
     """How many of the jobs have no run yet under this code, but a finished one under another."""
     new = [
         (config, fact)
         for config, fact in zip(configs, facts, strict=True)
-        if fact.name and not find(config, job, fact.name)
+        if fact.name and not find_run_folder(config, job, fact.name)
     ]
     roots = {Path(config.output or "runs") for config, _ in new}
     finished = {recipe for root in roots for recipe in _finished_elsewhere(root)}

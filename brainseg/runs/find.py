@@ -7,20 +7,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import without
+from brainseg.config.overrides import without_settings
 from brainseg.core.errors import RequestError, check
 from brainseg.runs.run_folder import NOT_REPEATED, Job, RunFolder
 
 log = logging.getLogger("brainseg")
 
 
-def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
+def claim_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder:
     """The folder that this request runs in, resumes or finds finished; see `resume` and `rerun` in the configuration.
 
     A sweep (and `resume=auto`) takes the folder that has this identity; a single run, and `rerun`, make a numbered sibling,
-    which is made at once: of two that start in the same instant each gets its own. Raises RequestError as `find`.
+    which is made at once: of two that start in the same instant each gets its own. Raises RequestError as `find_run_folder`.
     """
-    if found := find(config, job, name):
+    if found := find_run_folder(config, job, name):
         return found
     root = Path(config.output or "runs")
     if _mode(config, job) == "auto" and not config.rerun:
@@ -38,14 +38,14 @@ def claim(config: TrainConfig, job: Job, name: str) -> RunFolder:
     raise AssertionError("unreachable: the numbers do not end")
 
 
-def find(config: TrainConfig, job: Job, name: str) -> RunFolder | None:
+def find_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder | None:
     """The folder that this request goes on with or finds finished, creating nothing; None: it begins a new one.
 
     Raises RequestError where a folder is named that holds no run, or another one.
     """
     resume = _mode(config, job)
     if resume not in ("auto", "never"):
-        return RunFolder(locate(resume))
+        return RunFolder(resolve_run(resume))
     if config.output and not job.sweep:
         folder = RunFolder(config.output)
         free = resume == "auto" or not folder.exists
@@ -96,13 +96,13 @@ def _mode(config: TrainConfig, job: Job) -> str:
     return config.resume or ("auto" if job.sweep else "never")
 
 
-def locate(run: str, setting: str = "resume") -> Path:
+def resolve_run(run: str, setting: str = "resume") -> Path:
     """The folder of a run that `setting` names by its folder or its MLflow id. Raises RequestError if there is none."""
     path = Path(run)
     if (path / "run.json").is_file():
         return path
     if path.name == run and not path.exists() and len(run) == 32:
-        from brainseg.tracking.mirror import folder_of
+        from brainseg.tracking.lookup import folder_of
 
         return folder_of(run)
     raise RequestError(
@@ -140,5 +140,5 @@ def nearest(path: Path) -> str:
 
 def stored_overrides(run: str, setting: str) -> list[str]:
     """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
-    stored = RunFolder(locate(run, setting)).facts["overrides"]
-    return without(stored, NOT_REPEATED)
+    stored = RunFolder(resolve_run(run, setting)).facts["overrides"]
+    return without_settings(stored, NOT_REPEATED)

@@ -22,7 +22,7 @@ def is_state_dict(weights: Any) -> bool:
     )
 
 
-def unwrapped(content: Any) -> dict[str, Tensor] | None:
+def unwrap_weights(content: Any) -> dict[str, Tensor] | None:
     """Return the state dict that `content` is or wraps, at most two wrappers deep, or None."""
     for _ in range(3):
         if not isinstance(content, dict) or not content:
@@ -35,7 +35,7 @@ def unwrapped(content: Any) -> dict[str, Tensor] | None:
     return None
 
 
-def matched(
+def match_weights(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str, network: str
 ) -> tuple[dict[str, Tensor], str, list[str]]:
     """Return the weights under the names that a network expects, the prefix that was removed, and the names of what is left over.

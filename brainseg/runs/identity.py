@@ -22,7 +22,7 @@ def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | No
     code = code_version().sha256 if code is None else code
     content = [
         IDENTITY_VERSION,
-        sorted(without_identity(differing(config)).items()),
+        sorted(drop_non_identity(non_default_settings(config)).items()),
         fingerprint,
         split.sha256,
         code,
@@ -30,20 +30,20 @@ def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | No
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def differing(config: Any, prefix: str = "") -> dict[str, Any]:
+def non_default_settings(config: Any, prefix: str = "") -> dict[str, Any]:
     """Settings that differ from the defaults of the choice made, by dotted name; each choice's name is always among them."""
     found: dict[str, Any] = {}
     default = type(config)()
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            found |= differing(value, f"{prefix}{field.name}.")
+            found |= non_default_settings(value, f"{prefix}{field.name}.")
         elif field.name == "name" or value != getattr(default, field.name):
             found[f"{prefix}{field.name}"] = value
     return found
 
 
-def budget(config: TrainConfig) -> tuple[str, float]:
+def training_budget(config: TrainConfig) -> tuple[str, float]:
     """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
     return (
         ("epochs", config.epochs)
@@ -52,7 +52,7 @@ def budget(config: TrainConfig) -> tuple[str, float]:
     )
 
 
-def without_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
+def drop_non_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings less those that change no number of a run, and less `further` ones."""
     aside = (*NOT_IDENTITY, *further)
     return {

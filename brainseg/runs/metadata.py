@@ -8,18 +8,18 @@ from typing import Any
 from torch import nn
 
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import by_setting, short
+from brainseg.config.overrides import short_name, values_by_setting
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
-from brainseg.runs.identity import identity, without_identity
+from brainseg.runs.identity import drop_non_identity, identity
 from brainseg.runs.run_folder import Job
 from brainseg.tracking.client import tracking_uri
 
 LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
 
 
-def describe(
+def run_metadata(
     config: TrainConfig,
     job: Job,
     store: Store,
@@ -54,8 +54,8 @@ def describe(
             "validation": len(split.validation),
             "test": len(split.test),
         },
-        "device": {"asked": device.asked, "got": device.got, "threads": device.threads},
-        "label": label(job, name),
+        "device": {"asked": device.requested, "got": device.resolved, "threads": device.threads},
+        "label": run_label(job, name),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
         "sweep": job.sweep,
@@ -65,19 +65,21 @@ def describe(
     }
 
 
-def label(job: Job, name: str) -> str:
+def run_label(job: Job, name: str) -> str:
     """What MLflow calls the run: a job of a sweep by what was swept, as depth=3; a single run by what was typed, its experiment first.
 
     Of that, what makes its numbers, as far as LONGEST allows, and `name`; "": by `name` alone.
     """
-    given = by_setting(job.overrides)
+    given = values_by_setting(job.overrides)
     if job.swept:
         return " ".join(
-            f"{short(one, job.swept)}={value}" for one, value in given.items() if one in job.swept
+            f"{short_name(one, job.swept)}={value}"
+            for one, value in given.items()
+            if one in job.swept
         )
-    typed = without_identity(given)
+    typed = drop_non_identity(given)
     words = [
-        f"{short(one, typed)}={typed[one]}"
+        f"{short_name(one, typed)}={typed[one]}"
         for one in sorted(typed, key=lambda one: one != "experiment")
     ]
     return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""

@@ -15,11 +15,11 @@ from brainseg.core.files import write_json
 from brainseg.data.signatures import signatures_of
 from brainseg.data.split import Split
 from brainseg.runs import checkpoint
-from brainseg.runs.find import locate
-from brainseg.runs.identity import budget
+from brainseg.runs.find import resolve_run
+from brainseg.runs.identity import training_budget
 from brainseg.runs.run_folder import RunFolder
-from brainseg.training.context import Task
-from brainseg.training.nonfinite import look
+from brainseg.training.context import TrainingContext
+from brainseg.training.nonfinite import collect_step_results
 from brainseg.training.plan import Plan
 from brainseg.training.state import State, plans_of
 
@@ -30,12 +30,14 @@ PLANNED = (
 log = logging.getLogger("brainseg")
 
 
-def save(folder: RunFolder, state: State, task: Task, split: Split, improved: bool = False) -> None:
+def save(
+    folder: RunFolder, state: State, task: TrainingContext, split: Split, improved: bool = False
+) -> None:
     """Write best.pt if this epoch is the best, last.pt (keeping the one before as previous.pt), then metrics.jsonl.
 
     Before that it looks at the steps that a GPU has been given. Raises NonFiniteError, and writes nothing, if one was not finite.
     """
-    look(state, task)
+    collect_step_results(state, task)
     content = payload(folder, state, task, split)
     if improved:  # first: a kill in between repeats this epoch and writes best.pt again; the other way round it would be missing
         checkpoint.save(folder.best, content)
@@ -46,7 +48,7 @@ def save(folder: RunFolder, state: State, task: Task, split: Split, improved: bo
     folder.write_history(state.history)
 
 
-def payload(folder: RunFolder, state: State, task: Task, split: Split) -> dict[str, Any]:
+def payload(folder: RunFolder, state: State, task: TrainingContext, split: Split) -> dict[str, Any]:
     """A checkpoint's content: the state, and all that is needed to use the weights without the folder."""
     store = task.train.store
     return {
@@ -66,7 +68,7 @@ def payload(folder: RunFolder, state: State, task: Task, split: Split) -> dict[s
     }
 
 
-def load_into(state: State, folder: RunFolder, task: Task) -> bool:
+def load_into(state: State, folder: RunFolder, task: TrainingContext) -> bool:
     """Take over the newest sound checkpoint of the folder; returns whether there was one.
 
     A damaged last.pt is passed over for previous.pt, with a warning. Raises RequestError for an extension that is none.
@@ -88,7 +90,7 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
         raise DataError(
             f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})"
         ) from error
-    granted = budget(folder.config) == budget(
+    granted = training_budget(folder.config) == training_budget(
         config
     )  # by an extension that was stopped before its first checkpoint
     _extend(state, stored, config, task.steps_per_epoch, granted)
@@ -113,10 +115,12 @@ def load_into(state: State, folder: RunFolder, task: Task) -> bool:
     return True
 
 
-def check_extension(folder: RunFolder, task: Task) -> None:
+def check_extension(folder: RunFolder, task: TrainingContext) -> None:
     """Refuse further epochs or minutes that the run cannot be given, before anything in its folder changes. Raises RequestError."""
     content = (
-        _newest(folder) if folder.exists and budget(folder.config) != budget(task.config) else None
+        _newest(folder)
+        if folder.exists and training_budget(folder.config) != training_budget(task.config)
+        else None
     )
     if content is not None:
         check_curve(folder.config, task.config)
@@ -125,8 +129,8 @@ def check_extension(folder: RunFolder, task: Task) -> None:
 
 def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
     """Refuse to extend a run whose learning rate was drawn over its length, unless `force` says so. Raises RequestError."""
-    name, now = budget(config)
-    given = "{}={}".format(*budget(stored))
+    name, now = training_budget(config)
+    given = "{}={}".format(*training_budget(stored))
     check(
         name == "epochs" or stored.max_minutes is not None,
         name,
@@ -134,7 +138,11 @@ def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
         f"the run was given {given}",
         "extend it by epochs",
     )
-    fine = budget(stored) == budget(config) or config.scheduler.name not in PLANNED or config.force
+    fine = (
+        training_budget(stored) == training_budget(config)
+        or config.scheduler.name not in PLANNED
+        or config.force
+    )
     check(
         fine,
         name,
@@ -148,18 +156,18 @@ def _extend(
     state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, granted: bool
 ) -> None:
     """Give a run the further epochs or minutes that are asked for."""
-    if budget(stored) == budget(config):
+    if training_budget(stored) == training_budget(config):
         return
     numbers = {name: getattr(state, name) for name in (*state.NUMBERS, "history")}
     if not granted:
         check_curve(stored, config)
     state.total_steps = _total(numbers, stored, config, steps_per_epoch)
-    _extend_plan(state, budget(stored)[1], config.max_minutes)
+    _extend_plan(state, training_budget(stored)[1], config.max_minutes)
     if config.scheduler.name in PLANNED:
         log.warning(
             "scheduler=%s was drawn over %s=%s; going on all the same, on another curve",
             config.scheduler.name,
-            *budget(stored),
+            *training_budget(stored),
         )
 
 
@@ -182,7 +190,7 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
     Raises RequestError if `steps_of` names no run, DataError if its plan cannot be read.
     """
     plans = (
-        _plans_in(RunFolder(locate(config.steps_of, "steps_of")))
+        _plans_in(RunFolder(resolve_run(config.steps_of, "steps_of")))
         if config.steps_of is not None
         else []
     )
@@ -225,11 +233,11 @@ def _total(
     counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int
 ) -> int:
     """The steps of the extended run. `counts` are the numbers and the history of a state. Raises RequestError."""
-    name, now = budget(config)
+    name, now = training_budget(config)
     if name == "epochs":
         total = round(now) * steps_per_epoch
     else:
-        before = budget(stored)[1]
+        before = training_budget(stored)[1]
         total = counts["total_steps"] + round(
             (now - before) * _steps_a_minute(counts, config, before, steps_per_epoch)
         )

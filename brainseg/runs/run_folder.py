@@ -25,13 +25,13 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from brainseg.config import TrainConfig, restore
-from brainseg.config.overrides import without
+from brainseg.config.overrides import without_settings
 from brainseg.core.errors import InUseError, RequestError, check
 from brainseg.core.files import remove_partial, rename, write_json, write_text
 from brainseg.core.signals import Stopped
 from brainseg.data.split import Split
 from brainseg.runs.code_version import code_version
-from brainseg.runs.identity import EXTENDED, differing, without_identity
+from brainseg.runs.identity import EXTENDED, drop_non_identity, non_default_settings
 
 log = logging.getLogger("brainseg")
 
@@ -120,7 +120,9 @@ class RunFolder:
 
     def check_settings(self, config: TrainConfig) -> None:
         """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
-        before, now = (without_identity(differing(one), EXTENDED) for one in (self.config, config))
+        before, now = (
+            drop_non_identity(non_default_settings(one), EXTENDED) for one in (self.config, config)
+        )
         keys = sorted(key for key in before | now if before.get(key) != now.get(key))
         changed = "; ".join(
             f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}"
@@ -248,7 +250,7 @@ class RunFolder:
         """A run that is given more is from now on the longer one: a later resume must not ask for less."""
         self._write_config(config)
         now = {
-            "overrides": without(facts["overrides"], NOT_REPEATED),
+            "overrides": without_settings(facts["overrides"], NOT_REPEATED),
             "label": facts.get("label", ""),
         }
         write_json(self.path / "run.json", {**self.facts, **now})

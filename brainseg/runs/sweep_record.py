@@ -97,7 +97,7 @@ def _today(stored: str, root: Path) -> Path:
     return next((place for place in places if (place / "run.json").is_file()), places[0])
 
 
-def last(root: Path) -> str:
+def last_sweep(root: Path) -> str:
     """The id of the sweep that ended last below `root`. Raises RequestError if there is none."""
     known = _known(root)
     check(

@@ -3,7 +3,7 @@
 The worker of a parallel launcher only waits for it. joblib's pool ends with any of its workers, and takes the jobs of the
 others along; a job that runs out of memory must not do that. Only JSON goes to and fro.
 
-    python -m brainseg.sweeps.isolated_process TARGET DESCRIPTOR < arguments       what `apart` starts
+    python -m brainseg.sweeps.isolated_process TARGET DESCRIPTOR < arguments       what `call_in_subprocess` starts
 """
 
 import json
@@ -25,11 +25,11 @@ from brainseg.config import TrainConfig, restore
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-class Died(RuntimeError):
+class SubprocessDied(RuntimeError):
     """The process ended without a result, or with an exception instead."""
 
 
-def apart(
+def call_in_subprocess(
     target: str,
     config: TrainConfig,
     *further: Any,
@@ -73,7 +73,7 @@ def apart(
         process.stdin.close()
     result = json.loads(said) if said.endswith("\n") else {"died": _how(code)}
     if "died" in result:
-        raise Died(result["died"])
+        raise SubprocessDied(result["died"])
     return result["result"]
 
 

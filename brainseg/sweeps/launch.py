@@ -28,13 +28,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from brainseg.config import TrainConfig
-from brainseg.config.launchers import name_of
+from brainseg.config.launchers import launcher_name
 from brainseg.config.text import quote_path
 from brainseg.core.errors import RequestError, check
 from brainseg.core.signals import ENDING, HANG_UP, Interrupted
 from brainseg.runs.run_folder import Outcome, is_alive
-from brainseg.sweeps.run_job import Launch, Run, here, in_own_process
-from brainseg.sweeps.summary import NOT_STARTED, Ledger
+from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_subprocess
+from brainseg.sweeps.summary import NOT_STARTED, JobStatusStore
 
 log = logging.getLogger("brainseg")
 
@@ -44,7 +44,9 @@ def is_elsewhere(multirun: DictConfig) -> bool:
     return _launcher(multirun) == "submitit_slurm"
 
 
-def prepare(multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: bool) -> Launch:
+def prepare_launch(
+    multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: bool
+) -> LaunchContext:
     """Make Hydra's folder of the sweep and share out the machine; `multirun` is composed for the sweep as a whole.
 
     A folder that was not chosen by the request is new, also if another sweep starts in the same instant. `sweep` is
@@ -61,8 +63,8 @@ def prepare(multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: 
         raise RequestError(
             f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}"
         ) from error
-    threads, gpus = shares(multirun)
-    return Launch(
+    threads, gpus = share_cores(multirun)
+    return LaunchContext(
         _launcher(multirun),
         str(folder.absolute()),
         sweep,
@@ -78,25 +80,25 @@ def run_in_turn(
     configs: list[TrainConfig],
     overrides: list[list[str]],
     names: list[str],
-    launch: Launch,
+    launch: LaunchContext,
     run: Run,
 ) -> tuple[list[Outcome], Interrupted | None]:
     """Run the jobs of a sweep one after the other in this process; returns how each ended, and the signal that stopped them."""
     for number, (config, own, name) in enumerate(zip(configs, overrides, names, strict=True)):
         log.info("\njob %d, %d of %d: %s", number, number + 1, len(configs), name)
         try:
-            here(launch, run, config, number, tuple(own))
+            run_in_process(launch, run, config, number, tuple(own))
         except Interrupted as stop:
             return launch.ledger.outcomes(len(configs), NOT_STARTED), stop
     return launch.ledger.outcomes(len(configs), NOT_STARTED), None
 
 
 def run_through_hydra(
-    command: str, overrides: list[str], count: int, launch: Launch, run: Run
+    command: str, overrides: list[str], count: int, launch: LaunchContext, run: Run
 ) -> tuple[list[Outcome], Interrupted | None]:
     """Run the jobs of a sweep by one of Hydra's launchers; returns how each ended, also if the launcher lost some, and the signal."""
     name = f"{run.__module__}:{run.__qualname__}"  # looked up by the job's process: the one that waits for it need not import torch
-    task = partial(in_own_process, launch, name)
+    task = partial(run_in_subprocess, launch, name)
     arguments = [*overrides, f"hydra.sweep.dir={quote_path(launch.folder)}", "hydra.mode=MULTIRUN"]
     try:
         with _stopping(launch, count):
@@ -114,7 +116,7 @@ def _through_hydra(
     command: str,
     task: Callable[[DictConfig], Outcome],
     arguments: list[str],
-    launch: Launch,
+    launch: LaunchContext,
     count: int,
 ) -> str:
     """Let the launcher run all jobs; returns an empty string, or what the launcher died of when no job is under way any more."""
@@ -135,7 +137,7 @@ def _through_hydra(
     return ""
 
 
-def shares(multirun: DictConfig) -> tuple[int | None, int]:
+def share_cores(multirun: DictConfig) -> tuple[int | None, int]:
     """Threads of a job, and GPUs to deal. A cluster gives each job its own machine, or as much as it asks for."""
     settings = multirun.hydra.launcher
     if _launcher(multirun) == "joblib":
@@ -154,7 +156,7 @@ def shares(multirun: DictConfig) -> tuple[int | None, int]:
 
 
 def _launcher(multirun: DictConfig) -> str:
-    return name_of(multirun.hydra.launcher._target_)
+    return launcher_name(multirun.hydra.launcher._target_)
 
 
 def _new_folder(folder: Path) -> Path:
@@ -168,7 +170,7 @@ def _new_folder(folder: Path) -> Path:
             number += 1
 
 
-def _under_way(ledger: Ledger, count: int) -> list[int]:
+def _under_way(ledger: JobStatusStore, count: int) -> list[int]:
     """Processes on this machine that still work on a job of this start."""
     found = [ledger.read(number) for number in range(count)]
     return [
@@ -179,7 +181,7 @@ def _under_way(ledger: Ledger, count: int) -> list[int]:
 
 
 @contextmanager
-def _stopping(launch: Launch, count: int) -> Iterator[None]:
+def _stopping(launch: LaunchContext, count: int) -> Iterator[None]:
     """Inside, the first SIGINT, SIGTERM or SIGHUP ends the jobs that run apart from this process, saved; then it is raised as Interrupted.
 
     A second one ends this process at once. The jobs of a cluster go on: there the queue is told, by its own commands.

@@ -17,14 +17,14 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.runs.run_folder import Job, Outcome
-from brainseg.sweeps.isolated_process import Died, apart
-from brainseg.sweeps.summary import Ledger
+from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
+from brainseg.sweeps.summary import JobStatusStore
 
 Run = Callable[[TrainConfig, Job], Outcome]
 
 
 @dataclass(frozen=True)
-class Launch:
+class LaunchContext:
     """What the jobs of one start of a sweep share; it travels to the launcher's processes."""
 
     launcher: str  # one of LAUNCHERS
@@ -37,8 +37,8 @@ class Launch:
     gpus: int = 0
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(Path(self.folder) / "jobs", self.start)
+    def ledger(self) -> JobStatusStore:
+        return JobStatusStore(Path(self.folder) / "jobs", self.start)
 
     def job(self, number: int, overrides: tuple[str, ...]) -> Job:
         """What the job with this number knows of its sweep."""
@@ -48,7 +48,7 @@ class Launch:
         )
 
 
-def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
+def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
     """Run a job; whatever it dies of ends this job alone. Its traceback is in its own log, its reason is printed at once."""
     name = "run" if job.number is None else f"job {job.number}"
     try:
@@ -73,22 +73,22 @@ def outcome_of(run: Run, config: TrainConfig, job: Job) -> Outcome:
     return outcome
 
 
-def here(
-    launch: Launch, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]
+def run_in_process(
+    launch: LaunchContext, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]
 ) -> Outcome:
     """One job, in this process."""
-    from brainseg.device import own_threads
+    from brainseg.device import restoring_threads
 
     launch.ledger.write(number, pid=os.getpid(), host=socket.gethostname())
     try:
-        with own_threads():
-            return launch.ledger.end(number, outcome_of(run, config, launch.job(number, overrides)))
+        with restoring_threads():
+            return launch.ledger.end(number, run_job(run, config, launch.job(number, overrides)))
     except Interrupted as stop:
         launch.ledger.end(number, _interrupted(stop))
         raise
 
 
-def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome:
+def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) -> Outcome:
     """One job, in a process of its own, which this one waits for; called in a process of the launcher's."""
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
@@ -109,8 +109,8 @@ def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome
         )
     output = Path(launch.folder) / str(number) / "output.txt"
     try:
-        said = apart(
-            "brainseg.sweeps.run_job:in_child",
+        said = call_in_subprocess(
+            "brainseg.sweeps.run_job:subprocess_main",
             _config(composed),
             target,
             asdict(job),
@@ -118,7 +118,7 @@ def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome
             started=lambda pid: ledger.write(number, pid=pid, host=socket.gethostname()),
         )
         outcome = Outcome(**said)
-    except Died as died:
+    except SubprocessDied as died:
         outcome = Outcome(
             "failed", reason=f"{died}; the same command goes on with it; its output: {output}"
         )
@@ -126,12 +126,12 @@ def in_own_process(launch: Launch, target: str, composed: DictConfig) -> Outcome
     return ledger.end(number, outcome)
 
 
-def in_child(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:
+def subprocess_main(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:
     """What the job's own process does; a signal ends it saved."""
     module, _, name = target.partition(":")
     lists = {key: tuple(value) for key, value in job.items() if isinstance(value, list)}
     try:
-        return asdict(outcome_of(getattr(import_module(module), name), config, Job(**job | lists)))
+        return asdict(run_job(getattr(import_module(module), name), config, Job(**job | lists)))
     except Interrupted as stop:
         return asdict(_interrupted(stop))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.config import TrainConfig
-from brainseg.config.overrides import by_setting
+from brainseg.config.overrides import values_by_setting
 from brainseg.core.files import write_json
-from brainseg.runs.dry_run import Facts, Fate
-from brainseg.runs.find import find
+from brainseg.runs.dry_run import JobCheck, PlannedAction
+from brainseg.runs.find import find_run_folder
 from brainseg.runs.run_folder import Job, Outcome
 from brainseg.tracking.mirror import Mirror
 
@@ -26,18 +26,18 @@ def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
     """The settings in which the jobs of a sweep differ."""
     values: dict[str, set[str]] = {}
     for job in jobs:
-        for key, value in by_setting(job).items():
+        for key, value in values_by_setting(job).items():
             values.setdefault(key, set()).add(value)
     return tuple(key for key, seen in values.items() if len(seen) > 1)
 
 
-def label(job: Sequence[str], swept: Sequence[str]) -> str:
+def job_label(job: Sequence[str], swept: Sequence[str]) -> str:
     """What sets a job apart from the others of its sweep, as typed."""
-    given = by_setting(job)
+    given = values_by_setting(job)
     return " ".join(f"{key}={given[key]}" for key in given if key in swept)
 
 
-class Ledger:
+class JobStatusStore:
     """How each job of one start of a sweep stands: a small file a job, written by whatever process the launcher runs it in."""
 
     def __init__(self, folder: Path, start: str) -> None:
@@ -81,14 +81,14 @@ class Ledger:
         return path.is_file() and json.loads(path.read_text())["start"] == self.start
 
 
-def settle(
-    outcomes: list[Outcome], configs: list[TrainConfig], facts: list[Facts], job: Job
+def mark_lost_jobs(
+    outcomes: list[Outcome], configs: list[TrainConfig], facts: list[JobCheck], job: Job
 ) -> list[Outcome]:
     """Write down, in folder and MLflow, that a run was killed whose process could not do so itself; names its folder in the outcome."""
     settled = []
     for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
         folder = (
-            find(config, job, fact.name)
+            find_run_folder(config, job, fact.name)
             if outcome.state == "failed" and not outcome.folder and fact.name
             else None
         )
@@ -106,7 +106,7 @@ def shown_state(outcome: Outcome) -> str:
     return "stopped" if outcome.state == "failed" and stopped else outcome.state
 
 
-def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
+def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
     """The table that ends a sweep: finished, skipped, failed, stopped by a signal, with reasons."""
     ended = [shown_state(one) for one in outcomes]
     states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
@@ -115,14 +115,14 @@ def summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
         [str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
         for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))
     ]
-    return f"\n{len(outcomes)} jobs: {counts}\n" + table(
+    return f"\n{len(outcomes)} jobs: {counts}\n" + format_table(
         ("job", "state", "swept", "folder, reason"), rows
     )
 
 
-def plan(
-    facts: list[Facts],
-    fates: list[Fate],
+def format_plan(
+    facts: list[JobCheck],
+    fates: list[PlannedAction],
     labels: Sequence[str],
     configs: list[TrainConfig],
     measure: Callable[[TrainConfig], tuple[float, int] | str] | None = None,
@@ -148,7 +148,7 @@ def plan(
                 measured = ["-", found or "-"]
             else:
                 total += found[0] * fate.left
-                measured = [duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
+                measured = [format_duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
         rows.append(
             [
                 str(number),
@@ -160,18 +160,18 @@ def plan(
                 fate.words,
             ]
         )
-    return table(head, rows) + (
-        f"\n{duration(total)} in all, one job after the other" if measure else ""
+    return format_table(head, rows) + (
+        f"\n{format_duration(total)} in all, one job after the other" if measure else ""
     )
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def table(head: Sequence[str], rows: list[list[str]]) -> str:
+def format_table(head: Sequence[str], rows: list[list[str]]) -> str:
     """Columns as wide as their widest entry; a column with no entry is left out."""
     lines = [list(head), *rows]
     kept = [column for column in range(len(head)) if any(row[column] for row in rows)]

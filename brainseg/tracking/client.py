@@ -17,7 +17,7 @@ from brainseg.core.errors import check
 from brainseg.core.files import remove_stale, writing
 from brainseg.core.places import relocated_database
 from brainseg.tracking import chart_layout
-from brainseg.tracking.moved_store import ARTIFACTS, HOME, bring_home
+from brainseg.tracking.moved_store import ARTIFACTS, HOME, update_places
 from brainseg.tracking.names import experiment_name
 from brainseg.tracking.refusals import RefusedError
 
@@ -76,16 +76,16 @@ def is_sqlite(uri: str) -> bool:
     return uri.startswith((SQLITE, QUOTED_SQLITE))
 
 
-def load() -> None:
+def import_mlflow() -> None:
     """Import MLflow, which takes seconds the first time, without its telemetry."""
     os.environ.update(NO_TELEMETRY)
     import mlflow  # noqa: F401
 
 
 @contextmanager
-def limited(seconds: int) -> Iterator[None]:
+def short_timeouts(seconds: int) -> Iterator[None]:
     """Inside, an HTTP request gives up after `seconds` and is not repeated, and MLflow prints nothing: we say it, in one line."""
-    load()  # which also sets up the logger that is quietened below
+    import_mlflow()  # which also sets up the logger that is quietened below
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -125,7 +125,7 @@ def connect(uri: str, make: bool = True) -> "MlflowClient":
         try:  # MLflow itself would try for 100 seconds to open a file that cannot be opened
             with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("PRAGMA schema_version")
-            bring_home(database)
+            update_places(database)
         except sqlite3.Error as error:
             raise OSError(f"{database}: {error}") from error
     return MlflowClient(tracking_uri=uri)
@@ -187,13 +187,13 @@ def files_at(location: str, uri: str) -> "ArtifactRepository":
 
 def run_link(uri: str, experiment: str, run_id: str) -> str:
     """The page of a run."""
-    return f"{page(uri)}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    return f"{ui_url(uri)}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 def chart_link(uri: str, experiment: str, sweep: str | None = None) -> str:
     """The page that draws the curves of all runs of an experiment, or of one sweep's, without a further click."""
     view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={chart_layout.key(sweep)}"
-    return f"{page(uri)}/#/experiments/{experiment}/runs?{view}"
+    return f"{ui_url(uri)}/#/experiments/{experiment}/runs?{view}"
 
 
 def ui_command(uri: str, port: int = 5000) -> list[str] | None:
@@ -214,7 +214,7 @@ def ui_command(uri: str, port: int = 5000) -> list[str] | None:
     ]
 
 
-def describe(uri: str, experiment: str, run_id: str) -> str:
+def describe_run(uri: str, experiment: str, run_id: str) -> str:
     """Two or three lines for the terminal: the run's page, the charts, and what to start first."""
     lines = [
         f"MLflow run:    {run_link(uri, experiment, run_id)}",
@@ -225,7 +225,7 @@ def describe(uri: str, experiment: str, run_id: str) -> str:
     return "\n".join(lines)
 
 
-def page(uri: str) -> str:
+def ui_url(uri: str) -> str:
     """The front page of the store: the server itself, or where `ui_command` serves a database."""
     return uri if urlsplit(uri).scheme in ("http", "https") else LOCAL_UI
 

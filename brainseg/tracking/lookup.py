@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from brainseg.core.errors import RequestError, check
 from brainseg.core.places import has_run
-from brainseg.tracking.client import connect, limited, tracking_uri
+from brainseg.tracking.client import connect, short_timeouts, tracking_uri
 from brainseg.tracking.names import experiment_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
             place = _of_run(client, name) if name.startswith("runs:/") else _of_model(client, name)
@@ -48,7 +48,7 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             tags = connect(uri, make=False).get_run(run_id).data.tags
         except (MlflowException, OSError) as error:
@@ -77,7 +77,7 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
             run_id = (
@@ -100,7 +100,7 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
             found = client.get_experiment_by_name(experiment_name(experiment))

@@ -14,38 +14,22 @@ from filelock import FileLock
 
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import (
-    chart_link,
     connect,
-    describe,
+    describe_run,
     experiment_id,
     files_at,
-    limited,
-    load,
+    import_mlflow,
     run_link,
+    short_timeouts,
     store_of,
-    tracking_uri,
-    ui_command,
 )
 from brainseg.tracking.contents import VALUE_LENGTH, metrics_of, params_of, tags_of
 from brainseg.tracking.logged_model import log_dataset, log_model
-from brainseg.tracking.lookup import checkpoint_of, folder_of
 from brainseg.tracking.refusals import remedy_of
 from brainseg.tracking.runs import place_tags, run_of, runs_with
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
-
-__all__ = [
-    "Mirror",
-    "Tracker",
-    "chart_link",
-    "checkpoint_of",
-    "describe",
-    "folder_of",
-    "replicate",
-    "tracking_uri",
-    "ui_command",
-]
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +91,7 @@ class Mirror:
         # A run that MLflow knew and now refuses was deleted there, and the next attempt makes it anew.
         is_first = not self.tracker.run_id
         try:
-            load()
+            import_mlflow()
             started = time.monotonic()
             self.tracker.update()
         except Exception as error:  # whatever network, SQL, protobuf and plugins raise: a run must not die of its mirror
@@ -128,7 +112,7 @@ class Mirror:
             return f"MLflow:        refused; {self.refusal}; then: python -m brainseg.sync {shlex.quote(str(self.folder))}"
         if self.failing or not self.tracker.run_id:
             return f"MLflow:        not up to date; later: python -m brainseg.sync {self.folder}"
-        return describe(str(self.tracker.uri), self.tracker.experiment, self.tracker.run_id)
+        return describe_run(str(self.tracker.uri), self.tracker.experiment, self.tracker.run_id)
 
     def _failed(self, error: Exception, final: bool, remedy: str | None) -> None:
         """Warn of a failure; of one that waiting does not cure once, with the remedy."""
@@ -195,7 +179,7 @@ class Tracker:
         self.uri = store_of(self.record, self.folder, self.uri)
         seconds = self._patience()
         # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
-        with limited(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
+        with short_timeouts(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
             self.client = connect(self.uri)
             if not self.run_id:
                 self.experiment = experiment_id(
@@ -328,7 +312,7 @@ class Tracker:
             self.client.set_tag(self.run_id, "error", error[:VALUE_LENGTH])
         self.client.set_terminated(self.run_id, state, end_time=self.status["ended"])
         # Killed: the one who sent the signal waits for us.
-        with limited(UPLOAD_SECONDS if state == "FINISHED" else self.seconds):
+        with short_timeouts(UPLOAD_SECONDS if state == "FINISHED" else self.seconds):
             for name in LAST_FILES:
                 if (path := self.folder / name).exists():
                     self.files.log_artifact(str(path))

@@ -31,7 +31,7 @@ COLUMNS = (
 log = logging.getLogger("brainseg")
 
 
-def bring_home(database: Path) -> None:
+def update_places(database: Path) -> None:
     """Rewrite the paths of a database that was moved or copied, with a warning if it holds runs. Raises sqlite3.Error."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
         if _is_at_home(connection, database):

@@ -21,7 +21,7 @@ def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
     return {
         name: key
         if key == name or counts[key] == 1
-        else shortened(f"{key}-{_digest(name)}", name, LONGEST_KEY)
+        else shorten(f"{key}-{_digest(name)}", name, LONGEST_KEY)
         for name, key in keys.items()
     }
 
@@ -30,15 +30,15 @@ def _key(name: str) -> str:
     key = "".join(letter if letter.isalnum() or letter in SIGNS else "_" for letter in name)
     # MLflow refuses what would be another path: `a//b`, `a/../b` and `a/`.
     key = posixpath.normpath(key).lstrip("./") or "_"
-    return shortened(key, name, LONGEST_KEY)
+    return shorten(key, name, LONGEST_KEY)
 
 
 def experiment_name(name: str) -> str:
     """Return the name of an experiment in MLflow: the name itself, or if MLflow takes none so long, its beginning and a digest."""
-    return shortened(name, name, LONGEST_EXPERIMENT)
+    return shorten(name, name, LONGEST_EXPERIMENT)
 
 
-def shortened(text: str, name: str, longest: int) -> str:
+def shorten(text: str, name: str, longest: int) -> str:
     """Return `text`, or where it is too long its beginning and a digest of `name`."""
     return text if len(text) <= longest else f"{text[: longest - 9]}-{_digest(name)}"
 

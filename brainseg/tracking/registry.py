@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.runs.run_folder import RunFolder
-from brainseg.tracking.client import connect, limited, store_of, tracking_uri
+from brainseg.tracking.client import connect, short_timeouts, store_of, tracking_uri
 from brainseg.tracking.lookup import SECONDS, model_of_run
 from brainseg.tracking.names import experiment_name
 from brainseg.tracking.runs import run_of
@@ -20,7 +20,7 @@ VERSIONS_TAG = (
 )
 
 
-class Found(NamedTuple):
+class FoundModel(NamedTuple):
     """A run's best checkpoint in MLflow."""
 
     uri: str  # the store
@@ -28,13 +28,13 @@ class Found(NamedTuple):
     model: "LoggedModel"
 
 
-class Registered(NamedTuple):
+class RegisteredModel(NamedTuple):
     version: int
     new: bool
     before: int | None  # the version that had the alias
 
 
-def find(run: str, uri: str | None = None) -> Found:
+def find_model(run: str, uri: str | None = None) -> FoundModel:
     """The LoggedModel of a run named by its folder, its MLflow id or runs:/ID; creates nothing.
 
     `uri` replaces the store that the folder names. Raises RequestError where MLflow does not know the run, or has no model of it.
@@ -46,7 +46,7 @@ def find(run: str, uri: str | None = None) -> Found:
     record = _record(folder) if (folder / "run.json").is_file() else None
     uri = store_of(record, folder, uri) if record else tracking_uri(uri)
     remedy = f"python -m brainseg.sync {run if record else 'runs'} brings it there"
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
             run_id = (
@@ -62,10 +62,10 @@ def find(run: str, uri: str | None = None) -> Found:
     rule = f"it is {found.info.status} and has no model; a run logs it when it finishes"
     check(model is not None, "run", run, rule, f"if it has finished, {remedy}")
     assert model is not None
-    return Found(uri, found.info.run_id, model)
+    return FoundModel(uri, found.info.run_id, model)
 
 
-def register(found: Found, name: str, alias: str | None) -> Registered:
+def register_model(found: FoundModel, name: str, alias: str | None) -> RegisteredModel:
     """Make the model a version of the registered model `name`, once, and give it the alias.
 
     What is registered is the checkpoint, not the run: a run that was extended since to a better one becomes a further version.
@@ -74,7 +74,7 @@ def register(found: Found, name: str, alias: str | None) -> Registered:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         try:
             client = connect(found.uri, make=False)
             version = _version_of(client, name, found)
@@ -88,7 +88,7 @@ def register(found: Found, name: str, alias: str | None) -> Registered:
             raise DataError(
                 f"name={name}: not registered in {found.uri}: {' '.join(str(error).split())[:200]}"
             ) from error
-    return Registered(version, new, int(before) if before else None)
+    return RegisteredModel(version, new, int(before) if before else None)
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str 
     return run.info.run_id if run is not None else None
 
 
-def _version_of(client: "MlflowClient", name: str, found: Found) -> int | None:
+def _version_of(client: "MlflowClient", name: str, found: FoundModel) -> int | None:
     """The version of `name` that is this very model."""
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{found.run_id}'")
     same = [
@@ -128,7 +128,7 @@ def _version_of(client: "MlflowClient", name: str, found: Found) -> int | None:
     return max(same, default=None)
 
 
-def _create(client: "MlflowClient", name: str, found: Found) -> int:
+def _create(client: "MlflowClient", name: str, found: FoundModel) -> int:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from brainseg.config import TrackingConfig
 from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.chart_layout import sweep_tag
-from brainseg.tracking.client import connect, experiment_id, limited, tracking_uri
+from brainseg.tracking.client import connect, experiment_id, short_timeouts, tracking_uri
 from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError
 from brainseg.tracking.runs import run_of
@@ -15,7 +15,7 @@ from brainseg.tracking.runs import run_of
 SECONDS = 30
 
 
-def bring(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
+def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
     """Bring every job of a sweep to the store of this request, with the tag by which the sweep's chart finds it.
 
     A job that the sweep skipped may be tagged with the sweep that ran it, or lie in another store. Returns the
@@ -26,7 +26,7 @@ def bring(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
     from sqlalchemy.exc import SQLAlchemyError
 
     uri, failure = tracking_uri(tracking.uri), ""
-    with limited(SECONDS):
+    with short_timeouts(SECONDS):
         client = connect(uri)
         experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
         for folder in folders:

@@ -13,7 +13,7 @@ from brainseg.device import Device
 from brainseg.training.state import State
 
 
-class Task(NamedTuple):
+class TrainingContext(NamedTuple):
     """What stays the same over a run."""
 
     config: TrainConfig
@@ -36,9 +36,9 @@ class Task(NamedTuple):
         )
 
 
-class Hooks(NamedTuple):
+class Callbacks(NamedTuple):
     """What the caller does besides: after each optimizer step, between validated patients, after each epoch."""
 
     after_step: Callable[[State], None] = lambda state: None
-    between: Callable[[State], None] = lambda state: None
+    after_patient: Callable[[State], None] = lambda state: None
     after_epoch: Callable[[State, bool], None] = lambda state, improved: None

@@ -16,17 +16,17 @@ from brainseg.config import AugmentConfig, TrainConfig
 from brainseg.core.seeds import seed_for
 from brainseg.data import augment
 from brainseg.data.dataset import epoch_order
-from brainseg.data.resize import halved
+from brainseg.data.resize import downsample_by_two
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.metrics import summarise
-from brainseg.training.context import Hooks, Task
-from brainseg.training.nonfinite import look, naming_memory
+from brainseg.training.context import Callbacks, TrainingContext
+from brainseg.training.nonfinite import collect_step_results, naming_memory
 from brainseg.training.replan import replan
 from brainseg.training.schedules import factor
-from brainseg.training.state import Given, State, Window
+from brainseg.training.state import State, StepResult, Window
 
 
-def fit(state: State, task: Task, hooks: Hooks) -> None:
+def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
     """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
     forward = task.device.forward(state.model)
     state.ticked = time.monotonic()
@@ -34,7 +34,7 @@ def fit(state: State, task: Task, hooks: Hooks) -> None:
     with naming_memory(task):
         while _unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
-            metrics = trained(state, task)
+            metrics = training_metrics(state, task)
             if (
                 state.epoch + 1
             ) % task.config.validate_every == 0 or state.step == state.total_steps:
@@ -44,12 +44,13 @@ def fit(state: State, task: Task, hooks: Hooks) -> None:
 
 
 def train_epoch(
-    state: State, task: Task, forward: Callable[[Tensor], Tensor], hooks: Hooks
+    state: State, task: TrainingContext, forward: Callable[[Tensor], Tensor], hooks: Callbacks
 ) -> None:
-    """The steps that the epoch under way still lacks.
+    """Take the remaining steps of the current epoch.
 
-    On a GPU the host only hands out work and waits once, at the end: whoever keeps the state before has to `look` first. Under
-    on_nonfinite=skip it must wait for each step, to put back what the forward pass did to the statistics of batch norm.
+    On a GPU the losses stay on the device until the epoch ends. Call `collect_step_results` before
+    saving the state. Under on_nonfinite=skip each step is waited for, so that the statistics of batch
+    norm can be restored.
     """
     config, device = task.config, task.device
     order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
@@ -57,7 +58,7 @@ def train_epoch(
         state.epoch_began
     )  # an epoch that a budget of minutes cut short stays short when the run is extended
     end = min(first + task.steps_per_epoch, state.total_steps)
-    look_at_once = not device.queues or config.on_nonfinite == "skip"
+    look_at_once = not device.is_asynchronous or config.on_nonfinite == "skip"
     state.model.train()
     while state.step < end:
         started = time.perf_counter()
@@ -77,8 +78,8 @@ def train_epoch(
         for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
             image, mask = task.train.gather(rows, device.torch)
             if state.step < state.half_steps:
-                image, mask = halved(image, mask, len(task.train.store.classes))
-            image, mask = augmented(config.augment, image, mask, task.train.sequences)
+                image, mask = downsample_by_two(image, mask, len(task.train.store.classes))
+            image, mask = augment_batch(config.augment, image, mask, task.train.sequences)
             with device.autocast():
                 logits = forward(device.format(image))
             loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
@@ -87,8 +88,8 @@ def train_epoch(
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
 
-        state.unseen.append(Given(state.step - first, chosen, step_loss, norm))
-        if not look_at_once or look(state, task):
+        state.pending_steps.append(StepResult(state.step - first, chosen, step_loss, norm))
+        if not look_at_once or collect_step_results(state, task):
             state.scaler.step(state.optimizer)
             if state.average is not None:
                 state.average.update_parameters(state.model)
@@ -104,7 +105,7 @@ def train_epoch(
             and state.step == state.plans[-1].next_step
         )
         if state.step == end or plan_is_due:
-            look(state, task)
+            collect_step_results(state, task)
         if plan_is_due:
             replan(state, task)
             end = min(first + task.steps_per_epoch, state.total_steps)
@@ -112,17 +113,17 @@ def train_epoch(
         hooks.after_step(state)
 
 
-def augmented(
+def augment_batch(
     config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()
 ) -> tuple[Tensor, Tensor]:
     """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
-    draw = augment.draw(
+    draw = augment.sample_augmentation(
         config, image.shape[0], image.shape[1], device=image.device, sequences=sequences
     )
     return augment.apply(draw, image, mask)
 
 
-def set_learning_rate(state: State, task: Task) -> float:
+def set_learning_rate(state: State, task: TrainingContext) -> float:
     """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
     config = task.config
     rate = config.optimizer.lr * factor(
@@ -140,7 +141,7 @@ def set_learning_rate(state: State, task: Task) -> float:
     return rate
 
 
-def trained(state: State, task: Task) -> dict[str, float]:
+def training_metrics(state: State, task: TrainingContext) -> dict[str, float]:
     """The epoch's metrics of the steps: training loss, rate and speed."""
     return {
         "train/loss": state.loss_sum / max(state.slices_seen, 1),
@@ -155,7 +156,7 @@ def trained(state: State, task: Task) -> dict[str, float]:
     }
 
 
-def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
+def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str, float]:
     """The contract's `val/...` over the validation patients, and the seconds of the epoch with them."""
     started = time.perf_counter()
     scores = []
@@ -169,7 +170,7 @@ def validate(state: State, task: Task, hooks: Hooks) -> dict[str, float]:
         task.criterion_on_cpu,
     ):
         scores.append(evaluated.score)
-        hooks.between(state)
+        hooks.after_patient(state)
     state.predicts_nothing = not any(score.predicted_pixels for score in scores)
     state.validation_seconds = time.perf_counter() - started
     if state.window is not None:

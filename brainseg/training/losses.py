@@ -19,10 +19,10 @@ from brainseg.config import LossConfig
 from brainseg.core.errors import check
 from brainseg.core.extensions import (
     call_with_options,
-    extension,
     known_names,
+    load_extension,
     monai_class,
-    registered,
+    registered_names,
 )
 
 
@@ -121,7 +121,7 @@ class FloatMask(nn.Module):
 
 def build_loss(config: LossConfig, outputs: int = 1) -> nn.Module:
     """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
-    own = LOSSES.get(config.name) or extension("brainseg.losses", config.name)
+    own = LOSSES.get(config.name) or load_extension("brainseg.losses", config.name)
     found = own or monai_class("monai.losses", config.name, nn.Module)
     check(
         found is not None,
@@ -129,7 +129,7 @@ def build_loss(config: LossConfig, outputs: int = 1) -> nn.Module:
         config.name,
         "no such loss",
         known_names(
-            config.name, [*LOSSES, *registered("brainseg.losses")], "monai.losses", nn.Module
+            config.name, [*LOSSES, *registered_names("brainseg.losses")], "monai.losses", nn.Module
         ),
     )
     if own:

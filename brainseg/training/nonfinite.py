@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from brainseg.training.context import Task
-from brainseg.training.state import Given, State
+from brainseg.training.context import TrainingContext
+from brainseg.training.state import State, StepResult
 
 log = logging.getLogger("brainseg")
 
@@ -17,20 +17,20 @@ class NonFiniteError(ArithmeticError):
     """The loss or the gradient is not a number; raised before a checkpoint has seen it, on a CPU before any weight has."""
 
 
-def look(state: State, task: Task) -> bool:
+def collect_step_results(state: State, task: TrainingContext) -> bool:
     """Take what the steps gave since the last look into the epoch's sums; returns whether the last of them was finite.
 
     To look is to wait until the device has done all that it was given. Raises NonFiniteError for the first step that was not
     finite, or counts it under on_nonfinite=skip. Under float16 the scaler itself leaves out steps whose gradient overflowed.
     """
-    unseen, state.unseen = state.unseen, []
+    pending, state.pending_steps = state.pending_steps, []
     numbers = (
-        torch.stack([torch.stack([given.loss, given.norm]) for given in unseen]).tolist()
-        if unseen
+        torch.stack([torch.stack([given.loss, given.norm]) for given in pending]).tolist()
+        if pending
         else []
     )  # one transfer
     finite = True
-    for given, (loss, norm) in zip(unseen, numbers, strict=True):
+    for given, (loss, norm) in zip(pending, numbers, strict=True):
         finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
         if finite:
             state.loss_sum += loss * len(given.chosen)
@@ -41,13 +41,17 @@ def look(state: State, task: Task) -> bool:
     return finite
 
 
-def _skip_or_raise(state: State, task: Task, given: Given, loss: float, norm: float) -> None:
+def _skip_or_raise(
+    state: State, task: TrainingContext, given: StepResult, loss: float, norm: float
+) -> None:
     where = ", ".join(
         f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in given.chosen
     )
     what = f"loss {loss}, gradient norm {norm} at epoch {state.epoch} step {given.step}"
     if task.config.on_nonfinite == "error":
-        kept = "no checkpoint has seen it" if task.device.queues else "no weight was changed"
+        kept = (
+            "no checkpoint has seen it" if task.device.is_asynchronous else "no weight was changed"
+        )
         raise NonFiniteError(
             f"{what}: not finite, {kept}; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
             f"or leave such steps out with on_nonfinite=skip; slices: {where}"
@@ -57,7 +61,7 @@ def _skip_or_raise(state: State, task: Task, given: Given, loss: float, norm: fl
 
 
 @contextmanager
-def naming_memory(task: Task) -> Iterator[None]:
+def naming_memory(task: TrainingContext) -> Iterator[None]:
     """Name what to lower when the device's memory is full; torch's own error names an allocation in bytes."""
     try:
         yield

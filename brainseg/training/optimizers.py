@@ -9,7 +9,12 @@ from torch import nn
 
 from brainseg.config import OptimizerConfig
 from brainseg.core.errors import check
-from brainseg.core.extensions import call_with_options, extension, known_names, registered
+from brainseg.core.extensions import (
+    call_with_options,
+    known_names,
+    load_extension,
+    registered_names,
+)
 
 OPTIMIZERS = {
     name.lower(): value
@@ -36,13 +41,13 @@ def build_optimizer(
         NEEDS_MORE.get(name, ""),
         "choose another",
     )
-    found = OPTIMIZERS.get(name) or extension("brainseg.optimizers", config.name)
+    found = OPTIMIZERS.get(name) or load_extension("brainseg.optimizers", config.name)
     check(
         found is not None,
         "optimizer.name",
         config.name,
         "no such optimizer",
-        known_names(config.name, [*OPTIMIZERS, *registered("brainseg.optimizers")]),
+        known_names(config.name, [*OPTIMIZERS, *registered_names("brainseg.optimizers")]),
     )
     given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:

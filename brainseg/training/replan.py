@@ -2,7 +2,7 @@
 
 import logging
 
-from brainseg.training.context import Task
+from brainseg.training.context import TrainingContext
 from brainseg.training.plan import Plan
 from brainseg.training.state import State, Window
 
@@ -15,12 +15,12 @@ def steps_within(seconds: float, step: float) -> int:
     return max(0, int(seconds / max(step, 1e-9)))
 
 
-def seconds_for_validation(state: State, task: Task) -> float:
+def seconds_for_validation(state: State, task: TrainingContext) -> float:
     """Return the seconds of validation that fall to a step."""
     return state.validation_seconds / (task.steps_per_epoch * task.config.validate_every)
 
 
-def replan(state: State, task: Task) -> None:
+def replan(state: State, task: TrainingContext) -> None:
     """Append the plan that the steps since the last one suggest, and take its number of steps.
 
     The budget is `max_minutes`; the last validation must fit into it. A plan whose time is over is settled. Call it between two

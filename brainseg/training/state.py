@@ -30,7 +30,7 @@ class Window(NamedTuple):
     validating: float = 0.0  # seconds of it that were spent on validation
 
 
-class Given(NamedTuple):
+class StepResult(NamedTuple):
     """What a step gave, as long as the host has not looked at it."""
 
     step: int  # within its epoch
@@ -73,7 +73,7 @@ class State:
     predicts_nothing: bool = False  # in the last validation no pixel was predicted; never in a checkpoint, as what follows
     window: Window | None = None  # the steps since the last plan
     ticked: float | None = None  # when `tick` last counted; None while the run is not under way
-    unseen: list[Given] = field(
+    pending_steps: list[StepResult] = field(
         default_factory=list
     )  # never in a checkpoint: `faults.look` comes first
     last_loss: float = float("nan")  # of the last step looked at, for the progress bar
@@ -151,7 +151,7 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         self.tick()
-        assert not self.unseen, (
+        assert not self.pending_steps, (
             "steps that nobody has looked at may be not finite, and their losses would be lost"
         )
         return {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from brainseg.evaluation.evaluate import evaluate
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import train_epoch
 from brainseg.training.nonfinite import naming_memory
 from brainseg.training.plan import Plan
@@ -16,7 +16,7 @@ from brainseg.training.replan import steps_within
 from brainseg.training.state import State
 
 
-class Pace(NamedTuple):
+class StepTimings(NamedTuple):
     """What a step, a step at half resolution and a validation take, in seconds."""
 
     step: float
@@ -24,7 +24,7 @@ class Pace(NamedTuple):
     validation: float
 
 
-def begin_plan(state: State, scratch: State, task: Task, hooks: Hooks) -> None:
+def begin_plan(state: State, scratch: State, task: TrainingContext, hooks: Callbacks) -> None:
     """Give `state`, before its first step, the first plan of `max_minutes`, from a few timed steps on `scratch` (thrown away).
 
     The plan is made anew while the run goes on (`replanning.replan`): something else may have run while these steps were timed.
@@ -37,7 +37,7 @@ def begin_plan(state: State, scratch: State, task: Task, hooks: Hooks) -> None:
     state.follow([Plan(0, 0.0, *steps_at(pace, task, task.config.max_minutes))])
 
 
-def steps_at(pace: Pace, task: Task, minutes: float) -> tuple[int, int]:
+def steps_at(pace: StepTimings, task: TrainingContext, minutes: float) -> tuple[int, int]:
     """Return how many steps fit into `minutes`, validations included, and how many of them are at half resolution.
 
     At least one step is at full size.
@@ -51,7 +51,7 @@ def steps_at(pace: Pace, task: Task, minutes: float) -> tuple[int, int]:
     ), half_steps
 
 
-def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
+def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> StepTimings:
     """Time a few steps of each size, and the validation of one patient, on a `scratch` state (thrown away)."""
     forward = task.device.forward(scratch.model)
     half_step = (
@@ -71,14 +71,16 @@ def measure_pace(scratch: State, task: Task, hooks: Hooks) -> Pace:
         task.criterion_on_cpu,
     ):
         pass
-    return Pace(step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one))
+    return StepTimings(
+        step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one)
+    )
 
 
 def _seconds_a_step(
     scratch: State,
-    task: Task,
+    task: TrainingContext,
     forward: Callable[[Tensor], Tensor],
-    hooks: Hooks,
+    hooks: Callbacks,
     half: bool,
     rounds: int = 9,
 ) -> float:
@@ -86,7 +88,7 @@ def _seconds_a_step(
 
     A round is a step; several on a device that works off a queue, whose host waits once a round. Fewer where the epoch ends before.
     """
-    length = 5 if task.device.queues else 1
+    length = 5 if task.device.is_asynchronous else 1
     scratch.step, scratch.seconds, scratch.half_steps = 0, 0.0, (2 + rounds * length) * half
     paces = []
     for steps in (2, *[length] * rounds):  # the first two also compile, allocate and fill caches

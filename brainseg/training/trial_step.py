@@ -39,7 +39,7 @@ def smallest_batch(slices: int, batch_size: int) -> int:
     return slices % batch_size or batch_size
 
 
-def rehearse(
+def check_training_step(
     config: TrainConfig, channels: int, classes: Sequence[str], size: tuple[int, int], slices: int
 ) -> int:
     """Return the number of parameters of the run's network, whose first training step is sound.

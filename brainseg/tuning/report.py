@@ -5,8 +5,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brainseg.config.overrides import without
-from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save
+from brainseg.config.overrides import without_settings
+from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from brainseg.tuning.study import Study
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ UNKNOWN = f"known from {ENOUGH} trials on, if they differ"
 VANISHED = "its process vanished twice (killed, or out of memory)"
 
 
-def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:
+def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:
     """The last lines of a search; draws its picture. `fixed` are the overrides of all trials, `varied` those of each by number."""
     ended, running = study.ended(), study.trials("RUNNING")
     best_first = sorted(
@@ -53,13 +53,13 @@ def summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str
     listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or UNKNOWN
     lines += ["", f"importance:  {listed}"]
     picture = study.folder / "search.png"
-    draw(ended, shares, picture)
+    draw_search(ended, shares, picture)
     best = best_first[0]
     command = [
         "python",
         "-m",
         "brainseg.train",
-        *without(fixed, ("output",)),
+        *without_settings(fixed, ("output",)),
         *varied[best.number],
     ]  # which is the root of all trials
     test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
@@ -107,7 +107,7 @@ def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
         }
 
 
-def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> None:
+def draw_search(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> None:
     """Draw every trial's val/dice with the best so far, and the importances as bars, as PNG."""
     figure = new_figure(11, 4.2)
     history, bars = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -150,7 +150,7 @@ def draw(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> N
         bars.set_yticks([])
     bars.set_xlim(0, 1.1)
     _plain(bars, "Importance of each setting", "share")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def _plain(axes: Any, title: str, across: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import OmegaConf
 
-from brainseg.config.compose import CONFIGS, is_hydras, one_line, parse
+from brainseg.config.compose import CONFIGS, as_request_errors, is_hydra_setting, parse_overrides
 from brainseg.config.text import as_typed
 from brainseg.core.errors import check
 
@@ -28,7 +28,7 @@ Dimension = dict[
 Space = dict[str, Dimension]
 
 
-def load(name: str) -> Space:
+def load_space(name: str) -> Space:
     """The space of `conf/search/NAME.yaml`, or of the YAML file `name`. Raises RequestError."""
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else CONFIGS / "search" / f"{name}.yaml"
@@ -40,7 +40,7 @@ def load(name: str) -> Space:
         "no such space",
         f"known: {known}, or a YAML file of your own",
     )
-    with one_line():
+    with as_request_errors():
         loaded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     check(
         isinstance(loaded, dict) and bool(loaded),
@@ -55,9 +55,9 @@ def load(name: str) -> Space:
     }
 
 
-def typed(overrides: list[str]) -> tuple[list[str], Space]:
+def format_value(overrides: list[str]) -> tuple[list[str], Space]:
     """The overrides of a command line that stay the same in every trial, and the space of those that are sweeps. Raises RequestError."""
-    parsed = parse("train", as_typed("train", overrides, sweeps=True))
+    parsed = parse_overrides("train", as_typed("train", overrides, sweeps=True))
     swept = {one.get_key_element(): one for one in parsed if one.is_sweep_override()}
     fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
     return fixed, {
@@ -99,7 +99,9 @@ def _typed(override: Override) -> Dimension:
 
 def _checked(label: str, setting: str, given: Any) -> Dimension:
     """A dimension as it is stored, every key there. Raises RequestError naming `label`, the value, the rule and the remedy."""
-    named = bool(re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", setting)) and not is_hydras(f"{setting}=")
+    named = bool(re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", setting)) and not is_hydra_setting(
+        f"{setting}="
+    )
     check(named, label, given, "is not a setting's name", "as optimizer.lr")
     wrong = (
         sorted(set(given) - {"low", "high", "log", "step", "choices"})

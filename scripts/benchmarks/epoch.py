@@ -19,29 +19,29 @@ from brainseg import train
 from brainseg.config import TrainConfig
 from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.data import memory_cache
-from brainseg.data.open import open_store, outline
-from brainseg.data.split import draw
-from brainseg.device import choose
+from brainseg.data.open import open_store, read_dataset_info
+from brainseg.data.split import make_split
+from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.models import networks
 from brainseg.training import losses
-from brainseg.training.context import Hooks, Task
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import train_epoch
 
 
-def task_of(*overrides: str) -> Task:
+def task_of(*overrides: str) -> TrainingContext:
     """The task of a request, with its slices in memory, as brainseg.train would have it."""
-    schema.register()
+    schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
         config: TrainConfig = compose_job("train", list(overrides))
-    device, store = choose(config.device), open_store(config.data)
-    split = draw(config.split, outline(config.data).patients)
+    device, store = choose_device(config.device), open_store(config.data)
+    split = make_split(config.split, read_dataset_info(config.data).patients)
     parts = (
         train.dataset(store, config, split.train),
         train.dataset(store, config, split.validation),
     )
-    memory_cache.hold(parts, device.torch, config.data.resident)
-    return Task(
+    memory_cache.cache_in_memory(parts, device.torch, config.data.resident)
+    return TrainingContext(
         config,
         device,
         *parts,
@@ -52,7 +52,7 @@ def task_of(*overrides: str) -> Task:
 class Epoch:
     """The engine's own steps, beside bare ones on a batch that is ready, and validation of the same network."""
 
-    def __init__(self, task: Task, steps: int = 8) -> None:
+    def __init__(self, task: TrainingContext, steps: int = 8) -> None:
         self.task, self.steps, self.state = task, steps, train.new_state(task)
         self.forward = task.device.forward(self.state.model)
         batch = task.train.gather(range(task.config.batch_size), task.device.torch)
@@ -64,7 +64,7 @@ class Epoch:
         return (
             seconds(
                 self.task.device.torch,
-                lambda: train_epoch(self.state, self.task, self.forward, Hooks()),
+                lambda: train_epoch(self.state, self.task, self.forward, Callbacks()),
                 1,
             )
             / self.steps
@@ -161,7 +161,7 @@ def measure(rounds: int, path: str) -> Section:
         "validation / training",
     ]
     note = (
-        f"{task.device.got}; {len(task.train)} training slices, batches of {task.config.batch_size}, {task.steps_per_epoch} steps an "
+        f"{task.device.resolved}; {len(task.train)} training slices, batches of {task.config.batch_size}, {task.steps_per_epoch} steps an "
         f"epoch. A bare step has its batch at hand. Checkpoint and log {between:.2f} s an epoch, MLflow {tracked:.2f} s."
     )
     return Section([Table("An epoch", columns, rows, note)], bars)

@@ -39,7 +39,7 @@ def steps(rounds: int) -> Table:
                     f"{1000 * step:.0f}",
                 ]
             )
-    note = f"device=auto: {work.device.got}; what is not varied is as in the reference."
+    note = f"device=auto: {work.device.resolved}; what is not varied is as in the reference."
     return Table("Growth of a step", ["varied", "parameters", "images/s", "ms a step"], rows, note)
 
 

@@ -8,7 +8,7 @@ from benchmarks.steps import PLAIN_KEPT, REFERENCE, here
 from brainseg.config import DeviceConfig, InferenceConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
-from brainseg.device import choose
+from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.models import networks
 
@@ -60,7 +60,7 @@ def patients(path: str) -> Table:
     with Store(path) as store:
         chosen = store.patients[:: max(1, len(store.patients) // 8)][:8]
         for name, settings in here().items():
-            device = choose(DeviceConfig(**settings))
+            device = choose_device(DeviceConfig(**settings))
             dataset = MRIDataset(store, patients=chosen)
             model = device.place(
                 networks.build_network(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio, serve
 from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
 from brainseg.core.errors import RequestError
-from brainseg.device import Device, choose
+from brainseg.device import Device, choose_device
 from brainseg.models import networks
 from brainseg.training import losses, optimizers
 
@@ -56,7 +56,7 @@ class Steps:
         plain = Device(
             torch.device("cpu"), "float32", False, False, "plain", torch.get_num_threads()
         )
-        self.device = choose(DeviceConfig(**device)) if device else plain
+        self.device = choose_device(DeviceConfig(**device)) if device else plain
         model = UNetConfig(depth=shape["depth"], width=shape["width"], growth=shape["growth"])
         self.model = self.device.place(
             networks.build_network(model, shape["channels"], 1, (shape["size"], shape["size"]))
@@ -155,7 +155,7 @@ class Forward:
 def work(kind: str, settings: dict[str, Any]) -> None:
     """The process of one contestant."""
     steps = Steps(settings["shape"], settings["device"])
-    turns: dict[str, Callable[[], Any]] = {"turn": steps.rate, "got": lambda: steps.device.got}
+    turns: dict[str, Callable[[], Any]] = {"turn": steps.rate, "got": lambda: steps.device.resolved}
     if kind == "steps":
         roofline = Convolutions(steps)
         turns["roofline"] = roofline.rate
@@ -169,7 +169,7 @@ def here() -> dict[str, dict[str, Any]]:
     found = {}
     for name, device in SETTINGS.items():
         try:
-            choose(DeviceConfig(**device))
+            choose_device(DeviceConfig(**device))
         except RequestError:
             continue
         found[name] = device

@@ -283,8 +283,8 @@ def train(config: TrainConfig) -> None:
     from brainseg import train as module
     from brainseg.reports import figures
 
-    assert callable(figures.save)
-    figures.save = _save_small
+    assert callable(figures.save_figure)
+    figures.save_figure = _save_small
     logging.getLogger("brainseg").setLevel(logging.INFO)
     module.run(config)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from test_races import COMPLETE, status_of
 
-from brainseg.tracking.client import connect, limited
+from brainseg.tracking.client import connect, short_timeouts
 from brainseg.tracking.mirror import FIRST_FILES, LAST_FILES
 
 
@@ -24,7 +24,7 @@ def mirrored(run: Path, uri: str, status: str, times: bool = True) -> Any:
     """
     from mlflow.artifacts import download_artifacts
 
-    with limited(10):
+    with short_timeouts(10):
         mlflow = connect(uri)
         (found,) = mlflow.search_runs(
             [mlflow.get_experiment_by_name("brainseg").experiment_id],
@@ -127,7 +127,7 @@ class Paced:
         from brainseg.tracking.mirror import Mirror
         from brainseg.training import loop
 
-        run, update, augmented = train.run, Mirror.update, loop.augmented
+        run, update, augmented = train.run, Mirror.update, loop.augment_batch
         attempts: list[tuple[float, bool]] = []
 
         def timed_run(*arguments: Any) -> Any:
@@ -147,4 +147,4 @@ class Paced:
             time.sleep(self.seconds)
             return augmented(*arguments)
 
-        train.run, Mirror.update, loop.augmented = timed_run, timed_update, slower  # type: ignore[method-assign]
+        train.run, Mirror.update, loop.augment_batch = timed_run, timed_update, slower  # type: ignore[method-assign]

@@ -30,7 +30,7 @@ from brainseg.runs import checkpoint
 from brainseg.runs.resume import load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Hooks
+from brainseg.training.context import Callbacks
 from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -79,7 +79,9 @@ def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, Task]
         fit(
             new_state(task),
             task,
-            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+            Callbacks(
+                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+            ),
         )
     yield folder, task
 

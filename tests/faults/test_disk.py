@@ -19,7 +19,7 @@ from harness import Child, Ended, Fault, Result, command, sizes, survives
 
 from brainseg.config import PhantomConfig
 from brainseg.core.errors import DataError
-from brainseg.data.conversion import prepare
+from brainseg.data.conversion import convert
 from brainseg.data.phantom.cohort import write_cohort
 from brainseg.runs import checkpoint
 
@@ -228,7 +228,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
         for n in (3, 8)
     )
     for source, name in ((old, "old.h5"), (new, "new.h5")):
-        prepare(source, folder / name, workers=1)
+        convert(source, folder / name, workers=1)
     return Cohort(new, (folder / "old.h5").read_bytes(), (folder / "new.h5").stat().st_size)
 
 

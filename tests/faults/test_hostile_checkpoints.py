@@ -34,7 +34,7 @@ from brainseg.runs.resume import load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
 from brainseg.training import losses, optimizers
-from brainseg.training.context import Hooks
+from brainseg.training.context import Callbacks
 from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -230,7 +230,9 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
         fit(
             new_state(task),
             task,
-            Hooks(after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)),
+            Callbacks(
+                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+            ),
         )
     folder.best.unlink()
     return folder, task

@@ -138,7 +138,7 @@ def ask(arguments: str, target: str, files: dict[str, str], trap: Trap, folder: 
     sys.modules.pop("evil", None)
     with trap:
         try:
-            run_command("train", lambda *arguments: Outcome("finished"), train.check, argv)
+            run_command("train", lambda *arguments: Outcome("finished"), train.check_request, argv)
         except SystemExit as stop:
             return stop.code
     return "not ended"

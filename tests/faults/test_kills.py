@@ -21,7 +21,7 @@ from brainseg.config import (
     SchedulerConfig,
     TrainConfig,
 )
-from brainseg.data.conversion import prepare
+from brainseg.data.conversion import convert
 from brainseg.data.phantom.cohort import write_cohort
 from brainseg.data.readers.kaggle_3m import in_processes
 from brainseg.runs.run_folder import RunFolder
@@ -52,9 +52,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
         write_cohort(PhantomConfig(patients=n, slices=6, size=32), folder / f"cohort{n}")
         for n in (3, 8)
     )
-    prepare(old, folder / "out" / "old.h5", workers=1)
+    convert(old, folder / "out" / "old.h5", workers=1)
     ended = Child(
-        prepare, new, folder / "out" / "new.h5", "error", 1, fault=Fault(str(folder / "out"))
+        convert, new, folder / "out" / "new.h5", "error", 1, fault=Fault(str(folder / "out"))
     ).end()
     assert ended.code == 0, ended.output
     written = folder / "out" / "new.h5"
@@ -74,10 +74,10 @@ def prepare_survives(
     output = root / f"{random.getrandbits(64):x}" / "cohort.h5"
     output.parent.mkdir()
     if over_old:
-        prepare(sources.old, output, workers=1)
+        convert(sources.old, output, workers=1)
     before = digest(output)
     child = Child(
-        prepare,
+        convert,
         sources.new,
         output,
         "error",
@@ -89,7 +89,7 @@ def prepare_survives(
         return f"{case}: exit {ended.code}\n{ended.said}"
     if digest(output) not in (before, sources.digests[1]):
         return f"{case}: neither the old file nor the new one, after {ended.events[-1:]}"
-    again = Child(prepare, sources.new, output, "error", 1).end()
+    again = Child(convert, sources.new, output, "error", 1).end()
     return (
         None
         if digest(output) == sources.digests[1]

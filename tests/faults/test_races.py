@@ -99,9 +99,9 @@ def test_eight_processes_start_on_a_fresh_store(tmp_path: Path, times: int) -> N
 
 
 def each_run_is_there_once(store: str, uids: set[str]) -> None:
-    from brainseg.tracking.client import connect, limited
+    from brainseg.tracking.client import connect, short_timeouts
 
-    with limited(10):
+    with short_timeouts(10):
         mlflow = connect(store)
         (experiment,) = [
             entry.experiment_id for entry in mlflow.search_experiments() if entry.name != "Default"
@@ -305,9 +305,9 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
         return working
 
     write = phantom.write_cohort
-    phantom.write_cohort, conversion.prepare = (
+    phantom.write_cohort, conversion.convert = (
         doomed(write, "write"),
-        doomed(conversion.prepare, "prepare"),
+        doomed(conversion.convert, "prepare"),
     )
     phantom.volume, replace = doomed(phantom.volume), doomed(os.replace)
     files.os = SimpleNamespace(**vars(os) | {"replace": replace})  # type: ignore[assignment]

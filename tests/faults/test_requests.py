@@ -30,13 +30,13 @@ from brainseg.runs.run_folder import Outcome
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2
 CHECKS = {
-    "train": train.check,
-    "evaluate": evaluate.check,
-    "prepare": prepare.check,
-    "compare": compare.check,
-    "register": register.check,
-    "export": export.check,
-    "predict": predict.check,
+    "train": train.check_request,
+    "evaluate": evaluate.check_request,
+    "prepare": prepare.check_request,
+    "compare": compare.check_request,
+    "register": register.check_request,
+    "export": export.check_request,
+    "predict": predict.check_request,
 }
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
@@ -351,7 +351,7 @@ def answer(command: str, argv: list[str]) -> Answer:
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
             if command == "search":
-                own, trains = search.split(argv)
+                own, trains = search.split_arguments(argv)
                 run_command(
                     command, lambda _: 0, search.Search(with_options_added(trains)).check, own
                 )

@@ -182,13 +182,13 @@ def test_a_signal_while_patients_are_tested_does_not_wait_for_the_last(
 
 def signalled_while_drawing(*arguments: str) -> None:
     """The command, which gets a signal when all that is left to do are its pictures."""
-    curves = figures.curves
+    curves = figures.draw_curves
 
     def curves_signalled(*args: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         curves(*args)
 
-    figures.curves = curves_signalled
+    figures.draw_curves = curves_signalled
     command(*arguments)
 
 
@@ -201,15 +201,15 @@ def test_a_signal_at_the_end_of_a_job_ends_the_sweep(whole: Whole, tmp_path: Pat
 
 def signalled_while_timing(*arguments: str) -> None:
     """The command, which gets a signal in the first of the steps by which it finds out how many fit into `max_minutes`."""
-    augmented = loop.augmented
+    augmented = loop.augment_batch
 
     def augmented_signalled(*args: Any) -> Any:
         print("one step", flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        loop.augmented = lambda *args: print("one step more", flush=True) or augmented(*args)  # type: ignore[func-returns-value]
+        loop.augment_batch = lambda *args: print("one step more", flush=True) or augmented(*args)  # type: ignore[func-returns-value]
         return augmented(*args)
 
-    loop.augmented = augmented_signalled
+    loop.augment_batch = augmented_signalled
     command(*arguments)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from tracked_runs import write_run
 from warm_processes import TINY, Command, call, exit_code, fork, start, wait_until
 
-from brainseg.tracking.client import connect, limited
+from brainseg.tracking.client import connect, short_timeouts
 from brainseg.tracking.mirror import replicate
 
 
@@ -175,7 +175,7 @@ def stop(command: Command, number: signal.Signals, when: Callable[[], Any], late
 def shown(folder: Path, status: str) -> Any:
     """The run in MLflow. After a kill -9 it may lack the last epoch, which the kill came before."""
     if status == "RUNNING":
-        with limited(10):
+        with short_timeouts(10):
             mlflow = connect(store_of(folder))
             (record,) = mlflow.search_runs(
                 [mlflow.get_experiment_by_name("brainseg").experiment_id]

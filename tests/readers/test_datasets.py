@@ -9,10 +9,10 @@ import pytest
 
 from brainseg.config import HoldoutConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers import bids, brats, nnunet
 from brainseg.data.readers.base import NAME, Reading
-from brainseg.data.split import draw
+from brainseg.data.split import make_split
 from brainseg.data.store import Store
 
 SIZED = Reading(size=(32, 32))
@@ -124,7 +124,7 @@ def test_regions_can_be_replaced_by_classes(tmp_path: Path) -> None:
         json.dumps({**description, "labels": {"background": 0, "all": [1, 2], "core": [2]}})
     )
     reading = Reading(classes={"tumour": [1, 2]}, size=(32, 32))
-    prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
+    convert(source, tmp_path / "own.h5", workers=1, reading=reading)
     with Store(tmp_path / "own.h5") as store:
         assert np.array_equal(store.masks(0, 4)[:, 0], cohorts.make_patient(0)[1] > 0)
 
@@ -134,8 +134,8 @@ def test_a_channel_or_mask_that_is_missing_is_named(tmp_path: Path) -> None:
     (source / "imagesTr" / "P1_0000.nii.gz").unlink()  # T1: FLAIR stands in for it
     (source / "imagesTr" / "P2_0003.nii.gz").unlink()
     (source / "labelsTr" / "P3.nii.gz").unlink()
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, tmp_path / "own.h5", workers=1, reading=SIZED)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, tmp_path / "own.h5", workers=1, reading=SIZED)
     assert refused.value.faults == [
         "P2: no FLAIR; only FLAIR can stand in for another sequence",
         "P3: labelsTr holds no P3.nii.gz; no mask",
@@ -144,14 +144,14 @@ def test_a_channel_or_mask_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_sessions_of_a_subject_are_never_parted(tmp_path: Path) -> None:
     source = cohorts.write_bids(tmp_path / "source")
-    prepare(source, tmp_path / "own.h5", workers=1, reading=SIZED)
+    convert(source, tmp_path / "own.h5", workers=1, reading=SIZED)
     with Store(tmp_path / "own.h5") as store:
         assert (
             store.volumes[:2] == ["sub-P0_ses-01", "sub-P0_ses-02"]
             and store.patients[:2] == ["sub-P0"] * 2
         )
         for seed in range(20):
-            split = draw(
+            split = make_split(
                 HoldoutConfig(seed=seed, train=0.5, validation=0.25, test=0.25), store.patients
             )
             parts = [set(part) for part in (split.train, split.validation, split.test)]
@@ -171,7 +171,7 @@ def test_the_patient_is_part_of_the_fingerprint(tmp_path: Path) -> None:
             size=(32, 32),
             classes={"tumour": [1, 2]},
         )
-        prints.append(prepare(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint)
+        prints.append(convert(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint)
     assert len(set(prints)) == 1
     reading = Reading(
         **{
@@ -181,7 +181,7 @@ def test_the_patient_is_part_of_the_fingerprint(tmp_path: Path) -> None:
         }
     )
     assert (
-        prepare(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint not in prints
+        convert(source, tmp_path / "own.h5", workers=1, reading=reading).fingerprint not in prints
     )
 
 
@@ -199,8 +199,8 @@ def test_several_runs_or_masks_are_faults_that_patterns_settle(tmp_path: Path) -
     cohorts.write_image(
         anat / "sub-P2_ses-01_label-lesion_mask.nii.gz", (masks > 0).astype(np.uint8), 2
     )
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, tmp_path / "own.h5", workers=1, reading=SIZED)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, tmp_path / "own.h5", workers=1, reading=SIZED)
     (fault,) = refused.value.faults
     assert (
         "sub-P2_ses-01: 2 images are FLAIR: " in fault
@@ -209,11 +209,11 @@ def test_several_runs_or_masks_are_faults_that_patterns_settle(tmp_path: Path) -
     assert "2 masks: " in fault and "choose by mask=" in fault
     sequences = {"FLAIR": "sub-P[!2]*_FLAIR.nii.gz", "T1": "*_ses-??_T1w.nii.gz"}
     reading = Reading(sequences=sequences, mask="*_desc-lesion_dseg.nii.gz", size=(32, 32))
-    with pytest.raises(FaultyCohort, match="sub-P2_ses-01: no FLAIR"):
-        prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
+    with pytest.raises(FaultyCohortError, match="sub-P2_ses-01: no FLAIR"):
+        convert(source, tmp_path / "own.h5", workers=1, reading=reading)
     sequences["FLAIR"] = "*_FLAIR.nii.gz"
     (anat / "sub-P2_ses-01_acq-3D_run-1_FLAIR.nii.gz").unlink()
-    prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
+    convert(source, tmp_path / "own.h5", workers=1, reading=reading)
     with Store(tmp_path / "own.h5") as store:
         assert np.array_equal(store.images(*store.rows_of("sub-P2_ses-01"))[:, 0], flair[:, 3])
 
@@ -226,7 +226,7 @@ def test_bids_without_sessions_and_with_masks_beside_the_images(tmp_path: Path) 
         cohorts.write_image(
             anat / f"sub-{subject}_label-lesion_mask.nii", (masks > 0).astype(np.uint8), 0
         )
-    summary = prepare(tmp_path / "source", tmp_path / "own.h5", workers=1)
+    summary = convert(tmp_path / "source", tmp_path / "own.h5", workers=1)
     assert summary.reader == "bids" and [volume.name for volume in summary.volumes] == [
         "sub-01",
         "sub-02",
@@ -314,7 +314,7 @@ def test_classes_of_each_challenge(
     for part in parts.split():
         slices = mask if part in ("seg", "gtv") else images[:, 3]
         cohorts.write_image(tmp_path / "source" / name.format(part), slices, 0)
-    summary = prepare(tmp_path / "source", tmp_path / "own.h5", workers=1)
+    summary = convert(tmp_path / "source", tmp_path / "own.h5", workers=1)
     assert summary.reader == "brats" and list(summary.classes) == classes
     with Store(tmp_path / "own.h5") as store:
         assert store.masks(2, 3)[0, 0, 10, 10 : 10 + len(values)].tolist() == list(
@@ -348,10 +348,10 @@ def test_validation_data_without_masks_say_so(tmp_path: Path) -> None:
         tmp_path / "source" / "BraTS2021_00001_flair.nii.gz", cohorts.make_patient(0)[0][:, 3], 0
     )
     with pytest.raises(
-        FaultyCohort,
+        FaultyCohortError,
         match=r"BraTS2021_00001: no file ends in seg \(validation data have no masks\)",
     ):
-        prepare(tmp_path / "source", tmp_path / "own.h5", workers=1)
+        convert(tmp_path / "source", tmp_path / "own.h5", workers=1)
 
 
 def test_a_mask_pattern_that_matches_no_file_of_a_bids_dataset_is_refused(tmp_path: Path) -> None:

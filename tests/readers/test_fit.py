@@ -12,12 +12,12 @@ from PIL import Image
 
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.fit import crop_or_pad, resample_in_plane
 from brainseg.data.store import Store
-from brainseg.prepare import check
+from brainseg.prepare import check_request
 
 SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
@@ -67,7 +67,7 @@ def test_a_mask_keeps_its_values_its_area_and_its_centre(to_spacing: float) -> N
 
 def test_spacing_and_size_unify_a_cohort_and_are_stored(tmp_path: Path) -> None:
     source = cohorts.write_nnunet(tmp_path / "source")
-    prepare(source, tmp_path / "own.h5", workers=1, reading=Reading(spacing=1.0, size=(40, 20)))
+    convert(source, tmp_path / "own.h5", workers=1, reading=Reading(spacing=1.0, size=(40, 20)))
     with Store(tmp_path / "own.h5") as store:
         assert store.shape[2:] == (40, 20)
         assert store.spacing == pytest.approx(np.broadcast_to([5.0, 1.0, 1.0], (6, 3)))
@@ -79,7 +79,7 @@ def test_spacing_and_size_unify_a_cohort_and_are_stored(tmp_path: Path) -> None:
 
 def test_a_size_that_cuts_the_tumour_off_says_how_much(tmp_path: Path) -> None:
     source = cohorts.write_nnunet(tmp_path / "source")
-    summary = prepare(source, tmp_path / "own.h5", workers=1, reading=Reading(size=(8, 8)))
+    summary = convert(source, tmp_path / "own.h5", workers=1, reading=Reading(size=(8, 8)))
     _, masks = cohorts.make_patient(4)
     lost = np.count_nonzero(masks) - np.count_nonzero(masks[:, 12:20, 12:20])
     text = f"P4: size=8x8 cuts off {lost:,} of {np.count_nonzero(masks):,} mask pixels; give a larger size"
@@ -96,9 +96,9 @@ def test_spacing_needs_a_voxel_size(tmp_path: Path) -> None:
         spacing=1.0,
     )
     with pytest.raises(
-        FaultyCohort, match="P0: the file gives no voxel size, so spacing=1 cannot be reached"
+        FaultyCohortError, match="P0: the file gives no voxel size, so spacing=1 cannot be reached"
     ):
-        prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
+        convert(source, tmp_path / "own.h5", workers=1, reading=reading)
     kaggle = PrepareConfig(
         source=str(cohorts.write_kaggle(tmp_path / "tiff")),
         output=str(tmp_path / "x.h5"),
@@ -107,7 +107,7 @@ def test_spacing_needs_a_voxel_size(tmp_path: Path) -> None:
     with pytest.raises(
         RequestError, match=r"spacing=1\.0: TIFF slices of kaggle_3m give no voxel size"
     ):
-        check(kaggle)
+        check_request(kaggle)
 
 
 @pytest.mark.parametrize("size", [7, 5000, [32], [32, 32, 32], "3x", True, [32, 8.0]])

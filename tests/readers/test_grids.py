@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nibabel.processing import resample_from_to
 
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Reading
 from brainseg.data.store import Store
 
@@ -32,7 +32,7 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Ima
 def read(source: Path, reading: Reading = FLAIR) -> tuple[np.ndarray, np.ndarray, Store]:
     """Prepare a cohort and return its images (N, C, H, W), masks (N, H, W) and the open store."""
     # The 48 orders of one scan are duplicates, so they are kept together.
-    prepare(
+    convert(
         source, source.parent / "own.h5", workers=1, reading=reading, on_duplicate="keep_together"
     )
     store = Store(source.parent / "own.h5")
@@ -88,7 +88,7 @@ def shifted(tmp_path: Path) -> Path:
 
 def test_other_grids_are_resampled_onto_the_sequence_that_is_named(shifted: Path) -> None:
     sequences = {"T1": "t1.nii.gz", "FLAIR": "flair.nii.gz"}
-    with pytest.raises(FaultyCohort) as refused:
+    with pytest.raises(FaultyCohortError) as refused:
         read(shifted, Reading("nifti", sequences, mask="mask.nii.gz"))
     sizes = "12 x 34 x 36 voxels instead of 8 x 24 x 24, as axial slices"
     assert (
@@ -133,7 +133,7 @@ def test_a_mask_30_mm_off_is_a_fault_and_one_outside_of_the_image_is_one_even_if
         moved[2, 3] += shift
         save(source / name / "flair.nii.gz", np.asarray(image.dataobj), image.affine)
         save(source / name / "mask.nii.gz", np.asarray(mask.dataobj), moved)
-    with pytest.raises(FaultyCohort) as refused:
+    with pytest.raises(FaultyCohortError) as refused:
         read(source)
     assert (
         "off/mask.nii.gz: its grid is not that of flair.nii.gz: a corner lies 30 mm away; onto=FLAIR"
@@ -142,7 +142,7 @@ def test_a_mask_30_mm_off_is_a_fault_and_one_outside_of_the_image_is_one_even_if
     assert "far/mask.nii.gz" in str(refused.value) and len(refused.value.faults) == 2
     onto = Reading(**{**vars(FLAIR), "onto": "FLAIR"})
     with pytest.raises(
-        FaultyCohort, match=r"far/mask\.nii\.gz: the whole mask lies outside of FLAIR"
+        FaultyCohortError, match=r"far/mask\.nii\.gz: the whole mask lies outside of FLAIR"
     ):
         read(source, onto)
 

@@ -1,4 +1,4 @@
-"""One cohort in every layout: `prepare` stores the same pixels and masks of each, and they can be trained on."""
+"""One cohort in every layout: `convert` stores the same pixels and masks of each, and they can be trained on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from cohorts import CHANNELS, CLASSES, SIZE, SPACING
 
 from brainseg import train
 from brainseg.cli.main import run_command
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Reading
 from brainseg.data.store import Store
 
@@ -59,7 +59,7 @@ def test_every_layout_gives_the_pixels_and_masks_that_were_written(
 ) -> None:
     source = write(tmp_path / "source")
     sized = Reading(**{**vars(reading), "size": (SIZE, SIZE)})
-    summary = prepare(source, tmp_path / "own.h5", workers=1, reading=sized)
+    summary = convert(source, tmp_path / "own.h5", workers=1, reading=sized)
     assert summary.reader == reader and not summary.faults
     with Store(tmp_path / "own.h5") as store:
         assert set(store.channels) == set(CHANNELS) and tuple(store.classes) == CLASSES
@@ -83,8 +83,8 @@ def test_every_layout_gives_the_pixels_and_masks_that_were_written(
 
 def test_patients_of_two_sizes_are_refused_by_name_with_the_remedy(tmp_path: Path) -> None:
     source = cohorts.write_nnunet(tmp_path / "source")
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, tmp_path / "own.h5", workers=1)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, tmp_path / "own.h5", workers=1)
     for name in ("P1", "P3", "P5"):
         rule = "all slices must have one size; size=32 cuts or pads them at the centre"
         assert f"{name}: 24x24 pixels; most of the cohort has 32x32; {rule}" in str(refused.value)
@@ -108,7 +108,7 @@ def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> Non
         writers["magick"] = (lambda source: cohorts.write_colour(source, "ImageMagick"), pictures)
     prints = {}
     for name, (write, reading) in writers.items():
-        summary = prepare(
+        summary = convert(
             write(tmp_path / name), tmp_path / f"{name}.h5", workers=1, reading=reading
         )
         prints[name] = summary.fingerprint
@@ -122,7 +122,7 @@ def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> Non
 def test_an_imported_cohort_is_trained_on_for_two_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(
+    convert(
         cohorts.write_bids(tmp_path / "source"),
         tmp_path / "own.h5",
         workers=1,
@@ -139,7 +139,7 @@ def test_an_imported_cohort_is_trained_on_for_two_epochs(
     ]
     settings += ["tracking=none", "model.depth=2", "model.width=4", "output=run"]
     with pytest.raises(SystemExit) as stop:
-        run_command("train", train.run, train.check, settings)
+        run_command("train", train.run, train.check_request, settings)
     assert stop.value.code == 0
     rows = (tmp_path / "run" / "patients.csv").read_text()
     assert "dice/core" in rows

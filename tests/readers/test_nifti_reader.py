@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from brainseg import prepare as command
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.labels import Labels, map_labels, parse_classes
 from brainseg.data.readers.nifti import find_cases, list_cases
@@ -199,8 +199,8 @@ READING = Reading(
 
 def faults_of(source: Path, reading: Reading = READING) -> list[str]:
     """Return the faults of a cohort."""
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, source.parent / "own.h5", workers=1, reading=reading)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, source.parent / "own.h5", workers=1, reading=reading)
     assert not (source.parent / "own.h5").exists()
     return refused.value.faults
 
@@ -288,7 +288,7 @@ def test_one_faulty_session_leaves_the_whole_patient_out(source: Path) -> None:
         mask="{patient}/{session}/mask.nii.gz",
         size=(32, 32),
     )
-    summary = prepare(source, source.parent / "own.h5", "skip_patient", 1, reading=reading)
+    summary = convert(source, source.parent / "own.h5", "skip_patient", 1, reading=reading)
     assert summary.left_out == ["S"] and [volume.patient for volume in summary.volumes] == [
         "P2",
         "P3",

@@ -46,7 +46,7 @@ def test_a_command_of_the_page_runs(
             cohorts.write_image(path, np.minimum(masks, 1) if one_class else masks, index)
     size = [] if "size" in settings else ["size=32"]
     with pytest.raises(SystemExit) as stop:
-        run_command("prepare", command.run, command.check, [*arguments, *size, "workers=1"])
+        run_command("prepare", command.run, command.check_request, [*arguments, *size, "workers=1"])
     printed = capsys.readouterr()
     assert stop.value.code == 0, printed.err
     with Store(settings["output"]) as store:
@@ -63,6 +63,8 @@ def test_the_command_that_segments_new_cases_runs(
     assert arguments[0] == "checkpoint=runs/RUN"
     arguments[0] = f"checkpoint={threshold_weights(tmp_path / 'w.pt')}"
     with pytest.raises(SystemExit) as stop:
-        run_command("predict", predict.run, predict.check, [*arguments, *THRESHOLD, "viewer=0"])
+        run_command(
+            "predict", predict.run, predict.check_request, [*arguments, *THRESHOLD, "viewer=0"]
+        )
     assert not stop.value.code
     assert len(list(tmp_path.glob("predictions/P?/P?_mask.nii.gz"))) == cohorts.PATIENTS

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from brainseg.core.errors import DataError, RequestError
-from brainseg.data.conversion import FaultyCohort, prepare
+from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.images import make
 from brainseg.data.readers.pictures import has_colour, read_indices, read_picture
@@ -33,8 +33,8 @@ def write_patient(source: Path, name: str = "P1", slices: int = 3, mask: np.ndar
 
 def faults_of(source: Path, reading: Reading = BESIDE) -> list[str]:
     """Return the faults of a cohort."""
-    with pytest.raises(FaultyCohort) as refused:
-        prepare(source, source.parent / "own.h5", workers=1, reading=reading)
+    with pytest.raises(FaultyCohortError) as refused:
+        convert(source, source.parent / "own.h5", workers=1, reading=reading)
     return refused.value.faults
 
 
@@ -118,7 +118,7 @@ def test_masks_that_imagemagick_packs_into_fewer_bits_keep_their_values(tmp_path
 
 def test_masks_beside_the_slices_and_numbers_of_slices(tmp_path: Path) -> None:
     source = write_patient(tmp_path / "source", slices=12)
-    summary = prepare(source, tmp_path / "own.h5", workers=1, reading=BESIDE)
+    summary = convert(source, tmp_path / "own.h5", workers=1, reading=BESIDE)
     assert "pictures are grey: channel image; channels=[FLAIR] names it" in summary.warnings
     with Store(tmp_path / "own.h5") as store:
         assert store.slice_number.tolist() == list(range(1, 13)) and store.channels == ["image"]
@@ -247,7 +247,7 @@ def test_a_volume_without_a_sequence_gets_flair_in_its_place(tmp_path: Path) -> 
                 cohorts.write_picture(source / "T1" / f"{patient}_{number}.png", 255 - GREY)
     sequences = {name: f"{name}/{{patient}}_{{slice}}.png" for name in ("T1", "FLAIR")}
     reading = Reading(sequences=sequences, mask="seg/{patient}_{slice}.png")
-    summary = prepare(source, tmp_path / "own.h5", workers=1, reading=reading)
+    summary = convert(source, tmp_path / "own.h5", workers=1, reading=reading)
     assert summary.reader == "images"
     assert [volume.copies.tolist() for volume in summary.volumes] == [[False, False], [True, False]]
 

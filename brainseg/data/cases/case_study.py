@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError
-from brainseg.data.cases.study import ImageStudy
+from brainseg.data.cases.study import ImageCase
 from brainseg.data.readers.base import Scan
 from brainseg.data.readers.case import ImageFile
 from brainseg.data.readers.labels import Labels, map_labels
@@ -16,8 +16,8 @@ from brainseg.data.readers.regrid import axial_grid
 
 
 @dataclass
-class CaseStudy(ImageStudy):
-    """An `ImageStudy` whose patient is known, and whose mask is read where there is one."""
+class CohortCase(ImageCase):
+    """An `ImageCase` whose patient is known, and whose mask is read where there is one."""
 
     patient: str
     mask: ImageFile | None = None
@@ -81,7 +81,7 @@ def _describe_strange(voxels: np.ndarray, labels: Labels) -> str:
 
 
 @dataclass
-class FaultyStudy:
+class FaultyCase:
     """A case that cannot be read: `read` raises its problem, so that other cases are segmented."""
 
     name: str

@@ -11,9 +11,9 @@ import numpy as np
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases.assignment import folded, plain
-from brainseg.data.cases.case_study import CaseStudy, FaultyStudy
+from brainseg.data.cases.case_study import CohortCase, FaultyCase
 from brainseg.data.cases.cohort_layout import find_reader
-from brainseg.data.cases.study import Study, check_sequences, study_of
+from brainseg.data.cases.study import InputCase, check_sequences, make_case
 from brainseg.data.imageio.open import open_image
 from brainseg.data.readers.base import list_some
 from brainseg.data.readers.case import Case, CaseReader
@@ -30,11 +30,11 @@ def find_cohort(
     channels: Sequence[str],
     classes: Sequence[str],
     volume: int | None = None,
-) -> list[Study]:
+) -> list[InputCase]:
     """Return a study per case of a cohort below `path`, an empty list if it holds no cohort.
 
     `channels` and `classes` are those of the checkpoint. A case that cannot be read is returned as
-    a `FaultyStudy`. Raises RequestError if no case can be read, or if no sequence is known.
+    a `FaultyCase`. Raises RequestError if no case can be read, or if no sequence is known.
     """
     try:
         reader = find_reader(path, sequences, channels)
@@ -57,9 +57,9 @@ def find_cohort(
     return studies
 
 
-def refuse_faulty(path: Path, studies: Sequence[Study]) -> None:
+def refuse_faulty(path: Path, studies: Sequence[InputCase]) -> None:
     """Raise RequestError if no study of a cohort can be read, with the problem of the first."""
-    problems = [study.problem for study in studies if isinstance(study, FaultyStudy)]
+    problems = [study.problem for study in studies if isinstance(study, FaultyCase)]
     if problems and len(problems) == len(studies):
         first = f"{studies[0].name}: {problems[0]}"
         more = (
@@ -128,8 +128,8 @@ def _study_of_case(
     labels: Labels | None,
     volume: int | None,
     notes: Sequence[str],
-) -> Study:
-    """Return the study of a case, a `FaultyStudy` if its names or headers show a fault."""
+) -> InputCase:
+    """Return the study of a case, a `FaultyCase` if its names or headers show a fault."""
     check_name(case.name)
     files = {channel: case.images[name] for channel, name in names.items() if name in case.images}
     try:
@@ -139,15 +139,15 @@ def _study_of_case(
         images = {
             channel: open_image(file.path, file.volume or volume) for channel, file in files.items()
         }
-        study = study_of(case.name, images, channels)
+        study = make_case(case.name, images, channels)
     except (DataError, RequestError) as error:
         paths = {channel: file.path for channel, file in files.items()}
-        return FaultyStudy(case.name, channels, str(error), paths)
+        return FaultyCase(case.name, channels, str(error), paths)
     notes = [*study.notes, *notes]
     mask = case.mask if labels is not None and not case.mask_faults else None
     if labels is not None and mask is None:
         notes.append(f"not scored: {'; '.join(case.mask_faults) or 'no mask'}")
-    return CaseStudy(
+    return CohortCase(
         study.name,
         channels,
         study.volumes,

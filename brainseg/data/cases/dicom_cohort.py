@@ -6,9 +6,9 @@ from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases.assignment import assign
-from brainseg.data.cases.case_study import FaultyStudy
+from brainseg.data.cases.case_study import FaultyCase
 from brainseg.data.cases.cohort import check_name, refuse_faulty
-from brainseg.data.cases.study import Study, study_of
+from brainseg.data.cases.study import InputCase, make_case
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.dicom import DicomVolume
 
@@ -21,7 +21,7 @@ def find_patients(
     sequences: Mapping[str, str],
     channels: Sequence[str],
     list_images: ListImages,
-) -> list[Study]:
+) -> list[InputCase]:
     """Return a study per patient of the DICOM series below `path`, an empty list for one patient.
 
     `list_images` returns the images in a folder, and lines on what is left aside. Raises
@@ -78,14 +78,14 @@ def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Pat
 
 def _study_of(
     folder: Path, sequences: Mapping[str, str], channels: Sequence[str], list_images: ListImages
-) -> Study:
-    """Return the study of one patient's folder, a `FaultyStudy` if it cannot be assigned."""
+) -> InputCase:
+    """Return the study of one patient's folder, a `FaultyCase` if it cannot be assigned."""
     check_name(folder.name)
     # The headers are read once more, so that each patient has its own lines on other files.
     images, left_aside = list_images(folder)
     try:
-        study = study_of(folder.name, assign(str(folder), images, sequences, channels), channels)
+        study = make_case(folder.name, assign(str(folder), images, sequences, channels), channels)
     except (DataError, RequestError) as error:
-        return FaultyStudy(folder.name, channels, str(error), {"": images[0].files[0]})
+        return FaultyCase(folder.name, channels, str(error), {"": images[0].files[0]})
     study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
     return study

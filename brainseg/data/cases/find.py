@@ -18,7 +18,7 @@ from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases import dicom_cohort, tiff_folder, tiff_stack
 from brainseg.data.cases.assignment import assign, channels_in, check_names, folded, typed
 from brainseg.data.cases.cohort import check_name, find_cohort
-from brainseg.data.cases.study import Study, study_of
+from brainseg.data.cases.study import InputCase, make_case
 from brainseg.data.imageio import dicom, formats
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.open import SUFFIXES, open_image
@@ -31,13 +31,13 @@ Source = str | Sequence[str | None]
 PATTERN = "sequences.FLAIR='*_flair.nii.gz'"
 
 
-def find(
+def find_cases(
     source: Source,
     sequences: Mapping[str, str],
     channels: Sequence[str],
     volume: int | None = None,
     classes: Sequence[str] = CLASSES,
-) -> list[Study]:
+) -> list[InputCase]:
     """Return the studies that a request means, judged by names and headers; voxels are read later.
 
     `channels` are the sequences that the checkpoint needs, and `volume` is the number of the volume of
@@ -103,7 +103,7 @@ def _folder(
     channels: Sequence[str],
     classes: Sequence[str],
     volume: int | None,
-) -> list[Study]:
+) -> list[InputCase]:
     """Return the studies of a cohort, or the one study of a patient's folder."""
     if not sequences and (studies := tiff_folder.find_patients(path, channels)):
         return list(studies)
@@ -122,19 +122,21 @@ def _folder(
     below = list_files(path, IMAGE_SUFFIXES) if not images else []
     remedy = f"name those below it, such as {below[0]}, by patterns: {PATTERN}" if below else ""
     check(bool(images), "input", path, rule + reason, remedy)
-    study = study_of(name, assign(str(path), images, sequences, channels), channels)
+    study = make_case(name, assign(str(path), images, sequences, channels), channels)
     study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
     return [study]
 
 
 def _file(
     path: Path, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None
-) -> Study:
+) -> InputCase:
     """Return the study of a file alone: a stack with all channels, or one sequence."""
     main = channels[main_channel(channels)]
     if not is_tiff(path):
         image = open_image(path, volume)
-        return study_of(study_name(path), assign(str(path), [image], sequences, channels), channels)
+        return make_case(
+            study_name(path), assign(str(path), [image], sequences, channels), channels
+        )
     check(
         volume is None,
         "volume",
@@ -159,7 +161,7 @@ def _list(
     sequences: Mapping[str, str],
     channels: Sequence[str],
     volume: int | None,
-) -> Study:
+) -> InputCase:
     """Return the study of one file or folder for each sequence, all of one kind."""
     shown, order = _shown(source), ", ".join(channels)
     rule = f"{len(source)} files; the checkpoint needs {len(channels)} sequences, in this order: {order}"
@@ -184,7 +186,7 @@ def _list(
         check(len(stacks) == len(paths), "input", ",".join(map(str, paths.values())), rule)
         return tiff_stack.find_stack(name, paths, channels)
     images = {channel: image_at(path, volume) for channel, path in paths.items()}
-    return study_of(name, images, channels)
+    return make_case(name, images, channels)
 
 
 def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume], list[str]]:

@@ -11,8 +11,8 @@ import torch
 from nibabel.spatialimages import SpatialImage
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.cases.find import check_input, find, image_at
-from brainseg.data.cases.study import Study, check_sequences, compose, study_of
+from brainseg.data.cases.find import check_input, find_cases, image_at
+from brainseg.data.cases.study import InputCase, check_sequences, compose, make_case
 from brainseg.data.imageio.base import check_finite, check_shear, check_volume, spans_volume
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.readers.base import Scan
@@ -59,7 +59,7 @@ class NibabelVolume:
 
 
 @dataclass
-class ArrayStudy:
+class ArrayCase:
     """Axial slices (S, H, W) by sequence."""
 
     arrays: Mapping[str, np.ndarray]
@@ -79,7 +79,7 @@ class ArrayStudy:
         raise NotImplementedError("arrays have no format of their own")
 
 
-def study_in_memory(images: Images, channels: Sequence[str]) -> Study:
+def case_in_memory(images: Images, channels: Sequence[str]) -> InputCase:
     """Return the study of what a caller of `segment` gives. Raises RequestError."""
     try:
         return _study(images, channels)
@@ -87,14 +87,14 @@ def study_in_memory(images: Images, channels: Sequence[str]) -> Study:
         raise RequestError(f"images: {error}") from error
 
 
-def _study(images: Images, channels: Sequence[str]) -> Study:
+def _study(images: Images, channels: Sequence[str]) -> InputCase:
     if isinstance(images, str | Path):
         return _only(str(images), channels)
     if isinstance(images, SpatialImage):
         main = channels[main_channel(channels)]
-        return study_of("volume", {main: NibabelVolume(images)}, channels)
+        return make_case("volume", {main: NibabelVolume(images)}, channels)
     if isinstance(images, np.ndarray | torch.Tensor):
-        return ArrayStudy(_by_channel(_array(images), channels), channels)
+        return ArrayCase(_by_channel(_array(images), channels), channels)
     if isinstance(images, Mapping):
         return _named(images, channels)
     check(
@@ -118,10 +118,10 @@ def _study(images: Images, channels: Sequence[str]) -> Study:
     return _named({name: image for name, image in pairs if image is not None}, channels)
 
 
-def _only(path: str, channels: Sequence[str]) -> Study:
+def _only(path: str, channels: Sequence[str]) -> InputCase:
     """Return the one study that a path means."""
     check_input(path)
-    studies = find(path, {}, channels)
+    studies = find_cases(path, {}, channels)
     check(
         len(studies) == 1,
         "images",
@@ -132,7 +132,7 @@ def _only(path: str, channels: Sequence[str]) -> Study:
     return studies[0]
 
 
-def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> Study:
+def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> InputCase:
     """Return the study of one image for each named sequence, all arrays or all images with a position."""
     check_sequences([str(name) for name in images], channels)
     placed = {
@@ -146,13 +146,13 @@ def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> Study:
         alike = len(shapes) == 1 and len(next(iter(shapes))) == 3
         rule = "must be (slices, height, width), all of one shape"
         check(alike, "images", ", ".join(map(str, sorted(shapes))), rule)
-        return ArrayStudy(arrays, channels)
+        return ArrayCase(arrays, channels)
     rule = "arrays, and images with a position in the patient; all must be of one kind"
     check(len(placed) == len(images), "images", ", ".join(map(str, images)), rule)
     if all(isinstance(image, str | Path) for image in placed.values()):
         for path in placed.values():
             check_input(str(path))
-        return find(
+        return find_cases(
             [str(placed[name]) if name in placed else None for name in channels], {}, channels
         )[0]
     volumes = {
@@ -161,7 +161,7 @@ def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> Study:
         else image_at(Path(image))
         for name, image in placed.items()
     }
-    return study_of("volume", volumes, channels)
+    return make_case("volume", volumes, channels)
 
 
 def _by_channel(array: np.ndarray, channels: Sequence[str]) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Scan, check_images
 
 
-class Study(Protocol):
+class InputCase(Protocol):
     """One scan, judged by its headers and not yet read."""
 
     @property
@@ -65,7 +65,7 @@ class Study(Protocol):
 
 
 @dataclass
-class ImageStudy:
+class ImageCase:
     """Sequences on one grid, by name; the mask is a NIfTI file on that grid."""
 
     name: str
@@ -120,7 +120,7 @@ class ImageStudy:
         return write_nifti(path, self.grid.from_axial(slices), self.grid, header)
 
 
-def study_of(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[str]) -> ImageStudy:
+def make_case(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[str]) -> ImageCase:
     """Return the study of one image for each sequence. Raises RequestError, DataError."""
     check_sequences(list(volumes), channels)
     ordered = {channel: volumes[channel] for channel in channels if channel in volumes}
@@ -146,7 +146,7 @@ def study_of(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[s
         notes.append(f"{first.grid.plane} slices: the network has seen axial ones")
     if not isinstance(first, NiftiVolume):
         notes.append("the mask is a NIfTI file on the same grid")
-    return ImageStudy(name, channels, ordered, notes)
+    return ImageCase(name, channels, ordered, notes)
 
 
 def compose(sequences: Mapping[str, np.ndarray], channels: Sequence[str]) -> np.ndarray:

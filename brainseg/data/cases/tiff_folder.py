@@ -16,7 +16,7 @@ from brainseg.data.volume import CHANNELS
 
 
 @dataclass
-class KaggleStudy:
+class KaggleCase:
     """Slices `<volume>_<n>.tif`; a mask is written for each, as `<volume>_<n>_mask.tif`."""
 
     folder: Folder
@@ -68,7 +68,7 @@ class KaggleStudy:
         return written
 
 
-def find_patients(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
+def find_patients(path: Path, channels: Sequence[str]) -> list[KaggleCase]:
     """The patients below `path`, or the one whose folder it is; none if it has another layout. Raises RequestError for faults."""
     path = path.absolute()
     alone = Folder(path)
@@ -95,7 +95,7 @@ def find_patients(path: Path, channels: Sequence[str]) -> list[KaggleStudy]:
         f"such slices hold {', '.join(CHANNELS)}; the checkpoint needs {', '.join(channels)}",
         "give one file a sequence, as input=[A,B]",
     )
-    return [KaggleStudy(folder) for folder in folders]
+    return [KaggleCase(folder) for folder in folders]
 
 
 def _stack(slices: list[np.ndarray], name: str) -> np.ndarray:

@@ -27,7 +27,7 @@ NAMES = {"T": "time points", "R": "tiles", "P": "positions", "A": "angles", "V":
 
 
 @dataclass
-class TiffStudy:
+class TiffCase:
     """Stacks of one size, by sequence; or one stack (under "") that holds every channel."""
 
     name: str
@@ -69,7 +69,7 @@ class TiffStudy:
         return written
 
 
-def find_stack(name: str, paths: Mapping[str, Path], channels: Sequence[str]) -> TiffStudy:
+def find_stack(name: str, paths: Mapping[str, Path], channels: Sequence[str]) -> TiffCase:
     """Return a study of one stack for each sequence, or of a single stack that holds all of them.
 
     Raises RequestError for stacks that do not fit, DataError for headers that do not hold.
@@ -79,14 +79,14 @@ def find_stack(name: str, paths: Mapping[str, Path], channels: Sequence[str]) ->
     if len(paths) == 1 and first[3] > 1:
         rule = f"{first[3]} channels; the checkpoint needs {len(channels)}: {', '.join(channels)}"
         check(first[3] == len(channels), "input", first_path, rule)
-        return TiffStudy(name, channels, {"": first_path})
+        return TiffCase(name, channels, {"": first_path})
     for sequence, shape in shapes.items():
         rule = f"{shape[3]} channels; must be grey, one file for each sequence"
         check(shape[3] == 1, "input", paths[sequence], rule)
         rule = f"{_text(shape)}, the first has {_text(first)}"
         check(shape == first, "input", paths[sequence], rule, "all sequences must lie on one grid")
     check_sequences(list(paths), channels)
-    return TiffStudy(name, channels, dict(paths))
+    return TiffCase(name, channels, dict(paths))
 
 
 def stack_shape(path: Path) -> tuple[int, int, int, int]:

@@ -63,7 +63,7 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # 348, the header's length, in both orders of bytes
 
 
-def unreadable(path: Path, start: bytes) -> tuple[str, str]:
+def unreadable_reason(path: Path, start: bytes) -> tuple[str, str]:
     """Return the name of a file's format, which no reader knows, and the remedy; "" if it has none."""
     for offset, mark, name, remedy in UNREADABLE:
         if start[offset : offset + len(mark)] == mark:

@@ -39,7 +39,7 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
         raise DataError(
             f"{path}: a TIFF file, which has no position in the patient; save it as NIfTI"
         )
-    kind, remedy = formats.unreadable(path, start)
+    kind, remedy = formats.unreadable_reason(path, start)
     if kind:
         raise DataError(f"{path}: this format is not read ({kind}); {remedy}")
     if start[:4] in formats.ANALYZE:

@@ -15,7 +15,7 @@ GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
 
 
 @contextmanager
-def unpacked(path: Path) -> Iterator[BufferedIOBase]:
+def open_unpacked(path: Path) -> Iterator[BufferedIOBase]:
     """Yield the file as a stream of unpacked bytes. Raises DataError naming the file."""
     # To open a pipe would wait for its other end.
     if path.exists() and not path.is_file():
@@ -43,7 +43,7 @@ def unpacked(path: Path) -> Iterator[BufferedIOBase]:
 
 def read_start(path: Path, count: int) -> bytes:
     """Return the first `count` unpacked bytes, or fewer if the file is shorter. Raises DataError."""
-    with unpacked(path) as stream:
+    with open_unpacked(path) as stream:
         return stream.read(count)
 
 
@@ -53,7 +53,7 @@ def check_length(path: Path, needed: int) -> None:
     Packed files are unpacked to their end, where the checksum is, but no further than `CHUNK`
     bytes behind what is needed, so that a small file cannot occupy the machine for hours.
     """
-    with unpacked(path) as stream:
+    with open_unpacked(path) as stream:
         length = 0
         while length < needed + CHUNK and (chunk := stream.read(CHUNK)):
             length += len(chunk)
@@ -66,7 +66,7 @@ def check_length(path: Path, needed: int) -> None:
 
 def read_at(path: Path, offset: int, count: int) -> bytes:
     """Return `count` unpacked bytes from `offset`. Raises DataError if the file is shorter."""
-    with unpacked(path) as stream:
+    with open_unpacked(path) as stream:
         stream.seek(offset)
         content = stream.read(count)
     if len(content) < count:

@@ -240,7 +240,7 @@ def tumour_centre(random: Random, point: Array) -> tuple[Array, float]:
     )
 
 
-def pushed(random: Random, point: Array, centre: Array, radius: float) -> Array:
+def displace(random: Random, point: Array, centre: Array, radius: float) -> Array:
     """Mass effect: where the tissue of each voxel was before the tumour pushed it away (midline and ventricles shift)."""
     away = point - centre
     return point - random.uniform(0.0, 0.5) * away * np.exp(-(away**2).sum(0) / (1.6 * radius) ** 2)

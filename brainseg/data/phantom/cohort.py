@@ -127,7 +127,7 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
     centre, radius = anatomy.tumour_centre(random, point)
     outside, inside = anatomy.skull_and_face(random, point, pixel)
     layers, cerebrum, white = anatomy.brain(
-        random, anatomy.pushed(random, point, centre, radius), inside, pixel
+        random, anatomy.displace(random, point, centre, radius), inside, pixel
     )
     mask, level = anatomy.tumour(random, point, pixel, centre, radius, cerebrum, white)
     layers += [
@@ -202,7 +202,7 @@ def ensure_cohort(config: PhantomConfig) -> Path:
     if output.is_file():
         return output
     # Readers of other formats take half a second to import, and only the first use needs them.
-    from brainseg.data.conversion import prepare
+    from brainseg.data.conversion import convert
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def ensure_cohort(config: PhantomConfig) -> Path:
             if not source.is_dir():
                 write_cohort(config, source)
             if not output.is_file():
-                prepare(source, output, workers=1)
+                convert(source, output, workers=1)
     except OSError as error:
         reason = f"{error.strerror}; choose a folder that can be written"
         raise RequestError(

@@ -27,7 +27,7 @@ from brainseg.data.volume import (
     CLASSES,
     Slice,
     Volume,
-    describe,
+    compute_volume_stats,
     digest,
     fingerprint,
     renamed_patients,
@@ -114,7 +114,7 @@ def scan(
 
 def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
     """Read every slice and mask of a volume once: add its faults, sizes and, if there is no fault, its description."""
-    volume = describe(folder.path.name, _read(folder, size)) if folder.slices else None
+    volume = compute_volume_stats(folder.path.name, _read(folder, size)) if folder.slices else None
     folder.volume = None if folder.faults else volume
     return folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.core.errors import check
-from brainseg.core.extensions import extension, registered
+from brainseg.core.extensions import load_extension, registered_names
 from brainseg.data.readers import bids, brats, images, nifti, nnunet
 from brainseg.data.readers.base import NAME, Reader, Reading
 from brainseg.data.readers.kaggle_3m import Cohort, Show
@@ -41,8 +41,10 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
     Without `reading.reader` the layout of the source is recognised.
     """
     name = reading.reader or recognise(Path(source), reading)
-    registered_class = None if name in (KAGGLE, *FILES) else extension("brainseg.readers", name)
-    names = ", ".join([KAGGLE, *FILES, *registered("brainseg.readers")])
+    registered_class = (
+        None if name in (KAGGLE, *FILES) else load_extension("brainseg.readers", name)
+    )
+    names = ", ".join([KAGGLE, *FILES, *registered_names("brainseg.readers")])
     rule = f"known: {names}; docs/extending.md says how to add one"
     check(
         name in (KAGGLE, *FILES) or registered_class is not None,

@@ -22,7 +22,7 @@ from brainseg.data.readers.base import (
 from brainseg.data.readers.fit import fit
 from brainseg.data.readers.kaggle_3m import Cohort, Show, compare_sizes, in_processes
 from brainseg.data.readers.kaggle_layout import LARGEST_NUMBER
-from brainseg.data.volume import UNKNOWN, describe, digest
+from brainseg.data.volume import UNKNOWN, compute_volume_stats, digest
 
 UNCHANGED = Reading()
 
@@ -101,7 +101,7 @@ def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Fold
     folder.notes += scan.notes
     folder.sizes[0] = scan.images.shape[2:]
     slices = zip(numbers, scan.images, scan.masks, strict=True)
-    folder.volume = describe(
+    folder.volume = compute_volume_stats(
         name, slices, reader.channels, scan.spacing or UNKNOWN, folder.named_patient
     )
     return folder
