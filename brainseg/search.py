@@ -24,7 +24,8 @@ from brainseg.core.errors import RequestError, check
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
 from brainseg.runs.identity import drop_non_identity, non_default_settings
-from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.job import Job
+from brainseg.runs.run_folder import RunFolder
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
 from brainseg.tuning.study import Study, name_run, named_errors

@@ -42,9 +42,10 @@ from brainseg.runs.callbacks import (
 from brainseg.runs.dry_run import JobCheck, extends, finished_before
 from brainseg.runs.find import claim_run_folder, resolve_run
 from brainseg.runs.identity import identity, training_budget
+from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.metadata import folder_name, run_metadata
 from brainseg.runs.resume import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
-from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.client import tracking_uri
 from brainseg.training import losses, optimizers
 from brainseg.training.context import Callbacks, TrainingContext
@@ -94,7 +95,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
             longer,
             folder.path,
         )
-        return Outcome("skipped", str(folder.path), finished_before(folder, testing))
+        return Outcome(JobState.SKIPPED, str(folder.path), finished_before(folder, testing))
 
     # Names become objects in networks, losses and optimizers; the state is all that a step changes, and all that a checkpoint keeps.
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
@@ -146,7 +147,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
         folder.tidy(config.checkpoint.keep)
     print(describe_result(folder.path, metrics, results.explained(), mirror))
     signals.poll()  # one that came too late for this run still ends its sweep
-    return Outcome("finished", str(folder.path))
+    return Outcome(JobState.FINISHED, str(folder.path))
 
 
 def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:

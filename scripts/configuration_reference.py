@@ -2,7 +2,7 @@
 
     python scripts/configuration_reference.py
 
-tests/test_help_text.py fails when the committed page is another.
+tests/cli/test_help_text.py fails when the committed page is another.
 """
 
 from collections.abc import Iterable, Iterator

@@ -48,7 +48,8 @@ from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from brainseg.reports.tables import read_scores
 from brainseg.runs import checkpoint
-from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.job import Job
+from brainseg.runs.run_folder import RunFolder
 
 OURS = ("split", "test", "resume", "from", "dry_run")  # what would make the three incomparable
 HONEST = [

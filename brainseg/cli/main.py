@@ -41,7 +41,8 @@ from brainseg.core.signals import Interrupted, interrupt_on_signals
 from brainseg.runs.dry_run import plan_job, under_other_code
 from brainseg.runs.find import resolve_run, stored_overrides
 from brainseg.runs.identity import drop_non_identity
-from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.job import Job, JobState
+from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import sweep_id, write_record
 from brainseg.sweeps import launch
 from brainseg.sweeps import summary as sweep
@@ -232,7 +233,7 @@ def _request(
         raise stopped
     if finish is not None:
         print(f"\n{finish(name, root, configs[0])}")
-    return int(any(outcome.state == "failed" for outcome in outcomes))
+    return int(any(outcome.state in (JobState.FAILED, JobState.STOPPED) for outcome in outcomes))
 
 
 def _any_device(config: Any) -> Any:
@@ -260,9 +261,9 @@ def _run_alone(config: Any, overrides: list[str], run: Callable) -> int:
     """Run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
     log_to_stdout()
     outcome = run_job(run, config, Job(tuple(overrides)))
-    if outcome.state == "refused":  # as a folder in use
+    if outcome.state == JobState.REFUSED:  # as a folder in use
         raise RequestError(outcome.reason)
-    return int(outcome.state == "failed")
+    return int(outcome.state == JobState.FAILED)
 
 
 def log_to_stdout() -> None:

@@ -9,7 +9,8 @@ from brainseg.config import TrainConfig
 from brainseg.runs.code_version import code_version
 from brainseg.runs.find import find_run_folder
 from brainseg.runs.identity import training_budget
-from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.job import Job
+from brainseg.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import without_settings
 from brainseg.core.errors import RequestError, check
-from brainseg.runs.run_folder import NOT_REPEATED, Job, RunFolder
+from brainseg.runs.job import Job
+from brainseg.runs.run_folder import NOT_REPEATED, RunFolder
 
 log = logging.getLogger("brainseg")
 

@@ -13,7 +13,7 @@ from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
 from brainseg.runs.identity import drop_non_identity, identity
-from brainseg.runs.run_folder import Job
+from brainseg.runs.job import Job
 from brainseg.tracking.client import tracking_uri
 
 LONGEST = 60  # characters of what was typed: MLflow shows a name in a column

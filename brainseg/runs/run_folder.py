@@ -17,7 +17,6 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +27,7 @@ from brainseg.config import TrainConfig, restore
 from brainseg.config.overrides import without_settings
 from brainseg.core.errors import InUseError, RequestError, check
 from brainseg.core.files import remove_partial, rename, write_json, write_text
+from brainseg.core.processes import is_alive
 from brainseg.core.signals import Stopped
 from brainseg.data.split import Split
 from brainseg.runs.code_version import code_version
@@ -43,31 +43,6 @@ NOT_REPEATED = (
     "rerun",
     "dry_run",
 )  # of the overrides that a run was started with
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a run knows of the command that started it."""
-
-    overrides: tuple[str, ...] = ()
-    sweep: str | None = None  # shared by the jobs of one multirun
-    number: int | None = None
-    swept: tuple[str, ...] = ()  # the settings in which its jobs differ
-    choosing: bool = False  # the sweep chooses between settings: no test metrics
-    start: str | None = (
-        None  # unique to one start of the sweep: a job launched again within it finds its own folder
-    )
-    threads: int | None = None  # a parallel launcher's share of the cores
-    gpu: int | None = None  # the GPU that it deals
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended: finished, skipped or failed, its folder, and the reason in one line."""
-
-    state: str
-    folder: str = ""
-    reason: str = ""
 
 
 class RunFolder:
@@ -310,19 +285,3 @@ class RunFolder:
             self.path / "metrics.jsonl",
             "".join(json.dumps(row, allow_nan=False) + "\n" for row in history),
         )
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this host is there, and not only its exit code that nobody has fetched."""
-    if Path("/proc/self/stat").exists():
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True

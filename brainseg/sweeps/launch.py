@@ -31,10 +31,11 @@ from brainseg.config import TrainConfig
 from brainseg.config.launchers import launcher_name
 from brainseg.config.text import quote_path
 from brainseg.core.errors import RequestError, check
+from brainseg.core.processes import is_alive
 from brainseg.core.signals import ENDING, HANG_UP, Interrupted
-from brainseg.runs.run_folder import Outcome, is_alive
+from brainseg.runs.job import JobState, Outcome
+from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
 from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_subprocess
-from brainseg.sweeps.summary import NOT_STARTED, JobStatusStore
 
 log = logging.getLogger("brainseg")
 
@@ -109,7 +110,9 @@ def run_through_hydra(
                 lost = _through_hydra(command, task, arguments, launch, count)
     except Interrupted as stop:
         return launch.ledger.outcomes(count, NOT_STARTED), stop
-    return launch.ledger.outcomes(count, f"not started: {lost}"), None
+    return launch.ledger.outcomes(
+        count, Outcome(JobState.FAILED, reason=f"not started: {lost}")
+    ), None
 
 
 def _through_hydra(

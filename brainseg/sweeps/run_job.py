@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
-from brainseg.runs.run_folder import Job, Outcome
+from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
-from brainseg.sweeps.summary import JobStatusStore
+from brainseg.sweeps.job_status import JobStatusStore
 
 Run = Callable[[TrainConfig, Job], Outcome]
 
@@ -56,11 +56,11 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
     except RequestError as error:
         left_out = isinstance(error, DeviceMissingError) and config.device.on_missing == "skip"
         if left_out or (isinstance(error, InUseError) and job.sweep):
-            outcome = Outcome("skipped", reason=str(error))
+            outcome = Outcome(JobState.SKIPPED, reason=str(error))
         elif job.sweep is None:  # not raised through Hydra, which would print a line of its own
-            return Outcome("refused", reason=str(error))
+            return Outcome(JobState.REFUSED, reason=str(error))
         else:
-            outcome = Outcome("failed", reason=str(error))
+            outcome = Outcome(JobState.FAILED, reason=str(error))
     except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
         reason = "; ".join(
             [
@@ -68,7 +68,7 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
                 *getattr(error, "__notes__", []),
             ]
         )
-        outcome = Outcome("failed", reason=reason)
+        outcome = Outcome(JobState.FAILED, reason=reason)
     print(f"{name} {outcome.state}: {outcome.reason}", file=sys.stderr)
     return outcome
 
@@ -105,7 +105,8 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
         return done
     if ledger.stopped:
         return ledger.end(
-            number, Outcome("failed", reason="stopped before it began; the same command runs it")
+            number,
+            Outcome(JobState.STOPPED, reason="stopped before it began; the same command runs it"),
         )
     output = Path(launch.folder) / str(number) / "output.txt"
     try:
@@ -120,7 +121,8 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
         outcome = Outcome(**said)
     except SubprocessDied as died:
         outcome = Outcome(
-            "failed", reason=f"{died}; the same command goes on with it; its output: {output}"
+            JobState.FAILED,
+            reason=f"{died}; the same command goes on with it; its output: {output}",
         )
     print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
     return ledger.end(number, outcome)
@@ -137,7 +139,7 @@ def subprocess_main(config: TrainConfig, target: str, job: dict[str, Any]) -> di
 
 
 def _interrupted(stop: Interrupted) -> Outcome:
-    return Outcome("failed", reason=f"{stop}; the same command goes on with it")
+    return Outcome(JobState.STOPPED, reason=f"{stop}; the same command goes on with it")
 
 
 def _config(composed: DictConfig) -> TrainConfig:

@@ -1,25 +1,19 @@
 """A sweep before and after its jobs run: which settings it varies, what each job would do, how each one ended."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import values_by_setting
-from brainseg.core.files import write_json
 from brainseg.runs.dry_run import JobCheck, PlannedAction
 from brainseg.runs.find import find_run_folder
-from brainseg.runs.run_folder import Job, Outcome
+from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.tracking.mirror import Mirror
 
 REPEATS = {
     "seed",
     "split.fold",
 }  # a sweep over nothing else chooses no setting, so it may look at the test patients
-NOT_STARTED = "not started"
-LOST = "its worker was lost; the same command goes on with it"
 
 
 def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
@@ -37,50 +31,6 @@ def job_label(job: Sequence[str], swept: Sequence[str]) -> str:
     return " ".join(f"{key}={given[key]}" for key in given if key in swept)
 
 
-class JobStatusStore:
-    """How each job of one start of a sweep stands: a small file a job, written by whatever process the launcher runs it in."""
-
-    def __init__(self, folder: Path, start: str) -> None:
-        self.folder, self.start = folder, start
-
-    def write(self, number: int, **facts: Any) -> None:
-        write_json(self.folder / f"job-{number}.json", {"start": self.start, **facts})
-
-    def read(self, number: int) -> dict[str, Any]:
-        """What is known of a job; nothing, if it has not begun since this start."""
-        path = self.folder / f"job-{number}.json"
-        facts = json.loads(path.read_text()) if path.is_file() else {}
-        return facts if facts.get("start") == self.start else {}
-
-    def end(self, number: int, outcome: Outcome) -> Outcome:
-        self.write(number, state=outcome.state, folder=outcome.folder, reason=outcome.reason)
-        return outcome
-
-    def outcome(self, number: int) -> Outcome | None:
-        """How the job ended; None if it has not, as far as anybody wrote."""
-        facts = self.read(number)
-        return (
-            Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
-        )
-
-    def outcomes(self, count: int, otherwise: str) -> list[Outcome]:
-        """Every job's outcome: one that had begun and has none was lost, for one that had not begun the reason is `otherwise`."""
-        return [
-            self.outcome(number)
-            or Outcome("failed", reason=LOST if self.read(number) else otherwise)
-            for number in range(count)
-        ]
-
-    def stop(self) -> None:
-        """No further job may begin."""
-        write_json(self.folder / "stop.json", {"start": self.start})
-
-    @property
-    def stopped(self) -> bool:
-        path = self.folder / "stop.json"
-        return path.is_file() and json.loads(path.read_text())["start"] == self.start
-
-
 def mark_lost_jobs(
     outcomes: list[Outcome], configs: list[TrainConfig], facts: list[JobCheck], job: Job
 ) -> list[Outcome]:
@@ -89,7 +39,9 @@ def mark_lost_jobs(
     for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
         folder = (
             find_run_folder(config, job, fact.name)
-            if outcome.state == "failed" and not outcome.folder and fact.name
+            if outcome.state in (JobState.FAILED, JobState.STOPPED)
+            and not outcome.folder
+            and fact.name
             else None
         )
         if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
@@ -100,16 +52,11 @@ def mark_lost_jobs(
     return settled
 
 
-def shown_state(outcome: Outcome) -> str:
-    """As `state`, but a job that a signal ended, or kept from starting, has not failed: it is stopped."""
-    stopped = outcome.reason.startswith("stopped ") or outcome.reason == NOT_STARTED
-    return "stopped" if outcome.state == "failed" and stopped else outcome.state
-
-
 def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
     """The table that ends a sweep: finished, skipped, failed, stopped by a signal, with reasons."""
-    ended = [shown_state(one) for one in outcomes]
-    states = ("finished", "skipped", "failed", *(["stopped"] if "stopped" in ended else []))
+    ended = [outcome.state for outcome in outcomes]
+    states = [JobState.FINISHED, JobState.SKIPPED, JobState.FAILED]
+    states += [JobState.STOPPED] if JobState.STOPPED in ended else []
     counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
     rows = [
         [str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]

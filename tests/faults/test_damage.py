@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from test_engine import Task, make_task
-from test_source import FAULTS, IMAGE, MASK
+from test_kaggle_3m import FAULTS, IMAGE, MASK
+from test_loop import make_task
 from test_store import cohort, content
 from tiffs import write_cohort, write_slice, write_volume
 
@@ -30,7 +30,7 @@ from brainseg.runs import checkpoint
 from brainseg.runs.resume import load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Callbacks
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -70,7 +70,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.fixture
-def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, Task]]:
+def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, TrainingContext]]:
     """A run of two epochs, saved after each."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
     with RunFolder(tmp_path / "r").active(
@@ -88,7 +88,7 @@ def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, Task]
 
 @pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.faults)])
 def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(
-    saved: tuple[RunFolder, Task], count: int, caplog
+    saved: tuple[RunFolder, TrainingContext], count: int, caplog
 ) -> None:
     folder, task = saved
     sound, expected = folder.last.read_bytes(), checkpoint.load(folder.last)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import Task, make_task
+from test_loop import make_task
 from traps import Payload, Trap, refused
 
 from brainseg import evaluate
@@ -34,7 +34,7 @@ from brainseg.runs.resume import load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
 from brainseg.training import losses, optimizers
-from brainseg.training.context import Callbacks
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -216,7 +216,7 @@ def malicious(trap: Trap, sound: dict[str, Any]) -> dict[str, Callable[[Path], N
 
 
 @pytest.fixture
-def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
+def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, TrainingContext]:
     """A run of one epoch with its last.pt."""
     task = make_task(
         phantom_file,
@@ -238,7 +238,7 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
     return folder, task
 
 
-def readers(folder: RunFolder, task: Task) -> dict[str, Callable[[], Any]]:
+def readers(folder: RunFolder, task: TrainingContext) -> dict[str, Callable[[], Any]]:
     """Every road from a checkpoint into the program."""
     data = DataConfig(name="hdf5", path=task.config.data.path)
     settings = EvaluateConfig(
@@ -259,7 +259,7 @@ def readers(folder: RunFolder, task: Task) -> dict[str, Callable[[], Any]]:
 
 @pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.faults)])
 def test_no_malicious_checkpoint_is_executed(
-    saved: tuple[RunFolder, Task], trap: Trap, every: int
+    saved: tuple[RunFolder, TrainingContext], trap: Trap, every: int
 ) -> None:
     folder, task = saved
     writers = malicious(trap, checkpoint.load(folder.last))
@@ -276,7 +276,7 @@ def test_no_malicious_checkpoint_is_executed(
 
 
 def test_the_payloads_of_the_checkpoints_would_run(
-    trap: Trap, saved: tuple[RunFolder, Task]
+    trap: Trap, saved: tuple[RunFolder, TrainingContext]
 ) -> None:
     path = saved[0].last
     for name in (
@@ -367,7 +367,7 @@ HOSTILE_CONFIGS: list[tuple[str, Any]] = [
 
 
 def test_no_hostile_config_in_a_checkpoint_is_obeyed(
-    saved: tuple[RunFolder, Task], trap: Trap, monai: None
+    saved: tuple[RunFolder, TrainingContext], trap: Trap, monai: None
 ) -> None:
     config = asdict(saved[1].config)
 
@@ -427,7 +427,7 @@ HOSTILE_CONTENT = {  # well-formed, and not what a run writes; by the road that 
     ("road", "key"), [(road, key) for road, keys in HOSTILE_CONTENT.items() for key in keys]
 )
 def test_well_formed_nonsense_is_refused_too(
-    saved: tuple[RunFolder, Task], road: str, key: str
+    saved: tuple[RunFolder, TrainingContext], road: str, key: str
 ) -> None:
     folder, task = saved
     sound = checkpoint.load(folder.last)
@@ -436,7 +436,7 @@ def test_well_formed_nonsense_is_refused_too(
         assert refused(readers(folder, task)[road]), f"{key}={value!r}"
 
 
-def test_impossible_tensors_are_refused(saved: tuple[RunFolder, Task]) -> None:
+def test_impossible_tensors_are_refused(saved: tuple[RunFolder, TrainingContext]) -> None:
     folder, task = saved
     digest = hashlib.sha256(b"").hexdigest()
     byte = torch.zeros(1, dtype=torch.uint8)

@@ -15,7 +15,7 @@ from brainseg.cli.main import run_command
 from brainseg.config import LossConfig, ModelConfig
 from brainseg.core.errors import RequestError
 from brainseg.models import networks
-from brainseg.runs.run_folder import Outcome
+from brainseg.runs.job import Outcome
 from brainseg.training import losses
 
 TARGETS: dict[

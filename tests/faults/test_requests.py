@@ -25,7 +25,7 @@ from brainseg import config as schema
 from brainseg.cli.main import run_command, with_options_added
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
-from brainseg.runs.run_folder import Outcome
+from brainseg.runs.job import Outcome
 
 SECONDS = 20  # a request that takes longer hangs
 PROCESSES = 2

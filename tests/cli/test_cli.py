@@ -12,7 +12,7 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DataError, DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.runs.dry_run import JobCheck
-from brainseg.runs.run_folder import Job, Outcome
+from brainseg.runs.job import Job, Outcome
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 

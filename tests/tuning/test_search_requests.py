@@ -12,7 +12,7 @@ from brainseg.core.errors import RequestError
 from brainseg.tuning import search_space
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_no_name_means_two_things() -> None:

@@ -130,7 +130,7 @@ def test_the_file_is_the_network_on_every_size(
             and expected.std() > 1e-3
         )
     assert (
-        str(Path(__file__).resolve().parents[1]).encode() not in content
+        str(Path(__file__).resolve().parents[2]).encode() not in content
         and b"site-packages" not in content
     )
 

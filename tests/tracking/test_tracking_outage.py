@@ -21,7 +21,7 @@ from brainseg.tracking import mirror as tracking
 from brainseg.tracking.client import short_timeouts
 from brainseg.tracking.mirror import Mirror, Tracker, replicate
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

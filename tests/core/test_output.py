@@ -23,7 +23,7 @@ open("finished", "w").write("yes")
     "streams", ["2>/dev/null | head -1", "2>&1 >/dev/null | head -1", "2>&1 | head -1"]
 )
 def test_a_reader_that_leaves_ends_no_command(tmp_path: Path, streams: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     (tmp_path / "printing.py").write_text(PRINTING)
     script = f"set -o pipefail; '{sys.executable}' printing.py {streams}"
     ended = subprocess.run(
@@ -39,7 +39,7 @@ def test_a_reader_that_leaves_ends_no_command(tmp_path: Path, streams: str) -> N
 
 
 def test_a_terminal_that_closes_ends_no_command(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", PRINTING],
@@ -57,7 +57,7 @@ def test_a_terminal_that_closes_ends_no_command(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
 def test_a_full_disk_is_still_an_error(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
             [sys.executable, "-c", PRINTING],
@@ -79,7 +79,7 @@ def test_a_name_that_the_terminal_cannot_write_is_escaped(
 ) -> None:
     """Locales of older clusters are Latin-1 or plain ASCII, where a patient's name ended the command after its work was done."""
     environment = os.environ | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONIOENCODING": encoding,
     }
     script = "from brainseg.core.output import dropped_when_unread\nwith dropped_when_unread():\n    print('Wa\\u0142\\u0119sa \\xf6')"

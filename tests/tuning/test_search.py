@@ -14,7 +14,8 @@ from brainseg import search
 from brainseg.config import SearchConfig, TrainConfig, UNetConfig
 from brainseg.core.signals import Interrupted
 from brainseg.runs.dry_run import JobCheck
-from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.runs.job import Job, Outcome
+from brainseg.runs.run_folder import RunFolder
 from brainseg.tuning import search_space
 from brainseg.tuning.study import Study
 

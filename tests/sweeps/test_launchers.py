@@ -16,9 +16,10 @@ from hydra import initialize_config_dir
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
 from brainseg.config.compose import CONFIGS, compose_multirun
 from brainseg.core.errors import DeviceMissingError, RequestError
+from brainseg.core.processes import is_alive
 from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose_device
-from brainseg.runs.run_folder import RunFolder, is_alive
+from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps import launch
 from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
 
@@ -318,7 +319,7 @@ NAME = """
 from brainseg import train
 from brainseg.cli.main import run_command
 from brainseg.config.compose import CONFIGS
-from brainseg.runs.run_folder import Outcome
+from brainseg.runs.job import Outcome
 names = []
 def check(config):
     names.append(train.check(config))

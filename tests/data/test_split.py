@@ -16,7 +16,7 @@ from brainseg.config import (
     KFoldConfig,
     SplitConfig,
     TrainConfig,
-    register,
+    register_schema,
 )
 from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.core.errors import RequestError
@@ -109,7 +109,7 @@ def test_kfold_tests_everyone_once_in_balanced_folds_independent_of_order_and_se
 
 def test_the_training_seed_reaches_no_draw() -> None:
     names = [f"TCGA_A_{number}" for number in range(40)]
-    register()
+    register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         for kind in ("holdout", "kfold"):
             one, other, redrawn = (

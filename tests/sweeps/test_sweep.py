@@ -22,9 +22,10 @@ from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
 from brainseg.runs import code_version, dry_run, identity, run_folder
 from brainseg.runs.dry_run import PlannedAction
-from brainseg.runs.run_folder import Job, Outcome, RunFolder
+from brainseg.runs.job import Job, Outcome
+from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps import summary as sweep
-from brainseg.sweeps.summary import JobStatusStore
+from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
 
 TINY = (
     "model.depth=2",
@@ -262,8 +263,8 @@ def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
 def test_what_a_signal_stopped_has_not_failed() -> None:
     ended = [
         Outcome("finished", "runs/a"),
-        Outcome("failed", reason="stopped by SIGINT; the same command goes on with it"),
-        Outcome("failed", reason="not started"),
+        Outcome("stopped", reason="stopped by SIGINT; the same command goes on with it"),
+        NOT_STARTED,
         Outcome("failed", reason="not started: the launcher was lost"),
     ]
     said = sweep.format_summary(ended, ["seed=0", "seed=1", "seed=2", "seed=3"]).splitlines()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine import Task, make_task, numbers
+from test_loop import make_task, numbers
 
 from brainseg.config import CosineConfig, SchedulerConfig
 from brainseg.core.errors import DataError, RequestError
@@ -15,14 +15,14 @@ from brainseg.data.split import Split
 from brainseg.runs.resume import check_extension, load_into, save
 from brainseg.runs.run_folder import RunFolder
 from brainseg.train import new_state
-from brainseg.training.context import Callbacks
+from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 
 
 @pytest.fixture
-def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
+def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, TrainingContext]:
     """A run of two epochs, saved after each."""
     task = make_task(phantom_file, scheduler=SchedulerConfig("none"))
     with RunFolder(tmp_path / "r").active(
@@ -39,7 +39,7 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, Task]:
     return folder, task
 
 
-def changed(task: Task, **settings) -> Task:
+def changed(task: TrainingContext, **settings) -> TrainingContext:
     return task._replace(config=dataclasses.replace(task.config, **settings))
 
 
@@ -49,7 +49,7 @@ def test_nothing_to_resume(phantom_file: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
-    saved: tuple[RunFolder, Task], caplog
+    saved: tuple[RunFolder, TrainingContext], caplog
 ) -> None:
     folder, task = saved
     folder.last.write_bytes(folder.last.read_bytes()[:-1000])
@@ -65,7 +65,7 @@ def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
-    saved: tuple[RunFolder, Task],
+    saved: tuple[RunFolder, TrainingContext],
 ) -> None:
     """No epoch is left to train then, and so nothing else would write it."""
     folder, task = saved
@@ -76,7 +76,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
 
 
 def test_a_longer_run_equals_one_that_was_long_from_the_start(
-    saved: tuple[RunFolder, Task],
+    saved: tuple[RunFolder, TrainingContext],
 ) -> None:
     folder, task = saved
     longer = changed(task, epochs=3)
@@ -88,7 +88,9 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
     assert numbers(state) == numbers(whole)
 
 
-def test_a_planned_curve_is_extended_only_by_force(saved: tuple[RunFolder, Task], caplog) -> None:
+def test_a_planned_curve_is_extended_only_by_force(
+    saved: tuple[RunFolder, TrainingContext], caplog
+) -> None:
     folder, task = saved
     longer = changed(task, epochs=3, scheduler=CosineConfig())
     with pytest.raises(RequestError, match=r"epochs=3.*cosine.*epochs=2.*force=true"):
@@ -204,7 +206,7 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(
 
 
 def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
-    saved: tuple[RunFolder, Task],
+    saved: tuple[RunFolder, TrainingContext],
 ) -> None:
     """It was allowed by force, which no run stores; the folder says 3 epochs by then, its checkpoints still 2."""
     folder, task = saved
@@ -218,7 +220,9 @@ def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
     assert state.total_steps == 3 * task.steps_per_epoch
 
 
-def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], caplog) -> None:
+def test_another_number_of_threads_is_refused(
+    saved: tuple[RunFolder, TrainingContext], caplog
+) -> None:
     folder, task = saved
     other = task._replace(device=dataclasses.replace(task.device, threads=task.device.threads + 1))
     with pytest.raises(
@@ -231,7 +235,7 @@ def test_another_number_of_threads_is_refused(saved: tuple[RunFolder, Task], cap
 
 
 def test_best_is_never_behind_last(
-    saved: tuple[RunFolder, Task], monkeypatch: pytest.MonkeyPatch
+    saved: tuple[RunFolder, TrainingContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between the two files must not leave a last.pt that counts on a best.pt which is not there."""
     from brainseg.runs import checkpoint
@@ -243,7 +247,7 @@ def test_best_is_never_behind_last(
     assert written == ["best.pt", "last.pt"]
 
 
-def test_a_checkpoint_needs_no_folder(saved: tuple[RunFolder, Task]) -> None:
+def test_a_checkpoint_needs_no_folder(saved: tuple[RunFolder, TrainingContext]) -> None:
     from brainseg.runs import checkpoint
 
     folder, _ = saved

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_pictures import score
+from test_figures import score
 
 from brainseg.evaluation.metrics import count_missed, is_missed, score_patient
 from brainseg.reports.tables import metrics_table, patients_csv, read_scores, slices_csv

@@ -14,7 +14,7 @@ from brainseg import prepare as command
 from brainseg.cli.main import run_command
 from brainseg.data.store import Store
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "own_data.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "own_data.md").read_text()
 LINES = [
     line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
 ]

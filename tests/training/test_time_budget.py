@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine import Stop, assert_equal, make_task, numbers, resumed, to_bytes
+from test_loop import Stop, assert_equal, make_task, numbers, resumed, to_bytes
 
 from brainseg.config import CosineConfig, HoldoutConfig, SchedulerConfig, TrainConfig
 from brainseg.core.errors import DataError

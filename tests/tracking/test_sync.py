@@ -9,7 +9,7 @@ from tracked_runs import closed_port, the_run, write_run
 
 from brainseg import sync
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_sync_finds_runs_reports_each_and_counts_failures(

@@ -171,7 +171,7 @@ def test_command_reports_faults_on_stderr_and_exits_1(source: Path, tmp_path: Pa
         [sys.executable, "-m", "brainseg.prepare", *arguments],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 1 and done.stdout == ""
     assert "2 faults; nothing was written" in done.stderr and len(done.stderr.splitlines()) == 3

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engine import Stop, assert_equal, make_task, resumed, to_bytes
+from test_loop import Stop, assert_equal, make_task, resumed, to_bytes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from brainseg.config import AugmentConfig, CheckpointConfig, CosineConfig, DeviceConfig

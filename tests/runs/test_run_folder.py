@@ -14,8 +14,9 @@ from brainseg.data.split import Split
 from brainseg.runs import identity as identity_module
 from brainseg.runs.find import claim_run_folder, stored_overrides
 from brainseg.runs.identity import identity, non_default_settings
+from brainseg.runs.job import Job
 from brainseg.runs.metadata import run_label
-from brainseg.runs.run_folder import Job, RunFolder
+from brainseg.runs.run_folder import RunFolder
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
 FACTS = {

@@ -20,7 +20,7 @@ from brainseg.config.compose import CONFIGS
 from brainseg.config.hydra_errors import settings
 from brainseg.core.errors import RequestError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(capsys: pytest.CaptureFixture[str], command: str, *argv: str, code: int = 0) -> str:
