@@ -25,7 +25,7 @@ train: setup  ## Make the phantom cohort, train on it, print where the results a
 	$(BIN)/python -m brainseg.train $(ARGS)
 
 test: setup  ## Run the test suite, two files at a time (ARGS='-k split')
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -68,6 +68,7 @@ def call(
     return call
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(
     call: Callable[..., str], mylab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

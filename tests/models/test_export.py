@@ -100,15 +100,17 @@ def write_checkpoint(path: Path, model: ModelConfig, data: DataConfig, classes: 
     return path
 
 
+FAST = (("depth 3, context 1", "onnx"), ("depth 3, context 1", "pt2"), ("three classes", "pt2"))
+# Some ten seconds each.
 SLOW = [
-    pytest.param(name, "onnx", marks=pytest.mark.slow) for name in ("attention", "segresnet")
-]  # some ten seconds each
+    pytest.param(name, format, marks=pytest.mark.slow)
+    for name in NETWORKS
+    for format in ("onnx", "pt2")
+    if (name, format) not in FAST
+]
 
 
-@pytest.mark.parametrize(
-    ("name", "format"),
-    [(name, "pt2") for name in NETWORKS] + [(name, "onnx") for name in list(NETWORKS)[:3]] + SLOW,
-)
+@pytest.mark.parametrize(("name", "format"), [*FAST, *SLOW])
 def test_the_file_is_the_network_on_every_size(
     name: str, format: str, files: Callable[[str, str], Path]
 ) -> None:

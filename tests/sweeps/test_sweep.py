@@ -295,10 +295,10 @@ def test_two_sweeps_of_the_same_instant_have_a_folder_each(
 
 
 def test_a_sweep_that_goes_on_keeps_its_name(start) -> None:
-    for request in (["seed=0,1"], ["seed=0,1,2"], ["seed=5,2,1,0"], ["seed=0,1", "rerun=true"]):
+    for request in (["seed=0,1"], ["seed=2,1,0"], ["seed=0,1", "rerun=true"]):
         start(*request)
         assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 1, request
-    start("seed=0,1", "optimizer.lr=1e-2")
+    start("seed=0", "optimizer.lr=1e-2")
     assert len({RunFolder(path).facts["sweep"] for path in runs()}) == 2, "another question"
 
 

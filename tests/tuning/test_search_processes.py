@@ -65,6 +65,7 @@ def test_eight_trials_with_one_failing_and_one_pruned_go_on_to_twelve(empty_fold
                 assert word not in Path(trial.user_attrs["folder"], name).read_text()
 
 
+@pytest.mark.slow
 def test_mlflow_says_that_a_run_was_pruned(empty_folder: Path, monkeypatch) -> None:
     from mlflow import MlflowClient
 
