@@ -1,1 +1,1 @@
-"""Errors, files, seeds, signals: what every other part may use."""
+"""Building blocks without dependencies on other folders: errors, files, seeds, signals."""

@@ -1,23 +1,29 @@
-"""The errors that a user is meant to read: each names the setting or file, its value, the rule, and the remedy."""
+"""Exceptions for the user. Their messages name setting or file, value, rule and remedy."""
 
 
 class RequestError(ValueError):
-    """The request was wrong: said in one line before anything is created, exit code 2."""
+    """An invalid request, reported in one line before anything is created. The exit code is 2."""
 
 
 class DeviceMissingError(RequestError):
-    """The device asked for is not on this machine: under device.on_missing=skip, a job of a sweep is then left out."""
+    """A requested device that this machine lacks.
+
+    With device.on_missing=skip, a sweep skips the job.
+    """
 
 
 class InUseError(RequestError):
-    """Another process is at work in the run folder: a sweep leaves that job to it."""
+    """A run folder in which another process is working. A sweep leaves the job to that process."""
 
 
 class DataError(ValueError):
-    """The data are not what they must be: names the file, volume or slice."""
+    """Invalid data. The message names the file, volume or slice."""
 
 
 def check(condition: bool, setting: str, value: object, rule: str, remedy: str = "") -> None:
-    """Raise a one-line `RequestError` that names setting, value, rule and remedy unless `condition` holds."""
+    """Raise a one-line `RequestError` unless `condition` holds.
+
+    The message has the form `setting=value: rule; remedy`.
+    """
     if not condition:
         raise RequestError(f"{setting}={value}: {rule}" + (f"; {remedy}" if remedy else ""))

@@ -1,7 +1,8 @@
-"""Objects by name: from MONAI, and from installed packages.
+"""Lookup of classes and functions by name, in MONAI and in installed packages.
 
-Installed packages register names in the entry-point groups `brainseg.models`, `.losses`, `.optimizers` and `.readers`. A config
-holds names, never import paths, so a config cannot make the runner import anything.
+Installed packages register names in the entry-point groups `brainseg.models`, `.losses`,
+`.optimizers` and `.readers`. A config holds names, never import paths, so a config cannot make
+the runner import anything.
 """
 
 import difflib
@@ -12,8 +13,9 @@ from typing import Any
 
 from brainseg.core.errors import RequestError, check
 
-# Classes of MONAI that fetch weights, and torch.hub code with them, by themselves; of the others `pretrained...` is switched off.
-FETCHING = (
+# These classes of MONAI download weights, and torch.hub code with them, without being asked.
+# In the other classes the `pretrained...` options switch the download on, and they are refused.
+DOWNLOADING_CLASSES = (
     "PerceptualLoss",
     "TorchVisionFCModel",
     "Transchex",
@@ -23,62 +25,88 @@ FETCHING = (
 
 
 def load_extension(group: str, name: str) -> Any:
-    """What an installed package registered under this name, None if none did; only this one is imported. Raises RequestError."""
-    found = [point for point in entry_points(group=group) if point.name == name]
-    if not found:
+    """Return the object that an installed package registered under this name.
+
+    Only the module of this object is imported. Returns None if no package registered the name.
+    Raises RequestError if the import fails.
+    """
+    matches = [point for point in entry_points(group=group) if point.name == name]
+    if not matches:
         return None
     try:
-        return found[0].load()
-    except Exception as error:  # a stranger's module: whatever its code and its imports raise
+        return matches[0].load()
+    # The module belongs to another package, so its code and its imports may raise any exception.
+    except Exception as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise RequestError(
-            f"{group}: {name} = {found[0].value} cannot be imported ({reason}); mend or uninstall that package"
+            f"{group}: {name} = {matches[0].value} cannot be imported ({reason}); "
+            "repair or uninstall that package"
         ) from error
 
 
 def registered_names(group: str) -> list[str]:
-    """The names registered in a group."""
+    """Return the sorted names that installed packages registered in a group."""
     return sorted({point.name for point in entry_points(group=group)})
 
 
-def call_with_options(found: Any, family: str, config: Any, given: dict[str, Any]) -> Any:
-    """Call what a name stands for with the options it takes; the others are refused by name."""
-    taken = inspect.signature(found).parameters
-    options = {**{key: value for key, value in given.items() if key in taken}, **config.options}
-    free = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in taken.values())
+def call_with_options(builder: Any, family: str, config: Any, arguments: dict[str, Any]) -> Any:
+    """Call a class or function with the options of a config and return the result.
+
+    Args:
+        builder: The class or function that `config.name` stands for.
+        family: The config group, such as "optimizer". Error messages name it.
+        config: The settings of the group, with `name` and `options`.
+        arguments: Further arguments. Those that `builder` does not accept are left out.
+
+    Raises RequestError for an option that `builder` does not accept, or if the call fails.
+    """
+    parameters = inspect.signature(builder).parameters
+    accepted = {key: value for key, value in arguments.items() if key in parameters}
+    options = {**accepted, **config.options}
+    accepts_any = any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
     for key, value in config.options.items():
+        names = ", ".join(name for name in parameters if name not in arguments)
         check(
-            free or key in taken,
+            accepts_any or key in parameters,
             f"{family}.options.{key}",
             value,
             f"{config.name} takes no such option",
-            f"known: {', '.join(name for name in taken if name not in given)}{_without_options(family, config.name)}",
+            f"known: {names}{_without_options(family, config.name)}",
         )
+        pretrained = str(key).startswith("pretrained")
         check(
-            key not in given and not str(key).startswith("pretrained"),
+            key not in arguments and not pretrained,
             f"{family}.options.{key}",
             value,
-            "is no option",
-            "no weights are fetched"
-            if str(key).startswith("pretrained")
-            else "the data or another setting says it",
+            "cannot be set here",
+            "no weights are downloaded"
+            if pretrained
+            else "the data or another setting determines it",
         )
-    if "weight_decay" in given and "weight_decay" not in taken:
+    if "weight_decay" in arguments and "weight_decay" not in parameters:
         raise RequestError(
-            f"optimizer.weight_decay={given['weight_decay']}: {config.name} takes none; set it to null"
+            f"optimizer.weight_decay={arguments['weight_decay']}: {config.name} takes none; "
+            "write optimizer.weight_decay=null"
         )
     try:
-        return found(**options)
-    except Exception as error:  # options are free, and there is nothing that torch and MONAI do not raise for those they cannot take
+        return builder(**options)
+    # Options are passed on unchecked, and torch and MONAI raise all kinds of exceptions for
+    # values that they do not accept.
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise RequestError(f"{family}={config.name}: {reason}; see {family}.options") from error
 
 
 def _without_options(family: str, name: str) -> str:
-    """Return how to choose a loss or an optimizer without the options of the choice that was composed, after a semicolon."""
+    """Return a hint, after a semicolon, how to choose the class without the composed options.
+
+    Only losses and optimizers have choices whose files set options. Others give an empty string.
+    """
     choice = {"loss": "monai", "optimizer": "own"}.get(family)
     return (
-        f"; if the option is that of another choice, write {family}={choice} {family}.name={name}"
+        f"; if the option belongs to another choice, write {family}={choice} {family}.name={name}"
         if choice
         else ""
     )
@@ -92,34 +120,40 @@ def monai_class(module: str, name: str, kind: type) -> Any:
 
 
 def _monai_classes(module: str, kind: type) -> dict[str, Any]:
-    """Return the classes that MONAI's module itself defines, by name; its imports of other libraries are not offered."""
-    # The import takes seconds, so it waits until such a name is asked for.
+    """Return the subclasses of `kind` that MONAI's module itself defines, by name.
+
+    The module's imports from other libraries are not offered.
+    """
+    # The import takes seconds, so it waits until such a name is requested.
     import monai.losses
     import monai.networks.nets
 
     members = vars(
         {"monai.losses": monai.losses, "monai.networks.nets": monai.networks.nets}[module]
     )
-    own = (
-        found
-        for found in members.items()
-        if inspect.isclass(found[1]) and issubclass(found[1], kind)
+    subclasses = (
+        (name, member)
+        for name, member in members.items()
+        if inspect.isclass(member) and issubclass(member, kind)
     )
     return {
-        name: found
-        for name, found in own
-        if found.__module__.startswith(module) and name not in FETCHING
+        name: subclass
+        for name, subclass in subclasses
+        if subclass.__module__.startswith(module) and name not in DOWNLOADING_CLASSES
     }
 
 
 def known_names(name: str, table: Iterable[str], module: str = "", kind: type = object) -> str:
-    """Return which known name was meant, if one is like it, and where the known names are listed."""
+    """Return a remedy for an unknown name: the most similar known name, and the known names.
+
+    The names of `table` are listed. MONAI's `module` has too many classes and is only named.
+    """
     listed = sorted(table)
     close = difflib.get_close_matches(name, listed, n=1)
     if module and not close:
-        theirs = _monai_classes(module, kind)
+        monai_names = _monai_classes(module, kind)
         close = [
-            other for other in theirs if other.lower() == name.lower()
-        ] or difflib.get_close_matches(name, theirs, n=1, cutoff=0.8)
+            candidate for candidate in monai_names if candidate.lower() == name.lower()
+        ] or difflib.get_close_matches(name, monai_names, n=1, cutoff=0.8)
     more = f" or a class of {module}" if module else ""
     return (f"did you mean {close[0]}? " if close else "") + f"known: {', '.join(listed)}{more}"

@@ -1,4 +1,7 @@
-"""The one writer: a file is there complete under its name, or not at all (power cut, full disk and kill -9 included)."""
+"""Atomic, durable file writing.
+
+A file is complete under its name or absent, also after a power cut, a full disk or kill -9.
+"""
 
 import glob
 import json
@@ -12,14 +15,17 @@ from typing import Any
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends without an error, rename it to `path` durably.
+    """Yield a temporary path beside `path`, and rename it to `path` durably after the block.
 
-    The block writes and closes the temporary file. Then: fsync of the file, `os.replace`, fsync of the folder, so that after
-    a power cut `path` holds either the old bytes or the new ones. After an error the temporary file is removed and `path`
-    is left as it was. A symbolic link stays one: the file that it leads to is replaced, and the temporary file lies beside that.
+    The block writes and closes the temporary file. The file is then synced, renamed with
+    `os.replace`, and its folder is synced. After a power cut `path` holds either the old bytes
+    or the new ones. After an error the temporary file is removed and `path` is unchanged.
+    A symbolic link is kept: the file that it points to is replaced, and the temporary file lies
+    beside that file.
+
     Raises OSError (naming the file) when the disk is full or the folder is not writable.
     """
-    temporary = _beside_target(path, str(os.getpid()))
+    temporary = _temporary_path(path, str(os.getpid()))
     path = target(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -30,9 +36,8 @@ def writing(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(FileNotFoundError):
             temporary.unlink()
-        if (
-            isinstance(error, OSError) and error.errno is not None and error.filename is None
-        ):  # a write, unlike an open
+        # A failed write, unlike a failed open, does not name the file.
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
@@ -49,50 +54,69 @@ def write_text(path: str | Path, content: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write `content` to `path` as indented JSON, atomically and durably; refuses NaN and infinity, which are not JSON."""
+    """Write `content` to `path` as indented JSON, atomically and durably.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Remove what a kill left half written below `folder`; call it only where nobody else writes."""
+    """Remove the temporary files of killed writers below `folder`.
+
+    Call it only where no other process writes.
+    """
     for path in Path(folder).rglob(".*.partial*"):
         path.unlink()
 
 
 def remove_stale(path: str | Path, seconds: float = 3600) -> None:
-    """Remove what killed processes left half written of this file, untouched for so long: a younger one may be another's work.
+    """Remove the temporary files that killed writers of `path` have left.
 
-    With it goes what lies beside it under a longer name, as SQLite's journal; 0 seconds: the caller holds a lock.
+    A file changed within the last `seconds` is kept, because another process may be writing it.
+    A caller that holds a lock passes 0. Files beside it with a longer name, such as SQLite's
+    journal, are removed as well.
     """
-    pattern = _partial(Path(glob.escape(Path(path).name)), "*") + "*"
-    for left in target(path).parent.glob(pattern):
-        if time.time() - left.stat().st_mtime >= seconds:
-            left.unlink()
+    pattern = _partial_name(Path(glob.escape(Path(path).name)), "*") + "*"
+    for leftover in target(path).parent.glob(pattern):
+        if time.time() - leftover.stat().st_mtime >= seconds:
+            leftover.unlink()
 
 
 def target(path: str | Path) -> Path:
-    """Return the file that a symbolic link leads to, whether it exists or not; any other path is returned as it is."""
+    """Return the file that a symbolic link points to, whether or not the file exists.
+
+    Any other path is returned unchanged.
+    """
     return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
 
 
 def rename(source: str | Path, target: str | Path) -> None:
-    """Rename within a folder, replacing `target`, durably."""
+    """Rename a file within a folder durably, replacing `target`."""
     os.replace(source, target)
     _fsync(Path(target).parent)
 
 
-def _beside_target(path: str | Path, who: str) -> Path:
-    """Return the temporary path of a writer. Its name is made of that of the link, whose suffix says the format."""
-    return target(path).with_name(_partial(Path(path), who))
+def _temporary_path(path: str | Path, writer: str) -> Path:
+    """Return the temporary path of a writer.
+
+    The name is built from the name of the link, because its suffix determines the format.
+    """
+    return target(path).with_name(_partial_name(Path(path), writer))
 
 
-def _partial(path: Path, who: str) -> str:
-    """The suffix is kept last because writers such as matplotlib choose the format by it; .nii.gz is one."""
+def _partial_name(path: Path, writer: str) -> str:
+    """Return the name of a temporary file.
+
+    The suffix stays last because writers such as matplotlib choose the format by it. The suffix
+    .nii.gz counts as one.
+    """
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    return f".{path.name.removesuffix(suffix)}.{who}.partial{suffix}"
+    return f".{path.name.removesuffix(suffix)}.{writer}.partial{suffix}"
 
 
 def _fsync(path: Path) -> None:
+    """Force the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,8 @@
-"""Output that nobody reads any more must not end a run: the reader of a pipe may leave, as `| head -5`, and a terminal may close.
+"""Standard output that survives the loss of its reader.
 
-Nor must a patient's or a folder's name that the terminal's encoding lacks: such characters are written as escapes.
+The reader of a pipe may exit early, for example `| head -5`, and a terminal may close. Neither
+ends a run. Characters that the terminal's encoding lacks, in the name of a patient or folder,
+are written as escapes.
 """
 
 import errno
@@ -11,17 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
+# EPIPE: the pipe has no reader. EIO: the terminal was closed.
+CLOSED_ERRORS = (errno.EPIPE, errno.EIO)
 
 
 class UnreadStream:
-    """A text stream that drops what is written once its reader is gone; other errors, as of a full disk, are raised."""
+    """A text stream that drops its output once the reader is gone.
+
+    Other errors, such as that of a full disk, are raised.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write `text`; returns its length."""
+        """Write `text` and return its length."""
         try:
             return self._stream.write(text)
         except OSError as error:
@@ -29,7 +35,7 @@ class UnreadStream:
             return len(text)
 
     def flush(self) -> None:
-        """Write what is still held back."""
+        """Write the buffered text."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -44,34 +50,38 @@ class UnreadStream:
         return getattr(self._stream, name)
 
     def _drop(self, error: OSError) -> None:
-        if error.errno not in GONE:
+        """Redirect the stream to the null device, or raise `error` if the reader is not gone."""
+        if error.errno not in CLOSED_ERRORS:
             raise error
-        # The file itself leads nowhere from now on, also for processes that this one starts and for Python's last flush.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+        # The file descriptor itself is redirected, so that this also holds for child processes
+        # and for Python's last flush.
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, self._stream.fileno())
+        os.close(null_device)
 
 
 @contextmanager
 def ignoring_closed_output() -> Iterator[None]:
-    """Inside, stdout and stderr are `UnreadStream`; when the block ends, both are flushed and put back.
+    """Replace stdout and stderr by `UnreadStream` within the block.
 
-    Characters that their encoding lacks are written as escapes, for good.
+    When the block ends, both are flushed and restored. Characters that their encoding lacks are
+    written as escapes, also after the block.
     """
-    before = sys.stdout, sys.stderr
-    for stream in before:
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
         if isinstance(stream, io.TextIOWrapper):
             try:
                 stream.reconfigure(errors="backslashreplace")
             except OSError as error:
-                # A pipe that was opened like a file has no position, and keeps its own way with characters.
+                # A pipe that was opened like a file has no position and cannot be reconfigured.
+                # It keeps its own error handler.
                 if error.errno != errno.ESPIPE:
                     raise
-    unread: Any = UnreadStream(sys.stdout), UnreadStream(sys.stderr)
-    sys.stdout, sys.stderr = unread
+    unread_streams: Any = UnreadStream(sys.stdout), UnreadStream(sys.stderr)
+    sys.stdout, sys.stderr = unread_streams
     try:
         yield
     finally:
-        for stream in unread:
+        for stream in unread_streams:
             stream.flush()
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = streams

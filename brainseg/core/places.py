@@ -1,4 +1,4 @@
-"""Places of files that a run has stored, where its folder was moved or copied since."""
+"""Relocation of paths stored in a run whose folder was moved or copied."""
 
 import json
 import os
@@ -7,30 +7,31 @@ from typing import Any
 
 
 def relocated_path(stored: str | Path, folder: Path, facts: dict[str, Any]) -> Path:
-    """Return where a path stored in a run's `run.json` lies today.
+    """Return the present location of a path stored in a run's `run.json`.
 
-    `facts["path"]` is the folder in which the run was begun. Where the run's folder lies elsewhere today, the
-    file at the same place relative to the folder counts: a project that was moved or copied as a whole uses
-    its own files. The stored path is returned where there is no such file.
+    `facts["path"]` is the folder in which the run was started. If the run's folder has moved
+    since, the file at the same place relative to the folder is returned: a project that was moved
+    or copied as a whole uses its own files. The stored path is returned if no such file exists.
     """
-    moved = _relative_to_today(Path(stored), folder, facts)
+    moved = _relocate(Path(stored), folder, facts)
     return moved if moved is not None and moved.exists() else Path(stored)
 
 
 def relocated_database(stored: Path, folder: Path, facts: dict[str, Any]) -> Path:
-    """Return where the MLflow database of a run lies today, or where it is to be made.
+    """Return the present or future location of a run's MLflow database.
 
-    A folder that no longer exists is never made again only to hold the database: the database then belongs to
-    the run's folder of today. A run that does not know where it was begun looks in the folders above it.
+    A missing folder is never created only to hold the database. In that case the database belongs
+    beside the run's present folder. For a run without a stored start folder, the folders above
+    the run's folder are searched.
     """
-    today = relocated_path(stored, folder, facts)
-    if today.exists() or stored.parent.exists():
-        return today
-    above = (parent / stored.name for parent in folder.absolute().parents)
-    beside = _relative_to_today(stored, folder, facts) or next(
-        (path for path in above if path.is_file()), None
+    present = relocated_path(stored, folder, facts)
+    if present.exists() or stored.parent.exists():
+        return present
+    candidates = (parent / stored.name for parent in folder.absolute().parents)
+    moved = _relocate(stored, folder, facts) or next(
+        (path for path in candidates if path.is_file()), None
     )
-    return beside if beside is not None and beside.parent.exists() else stored
+    return moved if moved is not None and moved.parent.exists() else stored
 
 
 def has_run(folder: Path, uid: str) -> bool:
@@ -42,15 +43,18 @@ def has_run(folder: Path, uid: str) -> bool:
 
 
 def is_same_folder(first: Path, second: Path) -> bool:
-    """Return True if both paths lead to one folder, through whatever links."""
+    """Return True if both paths lead to the same folder. Links are followed."""
     return first.absolute() == second.absolute() or (
         first.exists() and second.exists() and first.samefile(second)
     )
 
 
-def _relative_to_today(stored: Path, folder: Path, facts: dict[str, Any]) -> Path | None:
-    """Return the place that is to the run's folder what `stored` was when the run began; None if it was not moved."""
-    begun = facts.get("path")
-    if not isinstance(begun, str) or is_same_folder(Path(begun), folder):
+def _relocate(stored: Path, folder: Path, facts: dict[str, Any]) -> Path | None:
+    """Return the path that lies relative to `folder` as `stored` lay relative to the start folder.
+
+    Returns None if the run was not moved, or if its start folder is unknown.
+    """
+    start = facts.get("path")
+    if not isinstance(start, str) or is_same_folder(Path(start), folder):
         return None
-    return Path(os.path.normpath(folder.absolute() / os.path.relpath(stored, begun)))
+    return Path(os.path.normpath(folder.absolute() / os.path.relpath(stored, start)))

@@ -1,13 +1,15 @@
-"""Processes of this machine."""
+"""State of the processes of this machine."""
 
 import os
 from pathlib import Path
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this host is there, and not only its exit code that nobody has fetched."""
+    """Return True if a process of this host is running. A zombie counts as ended."""
     if Path("/proc/self/stat").exists():
         try:
+            # The name of the program is in parentheses and may contain spaces, so the state is
+            # the first field after the last parenthesis.
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except OSError:
             return False
@@ -15,6 +17,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    # The process exists but belongs to another user.
+    except PermissionError:
         return True
     return True

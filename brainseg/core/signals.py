@@ -1,7 +1,10 @@
-"""SIGINT, SIGTERM and SIGHUP end a run between two steps, with everything saved, and a command at once outside of runs.
+"""Handling of SIGINT, SIGTERM and SIGHUP.
 
-SIGHUP comes when a terminal closes: a laptop's lid, a lost SSH connection. A second signal ends the process without further ado, but for
-a second SIGHUP, since a shell and the system each send theirs. One that the process was started to ignore, as by nohup, stays ignored.
+A signal ends a run between two steps, after everything is saved. Outside of runs a signal ends
+the command at once. SIGHUP arrives when a terminal closes, for example with a laptop's lid or a
+lost SSH connection. A second signal ends the process immediately. A second SIGHUP does not,
+because the shell and the system each send one. A signal that was ignored when the process
+started, for example by nohup, stays ignored.
 """
 
 import os
@@ -13,16 +16,20 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
+# Windows has no SIGHUP.
+HANG_UP = getattr(signal, "SIGHUP", None)
 ENDING = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 
 
 class Stopped(BaseException):
-    """The run is asked to end here, saved and able to go on; not an Exception, so that nothing takes it for a failure of the job."""
+    """A request to end the run, which is saved and can be resumed.
+
+    The class is not an Exception, so that no handler takes the request for a failed job.
+    """
 
 
 class Interrupted(Stopped):
-    """A signal asked the run, or the command, to stop."""
+    """A signal that asks the run, or the command, to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -30,9 +37,10 @@ class Interrupted(Stopped):
 
 
 def exit_on_signals() -> None:
-    """From here on, until a command takes over, SIGINT ends the process where it is, as SIGTERM does, without a traceback.
+    """Make SIGINT end the process without a traceback, as SIGTERM does, until a command starts.
 
-    For the seconds of the imports: a library's `except:` may keep a KeyboardInterrupt and leave a module half made (seen: numpy's).
+    This covers the seconds of the imports. A library's bare `except:` may catch a
+    KeyboardInterrupt and leave a module half initialised, which was observed with numpy.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -40,72 +48,79 @@ def exit_on_signals() -> None:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Inside, a signal ends the block by `Interrupted`, wherever it is.
+    """End the block with `Interrupted` when a signal arrives, whatever code is running.
 
-    Whatever that exception becomes on its way: one that reaches OmegaConf in the midst of a change comes out as an AttributeError, and
-    one that falls into a callback, as a weak reference's, is printed by Python and goes no further; there the signal comes again.
+    Libraries can change or lose the exception on its way. If it passes through OmegaConf during
+    a change, OmegaConf raises an AttributeError instead. If it is raised in a callback, such as
+    that of a weak reference, Python prints and discards it, and the signal is then sent again.
     """
-    came: list[int] = []
+    received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        if came and number == HANG_UP:
+        if received and number == HANG_UP:
             return
-        if came:
+        if received:
             os._exit(128 + number)
-        came.append(number)
+        received.append(number)
         raise Interrupted(number)
 
-    def dropped(what: "sys.UnraisableHookArgs") -> None:
-        if not (came and isinstance(what.exc_value, Interrupted)):
-            return report(what)
-        threading.Timer(0.01, os.kill, (os.getpid(), came.pop())).start()
+    def resend(args: "sys.UnraisableHookArgs") -> None:
+        if not (received and isinstance(args.exc_value, Interrupted)):
+            return report(args)
+        # The timer sends the signal after this hook has returned.
+        threading.Timer(0.01, os.kill, (os.getpid(), received.pop())).start()
 
-    report, sys.unraisablehook = sys.unraisablehook, dropped
-    before = {number: signal.signal(number, end) for number in _heeded()}
+    report, sys.unraisablehook = sys.unraisablehook, resend
+    previous = {number: signal.signal(number, end) for number in _signals_to_handle()}
     try:
         yield
     except BaseException as error:
-        if came and not isinstance(error, Interrupted):
-            raise Interrupted(came[0]) from error
+        if received and not isinstance(error, Interrupted):
+            raise Interrupted(received[0]) from error
         raise
     finally:
         sys.unraisablehook = report
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
-    if came:  # a library has kept the exception to itself
-        raise Interrupted(came[0])
+    # A library may have caught and dropped the exception.
+    if received:
+        raise Interrupted(received[0])
 
 
-def _heeded() -> list[signal.Signals]:
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # elsewhere Python allows no handler
+def _signals_to_handle() -> list[signal.Signals]:
+    """Return the ending signals that are not ignored, or none outside of the main thread."""
+    # Python allows signal handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         return []
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Signals:
-    """While entered, a signal is kept until `poll` raises it as `Interrupted` at a moment when the run can be saved."""
+    """Deferred signals: within the block a signal is stored until `poll` raises `Interrupted`.
+
+    The run calls `poll` at moments when its state can be saved.
+    """
 
     def __init__(self) -> None:
         self.pending: int | None = None
-        self._before: dict[int, Any] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        for number in _heeded():
-            self._before[number] = signal.signal(number, self._take)
+        for number in _signals_to_handle():
+            self._previous[number] = signal.signal(number, self._store)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def poll(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal has arrived."""
         if self.pending is not None:
             raise Interrupted(self.pending)
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _store(self, number: int, frame: FrameType | None) -> None:
+        """Store the first signal. End the process at a second one, unless it is SIGHUP."""
         if self.pending is not None and number == HANG_UP:
             return
         if self.pending is not None:

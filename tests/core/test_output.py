@@ -10,8 +10,8 @@ import pytest
 
 PRINTING = """
 import sys
-from brainseg.core.output import dropped_when_unread
-with dropped_when_unread():
+from brainseg.core.output import ignoring_closed_output
+with ignoring_closed_output():
     for number in range(20_000):
         print("line", number)
         print("also", number, file=sys.stderr)
@@ -82,7 +82,7 @@ def test_a_name_that_the_terminal_cannot_write_is_escaped(
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONIOENCODING": encoding,
     }
-    script = "from brainseg.core.output import dropped_when_unread\nwith dropped_when_unread():\n    print('Wa\\u0142\\u0119sa \\xf6')"
+    script = "from brainseg.core.output import ignoring_closed_output\nwith ignoring_closed_output():\n    print('Wa\\u0142\\u0119sa \\xf6')"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

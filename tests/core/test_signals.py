@@ -111,7 +111,7 @@ except BaseException:
 
 IN_A_PROCESS = """
 import os, signal, sys, time
-from brainseg.core.signals import Signals, ending
+from brainseg.core.signals import Signals, interrupt_on_signals
 if {ignored}:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 with {block}:
@@ -131,8 +131,8 @@ print("went on")
     [
         ("Signals()", [15, 15], False, 143),
         ("Signals()", [15, 2], False, 130),
-        ("ending()", [2], False, 143),
-        ("ending()", [2, 2], True, 0),
+        ("interrupt_on_signals()", [2], False, 143),
+        ("interrupt_on_signals()", [2, 2], True, 0),
         ("Signals()", [2, 2], True, 0),
         ("Signals()", [1, 1], False, 0),
         ("Signals()", [1, 15], False, 143),
