@@ -1,1 +1,1 @@
-"""A model on whole patients: inference, metrics, statistics."""
+"""Inference, metrics and statistics over whole patients."""

@@ -1,4 +1,4 @@
-"""A model over whole patients: the one loop behind validation, test and `brainseg.evaluate`."""
+"""The loop over whole patients behind validation, test and `brainseg.evaluate`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,12 +17,15 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class PatientResult(NamedTuple):
+    """The scores, masks and probability of one volume."""
+
     score: PatientScore
-    prediction: np.ndarray  # uint8 (S, H, W)
-    truth: np.ndarray  # uint8 (S, H, W)
-    probability: (
-        np.ndarray
-    )  # float32 (S, K, H, W), before the threshold and the choice of components
+    # uint8 (S, H, W)
+    prediction: np.ndarray
+    # uint8 (S, H, W)
+    truth: np.ndarray
+    # float32 (S, K, H, W), before the threshold and the choice of components
+    probability: np.ndarray
 
 
 def evaluate(
@@ -32,28 +35,33 @@ def evaluate(
     device: Device,
     batch_size: int,
     criterion: Criterion | None = None,
-    others: Sequence[tuple[nn.Module, MRIDataset]] = (),
+    other_members: Sequence[tuple[nn.Module, MRIDataset]] = (),
 ) -> Iterator[PatientResult]:
-    """Score `model` on each volume of `dataset`, one after the other; a volume never shares a batch with another.
+    """Score `model` on each volume of `dataset`, one volume after the other.
 
-    So a patient's score depends on that patient alone. `criterion` is taken over the volume's logits (S, K, H, W) in
-    float32. `others` join the model in an ensemble, each with its own view of the same patients: the mean of all probabilities.
-    Yields one volume at a time: whoever wants the masks keeps them.
+    A batch never mixes two volumes, so a patient's score depends on that patient alone. The
+    `criterion` is computed on the volume's logits (S, K, H, W) in float32. `other_members` are the
+    further networks of an ensemble, each with its own dataset of the same patients. The probability
+    is then the mean over all members. The generator yields one volume at a time and keeps no masks,
+    so the caller decides which masks stay in memory.
     """
     for volume in dataset.volumes:
         positions = dataset.of_volume(volume)
         masks: list[Tensor] = []
-        batches = _batches(dataset, positions, batch_size, device, masks)
+        batches = _volume_batches(dataset, positions, batch_size, device, masks)
         probability, logits = predict_volume(model, batches, inference, device.autocast)
-        for other, view in others:
-            further = _batches(view, view.of_volume(volume), batch_size, device, [])
-            probability = (
-                probability + predict_volume(other, further, inference, device.autocast)[0]
+        for member, view in other_members:
+            member_batches = _volume_batches(view, view.of_volume(volume), batch_size, device, [])
+            member_probability, _ = predict_volume(
+                member, member_batches, inference, device.autocast
             )
-        probability = probability / (1 + len(others))
+            probability = probability + member_probability
+        probability = probability / (1 + len(other_members))
         mask = torch.cat(masks)
         prediction = keep_components(to_mask(probability, inference), inference)
         loss = float(criterion(logits, mask)) if criterion is not None else float("nan")
+        # HD95 must have the same unit for all patients. One volume without a spacing
+        # therefore puts the whole cohort in pixels.
         spacing = dataset.store.spacing[volume].tolist() if dataset.in_mm else None
         truth = mask[:, 0].numpy()
         score = score_patient(
@@ -67,10 +75,13 @@ def evaluate(
         yield PatientResult(score, prediction, truth, probability.numpy())
 
 
-def _batches(
+def _volume_batches(
     dataset: MRIDataset, positions: np.ndarray, batch_size: int, device: Device, masks: list[Tensor]
 ) -> Iterator[Tensor]:
-    """The images of one volume in slice order, on the device; their masks are put aside on the CPU."""
+    """Yield the images of one volume in slice order, on the device.
+
+    The masks of each batch are appended to `masks`, on the CPU.
+    """
     for start in range(0, len(positions), batch_size):
         batch = dataset.gather(positions[start : start + batch_size], device.torch)
         masks.append(batch.mask.cpu())

@@ -1,7 +1,7 @@
-"""Scores of one patient's whole volume, of its classes, and their summary over patients.
+"""Scores of a patient's whole volume and of each class, and their summary over patients.
 
-The headline is Dice over a volume, because that is what a reader of the scan sees; an average over slices would be
-dominated by empty slices. Definitions and names are those of docs/contracts.md, Metrics.
+The main metric is Dice over a volume, because a reader of the scan sees the volume. An average over
+slices would be dominated by empty slices. Definitions and names follow docs/contracts.md, Metrics.
 """
 
 import math
@@ -16,45 +16,46 @@ from brainseg.core.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSED_DICE = 0.05  # below this a patient with a tumour counts as missed
-OF_A_CLASS = (
-    "dice",
-    "iou",
-    "precision",
-    "recall",
-    "patients_missed",
-    "hd95",
-    "hd95_undefined",
-)  # summarised for each class, too
+# A patient with a tumour and a Dice below this counts as missed.
+MISSED_DICE = 0.05
+# The metrics that are also summarised for each class.
+OF_A_CLASS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")
 
 
 @dataclass(frozen=True)
 class PatientScore:
-    """What one volume scored. Counts are in slices and pixels, ratios in [0, 1], NaN means undefined.
+    """The scores of one volume.
 
-    With several foreground classes the counts are of all of them together, `dice iou precision recall hd95` the mean over
-    them (undefined if one is), `dice_tumour_slices` over those that the truth has.
+    Counts are in slices and pixels, ratios lie in [0, 1], and NaN means undefined. With several
+    foreground classes the counts cover all of them together. `dice iou precision recall hd95` are
+    then means over the classes, and undefined if a class is undefined. `dice_tumour_slices` is the
+    mean over the classes that the truth contains.
     """
 
-    patient: str  # the volume's folder name
+    # The name of the volume's folder.
+    patient: str
     slices: int
-    tumour_slices: int  # slices with tumour in the truth
-    tumour_pixels: int  # in the truth
+    # Slices with tumour in the truth.
+    tumour_slices: int
+    # Pixels with tumour in the truth.
+    tumour_pixels: int
     predicted_pixels: int
     dice: float
     iou: float
     precision: float
     recall: float
-    hd95: (
-        float | None
-    )  # in-plane, pixels or mm; NaN: no slice where both masks are non-empty; None: not measured
-    dice_tumour_slices: float  # mean over the tumour slices; NaN: no tumour slice
-    empty_slices: int  # slices without tumour in the truth
-    empty_slice_false_positives: int  # how many of those have a predicted pixel
-    loss: float  # the criterion on this volume; NaN: none computed
-    classes: Mapping[str, "PatientScore"] = field(
-        default_factory=dict, hash=False
-    )  # of each foreground class, if there are several
+    # In plane, in pixels or mm. NaN if both masks are non-empty in no slice, None if not measured.
+    hd95: float | None
+    # The mean over the tumour slices, or NaN without a tumour slice.
+    dice_tumour_slices: float
+    # Slices without tumour in the truth.
+    empty_slices: int
+    # Empty slices with a predicted pixel.
+    empty_slice_false_positives: int
+    # The criterion on this volume, or NaN if it was not computed.
+    loss: float
+    # The scores of each foreground class if there are several, else empty.
+    classes: Mapping[str, "PatientScore"] = field(default_factory=dict, hash=False)
 
 
 def score_patient(
@@ -66,35 +67,41 @@ def score_patient(
     with_hd95: bool = True,
     classes: Sequence[str] = (),
 ) -> PatientScore:
-    """Score one volume: `prediction` and `truth` are (S, H, W), bool or class index, numpy arrays or CPU tensors.
+    """Return the scores of one volume.
 
-    `classes` names the class indices, background first; with fewer than two foreground classes every index above 0 counts as
-    tumour. `spacing` is (z, y, x) in mm; None or a NaN in y or x gives HD95 in pixels, so whoever summarises passes it for all
+    `prediction` and `truth` are (S, H, W), bool or class index, numpy arrays or CPU tensors.
+    `classes` names the class indices, background first. With fewer than two foreground classes
+    every index above 0 counts as tumour. `spacing` is (z, y, x) in mm. None, or a NaN in y or x,
+    gives HD95 in pixels. A caller that summarises the scores therefore passes a spacing for all
     volumes or for none. Raises DataError when the shapes differ.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if len(classes) <= 2:
         return _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95)
-    of_class = {
+    class_scores = {
         label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
         for index, label in enumerate(classes)
         if index
     }
 
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(one, name) for one in of_class.values()]))
+    def mean(metric: str) -> float:
+        return float(np.mean([getattr(score, metric) for score in class_scores.values()]))
 
-    slice_dice = [one.dice_tumour_slices for one in of_class.values() if one.tumour_slices]
-    together = _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95=False)
+    # A class that the truth lacks has no tumour slice, so its Dice over them is undefined.
+    slice_dice = [
+        score.dice_tumour_slices for score in class_scores.values() if score.tumour_slices
+    ]
+    # HD95 is the mean over the classes below. Measuring the union as well would be wasted time.
+    foreground = _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95=False)
     return replace(
-        together,
+        foreground,
         dice=mean("dice"),
         iou=mean("iou"),
         precision=mean("precision"),
         recall=mean("recall"),
         hd95=mean("hd95") if with_hd95 else None,
         dice_tumour_slices=float(np.mean(slice_dice)) if slice_dice else math.nan,
-        classes=of_class,
+        classes=class_scores,
     )
 
 
@@ -106,32 +113,33 @@ def _score(
     loss: float,
     with_hd95: bool,
 ) -> PatientScore:
-    """One class: bool (S, H, W) of prediction and truth."""
+    """Return the scores of a single class, from bool (S, H, W) of prediction and truth."""
     if predicted.ndim != 3 or predicted.shape != true.shape or not len(true):
         raise DataError(
-            f"{name}: prediction {predicted.shape} and truth {true.shape} must be (slices, height, width) alike, with a slice"
+            f"{name}: prediction {predicted.shape} and truth {true.shape} must have the same shape "
+            "(slices, height, width) with at least one slice"
         )
-    overlap_of, predicted_of, true_of = (
-        np.count_nonzero(m, axis=(1, 2)) for m in (predicted & true, predicted, true)
-    )  # int64, (S,)
+    # Pixels of each slice, int64 (S,).
+    slice_overlap, slice_predicted, slice_true = (
+        np.count_nonzero(mask, axis=(1, 2)) for mask in (predicted & true, predicted, true)
+    )
     overlap, predicted_pixels, true_pixels = (
-        int(overlap_of.sum()),
-        int(predicted_of.sum()),
-        int(true_of.sum()),
+        int(slice_overlap.sum()),
+        int(slice_predicted.sum()),
+        int(slice_true.sum()),
     )
     both_empty = predicted_pixels + true_pixels == 0
 
     def ratio(numerator: int, denominator: int) -> float:
         return 1.0 if both_empty else numerator / denominator if denominator else 0.0
 
-    tumour = true_of > 0
-    slice_dice = (
-        2 * overlap_of[tumour] / (predicted_of + true_of)[tumour]
-    )  # float64; a tumour slice has a denominator
+    has_tumour = slice_true > 0
+    # The denominator can't be 0, because every slice selected here contains tumour.
+    slice_dice = 2 * slice_overlap[has_tumour] / (slice_predicted + slice_true)[has_tumour]
     return PatientScore(
         patient=name,
         slices=len(true),
-        tumour_slices=int(tumour.sum()),
+        tumour_slices=int(has_tumour.sum()),
         tumour_pixels=true_pixels,
         predicted_pixels=predicted_pixels,
         dice=ratio(2 * overlap, predicted_pixels + true_pixels),
@@ -139,9 +147,9 @@ def _score(
         precision=ratio(overlap, predicted_pixels),
         recall=ratio(overlap, true_pixels),
         hd95=hausdorff95(predicted, true, spacing) if with_hd95 else None,
-        dice_tumour_slices=float(slice_dice.mean()) if tumour.any() else math.nan,
-        empty_slices=int((~tumour).sum()),
-        empty_slice_false_positives=int((predicted_of[~tumour] > 0).sum()),
+        dice_tumour_slices=float(slice_dice.mean()) if has_tumour.any() else math.nan,
+        empty_slices=int((~has_tumour).sum()),
+        empty_slice_false_positives=int((slice_predicted[~has_tumour] > 0).sum()),
         loss=float(loss),
     )
 
@@ -149,12 +157,14 @@ def _score(
 def hausdorff95(
     prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
 ) -> float:
-    """95th percentile Hausdorff distance in plane, of bool (S, H, W), in pixels or, with `spacing` (z, y, x), in mm.
+    """Return the 95th percentile Hausdorff distance of bool (S, H, W), measured in plane.
 
-    Distances from each edge pixel of one mask to the nearest edge pixel of the other in the same slice, pooled over the
-    slices where both masks are non-empty; the larger of the two directions' 95th percentiles (Huttenlocher et al. 1993 with
-    percentile, as MONAI's `compute_hausdorff_distance`, which one slice reproduces). NaN when there is no such slice.
-    An edge pixel has one of its four neighbours outside the mask, or lies on the image's border.
+    The unit is the pixel, or mm if `spacing` (z, y, x) is given. The distance from each edge pixel
+    of one mask to the nearest edge pixel of the other is measured within a slice, and pooled over
+    the slices where both masks are non-empty. The result is the larger of the two directions' 95th
+    percentiles (Huttenlocher et al. 1993 with percentile). For a single slice it equals MONAI's
+    `compute_hausdorff_distance`. It is NaN if both masks are non-empty in no slice. An edge pixel
+    has one of its four neighbours outside the mask, or lies on the image's border.
     """
     from scipy.ndimage import binary_erosion
     from scipy.spatial import KDTree
@@ -164,9 +174,8 @@ def hausdorff95(
         return math.nan
     masks = np.stack([prediction[both], truth[both]])
     rows, columns = (np.flatnonzero(masks.any(axis=axes)) for axes in ((0, 1, 3), (0, 1, 2)))
-    masks = masks[
-        :, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1
-    ]  # the bounding box: erosion costs in its area
+    # The cost of erosion grows with the area, so the masks are cropped to their bounding box.
+    masks = masks[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[None, None]
     edges = masks & ~binary_erosion(masks, cross)
 
@@ -187,22 +196,26 @@ def hausdorff95(
 
 
 def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
-    """Summarise patients under the names of the contract, as `val/dice`. Every number is finite: what is undefined is left out.
+    """Return the metrics of several patients under the names of docs/contracts.md.
 
-    Means are over patients, except: `hd95` is the median over the patients that have one, `hd95_undefined` their
-    complement's count, `empty_slice_false_positives` a share of all tumour-free slices pooled. With several foreground classes
-    those of `OF_A_CLASS` follow for each, as `val/dice/oedema`. Raises DataError without a patient.
+    A name is the prefix and the metric, such as `val/dice`. Every value is finite, because
+    undefined metrics are left out. Values are means over patients, except for the names with
+    `median`, for counts, and for three metrics. `hd95` is the median over the patients where it is
+    defined, and `hd95_undefined` counts the others. `empty_slice_false_positives` is a share of the
+    tumour-free slices of all patients. With several foreground classes the metrics of `OF_A_CLASS`
+    follow for each class, such as `val/dice/oedema`. Raises DataError without a patient.
     """
     if not scores:
-        raise DataError(f"{prefix}: no patient to summarise; the part of the split is empty")
+        raise DataError(
+            f"{prefix}: no patient to summarise, because this part of the split is empty"
+        )
     dice = [score.dice for score in scores]
     distances = [score.hd95 for score in scores if score.hd95 is not None]
     defined = [distance for distance in distances if math.isfinite(distance)]
     slice_dice = [score.dice_tumour_slices for score in scores if score.tumour_slices]
     empty_slices = sum(score.empty_slices for score in scores)
-    losses = [
-        score.loss for score in scores
-    ]  # one NaN leaves the mean out: a mean over the others would flatter
+    # A single NaN leaves the mean loss out. A mean over the other patients would be too good.
+    losses = [score.loss for score in scores]
 
     summary = {
         "dice": float(np.mean(dice)),
@@ -223,19 +236,19 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         summary["hd95"] = float(np.median(defined))
     if distances:
         summary["hd95_undefined"] = float(len(distances) - len(defined))
-    found = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
+    metrics = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
     for label in scores[0].classes:
-        of_class = summarise([score.classes[label] for score in scores], prefix)
-        found |= {
-            f"{name}/{label}": of_class[name]
+        class_metrics = summarise([score.classes[label] for score in scores], prefix)
+        metrics |= {
+            f"{name}/{label}": class_metrics[name]
             for key in OF_A_CLASS
-            if (name := f"{prefix}/{key}") in of_class
+            if (name := f"{prefix}/{key}") in class_metrics
         }
-    return found
+    return metrics
 
 
 def is_missed(score: PatientScore) -> bool:
-    """Whether a tumour, or one of the classes that are there, was all but overlooked."""
+    """Return True if a tumour, or any class in the truth, has a Dice below `MISSED_DICE`."""
     return (
         any(map(is_missed, score.classes.values()))
         if score.classes
@@ -244,12 +257,9 @@ def is_missed(score: PatientScore) -> bool:
 
 
 def count_missed(patients: "pd.DataFrame") -> "pd.Series":
-    """`is_missed` of each row of patients.csv."""
+    """Return for each row of patients.csv whether that patient is missed, as in `is_missed`."""
     classes = [name.removeprefix("dice/") for name in patients.columns if name.startswith("dice/")]
-    there = [(f"tumour_pixels/{label}", f"dice/{label}") for label in classes] or [
-        ("tumour_pixels", "dice")
-    ]
-    return (
-        (patients[[pixels for pixels, _ in there]].to_numpy() > 0)
-        & (patients[[dice for _, dice in there]] < MISSED_DICE)
-    ).any(axis=1)
+    pixel_columns = [f"tumour_pixels/{label}" for label in classes] or ["tumour_pixels"]
+    dice_columns = [f"dice/{label}" for label in classes] or ["dice"]
+    has_tumour = patients[pixel_columns].to_numpy() > 0
+    return (has_tumour & (patients[dice_columns] < MISSED_DICE)).any(axis=1)
