@@ -255,8 +255,8 @@ def test_what_becomes_of_the_process_is_said(importable: str, what: str, words: 
 def test_it_ends_with_the_one_that_waits_for_it(importable: str, tmp_path: Path) -> None:
     script = f"""
 from brainseg.config import TrainConfig
-from brainseg.sweeps.isolated_process import apart
-apart("{importable}", TrainConfig(), "wait", started=lambda pid: print(pid, flush=True))
+from brainseg.sweeps.isolated_process import call_in_subprocess
+call_in_subprocess("{importable}", TrainConfig(), "wait", started=lambda pid: print(pid, flush=True))
 """
     waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert waiting.stdout is not None
@@ -322,7 +322,7 @@ from brainseg.config.compose import CONFIGS
 from brainseg.runs.job import Outcome
 names = []
 def check(config):
-    names.append(train.check(config))
+    names.append(train.check_request(config))
     return names[-1]
 try:
     run_command("train", train.run, check, [*__import__("sys").argv[1:], "dry_run=true"])

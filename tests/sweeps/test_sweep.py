@@ -25,7 +25,7 @@ from brainseg.runs.dry_run import PlannedAction
 from brainseg.runs.job import Job, Outcome
 from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps import summary as sweep
-from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
+from brainseg.sweeps.job_status import LOST, NOT_STARTED, JobStatusStore
 
 TINY = (
     "model.depth=2",
@@ -255,9 +255,9 @@ def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
     ledger.end(0, Outcome("finished", "runs/a"))
     ledger.write(1, pid=1, host="h")
     JobStatusStore(tmp_path / "jobs", "before").end(2, Outcome("finished", "runs/c"))
-    outcomes = ledger.outcomes(3, "not started")
-    assert [outcome.state for outcome in outcomes] == ["finished", "failed", "failed"]
-    assert [outcome.reason for outcome in outcomes] == ["", sweep.LOST, "not started"]
+    outcomes = ledger.outcomes(3, NOT_STARTED)
+    assert [outcome.state for outcome in outcomes] == ["finished", "failed", "stopped"]
+    assert [outcome.reason for outcome in outcomes] == ["", LOST.reason, "not started"]
 
 
 def test_what_a_signal_stopped_has_not_failed() -> None:
@@ -371,7 +371,7 @@ def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
     gc.collect()
     assert memory() is None
     memory_cache.cache_in_memory(parts[1:], cpu, "no")
-    assert not memory_cache._kept
+    assert not memory_cache._cache
 
 
 def test_a_file_that_was_replaced_is_read_again(phantom_file: Path, tmp_path: Path) -> None:
@@ -400,11 +400,11 @@ def test_neither_matplotlib_nor_monai_nor_mlflow_is_loaded_by_the_first_step(
 ) -> None:
     script = """
 import os, sys
-from brainseg.training import engine
+from brainseg.training import loop
 def stop(*_):
     print("loaded:", *(name for name in ("matplotlib", "monai", "mlflow", "scipy", "pandas") if name in sys.modules), flush=True)
     os._exit(7)
-engine.train_epoch = stop
+loop.train_epoch = stop
 from brainseg import train
 train.main()
 """
