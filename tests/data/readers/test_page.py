@@ -16,7 +16,10 @@ from brainseg.data.store import Store
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "own_data.md").read_text()
 LINES = [
-    line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
+    line
+    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python ")
 ]
 COMMANDS = [line for line in LINES if "brainseg.predict" not in line]
 WRITERS = {
