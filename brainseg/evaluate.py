@@ -1,15 +1,17 @@
-"""Score a checkpoint on the patients of a file, by the same code as validation and test while training.
+r"""Score a checkpoint on the patients of a file, with the code of validation and test.
 
     python -m brainseg.evaluate checkpoint=runs/NAME/checkpoints/best.pt
     python -m brainseg.evaluate checkpoint=runs/NAME data.path=other.h5 split=all
-    python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 data.path=lgg.h5 split=all
+    python -m brainseg.evaluate checkpoint=weights.pt model.depth=4 model.width=32 \
+        model.growth=1 data.path=lgg.h5 split=all
     python -m brainseg.evaluate checkpoint=[runs/a,runs/b]         their mean, an ensemble
 
-The data are those that the checkpoint was trained on, unless a `data.` setting names others. It writes patients.csv,
-slices.csv, summary.json, predictions.h5, viewer.html, an analysis of its failures and pictures/ to `output`, which is
-evaluations/ and the checkpoint's name unless given. Each patient carries its role in the split that the checkpoint was
-trained under, and "unknown" where the data hold another scan under the patient's name. Scores are summarised by role,
-never pooled.
+The checkpoint is scored on its training data, unless a `data.` setting names other data. The
+command writes patients.csv, slices.csv, summary.json, predictions.h5, viewer.html, an analysis of
+the failures and pictures/ to `output`. The default of `output` is evaluations/ followed by the name
+of the checkpoint. Each patient has its role in the split of the training, or the role "unknown" if
+the data contain another scan under the patient's name. Scores are summarised by role and never
+pooled.
 """
 
 import dataclasses
@@ -51,28 +53,28 @@ log = logging.getLogger("brainseg")
 
 
 def run(config: EvaluateConfig) -> int:
-    """Evaluate, write and print; returns the exit code 0."""
-    device = choose_device(
-        dataclasses.replace(config.device, compile=False)
-    )  # to compile takes longer than all patients do
-    seen = DataConfig(volume=config.data.volume, context=config.data.context or 0)
-    members = load_members(config.checkpoint, seen, config.model)
+    """Evaluate the checkpoints, write and print the scores, and return the exit code 0."""
+    # Compiling the network takes longer than the evaluation of all patients.
+    device = choose_device(dataclasses.replace(config.device, compile=False))
+    input_config = DataConfig(volume=config.data.volume, context=config.data.context or 0)
+    members = load_members(config.checkpoint, input_config, config.model)
     inference = inference_of(members, config.inference)
     data = chosen_data(config.data, members)
-    everyone = read_dataset_info(data).patients
+    all_patients = read_dataset_info(data).patients
     store = open_store(data)
     check_threshold(inference, store.classes)
     check_components(inference)
-    _warn_of_other_data(members, everyone, store)
-    patients = _chosen(config, members, everyone, store)
+    _warn_of_other_data(members, all_patients, store)
+    patients = _choose_patients(config, members, all_patients, store)
     clinical = read_clinical(config.clinical, patients) if config.clinical else None
     leaky = _check_ensemble(config, members, patients, store)
-    among = max(count_configurations_tried(name) for name in config.checkpoint)
+    configurations_tried = max(count_configurations_tried(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
     if data.resident == "yes":
         memory_cache.cache_in_memory(datasets, device.torch, "yes")
-        memory_cache.clear_cache()  # from here on by the data sets alone
-    (model, dataset), *others = [
+        # From here on only the datasets hold the slices.
+        memory_cache.clear_cache()
+    (model, dataset), *other_members = [
         (device.place(member.model(dataset)), dataset)
         for member, dataset in zip(members, datasets, strict=True)
     ]
@@ -82,9 +84,11 @@ def run(config: EvaluateConfig) -> int:
         for volume, patient in zip(store.volumes, store.patients, strict=True)
     }
     results = Results(dataset, config.predictions)
-    criterion = None if others else members[0].criterion()  # a mean of probabilities has no logits
+    # The criterion needs logits, which the mean of several networks' probabilities does not have.
+    criterion = None if other_members else members[0].criterion()
     results.add(
-        evaluate(model, dataset, inference, device, config.batch_size, criterion, others), roles
+        evaluate(model, dataset, inference, device, config.batch_size, criterion, other_members),
+        roles,
     )
     facts = {
         "checkpoint": config.checkpoint,
@@ -96,22 +100,26 @@ def run(config: EvaluateConfig) -> int:
             "fingerprint": store.fingerprint,
             "trained_on": [member.stored.get("fingerprint") for member in members],
         },
-        "chosen_among": among,
+        "chosen_among": configurations_tried,
         "leaky": leaky
         or any(member.split is not None and member.split.leaky for member in members),
     }
     metrics = results.write(folder_of(config), facts, config.overlays)
     if config.viewer:
-        _view(config, results, metrics, facts)
+        _write_viewer(config, results, metrics, facts)
     else:
-        (folder_of(config) / "viewer.html").unlink(missing_ok=True)  # of other scores
+        # A page of an earlier evaluation would show other scores.
+        (folder_of(config) / "viewer.html").unlink(missing_ok=True)
     _analyse_failures(config, store, clinical)
-    print(_said(config, results, metrics, facts))
+    print(_format_summary(config, results, metrics, facts))
     return 0
 
 
 def folder_of(config: EvaluateConfig) -> Path:
-    """Where it is written: `output`, else evaluations/ and the checkpoint's name, so that two runs' scores do not meet."""
+    """Return the output folder, which is `output` or else evaluations/ and the checkpoint's name.
+
+    The name keeps the scores of different runs apart.
+    """
     return (
         Path(config.output)
         if config.output is not None
@@ -119,33 +127,25 @@ def folder_of(config: EvaluateConfig) -> Path:
     )
 
 
-def _said(
+def _format_summary(
     config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]
 ) -> str:
-    written = [
-        "patients.csv",
-        "slices.csv",
-        "summary.json",
-        "failures.csv",
-        "worst.csv",
-        "pictures/",
-    ]
-    written += ["predictions.h5"] if config.predictions != "none" else []
+    """Return the table of metrics, followed by the files that were written."""
+    files = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
+    files += ["predictions.h5"] if config.predictions != "none" else []
     page = (
-        f"\nlook at them:  {folder_of(config) / 'viewer.html'} (opens offline)"
+        f"\nview the masks: {folder_of(config) / 'viewer.html'} (opens offline)"
         if config.viewer
         else ""
     )
     scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explained()}"
-    return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(written)}{page}"
+    return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(files)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:
-    """Who was scored, and what a reader must know of it."""
-    counts = ", ".join(
-        f"{sum(role == its for _, its in results.rows)} {role}"
-        for role in dict.fromkeys(role for _, role in results.rows)
-    )
+    """Return the number of patients per role, and whether the scores are leaky or selected."""
+    roles = [role for _, role in results.rows]
+    counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
     title = (
         f"{tables.format_count(len(results.rows), 'patient')} by their role in training: {counts}"
     )
@@ -155,11 +155,11 @@ def _title(results: Results, facts: dict[str, Any]) -> str:
     return title
 
 
-def _view(
+def _write_viewer(
     config: EvaluateConfig, results: Results, metrics: dict[str, float], facts: dict[str, Any]
 ) -> None:
-    """The page on which the patients can be looked at, slice by slice."""
-    split = config.split.name if config.split is not None else "that of the checkpoint"
+    """Write viewer.html, which shows the patients slice by slice."""
+    split = config.split.name if config.split is not None else "the checkpoint's split"
     means = [
         f"{role} {metrics[f'{prefix}/dice']:.3f}"
         for role, prefix in PREFIX.items()
@@ -169,19 +169,23 @@ def _view(
         f"{_title(results, facts)}. Mean Dice: {', '.join(means)}.",
         f"Network: {', '.join(config.checkpoint)}; split: {split}; data: {facts['data']['path']}.",
     ]
-    run = (
+    prediction_name = (
         "prediction"
         if len(config.checkpoint) == 1
         else f"mean of {len(config.checkpoint)} networks"
     )
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
-    results.view(folder_of(config) / "viewer.html", config.viewer, run, title, notes)
+    results.view(folder_of(config) / "viewer.html", config.viewer, prediction_name, title, notes)
 
 
 def _analyse_failures(
     config: EvaluateConfig, store: Store, clinical: "pd.DataFrame | None"
 ) -> None:
-    """Where it fails, on the most telling patients: those held out, else of no known role, else those that selected or trained it."""
+    """Write the failure analysis of the patients whose role is most informative.
+
+    Held-out patients come first, then patients of unknown role, then those used for model selection
+    and those used for training.
+    """
     folder = folder_of(config)
     patients = tables.read_scores(folder / "patients.csv")
     role = next(
@@ -199,105 +203,132 @@ def _analyse_failures(
 def _warn_of_other_data(
     members: Sequence[TrainedModel], patients: Sequence[str], store: Store
 ) -> None:
-    """Warn if the data are not those that a member was trained on, with the number of patients that are the same."""
+    """Log a warning for each member that was trained on other data than `store`.
+
+    The warning contains the number of patients that both data have in common.
+    """
     for member in members:
         trained_on = member.stored.get("fingerprint")
         if trained_on not in (None, store.fingerprint):
-            same = sum(member.role(patient, store) != "unknown" for patient in patients)
+            shared = sum(member.role(patient, store) != "unknown" for patient in patients)
             log.warning(
-                "%s was trained on other data than %s (fingerprints %s and %s): %d of its %d patients are scans of the "
-                "training data and keep their role, the others have none",
+                "%s was trained on other data than %s (fingerprints %s and %s): "
+                "%d of its %d patients are scans of the training data and keep their role; "
+                "the role of the others is unknown",
                 member.name,
                 store.path,
                 str(trained_on)[:10],
                 store.fingerprint[:10],
-                same,
+                shared,
                 len(patients),
             )
 
 
-def _chosen(
+def _choose_patients(
     config: EvaluateConfig, members: Sequence[TrainedModel], patients: list[str], store: Store
 ) -> list[str]:
-    """Return the patients evaluated: `parts` of the split asked for, or of every member's own.
+    """Return the patients of `config.parts` in the requested split, or in each member's split.
 
-    In a member's own split a patient of `store` counts only if its scan is one of the training data.
+    In a member's split a patient of `store` counts only if the training data contain its scan.
+    Raises RequestError if a member has no split, or if no patient is left.
     """
     splits = (
         [make_split(config.split, patients)]
         if config.split is not None
         else [member.split for member in members]
     )
+    # A requested split is the only one, while there may be several members.
     for member, split in zip(members, splits, strict=False):
         check(
             split is not None,
             "split",
             "null",
-            f"{member.name} carries no split",
-            "say which patients, as split=all",
+            f"{member.name} contains no split",
+            "choose the patients with a split, such as split=all",
         )
-    of_each = [[name for part in config.parts for name in getattr(split, part)] for split in splits]
-    wanted = [name for name in of_each[0] if all(name in of_one for of_one in of_each)]
-    there = set(patients)
+    split_patients = [
+        [name for part in config.parts for name in getattr(split, part)] for split in splits
+    ]
+    requested = [
+        name for name in split_patients[0] if all(name in names for names in split_patients)
+    ]
+    available = set(patients)
     if config.split is None:
-        there = {
+        available = {
             name
-            for name in wanted
-            if name in there and all(m.role(name, store) != "unknown" for m in members)
+            for name in requested
+            if name in available
+            and all(member.role(name, store) != "unknown" for member in members)
         }
-    names = [name for name in wanted if name in there]
-    if missing := sorted(set(wanted) - set(names)):
+    scored = [name for name in requested if name in available]
+    if missing := sorted(set(requested) - set(scored)):
         log.warning(
             "%d of the %d patients of %s are not in these data and not scored: %s",
             len(missing),
-            len(wanted),
+            len(requested),
             " and ".join(config.parts),
             ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
         )
-    of_all = " of every checkpoint" if len(splits) > 1 else ""
-    rule = f"no patient of {store.path} is in these parts{of_all}"
-    check(bool(names), "parts", ",".join(config.parts), rule, _remedy(config, members[0], store))
-    return names
+    scope = " of every checkpoint" if len(splits) > 1 else ""
+    rule = f"no patient of {store.path} is in these parts{scope}"
+    remedy = _suggest_remedy(config, members[0], store)
+    check(bool(scored), "parts", ",".join(config.parts), rule, remedy)
+    return scored
 
 
-def _remedy(config: EvaluateConfig, member: TrainedModel, store: Store) -> str:
-    """Return what helps where none of the patients is in the parts: mostly the data are not those of the training."""
+def _suggest_remedy(config: EvaluateConfig, member: TrainedModel, store: Store) -> str:
+    """Return the remedy if none of the patients is in the requested parts.
+
+    The most frequent cause are data that differ from the training data.
+    """
     if member.stored.get("fingerprint") in (None, store.fingerprint):
         return "choose other parts, or split=all"
-    named = (config.data.path, config.data.name, *dataclasses.asdict(config.data.phantom).values())
-    if all(value is None for value in named):
-        # The file of the training was found under its name, and holds something else.
+    data_settings = (
+        config.data.path,
+        config.data.name,
+        *dataclasses.asdict(config.data.phantom).values(),
+    )
+    if all(value is None for value in data_settings):
+        # The path of the training data exists, but the file there has other contents.
         return (
-            f"the file was replaced since {member.name} was trained: put the former one back, or say where it is by data.path=FILE; "
-            "for the patients of this file, split=all"
+            f"the file was replaced since {member.name} was trained; restore the former file, or "
+            "give its path as data.path=FILE; to score the patients of this file, add split=all"
         )
-    return f"{member.name} was trained on other data: leave data.path out for these; for the patients of this file, split=all"
+    return (
+        f"{member.name} was trained on other data; leave data.path out to use its training data, "
+        "or add split=all to score the patients of this file"
+    )
 
 
 def _check_ensemble(
     config: EvaluateConfig, members: Sequence[TrainedModel], patients: Sequence[str], store: Store
 ) -> bool:
-    """Whether members saw patients that others held out; refused unless `leaky=true`: their mean would be a score on nobody new."""
-    seen = {
+    """Return True if some members saw patients that other members held out.
+
+    The mean would then be scored on patients that are not held out. Raises RequestError in that
+    case unless `leaky=true`.
+    """
+    members_by_patient = {
         patient: names
         for patient in patients
         if (names := members_that_saw(patient, members, store))
     }
-    one = next(iter(seen), "")
-    by = ", ".join(seen.get(one, []))
-    rule = f"{len(seen)} of {len(patients)} patients were trained or selected on by some of them, as {one} by {by}"
+    example = next(iter(members_by_patient), "")
+    example_members = ", ".join(members_by_patient.get(example, []))
     check(
-        not seen or config.leaky,
+        not members_by_patient or config.leaky,
         "checkpoint",
-        f"{len(members)} of them",
-        rule,
-        "evaluate patients that all held out, or leaky=true, which says so in the summary",
+        f"{len(members)} checkpoints",
+        f"{len(members_by_patient)} of {len(patients)} patients were trained or selected on by "
+        f"some of them, such as {example} by {example_members}",
+        "evaluate patients that all checkpoints held out, or add leaky=true, which marks the "
+        "scores as leaky in summary.json",
     )
-    return bool(seen)
+    return bool(members_by_patient)
 
 
 def check_request(config: EvaluateConfig) -> None:
-    """All that can be refused before anything is created or read in full. Raises RequestError."""
+    """Raise RequestError for mistakes that show before a file is created or read in full."""
     choose_device(config.device)
     if config.data.path is not None:
         read_dataset_info(DataConfig(path=config.data.path))
@@ -309,12 +340,12 @@ def check_request(config: EvaluateConfig) -> None:
         "clinical",
         config.clinical,
         "no such file",
-        "a CSV like data.csv",
+        "give a CSV file with a column Patient, such as data.csv of the public set",
     )
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.evaluate` and `brainseg evaluate`."""
+    """Run `python -m brainseg.evaluate` or `brainseg evaluate`."""
     run_command("evaluate", run, check_request)
 
 
