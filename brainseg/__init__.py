@@ -30,16 +30,18 @@ __all__ = [
     "segment",
 ]
 
-if (
-    sys.argv[:1] == ["-m"]
-):  # python -m brainseg.train, before its imports; a program that imports brainseg keeps its signals
+# `python -m brainseg.train` has this argv before its imports. A program that imports brainseg must
+# keep its own signal handlers.
+if sys.argv[:1] == ["-m"]:
     exit_on_signals()
-    if find_spec("hydra") is None:  # the commonest slip after `make train`
+    # After `make train`, which needs no activated .venv, users often forget to activate it.
+    if find_spec("hydra") is None:
         sys.exit(
-            f"error: brainseg's packages are not in this Python, {sys.executable}; first: make setup, then . .venv/bin/activate"
+            f"error: brainseg's packages are not installed in this Python, {sys.executable}; "
+            "run `make setup`, then `. .venv/bin/activate`"
         )
 
-_HOME = {
+_MODULES = {
     "UNet": "brainseg.models.unet",
     "DiceLoss": "brainseg.training.losses",
     "MRIDataset": "brainseg.data.dataset",
@@ -51,12 +53,15 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `python -m brainseg.prepare` needs no torch, which takes a second."""
-    if name not in _HOME:
+    """Import a public name on its first use.
+
+    `python -m brainseg.prepare` needs no torch, whose import takes a second.
+    """
+    if name not in _MODULES:
         raise AttributeError(f"module 'brainseg' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Names that are imported on first use are there for completion, too."""
+    """Return all names, including those that are imported on first use, for completion."""
     return sorted({*globals(), *__all__})

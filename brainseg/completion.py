@@ -1,10 +1,11 @@
-"""Print what lets a shell complete commands, settings and choices of `brainseg` with the Tab key.
+"""Print a script with which a shell completes `brainseg` commands, settings and choices on Tab.
 
     eval "$(brainseg completion bash)"        # into ~/.bashrc
     source <(brainseg completion zsh)         # into ~/.zshrc, behind compinit
     brainseg completion fish | source         # into ~/.config/fish/config.fish
 
-All words are in what is printed: a Tab starts no Python, composes nothing and reads no file. Print it again after an update.
+The script contains all words, so a Tab starts no Python, composes no config and reads no file.
+Print the script again after an update of brainseg.
 """
 
 import sys
@@ -20,12 +21,12 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.completion` and `brainseg completion`."""
+    """Run `python -m brainseg.completion` or `brainseg completion`."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Print the script for a shell; the exit code."""
+    """Print the script for the shell that the arguments name, and return the exit code."""
     if {"-h", "--help"} & set(arguments):
         print(help_text.purpose("completion"))
         return 0
@@ -36,7 +37,7 @@ def run(arguments: list[str]) -> int:
             "shell",
             name,
             f"must be one of {', '.join(SHELLS)}",
-            "as brainseg completion bash",
+            "for example brainseg completion bash",
         )
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -46,28 +47,34 @@ def run(arguments: list[str]) -> int:
 
 
 def words(command: str) -> list[str]:
-    """What may stand behind a command, sorted: settings that end in `=`, and `GROUP=CHOICE`; of search also those of train."""
+    """Return the words that may follow a command, sorted: `SETTING=` and `GROUP=CHOICE`."""
     if command not in TYPES:
         return []
-    chosen = help_text.choices_of_command(command)
-    found = {f"{group}={choice}" for group in chosen for choice in choices(group)}
-    found |= {word for setting in settings(TYPES[command]) for word in _typed(setting)}
-    return sorted(found | (set(words("train")) if command == "search" else set()))
+    choice_groups = help_text.choices_of_command(command)
+    completions = {f"{group}={choice}" for group in choice_groups for choice in choices(group)}
+    completions |= {
+        word for setting in settings(TYPES[command]) for word in _setting_words(setting)
+    }
+    # A search passes every setting of train on to its trials.
+    return sorted(completions | (set(words("train")) if command == "search" else set()))
 
 
 def choices(group: str) -> list[str]:
+    """Return the names of a config group's YAML files, sorted."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def settings(kind: type, prefix: str = "") -> Iterator[help_text.Setting]:
-    """Every setting below a dataclass, those of a group's further choices included."""
-    yield from help_text.settings(kind, prefix)
-    for name, (group, _) in help_text.groups(kind).items():
-        for one in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
-            yield from settings(one, f"{prefix}{name}.")
+def settings(schema: type, prefix: str = "") -> Iterator[help_text.Setting]:
+    """Yield all settings of a dataclass and of its groups, including those of every choice."""
+    yield from help_text.settings(schema, prefix)
+    for name, (group, _) in help_text.groups(schema).items():
+        # Several choices may share a dataclass.
+        for choice_schema in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
+            yield from settings(choice_schema, f"{prefix}{name}.")
 
 
-def _typed(setting: help_text.Setting) -> list[str]:
+def _setting_words(setting: help_text.Setting) -> list[str]:
+    """Return the words that complete a setting: with both values of a boolean, else with `=`."""
     return (
         [f"{setting.name}=true", f"{setting.name}=false"]
         if setting.kind == "true/false"
@@ -76,7 +83,11 @@ def _typed(setting: help_text.Setting) -> list[str]:
 
 
 def bash() -> str:
-    """Bash splits words at `=`, so the word is taken from the line, and what stands before its `=` off the replies."""
+    """Return the completion script for bash.
+
+    Bash splits words at `=`. The script therefore takes the word from the line, and removes the
+    part up to `=` from the replies.
+    """
     cases = "\n".join(
         f'        {command}) words="{" ".join(words(command))}" ;;'
         for command in COMMANDS
@@ -92,19 +103,21 @@ def bash() -> str:
     esac
     if [ "$COMP_CWORD" -eq 1 ]; then words="{" ".join(COMMANDS)}"; fi
     COMPREPLY=($(compgen -W "$words" -- "$current"))
-    if [[ "$current" == *=* && ( ${{#COMPREPLY[@]}} -eq 0 || "${{COMPREPLY[*]}}" == "$current" ) ]]; then
+    if [[ "$current" == *=* &&
+        ( ${{#COMPREPLY[@]}} -eq 0 || "${{COMPREPLY[*]}}" == "$current" ) ]]; then
         local IFS=$'\\n'
         COMPREPLY=($(compgen -f -- "${{current#*=}}"))
     elif [[ "$current" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then
         COMPREPLY=("${{COMPREPLY[@]#"${{current%%=*}}="}}")
     fi
-    if [[ "${{#COMPREPLY[@]}}" -eq 1 && "${{COMPREPLY[0]}}" == *= ]]; then compopt -o nospace; fi  # the value follows
+    # The value follows after `=` without a space.
+    if [[ "${{#COMPREPLY[@]}}" -eq 1 && "${{COMPREPLY[0]}}" == *= ]]; then compopt -o nospace; fi
 }}
 complete -F _brainseg brainseg"""
 
 
 def zsh() -> str:
-    """Zsh takes the word as it is."""
+    """Return the completion script for zsh, which does not split words at `=`."""
     cases = "\n".join(
         f"        {command}) compadd -S '' -- {' '.join(words(command))} ;;"
         for command in COMMANDS
@@ -122,17 +135,20 @@ compdef _brainseg brainseg"""
 
 
 def fish() -> str:
-    """Fish shows the meaning of a command beside it."""
-    first = "complete -c brainseg -n __fish_use_subcommand -f -a {} -d {}"
-    lines = [first.format(command, _quoted(meaning)) for command, meaning in COMMANDS.items()]
-    behind = "complete -c brainseg -n '__fish_seen_subcommand_from {}' -a '{}'"
+    """Return the completion script for fish, which shows each command with its meaning."""
+    command_line = "complete -c brainseg -n __fish_use_subcommand -f -a {} -d {}"
+    lines = [command_line.format(command, _quote(meaning)) for command, meaning in COMMANDS.items()]
+    word_line = "complete -c brainseg -n '__fish_seen_subcommand_from {}' -a '{}'"
     lines += [
-        behind.format(command, " ".join(words(command))) for command in COMMANDS if command in TYPES
+        word_line.format(command, " ".join(words(command)))
+        for command in COMMANDS
+        if command in TYPES
     ]
-    return "\n".join([*lines, behind.format("completion", " ".join(SHELLS))])
+    return "\n".join([*lines, word_line.format("completion", " ".join(SHELLS))])
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
+    """Return a text in single quotes, as fish reads it."""
     return "'" + text.replace("'", "\\'") + "'"
 
 

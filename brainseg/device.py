@@ -1,4 +1,7 @@
-"""Device, precision, memory format, compilation, threads: what was asked, what was got. The only reader of `config.device`."""
+"""The device on which a model computes, with its precision, memory format and number of threads.
+
+This module alone reads `config.device`.
+"""
 
 import ctypes
 import platform
@@ -17,13 +20,17 @@ from torch.amp.grad_scaler import GradScaler
 from brainseg.config import DeviceConfig
 from brainseg.core.errors import DeviceMissingError, check
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+# Parameters of mallopt, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and how a model computes; weights stay float32, autocast lowers the precision of the convolutions."""
+    """Device, precision and memory format of a model's computation.
+
+    Weights stay float32. Autocast lowers the precision of the convolutions.
+    """
 
     torch: torch.device
     precision: str
@@ -34,67 +41,75 @@ class Device:
 
     @property
     def resolved(self) -> str:
-        """One line for the log: device, precision, format, hardware."""
+        """Return device, precision, memory format and hardware in one line for the log."""
         words = [
             str(self.torch),
             self.precision,
             "channels_last" if self.channels_last else "contiguous",
+            *(["compiled"] if self.compile else []),
+            f"({_hardware_name(self.torch)}, {self.threads} threads)",
         ]
-        return " ".join(
-            [
-                *words,
-                *(["compiled"] if self.compile else []),
-                f"({_hardware(self.torch)}, {self.threads} threads)",
-            ]
-        )
+        return " ".join(words)
 
     @property
     def is_asynchronous(self) -> bool:
-        """Whether it works off what it was given while the host goes on, so that to read one of its numbers is to wait for all."""
+        """Return True if the device runs asynchronously.
+
+        Reading a tensor's value then waits for all queued work.
+        """
         return self.torch.type != "cpu"
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The mixed-precision context of one forward pass."""
+        """Return the mixed-precision context of one forward pass."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.torch.type, dtype=PRECISIONS[self.precision])
 
     def scaler(self) -> GradScaler:
-        """Loss scaling, on for float16 only: its gradients underflow, bfloat16's do not."""
+        """Return the loss scaler. It is enabled for float16 only.
+
+        Gradients underflow in float16, but not in bfloat16.
+        """
         return GradScaler(self.torch.type, enabled=self.precision == "float16")
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a model here, in this memory format."""
+        """Move a model to this device, in this memory format."""
         model = model.to(self.torch)
-        return model.to(memory_format=torch.channels_last) if self.channels_last else model  # type: ignore[call-overload]
+        if self.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     def format(self, image: Tensor) -> Tensor:
-        """An image (B, C, H, W) in this memory format."""
+        """Return an image (B, C, H, W) in this memory format."""
         return image.contiguous(memory_format=torch.channels_last) if self.channels_last else image
 
     def forward(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """What training calls: the compiled model, or itself. Checkpoints hold the model, not the wrapper."""
+        """Return the callable for training: the compiled model, or the model itself.
+
+        Checkpoints contain the model, not the compiled wrapper.
+        """
         return torch.compile(model) if self.compile else model
 
 
 def choose_device(
     config: DeviceConfig, threads: int | None = None, gpu: int | None = None
 ) -> Device:
-    """Resolve `auto` by what the machine has, never by timing.
+    """Return the device for a config. `auto` is resolved by the hardware, never by timing.
 
-    `threads` and `gpu` stand in where the config names none: those of the run that goes on, or a launcher's share. Raises
-    DeviceMissingError if the device asked for is not there, RequestError if it cannot do what is asked.
+    `threads` and `gpu` apply if the config names none. They come from the run that is resumed, or
+    from a launcher that shares out the machine. Raises DeviceMissingError if the machine lacks the
+    device, and RequestError if the device does not support the precision.
     """
     if config.threads or threads:
         torch.set_num_threads(config.threads or threads or 1)
     name = config.name if config.name != "auto" else _best_device()
     if name == "cuda" and gpu is not None:
+        # Without any GPU, `_find_device` must report the missing device instead of a division by 0.
         name = f"cuda:{gpu % max(torch.cuda.device_count(), 1)}"
-    device = _existing(name)
+    device = _find_device(name)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(
-            device
-        )  # what torch allocates by itself goes there too, instead of a context on every GPU
+        # torch's own allocations then go to this GPU, too, instead of a context on every GPU.
+        torch.cuda.set_device(device)
     if device.type == "cpu":
         keep_freed_memory()
     precision = config.precision if config.precision != "auto" else _best_precision(device)
@@ -102,14 +117,14 @@ def choose_device(
         not (device.type == "cpu" and precision == "float16"),
         "device.precision",
         precision,
-        "seven times slower than float32 on a CPU",
+        "float16 is seven times slower than float32 on a CPU",
         "use device=cpu_bf16 or device=cpu",
     )
     check(
         not (device.type == "mps" and precision == "bfloat16"),
         "device.precision",
         precision,
-        "not offered on mps",
+        "bfloat16 is not offered on mps",
         "use device=mps",
     )
     requested = f"{config.name}/{config.precision}"
@@ -120,27 +135,32 @@ def choose_device(
 
 @contextmanager
 def restoring_threads() -> Iterator[None]:
-    """Undo at the end what `choose_device` does to the number of threads, which is the whole process's."""
-    before = torch.get_num_threads()
+    """Restore the number of threads at the end of the block.
+
+    `choose_device` sets it for the whole process.
+    """
+    threads = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 def peak_memory(device: Device) -> int:
-    """The most memory that this process has had, in bytes: of the GPU where it computes on one, else its own."""
+    """Return the peak memory of this process in bytes, on the GPU if `device` is one."""
     if device.torch.type == "cuda":
         return torch.cuda.max_memory_reserved(device.torch)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in kilobytes
+    # Linux counts in kilobytes, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next ones; elsewhere, do nothing.
+    """Make glibc keep the memory of freed tensors for the next tensors. Do nothing elsewhere.
 
-    It gives large blocks back to the kernel, which zeroes every page again at the next step. Measured on 2 cores in bf16, depth 4,
-    width 32, batch 8, 256 x 256: 0.59 s a step and 230,000 page faults before, 0.32 s and 12,000 after, for a quarter more memory.
+    By default glibc returns large blocks to the kernel, which zeroes every page again at the next
+    step. Measured on 2 cores in bf16, depth 4, width 32, batch 8, 256 x 256: 0.59 s a step and
+    230,000 page faults before, 0.32 s and 12,000 after, for a quarter more memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -148,7 +168,8 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def _existing(name: str) -> torch.device:
+def _find_device(name: str) -> torch.device:
+    """Return the device of a name. Raises RequestError, or DeviceMissingError if it is missing."""
     kind, _, index = name.partition(":")
     check(
         kind in ("cpu", "cuda", "mps") and (not index or index.isdigit()),
@@ -158,20 +179,20 @@ def _existing(name: str) -> torch.device:
     )
     if kind == "cuda":
         count = torch.cuda.device_count()
-        _there(
+        _require_device(
             count > 0,
             name,
             "no CUDA or ROCm device is visible to torch",
             "use device=auto or device=cpu",
         )
-        _there(
+        _require_device(
             int(index or 0) < count,
             name,
-            f"there are {count} GPUs, counted from 0",
-            "lower the number",
+            f"there are {count} GPUs, numbered from 0",
+            "choose a lower number",
         )
     if kind == "mps":
-        _there(
+        _require_device(
             torch.backends.mps.is_available(),
             name,
             "this machine has no Apple GPU",
@@ -180,8 +201,9 @@ def _existing(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _there(found: bool, name: str, rule: str, remedy: str) -> None:
-    if not found:
+def _require_device(is_available: bool, name: str, rule: str, remedy: str) -> None:
+    """Raise DeviceMissingError unless the device is available."""
+    if not is_available:
         raise DeviceMissingError(f"device={name}: {rule}; {remedy}")
 
 
@@ -193,14 +215,16 @@ def _best_device() -> str:
 
 def _best_precision(device: torch.device) -> str:
     if device.type == "cuda":
+        # GPUs compute in bfloat16 from compute capability 8.0 (Ampere) on.
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     if device.type == "cpu" and {"avx512_bf16", "amx_bf16"} & _processor_flags():
         return "bfloat16"
-    return "float32"  # bf16 without such instructions is emulated, and slower
+    # A CPU without such instructions emulates bf16, which is slower than float32.
+    return "float32"
 
 
 def _processor_flags() -> set[str]:
-    """Instruction-set flags of the first processor (Linux on x86; empty elsewhere)."""
+    """Return the first processor's instruction-set flags, which only Linux on x86 lists."""
     information = Path("/proc/cpuinfo")
     if not information.is_file():
         return set()
@@ -211,7 +235,8 @@ def _processor_flags() -> set[str]:
     )
 
 
-def _hardware(device: torch.device) -> str:
+def _hardware_name(device: torch.device) -> str:
+    # Linux often leaves `processor` empty. `machine` is then the architecture, such as x86_64.
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"

@@ -1,4 +1,4 @@
-"""One training run, from a config to a folder that holds its number: read `run` from top to bottom.
+"""A training run, from its config to the folder with its scores. Read `run` from top to bottom.
 
     python -m brainseg.train                                   the phantom cohort, in minutes
     python -m brainseg.train data.path=lgg.h5 model.depth=5    real slices
@@ -54,80 +54,85 @@ from brainseg.training.state import State
 from brainseg.training.time_budget import begin_plan, measure_pace
 from brainseg.training.trial_step import check_training_step
 
+# The default of `run`: a single run that belongs to no sweep.
 ALONE = Job()
 log = logging.getLogger("brainseg")
 
 
 def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callback) -> Outcome:
-    """Train, validate, test and report one run; returns how it ended. What a run dies of is in its folder, and raised.
+    """Train, validate, test and report a run, and return its outcome.
 
-    `follow` sees it before the first step and after each epoch, and may end it there by raising `Stopped`.
+    `follow` is called before the first step and after each epoch. It may end the run by raising
+    `Stopped`. An exception that makes the run fail is recorded in the run folder and raised again.
     """
     device = choose_device(config.device, job.threads, job.gpu)
 
-    # Patients are dealt to training, validation and test before a pixel is read.
+    # Patients are assigned to training, validation and test before a pixel is read.
     store = open_store(config.data)
     split = make_split(config.split, read_dataset_info(config.data).patients)
     train, validation, test = (
         dataset(store, config, part) for part in (split.train, split.validation, split.test)
     )
-    testing = len(test) > 0 and (
+    is_tested = len(test) > 0 and (
         config.test == "yes" or (config.test == "auto" and not job.choosing)
     )
 
-    # The same settings, data, split and code find the same folder again: resume or skip.
+    # The same settings, data, split and code find the same folder again. The run in it is resumed,
+    # or skipped if it has finished.
     digest = identity(config, store.fingerprint, split)
     folder = claim_run_folder(config, job, folder_name(config, digest))
     if folder.exists:
         folder.check_settings(config)
         folder.check_data(store.fingerprint, split)
-        device = choose_device(
-            config.device, folder.threads or job.threads, job.gpu
-        )  # its bits depend on the number of threads
-    anew = job.sweep is not None and folder.state == "failed"
+        # The bits of a run depend on the number of threads, so a resumed run keeps it.
+        device = choose_device(config.device, folder.threads or job.threads, job.gpu)
+    starts_over = job.sweep is not None and folder.state == "failed"
     if folder.status["state"] == "finished" and not extends(folder, config):
-        longer = f"{training_budget(config)[0]}=..." + (
-            " force=true" if config.scheduler.name in PLANNED else ""
-        )
+        # A longer cosine or one-cycle schedule is another curve, which only force=true allows.
+        force = " and force=true" if config.scheduler.name in PLANNED else ""
         log.info(
-            "%s: finished before, nothing to do; a larger %s with resume=%s extends it",
+            "%s: finished before, nothing to do; to extend it, give resume=%s and a larger %s%s",
             folder.path,
-            longer,
             folder.path,
+            training_budget(config)[0],
+            force,
         )
-        return Outcome(JobState.SKIPPED, str(folder.path), finished_before(folder, testing))
+        return Outcome(JobState.SKIPPED, str(folder.path), finished_before(folder, is_tested))
 
-    # Names become objects in networks, losses and optimizers; the state is all that a step changes, and all that a checkpoint keeps.
+    # networks, losses and optimizers build objects from names. The state is all that a step changes
+    # and all that a checkpoint contains.
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
     task = TrainingContext(config, device, train, validation, criterion)
     state = new_state(task)
     facts = run_metadata(config, job, store, split, device, digest, state.model)
-    if not anew:
+    if not starts_over:
         check_extension(folder, task)
     with (
         Signals() as signals,
         mirroring(folder.path, config.tracking) as mirror,
         folder.active(facts, config, split),
     ):
-        if anew:
+        if starts_over:
             folder.forget()
         memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
         if not load_into(state, folder, task) and config.max_minutes is not None:
-            stoppable = Callbacks(after_step=lambda _: signals.poll())
+            # A signal must also be able to stop the timing of the first steps.
+            callbacks = Callbacks(after_step=lambda _: signals.poll())
             if plans := plans_to_repeat(config):
                 state.follow(plans)
             else:
-                begin_plan(state, new_state(task), task, stoppable)
+                begin_plan(state, new_state(task), task, callbacks)
 
         with RunCallbacks(folder, task, state, split, signals, mirror, follow).showing() as hooks:
             fit(state, task, hooks)
 
-        # The best epoch's weights, on validation patients and, unless a sweep is choosing, on patients that chose nothing.
+        # The weights of the best epoch are evaluated on the validation patients. They are evaluated
+        # on held-out patients unless a sweep is still choosing between settings.
         state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
         results = Results(train, config.predictions)
-        parts = {"validation": validation} | ({"test": test} if testing else {})
+        parts = {"validation": validation} | ({"test": test} if is_tested else {})
         for role, part in parts.items():
-            for evaluated in evaluate(
+            for result in evaluate(
                 state.validated,
                 part,
                 config.inference,
@@ -135,9 +140,8 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
                 config.batch_size,
                 task.criterion_on_cpu,
             ):
-                results.add(
-                    [evaluated], {evaluated.score.patient: role}
-                )  # under a leaky split it may be a training patient too
+                # Under a leaky split the patient may also be a training patient.
+                results.add([result], {result.score.patient: role})
                 signals.poll()
         figures.draw_curves(state.history, folder.path / "pictures" / "curves.png")
         metrics = results.write(
@@ -146,19 +150,23 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
         )
         folder.tidy(config.checkpoint.keep)
     print(describe_result(folder.path, metrics, results.explained(), mirror))
-    signals.poll()  # one that came too late for this run still ends its sweep
+    # A signal that came too late for this run must still end its sweep.
+    signals.poll()
     return Outcome(JobState.FINISHED, str(folder.path))
 
 
 def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
-    """The slices of these patients, with the channels that the config names."""
+    """Return the dataset of these patients' slices, with the channels that the config names."""
     return MRIDataset(
         store, patients=patients, volume=config.data.volume, context=config.data.context
     )
 
 
 def new_state(task: TrainingContext) -> State:
-    """Model, optimizer and schedule before the first step; the initial weights are a function of `seed`."""
+    """Return model, optimizer and schedule before the first step.
+
+    The initial weights are a function of `seed`.
+    """
     config = task.config
     torch.manual_seed(seed_for(config.seed, "weights"))
     outputs = networks.num_outputs(task.train.store.classes)
@@ -170,9 +178,10 @@ def new_state(task: TrainingContext) -> State:
 
 
 def check_request(config: TrainConfig) -> JobCheck:
-    """All that can be refused before anything is created, and what a dry run prints. Raises RequestError.
+    """Check a request before anything is created, and return the facts that a dry run prints.
 
-    Under device.on_missing=skip a device that is not there is no error but among the facts.
+    Raises RequestError. Under device.on_missing=skip a missing device is no error, and the facts
+    contain the reason.
     """
     ranks = os.environ.get("WORLD_SIZE", "1")
     check(
@@ -180,7 +189,7 @@ def check_request(config: TrainConfig) -> JobCheck:
         "WORLD_SIZE",
         ranks,
         "under torchrun every rank would run the whole request",
-        "start it with plain python",
+        "start the command with plain python",
     )
     device, missing = config.device.name, ""
     with restoring_threads():
@@ -190,8 +199,8 @@ def check_request(config: TrainConfig) -> JobCheck:
             if config.device.on_missing == "error":
                 raise
             missing = str(error)
-    found = read_dataset_info(config.data)
-    split = make_split(config.split, found.patients)
+    info = read_dataset_info(config.data)
+    split = make_split(config.split, info.patients)
     if config.data.path is not None and not config.allow_empty:
         with open_store(config.data) as store:
             check_parts(store, split)
@@ -200,42 +209,42 @@ def check_request(config: TrainConfig) -> JobCheck:
         not two_sizes,
         "half_resolution",
         config.half_resolution,
-        f"model.name={config.model.name} takes images of one size alone",
+        f"model.name={config.model.name} takes images of one size only",
         "set it to 0, or choose another network",
     )
     slices = _epoch_length(config, split)
     parameters = check_training_step(
-        config, in_channels(config.data, found), found.classes, found.size, slices
+        config, in_channels(config.data, info), info.classes, info.size, slices
     )
-    check_threshold(config.inference, found.classes)
+    check_threshold(config.inference, info.classes)
     check_components(config.inference)
-    sequences = found.channels if config.data.volume is None else [config.data.volume]
+    sequences = info.channels if config.data.volume is None else [config.data.volume]
     check(
         not config.augment.missing or can_miss(sequences),
         "augment.missing",
         config.augment.missing,
-        f"FLAIR stands in for what is missing, and the sequences are {', '.join(sequences)}",
+        f"FLAIR replaces a missing sequence, but the sequences are {', '.join(sequences)}",
         "set it to 0",
     )
     if config.resume not in (None, "auto", "never"):
-        named = RunFolder(resolve_run(config.resume))
-        named.check_settings(config)
-        check_curve(named.config, config)
+        resumed_run = RunFolder(resolve_run(config.resume))
+        resumed_run.check_settings(config)
+        check_curve(resumed_run.config, config)
     if config.steps_of is not None:
         resolve_run(config.steps_of, "steps_of")
     if config.tracking.name != "none":
         tracking_uri(config.tracking.uri)
-    free = (
+    is_free = (
         config.output is None
         or config.resume not in (None, "never")
         or not (Path(config.output) / "run.json").is_file()
     )
     check(
-        free,
+        is_free,
         "output",
         config.output,
-        "holds a run already",
-        "resume=auto goes on with it; or give another folder",
+        "already contains a run",
+        "resume it with resume=auto, or choose another folder",
     )
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
     digest_of_data = fingerprint(config.data)
@@ -253,7 +262,7 @@ def check_request(config: TrainConfig) -> JobCheck:
 
 
 def _epoch_length(config: TrainConfig, split: Split) -> int:
-    """Return the number of slices of an epoch, as far as it can be known without making the phantom.
+    """Return the number of slices of an epoch, or an estimate if the phantom does not exist yet.
 
     Raises RequestError if the training slices cannot give `data.tumour_share`.
     """
@@ -268,10 +277,11 @@ def _epoch_length(config: TrainConfig, split: Split) -> int:
 
 
 def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int]:
-    """Seconds that the run would take and bytes of memory that it needs, from a few steps on its data and device.
+    """Return the seconds and the bytes of memory of a run, estimated from a few steps.
 
-    `threads` is a launcher's share, as in Job. Call it in a process of its own: a process keeps the memory of what it did
-    before. On a GPU it is the GPU's memory.
+    The memory is that of the GPU if the run computes on one. `threads` is a launcher's share of the
+    cores, as in `Job`. Call this function in a process of its own, because a process keeps the
+    memory of earlier work.
     """
     device = choose_device(config.device, threads)
     store = open_store(config.data)
@@ -284,6 +294,7 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     task = TrainingContext(config, device, train, validation, criterion)
     memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
     pace = measure_pace(new_state(task), task, Callbacks())
+    # The first part of the steps sees images of half the size, which cost less.
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
     seconds = config.epochs * (
         task.steps_per_epoch * step + pace.validation / config.validate_every
@@ -292,22 +303,23 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.train` and `brainseg train`."""
+    """Run `python -m brainseg.train` or `brainseg train`."""
     run_command("train", run, check_request, finish=summarise_sweep)
 
 
 def summarise_sweep(sweep: str, root: Path, config: TrainConfig) -> str:
-    """Compare what has finished of a sweep; its report, its pictures and its MLflow run."""
-    from brainseg import (
-        compare,
-    )  # with matplotlib and pandas, which a run's first step need not wait for
+    """Compare the finished runs of a sweep, and write its report, its figures and its MLflow run.
+
+    Returns the text to print.
+    """
+    # compare imports matplotlib and pandas, and a run's first step must not wait for them.
+    from brainseg import compare
 
     return compare.summarise_sweep(sweep, root, config.tracking)
 
 
 if __name__ == "__main__":
-    from brainseg import (
-        train,
-    )  # not as __main__: a launcher's processes import what they run by its name
+    # A launcher's processes import `run` by the name of its module, which must not be __main__.
+    from brainseg import train
 
     train.main()

@@ -244,7 +244,7 @@ def test_a_signal_saves_and_resume_goes_on_to_the_same_bits(folder: Path, traine
     os.kill(process.pid, signal.SIGTERM)
     said = process.finish(143, seconds=60)
     assert json.loads((folder / "killed" / "status.json").read_text())["state"] == "killed"
-    assert "resume=auto goes on" in said
+    assert "with resume=auto to resume" in said
     assert 1 <= len(history(folder / "killed")) < 12
     call(folder, "train", "resume=killed")
     call(folder, "train", *long, "output=unharmed")

@@ -1,1 +1,1 @@
-"""From the command line to checked jobs and an exit code."""
+"""The command line, from the arguments to checked jobs and an exit code."""

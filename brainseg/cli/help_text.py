@@ -1,6 +1,8 @@
-"""What a command's settings are, read off `config/` and `conf/`: for `--help`, for docs/configuration.md and for the shell's completion.
+"""The settings of each command, read from the dataclasses in `config/` and the YAML of `conf/`.
 
-Nothing is written down twice: type, default and meaning are those of the dataclass field, choices are the files of a group.
+`--help`, docs/configuration.md and the shell completion are made from them. Nothing is written
+down twice. Type, default and meaning belong to the dataclass field. Choices are the files of a
+group.
 """
 
 import ast
@@ -22,9 +24,14 @@ from brainseg.config.schema import group_of
 
 KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {
-    "--help": "show this page; add overrides to see the settings of an option, such as `scheduler=step --help`",
+    "--help": (
+        "show this page; add overrides to see the settings of an option, "
+        "such as `scheduler=step --help`"
+    ),
     "--cfg job": "print the settings as YAML, overrides included, and run nothing",
-    "--info defaults": "print which files the settings come from; also searchpath, plugins, config",
+    "--info defaults": (
+        "print which files the settings come from; also searchpath, plugins, config"
+    ),
     "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
 MULTIRUN = {
@@ -33,21 +40,31 @@ MULTIRUN = {
 
 
 class Setting(NamedTuple):
-    name: str  # dotted
+    """Documentation of a setting: dotted name, type, default and meaning.
+
+    The default is written as on the command line. It is empty for a required setting.
+    """
+
+    name: str
     kind: str
-    default: str  # as it is typed
+    default: str
     meaning: str
 
 
-def settings(kind: type, prefix: str = "", values: Any = None) -> Iterator[Setting]:
-    """The settings of a dataclass itself, those of its groups left out; defaults from `values` where it holds them."""
-    hints = get_type_hints(kind)
-    for field in fields(kind):
+def settings(schema: type, prefix: str = "", values: Any = None) -> Iterator[Setting]:
+    """Yield the settings of a dataclass, without those of its groups.
+
+    A default in the mapping `values` replaces the default of the field.
+    """
+    hints = get_type_hints(schema)
+    for field in fields(schema):
         if group_of(hints[field.name]) is None:
-            made = (
+            field_default = (
                 field.default_factory() if field.default_factory is not MISSING else field.default
             )
-            default = values.get(field.name, made) if isinstance(values, dict) else made
+            default = (
+                values.get(field.name, field_default) if isinstance(values, dict) else field_default
+            )
             yield Setting(
                 prefix + field.name,
                 describe_type(hints[field.name]),
@@ -56,29 +73,38 @@ def settings(kind: type, prefix: str = "", values: Any = None) -> Iterator[Setti
             )
 
 
-def groups(kind: type) -> dict[str, tuple[type, str]]:
-    """The groups of a dataclass: name to (dataclass, meaning)."""
-    hints = get_type_hints(kind)
-    found = {
-        field.name: (group_of(hints[field.name]), field.metadata["help"]) for field in fields(kind)
+def groups(schema: type) -> dict[str, tuple[type, str]]:
+    """Return the groups of a dataclass, as a mapping from name to (dataclass, meaning)."""
+    hints = get_type_hints(schema)
+    candidates = {
+        field.name: (group_of(hints[field.name]), field.metadata["help"])
+        for field in fields(schema)
     }
-    return {name: (group, meaning) for name, (group, meaning) in found.items() if group is not None}
+    return {
+        name: (group, meaning) for name, (group, meaning) in candidates.items() if group is not None
+    }
 
 
 def describe_type(hint: Any) -> str:
-    """A type in a word or two."""
+    """Return a type hint in words, such as `int or null`."""
     if get_origin(hint) in (Union, types.UnionType):
-        *inner, last = [describe_type(one) for one in get_args(hint) if one is not type(None)]
-        return " or ".join([*inner, last, "null"])
+        *first, last = [
+            describe_type(option) for option in get_args(hint) if option is not type(None)
+        ]
+        return " or ".join([*first, last, "null"])
     if get_origin(hint) is list:
         return f"list of {describe_type(get_args(hint)[0])}"
     return "arguments" if get_origin(hint) is dict else KINDS[hint]
 
 
 def format_value(value: Any) -> str:
-    """A value as it is typed on the command line: null, true, [test], {smooth: 1.0}; nothing for one that must be given."""
+    """Return a value as typed on the command line, such as null, true, [test] or {smooth: 1.0}.
+
+    The result is empty for OmegaConf's `???`, which marks a required setting.
+    """
     if isinstance(value, str):
         return "" if value == "???" else value
+    # PyYAML ends a bare scalar with the line "...".
     return (
         yaml.safe_dump(value, default_flow_style=True, width=1000)
         .removesuffix("\n")
@@ -88,11 +114,11 @@ def format_value(value: Any) -> str:
 
 
 def choices_of_command(command: str) -> dict[str, str | None]:
-    """The groups of files that a command chooses from, with the default choice."""
-    listed: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{command}.yaml").defaults)
+    """Return the config groups that a command chooses from, each with its default choice."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{command}.yaml").defaults)
     return {
         group: choice
-        for entry in listed
+        for entry in defaults
         if isinstance(entry, dict)
         for group, choice in entry.items()
     }
@@ -101,95 +127,100 @@ def choices_of_command(command: str) -> dict[str, str | None]:
 def choices(
     command: str, overrides: list[str] | None = None
 ) -> dict[str, tuple[list[str], str | None]]:
-    """The same with all choices of each, those of `--config-dir` included; call it inside Hydra's `initialize_config_dir`."""
-    loader, chosen = GlobalHydra.instance().config_loader(), choices_of_command(command)
-    found = {
+    """Return all choices and the default choice of each config group of a command.
+
+    Choices in the folder of `--config-dir` are included. Call this function inside Hydra's
+    `initialize_config_dir`.
+    """
+    loader, default_choices = GlobalHydra.instance().config_loader(), choices_of_command(command)
+    options = {
         group: loader.get_group_options(group, config_name=command, overrides=overrides or [])
-        for group in chosen
+        for group in default_choices
     }
-    return {group: (found[group], choice) for group, choice in chosen.items()}
+    return {group: (options[group], choice) for group, choice in default_choices.items()}
 
 
 def comment(group: str, choice: str) -> str:
-    """What a choice's YAML says of itself in its first line."""
+    """Return the first comment line of a choice's YAML file, which describes the choice."""
     lines = (CONFIGS / group / f"{choice}.yaml").read_text().splitlines()
+    # `# @package` is a directive of Hydra, not a description.
     return next(
         line for line in lines if line.startswith("# ") and not line.startswith("# @")
     ).removeprefix("# ")
 
 
 def purpose(command: str) -> str:
-    """What the command does, and what its module says of that behind its first lines: the examples."""
-    said = str(ast.get_docstring(ast.parse((HERE / f"{command}.py").read_text()), clean=False))
-    _, _, examples = said.partition("\n\n")
+    """Return a command's purpose, followed by the examples in the docstring of its module."""
+    # The source is parsed, so that the command's module need not be imported.
+    docstring = str(ast.get_docstring(ast.parse((HERE / f"{command}.py").read_text()), clean=False))
+    _, _, examples = docstring.partition("\n\n")
     return f"brainseg {command}: {COMMANDS[command]}\n\n{examples.rstrip()}"
 
 
 def help_page(command: str, composed: DictConfig, overrides: list[str]) -> str:
-    """What --help prints, for a terminal of its width."""
+    """Return the page that --help prints, wrapped at the width of the terminal."""
     width = max(80, min(shutil.get_terminal_size().columns, 140))
     parts = [purpose(command)]
-    if listed := choices(
-        command, [one for one in overrides if one.startswith("hydra.searchpath=")]
-    ):
-        parts.append(
-            "Choices, as GROUP=CHOICE; * is the default\n"
-            + "\n".join(
-                _row(
-                    f"  {group}",
-                    16,
-                    " ".join(f"{one}*" if one == default else one for one in options),
-                    width,
-                )
-                for group, (options, default) in listed.items()
-            )
-        )
+    # Only the search path changes which choices exist. It is set by --config-dir.
+    search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    if group_choices := choices(command, search_paths):
+        rows = []
+        for group, (options, default) in group_choices.items():
+            names = " ".join(f"{option}*" if option == default else option for option in options)
+            rows.append(_format_row(f"  {group}", 16, names, width))
+        parts.append("Choices, as GROUP=CHOICE; * is the default\n" + "\n".join(rows))
     parts += [
-        "\n".join([title, *(_line(one, width) for one in rows)])
-        for title, rows in _sections(composed, TYPES[command])
+        "\n".join([title, *(_format_setting(setting, width) for setting in section)])
+        for title, section in _list_sections(composed, TYPES[command])
     ]
     if command == "search":
         parts.append(
-            "And every setting of `python -m brainseg.train --help`, the same in all trials."
+            "A search also takes every setting of `python -m brainseg.train --help`. "
+            "Such a setting is the same in all trials."
         )
     flags = FLAGS | (MULTIRUN if command == "train" else {})
     parts.append(
         "Flags\n"
-        + "\n".join(_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items())
+        + "\n".join(_format_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items())
     )
     return "\n\n".join(parts)
 
 
-def _sections(node: Any, kind: type, prefix: str = "") -> Iterator[tuple[str, list[Setting]]]:
-    """Titles and settings of a composed config, group by group; of a choice its own settings, too."""
+def _list_sections(
+    node: Any, schema: type, prefix: str = ""
+) -> Iterator[tuple[str, list[Setting]]]:
+    """Yield the title and the settings of a composed config and, recursively, of its groups."""
     values: Any = OmegaConf.to_container(node, throw_on_missing=False)
-    yield "Settings, as KEY=VALUE", list(settings(kind, prefix, values))
-    for name, (group, meaning) in groups(kind).items():
+    yield "Settings, as KEY=VALUE", list(settings(schema, prefix, values))
+    for name, (group, meaning) in groups(schema).items():
         child = node._get_node(name)
         if child is None or child._is_none():
             yield f"{prefix}{name}: {meaning}", []
             continue
-        chosen = OmegaConf.get_type(child)
-        (_, rows), *deeper = _sections(
-            child, chosen if is_dataclass(chosen) else group, f"{prefix}{name}."
+        # A choice may have its own dataclass, with settings that the group's dataclass lacks.
+        chosen_type = OmegaConf.get_type(child)
+        (_, section), *subsections = _list_sections(
+            child, chosen_type if is_dataclass(chosen_type) else group, f"{prefix}{name}."
         )
-        yield f"{prefix}{name}: {meaning}", rows
-        yield from deeper
+        # The title "Settings, as KEY=VALUE" is replaced by the group's name and meaning.
+        yield f"{prefix}{name}: {meaning}", section
+        yield from subsections
 
 
-def _line(setting: Setting, width: int) -> str:
+def _format_setting(setting: Setting, width: int) -> str:
+    """Return a setting as a row of the help page."""
     left = f"  {setting.name}={setting.default}"
-    return _row(
-        left,
-        34,
-        f"{setting.meaning} ({setting.kind}{'' if setting.default else ', must be given'})",
-        width,
-    )
+    required = "" if setting.default else ", must be given"
+    return _format_row(left, 34, f"{setting.meaning} ({setting.kind}{required})", width)
 
 
-def _row(left: str, column: int, text: str, width: int) -> str:
-    """`left`, then `text` from `column` on, wrapped there; below `left` where that is too long."""
-    first = left.ljust(column) if len(left) < column else f"{left}\n{' ' * column}"
-    return first + f"\n{' ' * column}".join(
-        textwrap.wrap(text, width - column, break_on_hyphens=False)
-    )
+def _format_row(left: str, column: int, text: str, width: int) -> str:
+    """Return `left` followed by `text`, which starts at `column` and is wrapped at `width`.
+
+    `text` starts on the next line if `left` is too long.
+    """
+    indent = " " * column
+    first = left.ljust(column) if len(left) < column else f"{left}\n{indent}"
+    # Names such as bce-dice and --config-dir stay in one piece.
+    lines = textwrap.wrap(text, width - column, break_on_hyphens=False)
+    return first + f"\n{indent}".join(lines)

@@ -1,7 +1,8 @@
-"""The request comes first: every job is composed and checked before anything is created, then Hydra runs the jobs.
+"""Entry point of all commands: compose and check every job of the request, then run the jobs.
 
-A wrong request is one line on stderr and exit code 2. `dry_run=true` stops after the checks and prints what would run; with
-`dry_run=measure` also how long it would take.
+Nothing is created before every job has passed the checks. An invalid request prints one line on
+stderr and ends with exit code 2. `dry_run=true` stops after the checks and prints which jobs would
+run. `dry_run=measure` also prints how long they would take.
 """
 
 import io
@@ -44,18 +45,14 @@ from brainseg.runs.identity import drop_non_identity
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import sweep_id, write_record
-from brainseg.sweeps import launch
-from brainseg.sweeps import summary as sweep
+from brainseg.sweeps import launch, summary
 from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
 from brainseg.sweeps.run_job import run_job
 
-PAGES = (
-    "help",
-    "hydra_help",
-    "cfg",
-    "info",
-)  # shown instead of a run; but for the first they are Hydra's own
-# The third unpickles a file. The last composes half-typed lines unchecked, a second each: `brainseg completion` writes them down once.
+# Flags that print a page instead of running the command. All but "help" are Hydra's own.
+PAGES = ("help", "hydra_help", "cfg", "info")
+# --experimental-rerun unpickles a file, which can run any code. --shell-completion composes
+# half-typed lines without checks and takes a second for each; `brainseg completion` replaces it.
 NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
@@ -66,7 +63,12 @@ def run_command(
     argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:
-    """Run a command, where output that nobody reads is dropped: `| head`, or a terminal that is closed, fails no run."""
+    """Run a command and exit with its exit code.
+
+    `finish` receives a sweep's id, root folder and first config after all jobs have ended, and
+    returns the text to print. Output that nobody reads is dropped, so that `| head` or a closed
+    terminal makes no run fail.
+    """
     with ignoring_closed_output():
         _run_command(command, run, check_request, argv, finish)
 
@@ -78,74 +80,76 @@ def _run_command(
     argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:
-    """Entry point of every command: compose and check all jobs, then run them; ends by `sys.exit` with the contract's code.
-
-    `finish` is told a sweep's id, root and first config when its jobs have ended, and says what is then printed.
-    """
+    """Parse the arguments, run the request or print a page, and call `sys.exit` with the code."""
     argv = with_options_added(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
-    parser.error = _stop  # type: ignore[method-assign, assignment]
-    arguments, unknown = parser.parse_known_intermixed_args(argv)  # flags may stand anywhere
+    parser.error = _exit_with_error  # type: ignore[method-assign, assignment]
+    # Flags may stand anywhere among the overrides.
+    arguments, unknown = parser.parse_known_intermixed_args(argv)
     try:
-        with interrupt_on_signals():  # until a run takes signals over
+        # A run replaces these handlers. Its own save the run before it stops.
+        with interrupt_on_signals():
             _refuse_flags(unknown)
-            overrides = _overrides(command, arguments)
+            overrides = _read_overrides(command, arguments)
             if any(getattr(arguments, page) for page in PAGES):
-                code = _show(command, [a for a in argv if a not in arguments.overrides], overrides)
+                flags = [argument for argument in argv if argument not in arguments.overrides]
+                code = _print_page(command, flags, overrides)
             else:
                 with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-                    code = _request(command, overrides, arguments, run, check_request, finish)
-    except (
-        RequestError,
-        DataError,
-        HydraException,
-        OmegaConfBaseException,
-    ) as error:  # the last two: a plugin of Hydra's failed
-        _stop(error)
-    except Interrupted as stop:
-        how = (
-            " goes on" if arguments.multirun else " with resume=auto goes on"
-        )  # which is what -m does by itself
-        print(f"{stop}; the same command{how}" if command == "train" else stop, file=sys.stderr)
-        code = stop.exit_code
+                    code = _run_request(command, overrides, arguments, run, check_request, finish)
+    # A failing plugin of Hydra raises one of the last two.
+    except (RequestError, DataError, HydraException, OmegaConfBaseException) as error:
+        _exit_with_error(error)
+    except Interrupted as interruption:
+        # A sweep resumes its jobs by itself, a single run only with resume=auto.
+        same_command = (
+            "the same command" if arguments.multirun else "the same command with resume=auto"
+        )
+        remedy = f"; run {same_command} to resume" if command == "train" else ""
+        print(f"{interruption}{remedy}", file=sys.stderr)
+        code = interruption.exit_code
     sys.exit(code)
 
 
-def _show(command: str, flags: list[str], overrides: list[str]) -> int:
-    """Print --help, or one of Hydra's pages, as --cfg job; returns the exit code 0. Raises RequestError."""
+def _print_page(command: str, flags: list[str], overrides: list[str]) -> int:
+    """Print --help or one of Hydra's pages, such as --cfg job, and return the exit code 0.
+
+    Raises RequestError if the config is invalid or if `flags` ask for several pages.
+    """
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
-        composed = compose_checked(
-            command, overrides
-        )  # Hydra itself would run what a hostile config says on the way to the page
+        # Hydra would instantiate the targets of a hostile config before it prints the page.
+        composed = compose_checked(command, overrides)
         if {"--help", "-h"} & set(flags):
-            only = len(flags) == 1 or all(
+            is_only_page = len(flags) == 1 or all(
                 flag.startswith("--config-dir") for flag in flags if flag not in ("--help", "-h")
             )
-            if not only:
-                raise RequestError(f"{' '.join(flags)}: one page at a time")
+            if not is_only_page:
+                raise RequestError(
+                    f"{' '.join(flags)}: only one page at a time can be printed; "
+                    "give one of these flags"
+                )
             print(help_text.help_page(command, composed, overrides))
             return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
-    said = io.StringIO()
+    errors = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(errors):
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=command)(
                 lambda _: None
             )()
-    except (
-        ValueError,
-        SystemExit,
-    ) as stop:  # flags that exclude each other; Hydra's own end, with its reason on stderr
+    # Flags that exclude each other raise ValueError. Hydra's own errors are printed on stderr
+    # and followed by SystemExit.
+    except (ValueError, SystemExit) as error:
         reason = (
-            said.getvalue().strip().splitlines()[:1]
-            if isinstance(stop, SystemExit)
-            else [str(stop)]
+            errors.getvalue().strip().splitlines()[:1]
+            if isinstance(error, SystemExit)
+            else [str(error)]
         )
-        check(not getattr(stop, "code", 1), " ".join(flags), "", " ".join(reason))
+        check(not getattr(error, "code", 1), " ".join(flags), "", " ".join(reason))
     return 0
 
 
-def _request(
+def _run_request(
     command: str,
     overrides: list[str],
     arguments: Any,
@@ -153,32 +157,31 @@ def _request(
     check_request: Callable,
     finish: Callable[..., str] | None,
 ) -> int:
-    """Check every job of the request, then run them; returns the exit code."""
+    """Check every job of the request, then run the jobs and return the exit code."""
     multirun = arguments.multirun
     if command != "train":
         if multirun:
             raise RequestError("-m: only brainseg.train takes a sweep")
         config = compose_job(command, overrides)
         check_output(command, config)
-        _checked(check_request, config)
+        _check_job(check_request, config)
         try:
             return run(config) or 0
-        except (
-            DataError,
-            OSError,
-            FloatingPointError,
-        ) as error:  # may be a report of many lines; the last is a network's NaN
+        # The message may be a report of many lines. A network that outputs NaN raises
+        # FloatingPointError.
+        except (DataError, OSError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     if multirun and not overrides:
         raise RequestError(
-            "-m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m for a single run"
+            "-m: nothing to vary; give a list of values, such as -m model.width=16,32, "
+            "or leave out -m for a single run"
         )
     settings, jobs = expand_sweep(command, overrides) if multirun else (None, [overrides])
-    of_sweep = multirun or _repeated(arguments.overrides) is not None
-    configs = [compose_job(command, job, of_sweep) for job in jobs]
-    swept = sweep.settings_swept(jobs)
-    choosing = not sweep.REPEATS.issuperset(swept)
+    of_sweep = multirun or _named_run(arguments.overrides) is not None
+    configs = [compose_job(command, job_overrides, of_sweep) for job_overrides in jobs]
+    swept = summary.settings_swept(jobs)
+    choosing = not summary.REPEATS.issuperset(swept)
     facts = []
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
@@ -190,95 +193,109 @@ def _request(
             "a sweep that chooses between settings must not see test patients",
             "leave test=auto and evaluate the chosen run",
         )
-        elsewhere = settings is not None and launch.is_elsewhere(settings)
-        facts.append(_checked(check_request, _any_device(config) if elsewhere else config))
-    names = [sweep.job_label(job, swept) for job in jobs]
+        on_cluster = settings is not None and launch.is_elsewhere(settings)
+        facts.append(_check_job(check_request, _any_device(config) if on_cluster else config))
+    labels = [summary.job_label(job_overrides, swept) for job_overrides in jobs]
     job = Job(sweep="planned" if multirun else None)
-    if multirun and (other := under_other_code(configs, facts, job)):
+    if multirun and (count := under_other_code(configs, facts, job)):
         print(
-            f"{other} of the {len(jobs)} jobs were finished under other code; this code runs them anew, in folders of their own"
+            f"{count} of the {len(jobs)} jobs were finished under other code; "
+            "they run again under this code, in new folders"
         )
     if any(config.dry_run != "false" for config in configs):
-        fates = [plan_job(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
+        plans = [plan_job(config, fact, job) for config, fact in zip(configs, facts, strict=True)]
         threads = launch.share_cores(settings)[0] if settings else None
         measure = (
-            partial(_measured, threads)
+            partial(_measure_job, threads)
             if any(config.dry_run == "measure" for config in configs)
             else None
         )
-        print(sweep.format_plan(facts, fates, names, configs, measure))
+        print(summary.format_plan(facts, plans, labels, configs, measure))
         return 0
     if settings is None:
-        return _run_alone(configs[0], task_overrides(overrides), run)
-    name, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
-    started = launch.prepare_launch(settings, name, swept, choosing)
-    if started.launcher == "basic":
+        return _run_single_job(configs[0], task_overrides(overrides), run)
+    sweep, root = sweep_id(jobs, swept), Path(configs[0].output or "runs")
+    context = launch.prepare_launch(settings, sweep, swept, choosing)
+    if context.launcher == "basic":
         log_to_stdout()
-        outcomes, stopped = launch.run_in_turn(
-            configs, [task_overrides(job) for job in jobs], names, started, run
+        outcomes, interruption = launch.run_in_turn(
+            configs, [task_overrides(job_overrides) for job_overrides in jobs], labels, context, run
         )
     else:
-        outcomes, stopped = launch.run_through_hydra(command, overrides, len(jobs), started, run)
-    outcomes = sweep.mark_lost_jobs(outcomes, configs, facts, replace(job, start=started.start))
-    write_record(
-        root,
-        name,
-        [
-            {"overrides": job, **asdict(outcome)}
-            for job, outcome in zip(jobs, outcomes, strict=True)
-        ],
-    )
-    print(sweep.format_summary(outcomes, names))
-    if stopped:
-        raise stopped
+        outcomes, interruption = launch.run_through_hydra(
+            command, overrides, len(jobs), context, run
+        )
+    # A killed process leaves its run marked as running. The record and the table need its real
+    # state.
+    outcomes = summary.mark_lost_jobs(outcomes, configs, facts, replace(job, start=context.start))
+    rows = [
+        {"overrides": job_overrides, **asdict(outcome)}
+        for job_overrides, outcome in zip(jobs, outcomes, strict=True)
+    ]
+    write_record(root, sweep, rows)
+    print(summary.format_summary(outcomes, labels))
+    # The table is printed first, so that an interrupted sweep also lists its jobs.
+    if interruption:
+        raise interruption
     if finish is not None:
-        print(f"\n{finish(name, root, configs[0])}")
+        print(f"\n{finish(sweep, root, configs[0])}")
     return int(any(outcome.state in (JobState.FAILED, JobState.STOPPED) for outcome in outcomes))
 
 
 def _any_device(config: Any) -> Any:
-    """The same job, for a check on a machine that need not have its device."""
+    """Return the config for a check on a machine that may lack the job's device."""
     return replace(config, device=replace(config.device, on_missing="skip"))
 
 
-def _measured(threads: int | None, config: Any) -> tuple[float, int] | str:
-    """Seconds and bytes of one job, or in a few words why they are not known."""
+def _measure_job(threads: int | None, config: Any) -> tuple[float, int] | str:
+    """Return the seconds and the bytes of memory of one job, or the reason for a failure."""
     try:
         seconds, memory = call_in_subprocess("brainseg.train:measure", config, threads)
-    except SubprocessDied as died:  # as the job itself would, of too little memory
-        return str(died)
+    # The measurement fails where the job itself would, for example when memory is too small.
+    except SubprocessDied as error:
+        return str(error)
     return seconds, memory
 
 
-def _checked(check_request: Callable, config: Any) -> Any:
+def _check_job(check_request: Callable, config: Any) -> Any:
+    """Return the result of `check_request`. Raises RequestError, also for an unreadable file."""
     try:
         return check_request(config)
-    except OSError as error:  # as a file that must not be read
+    except OSError as error:
         raise RequestError(str(error)) from error
 
 
-def _run_alone(config: Any, overrides: list[str], run: Callable) -> int:
-    """Run the one job; returns 1 if it failed. Raises RequestError also for what only the run itself could refuse."""
+def _run_single_job(config: Any, overrides: list[str], run: Callable) -> int:
+    """Run a single job and return 1 if it failed, else 0.
+
+    Raises RequestError, also for a reason that only the run could find, such as a folder in use.
+    """
     log_to_stdout()
     outcome = run_job(run, config, Job(tuple(overrides)))
-    if outcome.state == JobState.REFUSED:  # as a folder in use
+    if outcome.state == JobState.REFUSED:
         raise RequestError(outcome.reason)
     return int(outcome.state == JobState.FAILED)
 
 
 def log_to_stdout() -> None:
-    """Print log lines of level INFO and above as they are. The run's own log.txt has times and levels."""
+    """Print log messages of level INFO and above, without time and level.
+
+    The run's own log.txt has both.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
 
 
-def _overrides(command: str, arguments: Any) -> list[str]:
-    """Return the overrides that were typed, after those of the run that `from=RUN` or `resume=RUN` names. Raises RequestError."""
+def _read_overrides(command: str, arguments: Any) -> list[str]:
+    """Return the typed overrides, preceded by those of the run that `from` or `resume` names.
+
+    Raises RequestError.
+    """
     for name in NOT_OFFERED:
         check(
             not getattr(arguments, name, None),
             f"--{name.replace('_', '-')}",
             getattr(arguments, name, ""),
-            "is not offered here",
+            "this flag of Hydra is not offered",
         )
     overrides = as_typed(command, arguments.overrides, sweeps=bool(arguments.multirun))
     if arguments.config_dir:
@@ -288,10 +305,9 @@ def _overrides(command: str, arguments: Any) -> list[str]:
             arguments.config_dir,
             "no such folder",
         )
-        overrides.insert(
-            0, f"hydra.searchpath=[{quote_path(f'file://{Path(arguments.config_dir).resolve()}')}]"
-        )
-    source = _repeated(overrides)
+        search_path = quote_path(f"file://{Path(arguments.config_dir).resolve()}")
+        overrides.insert(0, f"hydra.searchpath=[{search_path}]")
+    source = _named_run(overrides)
     typed = values_by_setting(overrides)
     if source is None:
         check(
@@ -299,7 +315,7 @@ def _overrides(command: str, arguments: Any) -> list[str]:
             "from",
             typed.get("from"),
             "must name a run",
-            "as from=runs/unet-0123456789",
+            "for example from=runs/unet-0123456789",
         )
         return overrides
     try:
@@ -316,61 +332,68 @@ def _overrides(command: str, arguments: Any) -> list[str]:
         json.JSONDecodeError,
     ) as error:
         raise RequestError(
-            f"{source}/run.json: not what a run writes ({type(error).__name__}: {error})"
+            f"{source}/run.json: not what a run writes ({type(error).__name__}: {error}); "
+            "give another run"
         ) from error
-    foreign = [override for override in stored if is_hydra_setting(override)]
+    hydra_overrides = [override for override in stored if is_hydra_setting(override)]
     check(
-        not foreign,
+        not hydra_overrides,
         f"{source}/run.json",
-        ", ".join(foreign),
-        "a run stores no settings of Hydra's",
-        "give a run that brainseg made",
+        ", ".join(hydra_overrides),
+        "a run never stores settings of Hydra",
+        "give a run that brainseg trained",
     )
     if "from" not in typed:
         return as_typed(command, stored) + overrides
-    # The same steps in other minutes: where no further setting changes what a step costs, they are not measured anew.
-    in_minutes = RunFolder(resolve_run(source, "from")).plan.is_file() and not drop_non_identity(
+    # A run with a time budget stores how many steps fit into it. If no typed setting changes the
+    # cost of a step, the repetition takes that number instead of timing the steps anew.
+    same_steps = RunFolder(resolve_run(source, "from")).plan.is_file() and not drop_non_identity(
         typed, ("from", "seed", "split")
     )
-    repeats = [f"steps_of={quote_path(source)}"] if in_minutes else []
+    repeated_plan = [f"steps_of={quote_path(source)}"] if same_steps else []
     return (
         as_typed(command, without_settings(stored, ("steps_of",)))
-        + repeats
+        + repeated_plan
         + without_settings(overrides, ("from",))
     )
 
 
-def _repeated(overrides: list[str]) -> str | None:
-    """Return the run that `from=RUN` or `resume=RUN` names, or None if the request is for a new run."""
+def _named_run(overrides: list[str]) -> str | None:
+    """Return the run that `from=RUN` or `resume=RUN` names, or None if a new run is requested."""
     typed = values_by_setting(overrides)
     source = text_of(typed.get("from") or typed.get("resume") or "")
     return None if source in ("", "auto", "never", "null") else source
 
 
 def with_options_added(argv: list[str]) -> list[str]:
-    """Return the arguments with Hydra's `++` where a setting is free, as optimizer.options.momentum=0.9 and classes.core=2 are."""
-    free = (".options", "sequences.", "classes.")
+    """Return the arguments with Hydra's `++` before each setting that no dataclass lists.
+
+    Examples are optimizer.options.momentum=0.9 and classes.core=2.
+    """
+    free_settings = (".options", "sequences.", "classes.")
     return [
-        f"++{a}"
-        if any(name in setting_of(a) for name in free) and "=" in a and a[0] not in "+~-"
-        else a
-        for a in argv
+        f"++{argument}"
+        if any(name in setting_of(argument) for name in free_settings)
+        and "=" in argument
+        and argument[0] not in "+~-"
+        else argument
+        for argument in argv
     ]
 
 
 def _refuse_flags(unknown: list[str]) -> None:
-    """Refuse flags that there are not, since argparse says nothing that helps of `--epochs 5`. Raises RequestError."""
+    """Raise RequestError for an unknown flag. argparse's own message offers no remedy."""
     if not unknown:
         return
     name, _, value = unknown[0].lstrip("-").partition("=")
     remedy = "--help lists the flags"
     if unknown[0].startswith("--") and name:
-        remedy = (
-            f"a setting is written without dashes, as {name.replace('-', '_')}={value or 'VALUE'}"
-        )
+        setting = f"{name.replace('-', '_')}={value or 'VALUE'}"
+        remedy = f"write the setting without dashes, as {setting}"
     raise RequestError(f"{unknown[0]}: no such flag; {remedy}")
 
 
-def _stop(error: object) -> NoReturn:
+def _exit_with_error(error: object) -> NoReturn:
+    """Print an error in one line on stderr and exit with code 2."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)

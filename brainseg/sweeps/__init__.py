@@ -1,1 +1,1 @@
-"""Many jobs of one command: launch, outcome, summary."""
+"""Sweeps: launching the jobs of one command, their outcomes and the summary table."""

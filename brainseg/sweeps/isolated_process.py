@@ -1,9 +1,10 @@
-"""A job in a process of its own: whatever kills that process, kills nothing else.
+"""A function call in a new process, so that a crash of the job ends only the job.
 
-The worker of a parallel launcher only waits for it. joblib's pool ends with any of its workers, and takes the jobs of the
-others along; a job that runs out of memory must not do that. Only JSON goes to and fro.
+A worker of a parallel launcher starts this process and waits for it. joblib's pool ends with any of
+its workers and takes all other jobs with it, which a job that runs out of memory must not cause.
+Arguments and result are exchanged as JSON. `call_in_subprocess` starts
 
-    python -m brainseg.sweeps.isolated_process TARGET DESCRIPTOR < arguments       what `call_in_subprocess` starts
+    python -m brainseg.sweeps.isolated_process TARGET DESCRIPTOR < arguments
 """
 
 import json
@@ -26,20 +27,26 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class SubprocessDied(RuntimeError):
-    """The process ended without a result, or with an exception instead."""
+    """The new process ended without a result, or the function raised an exception."""
 
 
 def call_in_subprocess(
     target: str,
     config: TrainConfig,
-    *further: Any,
+    *arguments: Any,
     output: Path | None = None,
-    started: Callable[[int], None] = lambda pid: None,
+    on_start: Callable[[int], None] = lambda pid: None,
 ) -> Any:
-    """What the function `target` ("package.module:name") returns for `config` and `further`, called in a new process.
+    """Call the function `target` in a new process and return its result.
 
-    `further` and the result are what JSON can say. `started` is told the pid; what the process prints goes to the file `output`,
-    or where this one's goes. When this process ends, however it ends, the other gets SIGTERM. Raises Died.
+    The new process receives SIGTERM when this process ends, however it ends. Raises SubprocessDied.
+
+    Args:
+        target: The function, as "package.module:name".
+        config: The first argument of the function.
+        arguments: Further arguments. They and the result must be representable in JSON.
+        output: File to which the new process prints. None leaves stdout and stderr shared.
+        on_start: Function that is called with the pid of the new process.
     """
     receiver, sender = os.pipe()
     environment = os.environ | {
@@ -50,61 +57,68 @@ def call_in_subprocess(
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
     with open(output or os.devnull, "ab") as file:
-        printed: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
+        streams: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
         process = subprocess.Popen(
             [sys.executable, "-m", "brainseg.sweeps.isolated_process", target, str(sender)],
             stdin=subprocess.PIPE,
             pass_fds=(sender,),
             env=environment,
-            **printed,
+            **streams,
         )
+    # Only the new process may hold the writing end. `read` returns when all copies are closed.
     os.close(sender)
-    started(process.pid)
-    assert (
-        process.stdin is not None
-    )  # open until the end: that it closes is how the process learns that this one is gone
+    on_start(process.pid)
+    assert process.stdin is not None
     with os.fdopen(receiver) as pipe:
-        with suppress(BrokenPipeError):  # it may have died already
-            process.stdin.write(json.dumps([asdict(config), *further]).encode() + b"\n")
+        # A process that has crashed already reads no arguments.
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps([asdict(config), *arguments]).encode() + b"\n")
             process.stdin.flush()
-        said = pipe.read()
+        answer = pipe.read()
         code = process.wait()
+    # stdin stays open until here. Its end tells the new process that this process is gone.
     with suppress(BrokenPipeError):
         process.stdin.close()
-    result = json.loads(said) if said.endswith("\n") else {"died": _how(code)}
-    if "died" in result:
-        raise SubprocessDied(result["died"])
+    result = json.loads(answer) if answer.endswith("\n") else {"error": _describe_exit(code)}
+    if "error" in result:
+        raise SubprocessDied(result["error"])
     return result["result"]
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
+    """Return how a process ended, from the return code of `Popen`: an exit code, or -signal."""
     if code >= 0:
         return f"its process ended with exit code {code}"
+    # The kernel's out-of-memory killer uses SIGKILL.
     return f"its process was killed by {signal.Signals(-code).name}" + (
         ", perhaps out of memory" if code == -signal.SIGKILL else ""
     )
 
 
 def main() -> None:
-    """What the new process does."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the launcher's workers ignore it
+    """Read the arguments from stdin, call the target, and write its result or error to the pipe."""
+    # The launcher's workers ignore SIGINT, and a new process inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    for number in (signal.SIGUSR1, signal.SIGUSR2):  # a cluster's warning that the time is up
+    # A cluster sends SIGUSR1 or SIGUSR2 shortly before the job's time is up.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     target, descriptor = sys.argv[1:]
-    config, *further = json.loads(sys.stdin.buffer.readline())
+    config, *arguments = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
-        answer = {"result": getattr(import_module(module), name)(restore(config), *further)}
-    except Exception as error:  # whatever it is, it is the caller's to say
-        answer = {"died": f"{type(error).__name__}: {error}".splitlines()[0]}
+        answer = {"result": getattr(import_module(module), name)(restore(config), *arguments)}
+    # Every exception is passed to the caller, which reports it.
+    except Exception as error:
+        answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     with os.fdopen(int(descriptor), "w") as pipe:
         pipe.write(json.dumps(answer) + "\n")
 
 
 def _end_with_parent() -> None:
+    """Wait until the parent process closes stdin, then send SIGTERM to this process."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

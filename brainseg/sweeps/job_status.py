@@ -1,4 +1,4 @@
-"""How each job of one start of a sweep stands: one small file per job."""
+"""Status files of a sweep's jobs: one small JSON file per job."""
 
 import json
 from pathlib import Path
@@ -8,47 +8,60 @@ from brainseg.core.files import write_json
 from brainseg.runs.job import JobState, Outcome
 
 NOT_STARTED = Outcome(JobState.STOPPED, reason="not started")
-LOST = Outcome(JobState.FAILED, reason="its worker was lost; the same command goes on with it")
+LOST = Outcome(
+    JobState.FAILED, reason="its worker process was lost; run the same command to resume it"
+)
 
 
 class JobStatusStore:
-    """How each job of one start of a sweep stands: a small file a job, written by whatever process the launcher runs it in."""
+    """Status of every job in one start of a sweep, in one file per job.
+
+    The process that runs a job writes its file, whatever process the launcher has chosen. Files of
+    an earlier start of the same sweep are ignored.
+    """
 
     def __init__(self, folder: Path, start: str) -> None:
         self.folder, self.start = folder, start
 
     def write(self, number: int, **facts: Any) -> None:
+        """Write the facts about a job, in place of earlier facts."""
         write_json(self.folder / f"job-{number}.json", {"start": self.start, **facts})
 
     def read(self, number: int) -> dict[str, Any]:
-        """What is known of a job; nothing, if it has not begun since this start."""
+        """Return the facts about a job, or an empty dictionary if this start has not begun it."""
         path = self.folder / f"job-{number}.json"
         facts = json.loads(path.read_text()) if path.is_file() else {}
         return facts if facts.get("start") == self.start else {}
 
-    def end(self, number: int, outcome: Outcome) -> Outcome:
+    def write_outcome(self, number: int, outcome: Outcome) -> Outcome:
+        """Write the outcome of a job and return it."""
         self.write(number, state=outcome.state, folder=outcome.folder, reason=outcome.reason)
         return outcome
 
     def outcome(self, number: int) -> Outcome | None:
-        """How the job ended; None if it has not, as far as anybody wrote."""
+        """Return the outcome of a job, or None if no process has written an outcome."""
         facts = self.read(number)
         return (
             Outcome(facts["state"], facts["folder"], facts["reason"]) if "state" in facts else None
         )
 
     def outcomes(self, count: int, otherwise: Outcome) -> list[Outcome]:
-        """Return every job's outcome: `LOST` for one that began and has none, `otherwise` for one that did not begin."""
+        """Return the outcomes of all jobs.
+
+        A job that began but has no outcome gets `LOST`. A job that never began gets `otherwise`.
+        """
         return [
             self.outcome(number) or (LOST if self.read(number) else otherwise)
             for number in range(count)
         ]
 
     def stop(self) -> None:
-        """No further job may begin."""
+        """Write the stop file, so that no further job begins."""
         write_json(self.folder / "stop.json", {"start": self.start})
 
     @property
-    def stopped(self) -> bool:
+    def is_stopped(self) -> bool:
+        """Return True if this start of the sweep has a stop file."""
         path = self.folder / "stop.json"
+        # A stop file of an earlier start must not stop this start.
         return path.is_file() and json.loads(path.read_text())["start"] == self.start

@@ -1,10 +1,12 @@
-"""The jobs of a sweep: one after the other in this process, or through one of Hydra's launchers, side by side or on a cluster.
+"""Launching the jobs of a sweep: one after another in this process, or through a Hydra launcher.
 
-    in-process                        the default; the data are read once
-    hydra/launcher=joblib             so many at a time (hydra.launcher.n_jobs), cores shared out, GPUs dealt in turn
-    hydra/launcher=submitit_slurm     each a job of the cluster's queue; submitit_local is the same without a cluster
+    in-process                        the default; data are read once for all jobs
+    hydra/launcher=joblib             hydra.launcher.n_jobs jobs at a time, sharing cores and GPUs
+    hydra/launcher=submitit_slurm     each job in the queue of a cluster
+    hydra/launcher=submitit_local     the same without a cluster
 
-Under the last two a worker of the launcher only waits for the job, which has a process of its own (`worker.py`).
+A worker process of these launchers only waits. The job runs in a process of its own
+(`isolated_process.py`).
 """
 
 import logging
@@ -41,32 +43,39 @@ log = logging.getLogger("brainseg")
 
 
 def is_elsewhere(multirun: DictConfig) -> bool:
-    """Whether the jobs run on other machines, whose devices are not known here."""
-    return _launcher(multirun) == "submitit_slurm"
+    """Return True if the jobs run on a cluster, whose devices are unknown on this machine."""
+    return _launcher_name(multirun) == "submitit_slurm"
 
 
 def prepare_launch(
     multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: bool
 ) -> LaunchContext:
-    """Make Hydra's folder of the sweep and share out the machine; `multirun` is composed for the sweep as a whole.
+    """Create Hydra's folder of the sweep, share out the machine, and return the context.
 
-    A folder that was not chosen by the request is new, also if another sweep starts in the same instant. `sweep` is
-    the sweep's id. Raises RequestError.
+    Raises RequestError if the folder cannot be created.
+
+    Args:
+        multirun: The config that Hydra composes for the sweep as a whole.
+        sweep: The sweep's id.
+        swept: The settings in which the jobs differ.
+        choosing: True if the sweep chooses between settings.
     """
-    chosen: Any = OmegaConf.to_container(multirun.hydra.sweep, resolve=False)
+    template: Any = OmegaConf.to_container(multirun.hydra.sweep, resolve=False)
     try:
         folder = Path(str(multirun.hydra.sweep.dir))
-        if "${now:" not in chosen["dir"]:
+        # A name that is made from the time must be new, even if another sweep starts in the same
+        # instant.
+        if "${now:" not in template["dir"]:
             folder.mkdir(parents=True, exist_ok=True)
         else:
-            folder = _new_folder(folder)
+            folder = _make_new_folder(folder)
     except OSError as error:
         raise RequestError(
-            f"hydra.sweep.dir (below runs/hydra unless set) cannot be written: {error}"
+            f"hydra.sweep.dir (below runs/hydra unless set) cannot be created: {error}"
         ) from error
     threads, gpus = share_cores(multirun)
     return LaunchContext(
-        _launcher(multirun),
+        _launcher_name(multirun),
         str(folder.absolute()),
         sweep,
         uuid.uuid4().hex,
@@ -84,66 +93,85 @@ def run_in_turn(
     launch: LaunchContext,
     run: Run,
 ) -> tuple[list[Outcome], Interrupted | None]:
-    """Run the jobs of a sweep one after the other in this process; returns how each ended, and the signal that stopped them."""
-    for number, (config, own, name) in enumerate(zip(configs, overrides, names, strict=True)):
+    """Run the jobs of a sweep one after another in this process.
+
+    Returns the outcomes of all jobs, and the signal that stopped the sweep or None.
+    """
+    interruption = None
+    for number, (config, job_overrides, name) in enumerate(
+        zip(configs, overrides, names, strict=True)
+    ):
         log.info("\njob %d, %d of %d: %s", number, number + 1, len(configs), name)
         try:
-            run_in_process(launch, run, config, number, tuple(own))
-        except Interrupted as stop:
-            return launch.ledger.outcomes(len(configs), NOT_STARTED), stop
-    return launch.ledger.outcomes(len(configs), NOT_STARTED), None
+            run_in_process(launch, run, config, number, tuple(job_overrides))
+        except Interrupted as error:
+            interruption = error
+            break
+    return launch.job_status.outcomes(len(configs), NOT_STARTED), interruption
 
 
 def run_through_hydra(
     command: str, overrides: list[str], count: int, launch: LaunchContext, run: Run
 ) -> tuple[list[Outcome], Interrupted | None]:
-    """Run the jobs of a sweep by one of Hydra's launchers; returns how each ended, also if the launcher lost some, and the signal."""
-    name = f"{run.__module__}:{run.__qualname__}"  # looked up by the job's process: the one that waits for it need not import torch
-    task = partial(run_in_subprocess, launch, name)
+    """Run the jobs of a sweep with a Hydra launcher.
+
+    Returns the outcomes of all `count` jobs, and the signal that stopped the sweep or None. Jobs
+    that the launcher has lost get an outcome, too.
+    """
+    # The worker receives the function's name, not the function, so that it need not import torch.
+    target = f"{run.__module__}:{run.__qualname__}"
+    task = partial(run_in_subprocess, launch, target)
     arguments = [*overrides, f"hydra.sweep.dir={quote_path(launch.folder)}", "hydra.mode=MULTIRUN"]
     try:
-        with _stopping(launch, count):
-            lost = _through_hydra(command, task, arguments, launch, count)
-            if (
-                lost and launch.launcher == "joblib"
-            ):  # its pool ends with any worker: once more, for the jobs that went with it
-                lost = _through_hydra(command, task, arguments, launch, count)
-    except Interrupted as stop:
-        return launch.ledger.outcomes(count, NOT_STARTED), stop
-    return launch.ledger.outcomes(
-        count, Outcome(JobState.FAILED, reason=f"not started: {lost}")
-    ), None
+        with _stop_jobs_on_signals(launch, count):
+            failure = _run_launcher(command, task, arguments, launch, count)
+            # joblib's pool ends with any of its workers. A second launch runs the jobs that were
+            # lost with the pool.
+            if failure and launch.launcher == "joblib":
+                failure = _run_launcher(command, task, arguments, launch, count)
+    except Interrupted as interruption:
+        return launch.job_status.outcomes(count, NOT_STARTED), interruption
+    not_started = Outcome(JobState.FAILED, reason=f"not started: {failure}")
+    return launch.job_status.outcomes(count, not_started), None
 
 
-def _through_hydra(
+def _run_launcher(
     command: str,
     task: Callable[[DictConfig], Outcome],
     arguments: list[str],
     launch: LaunchContext,
     count: int,
 ) -> str:
-    """Let the launcher run all jobs; returns an empty string, or what the launcher died of when no job is under way any more."""
+    """Run all jobs with the launcher and return an empty string, or the reason why it failed.
+
+    After a failure of the launcher this function waits until no job is running.
+    """
     engine = GlobalHydra.instance().hydra
     assert engine is not None
     try:
         engine.multirun(command, task, arguments)
     except (RequestError, HydraException, OmegaConfBaseException):
         raise
-    except Exception as error:  # whatever a launcher's library raises when it has lost a process: the other jobs' work counts
+    # A launcher's library may raise any exception after it has lost a process. The work of the
+    # other jobs must not be lost with it.
+    except Exception as error:
         print(
-            f"the launcher failed ({type(error).__name__}); waiting for the jobs under way",
+            f"the launcher failed ({type(error).__name__}); waiting for the running jobs",
             file=sys.stderr,
         )
-        while _under_way(launch.ledger, count):
+        while _running_pids(launch.job_status, count):
             time.sleep(0.2)
         return f"the launcher failed, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""
 
 
 def share_cores(multirun: DictConfig) -> tuple[int | None, int]:
-    """Threads of a job, and GPUs to deal. A cluster gives each job its own machine, or as much as it asks for."""
+    """Return the threads per job (None if not limited) and the number of GPUs to assign.
+
+    A cluster gives each job its own machine, or the share that the job requests.
+    """
     settings = multirun.hydra.launcher
-    if _launcher(multirun) == "joblib":
+    if _launcher_name(multirun) == "joblib":
         import torch
         from joblib import cpu_count, effective_n_jobs
 
@@ -151,21 +179,24 @@ def share_cores(multirun: DictConfig) -> tuple[int | None, int]:
             settings.n_jobs != 0,
             "hydra.launcher.n_jobs",
             0,
-            "no job at a time",
-            "-1 is one for each core",
+            "at least 1 job must run at a time",
+            "-1 runs one job per core",
         )
         return max(1, cpu_count() // effective_n_jobs(settings.n_jobs)), torch.cuda.device_count()
     return settings.get("cpus_per_task"), 0
 
 
-def _launcher(multirun: DictConfig) -> str:
+def _launcher_name(multirun: DictConfig) -> str:
     return launcher_name(multirun.hydra.launcher._target_)
 
 
-def _new_folder(folder: Path) -> Path:
+def _make_new_folder(folder: Path) -> Path:
+    """Create a folder that did not exist: `folder`, or `folder` with -2, -3, ... appended."""
     number = 1
     while True:
         path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        # `mkdir` fails if another process has just created the folder. A test with `exists` before
+        # it would not exclude that.
         try:
             path.mkdir(parents=True)
             return path
@@ -173,38 +204,44 @@ def _new_folder(folder: Path) -> Path:
             number += 1
 
 
-def _under_way(ledger: JobStatusStore, count: int) -> list[int]:
-    """Processes on this machine that still work on a job of this start."""
-    found = [ledger.read(number) for number in range(count)]
+def _running_pids(job_status: JobStatusStore, count: int) -> list[int]:
+    """Return the pids of the other processes on this machine that run a job of this start."""
+    jobs = [job_status.read(number) for number in range(count)]
     return [
-        f["pid"]
-        for f in found
-        if f.get("host") == socket.gethostname() and f["pid"] != os.getpid() and is_alive(f["pid"])
+        job["pid"]
+        for job in jobs
+        if job.get("host") == socket.gethostname()
+        and job["pid"] != os.getpid()
+        and is_alive(job["pid"])
     ]
 
 
 @contextmanager
-def _stopping(launch: LaunchContext, count: int) -> Iterator[None]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP ends the jobs that run apart from this process, saved; then it is raised as Interrupted.
+def _stop_jobs_on_signals(launch: LaunchContext, count: int) -> Iterator[None]:
+    """Pass the first SIGINT, SIGTERM or SIGHUP on to the jobs' processes, then raise Interrupted.
 
-    A second one ends this process at once. The jobs of a cluster go on: there the queue is told, by its own commands.
+    The jobs save their runs before they end. A second signal ends this process at once. The jobs of
+    a cluster continue, since only the commands of its queue can stop them.
     """
-    caught: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if caught and number == HANG_UP:
+        # A shell and the system both send SIGHUP when a terminal closes.
+        if received and number == HANG_UP:
             return
-        if caught or launch.launcher == "submitit_slurm":
+        if received or launch.launcher == "submitit_slurm":
             raise Interrupted(number)
-        caught.append(number)
-        launch.ledger.stop()
-        for pid in _under_way(launch.ledger, count):
+        received.append(number)
+        launch.job_status.stop()
+        for pid in _running_pids(launch.job_status, count):
             os.kill(pid, signal.SIGTERM)
 
+    # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {
+    # A signal that is ignored, for example under nohup, stays ignored.
+    previous_handlers = {
         number: signal.signal(number, stop)
         for number in ENDING
         if signal.getsignal(number) is not signal.SIG_IGN
@@ -212,7 +249,7 @@ def _stopping(launch: LaunchContext, count: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
-    if caught:
-        raise Interrupted(caught[0])
+    if received:
+        raise Interrupted(received[0])

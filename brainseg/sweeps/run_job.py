@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process the launcher runs it: here, or waiting for a process of the job's own."""
+"""A single job of a sweep, run in this process or in a process that this process waits for."""
 
 import os
 import signal
@@ -25,10 +25,15 @@ Run = Callable[[TrainConfig, Job], Outcome]
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """What the jobs of one start of a sweep share; it travels to the launcher's processes."""
+    """Facts that all jobs in one start of a sweep share.
 
-    launcher: str  # one of LAUNCHERS
-    folder: str  # Hydra's folder of this start
+    It is sent to the launcher's processes.
+    """
+
+    # Name of the launcher, from config.launchers.LAUNCHERS.
+    launcher: str
+    # Hydra's folder of this start.
+    folder: str
     sweep: str
     start: str
     swept: tuple[str, ...]
@@ -37,11 +42,12 @@ class LaunchContext:
     gpus: int = 0
 
     @property
-    def ledger(self) -> JobStatusStore:
+    def job_status(self) -> JobStatusStore:
+        """Return the status files of this start's jobs."""
         return JobStatusStore(Path(self.folder) / "jobs", self.start)
 
     def job(self, number: int, overrides: tuple[str, ...]) -> Job:
-        """What the job with this number knows of its sweep."""
+        """Return the job with this number. GPUs are assigned to jobs in turn."""
         gpu = number % self.gpus if self.gpus else None
         return Job(
             overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu
@@ -49,19 +55,26 @@ class LaunchContext:
 
 
 def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
-    """Run a job; whatever it dies of ends this job alone. Its traceback is in its own log, its reason is printed at once."""
+    """Run a job and return its outcome. An exception ends only this job.
+
+    The reason is printed at once. The traceback is in the log of the run.
+    """
     name = "run" if job.number is None else f"job {job.number}"
     try:
         return run(config, job)
     except RequestError as error:
-        left_out = isinstance(error, DeviceMissingError) and config.device.on_missing == "skip"
-        if left_out or (isinstance(error, InUseError) and job.sweep):
+        skips_missing_device = (
+            isinstance(error, DeviceMissingError) and config.device.on_missing == "skip"
+        )
+        if skips_missing_device or (isinstance(error, InUseError) and job.sweep):
             outcome = Outcome(JobState.SKIPPED, reason=str(error))
-        elif job.sweep is None:  # not raised through Hydra, which would print a line of its own
+        elif job.sweep is None:
+            # The error is returned, because Hydra would print a line of its own if it were raised.
             return Outcome(JobState.REFUSED, reason=str(error))
         else:
             outcome = Outcome(JobState.FAILED, reason=str(error))
-    except Exception as error:  # whatever a job dies of, the others of its sweep go on; run() has logged the traceback
+    # The other jobs of the sweep must run whatever this job raises. `run` has logged the traceback.
+    except Exception as error:
         reason = "; ".join(
             [
                 f"{type(error).__name__}: {error}".strip().splitlines()[0],
@@ -76,72 +89,79 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
 def run_in_process(
     launch: LaunchContext, run: Run, config: TrainConfig, number: int, overrides: tuple[str, ...]
 ) -> Outcome:
-    """One job, in this process."""
+    """Run a job in this process. Raises Interrupted, after it has written the outcome."""
     from brainseg.device import restoring_threads
 
-    launch.ledger.write(number, pid=os.getpid(), host=socket.gethostname())
+    launch.job_status.write(number, pid=os.getpid(), host=socket.gethostname())
     try:
+        # A job may set the number of threads, which would remain set for the next job.
         with restoring_threads():
-            return launch.ledger.end(number, run_job(run, config, launch.job(number, overrides)))
-    except Interrupted as stop:
-        launch.ledger.end(number, _interrupted(stop))
+            outcome = run_job(run, config, launch.job(number, overrides))
+            return launch.job_status.write_outcome(number, outcome)
+    except Interrupted as interruption:
+        launch.job_status.write_outcome(number, _stopped_outcome(interruption))
         raise
 
 
 def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) -> Outcome:
-    """One job, in a process of its own, which this one waits for; called in a process of the launcher's."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the job's process too, which saves
-    context, ledger = (
-        HydraConfig.get(),
-        launch.ledger,
-    )  # where Hydra has set the job's own configuration
+    """Run a job in a new process and wait for it. A process of the launcher calls this function."""
+    # Ctrl-C also reaches the job's process, which saves its run. This process must wait for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Hydra has set the configuration of this job.
+    context = HydraConfig.get()
+    job_status = launch.job_status
     number = int(context.job.num)
     job = launch.job(number, tuple(context.overrides.task))
-    if done := ledger.outcome(
-        number
-    ):  # by an earlier worker of this start, whose launcher was lost
-        return done
-    if ledger.stopped:
-        return ledger.end(
+    # After a launcher was lost, it runs all jobs again, also those that have an outcome.
+    if earlier_outcome := job_status.outcome(number):
+        return earlier_outcome
+    if job_status.is_stopped:
+        return job_status.write_outcome(
             number,
-            Outcome(JobState.STOPPED, reason="stopped before it began; the same command runs it"),
+            Outcome(
+                JobState.STOPPED, reason="stopped before it began; run the same command to run it"
+            ),
         )
     output = Path(launch.folder) / str(number) / "output.txt"
     try:
-        said = call_in_subprocess(
+        facts = call_in_subprocess(
             "brainseg.sweeps.run_job:subprocess_main",
-            _config(composed),
+            _to_dataclass(composed),
             target,
             asdict(job),
             output=output,
-            started=lambda pid: ledger.write(number, pid=pid, host=socket.gethostname()),
+            on_start=lambda pid: job_status.write(number, pid=pid, host=socket.gethostname()),
         )
-        outcome = Outcome(**said)
-    except SubprocessDied as died:
+        outcome = Outcome(**facts)
+    except SubprocessDied as error:
         outcome = Outcome(
             JobState.FAILED,
-            reason=f"{died}; the same command goes on with it; its output: {output}",
+            reason=f"{error}; run the same command to resume it; its output is in {output}",
         )
     print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
-    return ledger.end(number, outcome)
+    return job_status.write_outcome(number, outcome)
 
 
 def subprocess_main(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:
-    """What the job's own process does; a signal ends it saved."""
+    """Run a job in its new process and return its outcome as a dictionary.
+
+    A signal ends the job after its run has been saved.
+    """
     module, _, name = target.partition(":")
-    lists = {key: tuple(value) for key, value in job.items() if isinstance(value, list)}
+    # JSON has no tuples, and Job needs them.
+    tuples = {key: tuple(value) for key, value in job.items() if isinstance(value, list)}
     try:
-        return asdict(run_job(getattr(import_module(module), name), config, Job(**job | lists)))
-    except Interrupted as stop:
-        return asdict(_interrupted(stop))
+        return asdict(run_job(getattr(import_module(module), name), config, Job(**job | tuples)))
+    except Interrupted as interruption:
+        return asdict(_stopped_outcome(interruption))
 
 
-def _interrupted(stop: Interrupted) -> Outcome:
-    return Outcome(JobState.STOPPED, reason=f"{stop}; the same command goes on with it")
+def _stopped_outcome(interruption: Interrupted) -> Outcome:
+    """Return the outcome of a job that a signal has stopped."""
+    return Outcome(JobState.STOPPED, reason=f"{interruption}; run the same command to resume it")
 
 
-def _config(composed: DictConfig) -> TrainConfig:
+def _to_dataclass(composed: DictConfig) -> TrainConfig:
+    """Return a composed config as a dataclass."""
     config: Any = OmegaConf.to_object(composed)
     return config

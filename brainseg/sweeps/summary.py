@@ -1,4 +1,4 @@
-"""A sweep before and after its jobs run: which settings it varies, what each job would do, how each one ended."""
+"""Tables of a sweep: the plan of a dry run, and the summary of all outcomes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,57 +10,64 @@ from brainseg.runs.find import find_run_folder
 from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.tracking.mirror import Mirror
 
-REPEATS = {
-    "seed",
-    "split.fold",
-}  # a sweep over nothing else chooses no setting, so it may look at the test patients
+# A sweep over only these settings chooses no setting, so it may evaluate the test patients.
+REPEATS = {"seed", "split.fold"}
 
 
 def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
-    """The settings in which the jobs of a sweep differ."""
+    """Return the settings in which the overrides of a sweep's jobs differ."""
     values: dict[str, set[str]] = {}
-    for job in jobs:
-        for key, value in values_by_setting(job).items():
-            values.setdefault(key, set()).add(value)
-    return tuple(key for key, seen in values.items() if len(seen) > 1)
+    for overrides in jobs:
+        for setting, value in values_by_setting(overrides).items():
+            values.setdefault(setting, set()).add(value)
+    return tuple(setting for setting, distinct in values.items() if len(distinct) > 1)
 
 
 def job_label(job: Sequence[str], swept: Sequence[str]) -> str:
-    """What sets a job apart from the others of its sweep, as typed."""
-    given = values_by_setting(job)
-    return " ".join(f"{key}={given[key]}" for key in given if key in swept)
+    """Return a job's values of the swept settings, such as `seed=1 model.depth=3`."""
+    values = values_by_setting(job)
+    return " ".join(f"{setting}={values[setting]}" for setting in values if setting in swept)
 
 
 def mark_lost_jobs(
     outcomes: list[Outcome], configs: list[TrainConfig], facts: list[JobCheck], job: Job
 ) -> list[Outcome]:
-    """Write down, in folder and MLflow, that a run was killed whose process could not do so itself; names its folder in the outcome."""
-    settled = []
+    """Record the runs whose process was killed, and return the outcomes with their run folders.
+
+    A killed process cannot write its own end. This function writes it into the run folder and
+    MLflow.
+    """
+    completed_outcomes = []
     for outcome, config, fact in zip(outcomes, configs, facts, strict=True):
-        folder = (
-            find_run_folder(config, job, fact.name)
-            if outcome.state in (JobState.FAILED, JobState.STOPPED)
+        # Only an outcome without a folder comes from a process that could not report it.
+        may_be_killed = (
+            outcome.state in (JobState.FAILED, JobState.STOPPED)
             and not outcome.folder
             and fact.name
-            else None
         )
+        folder = find_run_folder(config, job, fact.name) if may_be_killed else None
         if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
             if config.tracking.name != "none":
                 Mirror(folder.path).update(final=True)
             outcome = replace(outcome, folder=str(folder.path))
-        settled.append(outcome)
-    return settled
+        completed_outcomes.append(outcome)
+    return completed_outcomes
 
 
 def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
-    """The table that ends a sweep: finished, skipped, failed, stopped by a signal, with reasons."""
-    ended = [outcome.state for outcome in outcomes]
-    states = [JobState.FINISHED, JobState.SKIPPED, JobState.FAILED]
-    states += [JobState.STOPPED] if JobState.STOPPED in ended else []
-    counts = ", ".join(f"{ended.count(state)} {state}" for state in states)
+    """Return the table at the end of a sweep: state, label, run folder and reason of every job."""
+    states = [outcome.state for outcome in outcomes]
+    counted = [JobState.FINISHED, JobState.SKIPPED, JobState.FAILED]
+    counted += [JobState.STOPPED] if JobState.STOPPED in states else []
+    counts = ", ".join(f"{states.count(state)} {state}" for state in counted)
     rows = [
-        [str(number), state, name, " ".join(filter(None, (one.folder, one.reason)))]
-        for number, (one, state, name) in enumerate(zip(outcomes, ended, labels, strict=True))
+        [
+            str(number),
+            outcome.state,
+            label,
+            " ".join(filter(None, (outcome.folder, outcome.reason))),
+        ]
+        for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True))
     ]
     return f"\n{len(outcomes)} jobs: {counts}\n" + format_table(
         ("job", "state", "swept", "folder, reason"), rows
@@ -69,12 +76,17 @@ def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
 
 def format_plan(
     facts: list[JobCheck],
-    fates: list[PlannedAction],
+    plans: list[PlannedAction],
     labels: Sequence[str],
     configs: list[TrainConfig],
     measure: Callable[[TrainConfig], tuple[float, int] | str] | None = None,
 ) -> str:
-    """A dry run's table; with `measure` also the seconds and the memory that each job takes, or why not, and the total."""
+    """Return the table of a dry run, with one row per job.
+
+    `measure` returns the seconds and the bytes of memory of a complete run, or the reason why they
+    are unknown. With `measure` the table also has the time and memory of each job and the total
+    time.
+    """
     head = [
         "job",
         "swept",
@@ -84,45 +96,49 @@ def format_plan(
         *(("time", "memory") if measure else ()),
         "would",
     ]
-    rows, total = [], 0.0
-    for number, (fact, fate, name, config) in enumerate(
-        zip(facts, fates, labels, configs, strict=True)
+    rows, total_seconds = [], 0.0
+    for number, (fact, plan, label, config) in enumerate(
+        zip(facts, plans, labels, configs, strict=True)
     ):
-        measured: list[str] = []
+        cost_cells: list[str] = []
         if measure is not None:
-            found = measure(config) if fate.left > 0 else ""
-            if isinstance(found, str):
-                measured = ["-", found or "-"]
+            # A job that will be skipped costs nothing, and need not be measured.
+            cost = measure(config) if plan.left > 0 else ""
+            if isinstance(cost, str):
+                cost_cells = ["-", cost or "-"]
             else:
-                total += found[0] * fate.left
-                measured = [format_duration(found[0] * fate.left), f"{found[1] / 1e9:.1f} GB"]
+                seconds, memory = cost
+                # A resumed run trains only the epochs that are left.
+                total_seconds += seconds * plan.left
+                cost_cells = [format_duration(seconds * plan.left), f"{memory / 1e9:.1f} GB"]
         rows.append(
             [
                 str(number),
-                name,
+                label,
                 f"{fact.parameters:,}",
                 fact.patients,
                 fact.device,
-                *measured,
-                fate.words,
+                *cost_cells,
+                plan.words,
             ]
         )
     return format_table(head, rows) + (
-        f"\n{format_duration(total)} in all, one job after the other" if measure else ""
+        f"\n{format_duration(total_seconds)} in all, one job after the other" if measure else ""
     )
 
 
 def format_duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    """Return a duration as hours:minutes:seconds."""
+    rounded = round(seconds)
+    return f"{rounded // 3600}:{rounded // 60 % 60:02d}:{rounded % 60:02d}"
 
 
 def format_table(head: Sequence[str], rows: list[list[str]]) -> str:
-    """Columns as wide as their widest entry; a column with no entry is left out."""
+    """Return a text table with columns as wide as their widest cell, without the empty columns."""
     lines = [list(head), *rows]
-    kept = [column for column in range(len(head)) if any(row[column] for row in rows)]
-    widths = {column: max(len(line[column]) for line in lines) for column in kept}
+    columns = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(line[column]) for line in lines) for column in columns}
     return "\n".join(
-        "  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines
+        "  ".join(line[column].ljust(widths[column]) for column in columns).rstrip()
+        for line in lines
     )

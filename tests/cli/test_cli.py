@@ -463,8 +463,8 @@ def test_a_job_that_another_sweep_is_at_work_on_is_left_to_it(capsys) -> None:
 @pytest.mark.parametrize(
     ("argv", "how"),
     [
-        (["-m", "seed=0,1"], "the same command goes on\n"),
-        (["seed=1"], "the same command with resume=auto goes on\n"),
+        (["-m", "seed=0,1"], "run the same command to resume\n"),
+        (["seed=1"], "run the same command with resume=auto to resume\n"),
     ],
 )
 def test_who_is_stopped_is_told_how_to_go_on(argv: list[str], how: str, capsys) -> None:
@@ -497,15 +497,16 @@ def test_a_page_may_be_cut_short() -> None:
     [
         (
             ["-m", "brainseg.train", "--epochs", "5"],
-            "error: --epochs: no such flag; a setting is written without dashes, as epochs=VALUE",
+            "error: --epochs: no such flag; write the setting without dashes, as epochs=VALUE",
         ),
         (
             ["-m", "brainseg.train", "--max-minutes=5"],
-            "error: --max-minutes=5: no such flag; a setting is written without dashes, as max_",
+            "error: --max-minutes=5: no such flag; write the setting without dashes, as max_",
         ),
         (
             ["-m", "brainseg.train", "-m"],
-            "error: -m: nothing to vary; give a list of values, as -m model.width=16,32, or leave out -m",
+            "error: -m: nothing to vary; give a list of values, such as -m model.width=16,32, or "
+            "leave out -m for a single run",
         ),
         (
             ["-m", "brainseg.predict"],
@@ -514,7 +515,7 @@ def test_a_page_may_be_cut_short() -> None:
         (["-m", "brainseg", "trian"], "error: trian: no such command; did you mean train?"),
         (
             ["-S", "-m", "brainseg.train"],
-            "error: brainseg's packages are not in this Python",
+            "error: brainseg's packages are not installed in this Python",
         ),  # -S: without site-packages
     ],
 )

@@ -118,7 +118,7 @@ def test_another_shell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert completion.run(["tcsh"]) == 2
     assert (
         capsys.readouterr().err
-        == "error: shell=tcsh: must be one of bash, zsh, fish; as brainseg completion bash\n"
+        == "error: shell=tcsh: must be one of bash, zsh, fish; for example brainseg completion bash\n"
     )
     assert completion.run(["--help"]) == 0
     assert 'eval "$(brainseg completion bash)"' in capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_the_other_pages_work(capsys: pytest.CaptureFixture[str]) -> None:
     composed = OmegaConf.create(apart("--cfg", "job", "model.depth=3"))
     assert (composed.model.depth, composed.scheduler.name) == (3, "cosine")
     assert "scheduler/cosine" in apart("--info", "defaults")
-    assert "one page at a time" in call(capsys, "train", "--help", "--cfg", "job", code=2)
+    assert "only one page at a time" in call(capsys, "train", "--help", "--cfg", "job", code=2)
     assert "no such setting" in call(capsys, "train", "--help", "modle.depth=3", code=2)
 
 

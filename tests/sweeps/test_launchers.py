@@ -232,7 +232,7 @@ def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
         TrainConfig(seed=5),
         "",
         output=tmp_path / "deep" / "output.txt",
-        started=pids.append,
+        on_start=pids.append,
     )
     assert said == {"seed": 5, "pid": pids[0]}
     assert pids[0] != os.getpid()
@@ -256,7 +256,7 @@ def test_it_ends_with_the_one_that_waits_for_it(importable: str, tmp_path: Path)
     script = f"""
 from brainseg.config import TrainConfig
 from brainseg.sweeps.isolated_process import call_in_subprocess
-call_in_subprocess("{importable}", TrainConfig(), "wait", started=lambda pid: print(pid, flush=True))
+call_in_subprocess("{importable}", TrainConfig(), "wait", on_start=lambda pid: print(pid, flush=True))
 """
     waiting = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert waiting.stdout is not None
@@ -488,5 +488,5 @@ train.main()
 
 
 def test_no_job_at_a_time_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"hydra\.launcher\.n_jobs=0: no job at a time"):
+    with pytest.raises(RequestError, match=r"hydra\.launcher\.n_jobs=0: at least 1 job must run at a time"):
         launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))

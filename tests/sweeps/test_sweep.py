@@ -252,9 +252,9 @@ def test_dry_run_measures_seconds_and_memory(start) -> None:
 
 def test_what_a_launcher_lost_is_in_the_table_too(tmp_path: Path) -> None:
     ledger = JobStatusStore(tmp_path / "jobs", "now")
-    ledger.end(0, Outcome("finished", "runs/a"))
+    ledger.write_outcome(0, Outcome("finished", "runs/a"))
     ledger.write(1, pid=1, host="h")
-    JobStatusStore(tmp_path / "jobs", "before").end(2, Outcome("finished", "runs/c"))
+    JobStatusStore(tmp_path / "jobs", "before").write_outcome(2, Outcome("finished", "runs/c"))
     outcomes = ledger.outcomes(3, NOT_STARTED)
     assert [outcome.state for outcome in outcomes] == ["finished", "failed", "stopped"]
     assert [outcome.reason for outcome in outcomes] == ["", LOST.reason, "not started"]
