@@ -1,1 +1,1 @@
-"""One run on disk: its folder, identity, checkpoint, resume and callbacks."""
+"""The files of a run: folder, identity, checkpoints, resume and callbacks."""

@@ -1,4 +1,4 @@
-"""What happens around the training loop: progress, checkpoints, signals, MLflow. The hooks that train.py gives the engine."""
+"""The callbacks of a training run: progress bar, log lines, checkpoints, signals and MLflow."""
 
 import logging
 import math
@@ -21,20 +21,23 @@ from brainseg.tracking.mirror import Mirror
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.state import State
 
-EpochCallback = Callable[
-    [RunFolder, State], None
-]  # called before the first step and after each epoch; may raise `Stopped`
+# Called before the first step and after each epoch. It may raise `Stopped` to end the run.
+EpochCallback = Callable[[RunFolder, State], None]
 
+# A run with fewer optimizer steps gets a warning.
 FEW_STEPS = 100
 log = logging.getLogger("brainseg")
 
 
 def no_callback(folder: RunFolder, state: State) -> None:
-    """The follower of a run that nobody follows."""
+    """Do nothing: the default epoch callback."""
 
 
 class RunCallbacks:
-    """Follows one run. Use `hooks` while training; `announce` before, `describe_result` after the folder is complete."""
+    """Progress bar, log lines, checkpoints and MLflow updates of one run.
+
+    Call `describe_result` when the run folder is complete.
+    """
 
     def __init__(
         self,
@@ -44,22 +47,17 @@ class RunCallbacks:
         split: Split,
         signals: Signals,
         mirror: Mirror | None,
-        follow: EpochCallback = no_callback,
+        epoch_callback: EpochCallback = no_callback,
     ) -> None:
-        self.folder, self.task, self.state, self.split, self.signals, self.mirror = (
-            folder,
-            task,
-            state,
-            split,
-            signals,
-            mirror,
-        )
-        self.follow = follow
+        self.folder, self.task, self.state, self.split = folder, task, state, split
+        self.signals, self.mirror = signals, mirror
+        self.epoch_callback = epoch_callback
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.bar: tqdm | None = None
-        self.mirrored = False
+        self.is_mirrored = False
 
     def hooks(self) -> Callbacks:
+        """Return the callbacks for `fit`."""
         return Callbacks(
             after_step=self._after_step,
             after_patient=self._after_patient,
@@ -79,13 +77,17 @@ class RunCallbacks:
         ):
             yield self.hooks()
         self._conclude_plan()
-        self._tell_mlflow()  # resumed behind its last step, a run has only its tests to do, which take minutes
+        # A run that was resumed after its last step takes no step, yet its tests take minutes.
+        self._report_start()
 
     def _announce(self) -> None:
+        """Log what is about to be trained, with warnings about settings without effect."""
         task, state = self.task, self.state
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
         log.info("run folder:   %s", self.folder.path)
-        log.info("device:       asked %s, got %s", task.device.requested, task.device.resolved)
+        log.info(
+            "device:       requested %s, using %s", task.device.requested, task.device.resolved
+        )
         log.info(
             "data:         %d training slices of %s, %s, split %s %s",
             len(task.train),
@@ -97,12 +99,13 @@ class RunCallbacks:
         if self.split.leaky:
             shared = len(set(self.split.train) & set(self.split.validation))
             log.warning(
-                "LEAKY SPLIT:  %d of %d validation patients are trained on; no number of this run is a score on new patients",
+                "LEAKY SPLIT:  %d of %d validation patients are trained on; "
+                "no score of this run is measured on held-out patients",
                 shared,
                 len(self.split.validation),
             )
         log.info(
-            "model:        %s, %s parameters; %d steps of %d slices, %d an epoch",
+            "model:        %s, %s parameters; %d steps of %d slices, %d steps per epoch",
             task.config.model.name,
             f"{parameters:,}",
             state.total_steps,
@@ -111,47 +114,50 @@ class RunCallbacks:
         )
         self._warn_of_few_steps()
         if state.total_steps < task.steps_per_epoch:
-            share = state.total_steps / task.steps_per_epoch
             log.warning(
-                "note:         that is %.1f of an epoch: not every slice is seen once, and there is one validation",
-                share,
+                "note:         the run covers %.1f of an epoch: "
+                "some slices are never used, and there is only one validation",
+                state.total_steps / task.steps_per_epoch,
             )
         schedule = task.config.scheduler
         if isinstance(schedule, StepConfig) and all(
             epoch * task.steps_per_epoch >= state.total_steps for epoch in schedule.epochs
         ):
             log.warning(
-                "note:         scheduler=step drops the rate at epochs %s: the run ends before that",
+                "note:         scheduler=step lowers the learning rate at epochs %s, "
+                "but the run ends before the first of them",
                 schedule.epochs,
             )
         inference = task.config.inference
         if inference.min_volume and inference.components != "min_volume":
             log.warning(
-                "note:         inference.min_volume=%d says nothing under inference.components=%s",
+                "note:         inference.min_volume=%d has no effect with inference.components=%s",
                 inference.min_volume,
                 inference.components,
             )
         if state.half_steps:
             log.info(
-                "half size:    the first %d steps, into epoch %d; val/dice, always of full size, says little before",
+                "half size:    the first %d steps, into epoch %d, use images of half the size; "
+                "val/dice is always measured at full size and means little until then",
                 state.half_steps,
                 (state.half_steps - 1) // task.steps_per_epoch,
             )
         if state.step:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
-        self.follow(self.folder, state)
+        self.epoch_callback(self.folder, state)
 
     def _warn_of_few_steps(self) -> None:
         if self.state.total_steps < FEW_STEPS:
             log.warning(
-                "note:         the run has %d optimizer steps: fewer than %d seldom teach a network anything; %s",
+                "note:         the run has %d optimizer steps, and fewer than %d rarely suffice "
+                "to train a network; raise %s",
                 self.state.total_steps,
                 FEW_STEPS,
-                "raise " + training_budget(self.task.config)[0],
+                training_budget(self.task.config)[0],
             )
 
     def _conclude_plan(self) -> None:
-        """Log how many steps the minutes gave in the end, where the first plan had others."""
+        """Log the final number of steps of a time budget if the first plan had another number."""
         plans = self.state.plans
         if plans and plans[-1].is_settled and plans[-1].total != plans[0].total:
             log.info(
@@ -160,44 +166,51 @@ class RunCallbacks:
                 self.task.config.max_minutes,
                 plans[0].total,
             )
+            # With a low first estimate the warning has been logged at the start.
             if plans[0].total >= FEW_STEPS:
                 self._warn_of_few_steps()
 
     def _progress(self, state: State) -> None:
         if self.bar is not None:
             dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
-            # On a GPU the first losses are not read before the epoch ends.
+            # On a GPU the losses of the first epoch are not read before it ends.
             loss = f"{state.last_loss:.3f}" if math.isfinite(state.last_loss) else "-"
             self.bar.set_postfix_str(
                 f"epoch {state.epoch} loss {loss} best val/dice {dice}", refresh=False
             )
+            # Under a time budget the number of steps changes with the pace.
             self.bar.total = state.total_steps
             self.bar.update(1)
 
     def _after_step(self, state: State) -> None:
         self._progress(state)
-        self._tell_mlflow()  # not earlier: MLflow takes longer to import than all else up to the first step
+        # MLflow takes longer to import than all else up to the first step, so the step comes first.
+        self._report_start()
         checkpoints = self.task.config.checkpoint
-        due = (
+        is_due = (
             checkpoints.every_steps is not None
             and state.step - self.saved_step >= checkpoints.every_steps
         )
-        due = due or (
+        is_due = is_due or (
             checkpoints.every_minutes is not None
             and time.monotonic() - self.saved_at >= checkpoints.every_minutes * 60
         )
-        if due:
+        if is_due:
             self._save(state)
         self._after_patient(state)
 
-    def _tell_mlflow(self) -> None:
-        """Once, that the run is there and running."""
-        if self.mirror is not None and not self.mirrored:
-            self.mirrored = True
+    def _report_start(self) -> None:
+        """Create the MLflow run, with its status running, at the first call only."""
+        if self.mirror is not None and not self.is_mirrored:
+            self.is_mirrored = True
             self.mirror.update()
 
     def _after_patient(self, state: State) -> None:
-        """Between two steps, or two validated patients: the moments at which a signal may end the run."""
+        """Save the state and raise `Interrupted` if a signal has arrived.
+
+        The loop calls this between two steps and between two validated patients, the only moments
+        at which a signal may end the run.
+        """
         try:
             self.signals.poll()
         except Interrupted:
@@ -205,30 +218,31 @@ class RunCallbacks:
             raise
 
     def _after_epoch(self, state: State, improved: bool) -> None:
+        # Checkpoint and metrics.jsonl are written before MLflow is updated (see `run_folder`).
         self._save(state, improved)
         metrics = state.history[-1]["metrics"]
-        validated = "".join(
+        validation_text = "".join(
             f"{name} {metrics[name]:.4f}  " for name in ("val/loss", "val/dice") if name in metrics
         )
         log.info(
             "epoch %3d  train/loss %.4f  %s%s%.1f s",
             state.epoch - 1,
             metrics["train/loss"],
-            validated,
-            "best   " if improved else " " * 7 if validated else "",
+            validation_text,
+            "best   " if improved else " " * 7 if validation_text else "",
             metrics["speed/epoch_seconds"],
         )
         if "val/dice" in metrics and state.predicts_nothing:
             # A patient without tumour has a Dice of 1 as long as nothing is predicted.
-            flattered = (
-                "; val/dice is that of patients without tumour" if metrics["val/dice"] else ""
+            explanation = (
+                "; val/dice comes only from patients without tumour" if metrics["val/dice"] else ""
             )
-            log.info("           the network predicts nothing yet%s", flattered)
+            log.info("           the network predicts no tumour yet%s", explanation)
         elif metrics.get("val/dice") == 0:
-            log.info("           no pixel that the network predicts is tumour yet")
+            log.info("           no pixel that the network predicts lies in a tumour yet")
         if self.mirror is not None:
             self.mirror.update()
-        self.follow(self.folder, state)
+        self.epoch_callback(self.folder, state)
 
     def _save(self, state: State, improved: bool = False) -> None:
         save(self.folder, state, self.task, self.split, improved)
@@ -237,9 +251,10 @@ class RunCallbacks:
 
 @contextmanager
 def mirroring(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
-    """The run's mirror in MLflow, None under tracking=none; brought up to date when the block ends, however it ends.
+    """Yield the MLflow mirror of a run, or None under tracking=none, and update it at the end.
 
-    Enter it before `RunFolder.active`: the status that it sends last is the one with which that ends.
+    The last update happens however the block ends. Enter this block before `RunFolder.active`, so
+    that the update sends the status that `active` has written last.
     """
     mirror = None if config.name == "none" else Mirror(folder)
     try:
@@ -250,20 +265,20 @@ def mirroring(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
 
 
 def describe_result(
-    folder: Path, metrics: dict[str, float], explained: str, mirror: Mirror | None
+    folder: Path, metrics: dict[str, float], explanation: str, mirror: Mirror | None
 ) -> str:
-    """The last lines of a run: its table, how to read it, and where everything is."""
+    """Return the last lines that a run prints: its scores, how to read them, and its files."""
     leaky = (
         ", leaky=true: validation patients were trained on"
         if RunFolder(folder).facts["split"]["leaky"]
         else ""
     )
     scores = tables.metrics_table(metrics, f"Scores of the best epoch, over whole patients{leaky}")
-    lines = [scores, explained, "", f"run folder:    {folder}"]
+    lines = [scores, explanation, "", f"run folder:    {folder}"]
     lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
     lines += (
         [mirror.describe()]
         if mirror is not None
-        else [f"MLflow:        off; later: python -m brainseg.sync {folder}"]
+        else [f"MLflow:        off; to record the run later: python -m brainseg.sync {folder}"]
     )
     return "\n".join(lines)

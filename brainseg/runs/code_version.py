@@ -1,4 +1,4 @@
-"""Which code a run was made with: version, commit, uncommitted diff, and a hash of the package's sources."""
+"""The code of a run: version, commit, uncommitted diff, and a hash of the sources."""
 
 import hashlib
 import subprocess
@@ -13,7 +13,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Code:
-    """`sha256` is over the package's own .py files: it covers commit and diff, and works where there is no git."""
+    """Version of the code.
+
+    `sha256` is the hash of the package's own .py files. It covers commit and diff, and is available
+    without git, too.
+    """
 
     version: str
     commit: str
@@ -24,12 +28,13 @@ class Code:
 
 @cache
 def code_version() -> Code:
-    """Read once a process: jobs of a sweep that run in one process share it."""
+    """Return the version of the code, read once per process and shared by all its jobs."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes() + b"\0")
     commit = _git("rev-parse", "HEAD").strip()
-    # Plain git diff rewrites the checkout's index, and runs what its configuration names.
+    # Without these options `git diff` rewrites the checkout's index, and runs programs that the
+    # configuration of git names.
     plain = (
         "-c",
         "diff.autoRefreshIndex=false",
@@ -46,7 +51,11 @@ def code_version() -> Code:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints for the checkout that holds the package; nothing without git or outside a checkout."""
+    """Return the output of a git command on the package's checkout.
+
+    The text is empty without git or outside a checkout.
+    """
+    # Without this check git would search the parent folders for another repository.
     if not (PACKAGE.parent / ".git").exists():
         return ""
     try:

@@ -1,4 +1,7 @@
-"""What a job would do, found out before anything is created: for the check of a request, and for a dry run's table."""
+"""The planned action of a job, determined without creating any file.
+
+The check of a request uses it, and so does the table of a dry run.
+"""
 
 import json
 import shlex
@@ -15,36 +18,45 @@ from brainseg.runs.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class JobCheck:
-    """What the check of one job found."""
+    """Result of the check of one job."""
 
     parameters: int
-    patients: str  # training/validation/test
-    device: str  # what it would get; what it asks for if that is not there
-    missing: str = ""  # why the device is not there
-    name: str = ""  # of the run folder; empty while the data are still to be made, and with them their fingerprint
-    recipe: str = ""  # the identity without the code
+    # Counts as training/validation/test.
+    patients: str
+    # The device that the job would get, or the requested device if that is missing.
+    device: str
+    # The reason why the device is missing.
+    missing: str = ""
+    # Name of the run folder. Empty while the data are not prepared yet: the name depends on their
+    # fingerprint.
+    name: str = ""
+    # The identity without the code.
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
 class PlannedAction:
-    """What would become of a job: in words, and which share of its epochs is left."""
+    """Planned action of a job in words, and the share of its epochs that is left."""
 
     words: str
     left: float = 1.0
 
 
 def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
-    """What the job would do if it were started now. Raises RequestError if it names a run that is none."""
+    """Return what the job would do if it started now.
+
+    Raises RequestError if `resume` names a folder without a run.
+    """
     if facts.missing and config.device.on_missing == "skip":
         return PlannedAction(f"skip: {facts.missing}", 0)
     folder = find_run_folder(config, job, facts.name) if facts.name else None
     state = folder.state if folder else "new"
     if folder is None or state == "new":
         return PlannedAction("run")
-    done = _epochs_done(folder)
+    done = _count_epochs(folder)
     if state == "finished":
         return (
-            PlannedAction(f"extend from epoch {done}", _left(config, done))
+            PlannedAction(f"extend from epoch {done}", _share_left(config, done))
             if extends(folder, config)
             else PlannedAction("skip: finished before", 0)
         )
@@ -55,77 +67,87 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     if state == "failed" and job.sweep:
         return PlannedAction("failed before: run anew")
     return (
-        PlannedAction(f"resume at epoch {done}", _left(config, done))
+        PlannedAction(f"resume at epoch {done}", _share_left(config, done))
         if folder.last.is_file()
         else PlannedAction("run")
     )
 
 
 def extends(folder: RunFolder, config: TrainConfig) -> bool:
-    """Whether a finished run, named by `resume`, is asked for more epochs, minutes or patience than it was given."""
+    """Return True if the request extends a finished run by epochs, minutes or patience.
+
+    Only a request that names the run by `resume` can extend it.
+    """
     stored = folder.config
-    (before, given), (now, asked) = training_budget(stored), training_budget(config)
-    longer = before != now or asked > given
+    (stored_unit, stored_budget), (unit, budget) = training_budget(stored), training_budget(config)
+    # A run that was counted in minutes can be extended by epochs, so that another unit counts, too.
+    is_longer = stored_unit != unit or budget > stored_budget
     return config.resume not in (None, "never") and (
-        longer or _more_patient(folder, stored, config)
+        is_longer or _extends_patience(folder, stored, config)
     )
 
 
-def _more_patient(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
-    """Whether the run was stopped by its patience, and is given more."""
+def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
+    """Return True if early stopping ended the run and the request has more patience."""
     if stored.patience is None or (
         config.patience is not None and config.patience <= stored.patience
     ):
         return False
     rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
-    risen = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))[
-        "epoch"
-    ]  # of equal ones the first
-    return len(rows) - 1 - risen >= stored.patience
+    # Patience counts from the last rise of val/dice. `max` returns the first of equal epochs.
+    best = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))
+    return len(rows) - 1 - best["epoch"] >= stored.patience
 
 
 def finished_before(folder: RunFolder, testing: bool) -> str:
-    """Why a finished run is left alone; with what it lacks, where the sweep that made it was choosing and this request would test."""
+    """Return why a finished run is skipped.
+
+    If this request would test (`testing`) and the run has no test scores, because its sweep was
+    choosing between settings, the text also contains the command that computes them.
+    """
     summary = folder.path / "summary.json"
-    tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
-    test = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
+    is_tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
+    command = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
     return (
         "finished before"
-        if tested or not testing
-        else f"finished before, untested: {test} scores its test patients"
+        if is_tested or not testing
+        else f"finished before, untested: {command} scores its test patients"
     )
 
 
-def _left(config: TrainConfig, done: int) -> float:
-    """The share of the epochs that is left; of a run counted in minutes 1: how many they make is not known here."""
+def _share_left(config: TrainConfig, done: int) -> float:
+    """Return the share of the epochs that is left.
+
+    The share is 1 under a time budget, because its number of epochs is not known here.
+    """
     return max(0.0, 1 - done / config.epochs) if config.max_minutes is None else 1.0
 
 
 def under_other_code(configs: list[TrainConfig], facts: list[JobCheck], job: Job) -> int:
-    """How many of the jobs have no run yet under this code, but a finished one under another."""
-    new = [
+    """Return how many jobs have no run under this code but a finished run under other code."""
+    new_jobs = [
         (config, fact)
         for config, fact in zip(configs, facts, strict=True)
         if fact.name and not find_run_folder(config, job, fact.name)
     ]
-    roots = {Path(config.output or "runs") for config, _ in new}
-    finished = {recipe for root in roots for recipe in _finished_elsewhere(root)}
-    return sum(fact.recipe in finished for _, fact in new)
+    roots = {Path(config.output or "runs") for config, _ in new_jobs}
+    finished = {recipe for root in roots for recipe in _recipes_under_other_code(root)}
+    return sum(fact.recipe in finished for _, fact in new_jobs)
 
 
-def _finished_elsewhere(root: Path) -> set[str]:
-    """The recipes of the finished runs of other versions of the code in this folder."""
-    found = set()
+def _recipes_under_other_code(root: Path) -> set[str]:
+    """Return the recipes of the finished runs below `root` that other code has made."""
+    recipes = set()
     for path in root.glob("*/run.json"):
         facts = json.loads(path.read_text())
         if (
             facts["code"]["sha256"] != code_version().sha256
             and RunFolder(path.parent).state == "finished"
         ):
-            found.add(facts.get("recipe", ""))
-    return found
+            recipes.add(facts.get("recipe", ""))
+    return recipes
 
 
-def _epochs_done(folder: RunFolder) -> int:
+def _count_epochs(folder: RunFolder) -> int:
     history = folder.path / "metrics.jsonl"
     return len(history.read_text().splitlines()) if history.is_file() else 0

@@ -1,4 +1,4 @@
-"""Which run folder a request means: the one of its identity, a numbered sibling, or one that it names."""
+"""The run folder that a request means: by identity, by a numbered sibling, or by name."""
 
 import difflib
 import itertools
@@ -16,23 +16,27 @@ log = logging.getLogger("brainseg")
 
 
 def claim_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder:
-    """The folder that this request runs in, resumes or finds finished; see `resume` and `rerun` in the configuration.
+    """Return the folder that this request runs in, resumes, or finds finished.
 
-    A sweep (and `resume=auto`) takes the folder that has this identity; a single run, and `rerun`, make a numbered sibling,
-    which is made at once: of two that start in the same instant each gets its own. Raises RequestError as `find_run_folder`.
+    A sweep (and `resume=auto`) takes the folder of this identity. A single run, and `rerun`, create
+    a numbered sibling at once, so that two requests which start at the same time get different
+    folders. The settings `resume` and `rerun` are described in the configuration. Raises
+    RequestError as `find_run_folder`.
     """
-    if found := find_run_folder(config, job, name):
-        return found
+    if folder := find_run_folder(config, job, name):
+        return folder
     root = Path(config.output or "runs")
-    if _mode(config, job) == "auto" and not config.rerun:
+    if _resume_mode(config, job) == "auto" and not config.rerun:
         return RunFolder(root / name)
     for number in itertools.count(1):
+        # Creating the folder claims it: of two processes only one succeeds.
         with suppress(FileExistsError):
             path = root / (name if number == 1 else f"{name}-{number}")
             path.mkdir(parents=True)
             if number > 1:
                 log.info(
-                    "note: %s is the same run; resume=auto would go on with it, or leave it where it is finished",
+                    "note: %s has the same settings, data, split and code; "
+                    "with resume=auto it is resumed, or skipped if it is finished",
                     root / name,
                 )
             return RunFolder(path)
@@ -40,106 +44,115 @@ def claim_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder:
 
 
 def find_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder | None:
-    """The folder that this request goes on with or finds finished, creating nothing; None: it begins a new one.
+    """Return the folder that this request resumes or finds finished, or None for a new run.
 
-    Raises RequestError where a folder is named that holds no run, or another one.
+    Nothing is created. Raises RequestError if the request names a folder without a run, or with
+    another run.
     """
-    resume = _mode(config, job)
+    resume = _resume_mode(config, job)
     if resume not in ("auto", "never"):
         return RunFolder(resolve_run(resume))
     if config.output and not job.sweep:
         folder = RunFolder(config.output)
-        free = resume == "auto" or not folder.exists
         check(
-            free,
+            resume == "auto" or not folder.exists,
             "output",
             config.output,
-            "holds a run already",
-            "resume=auto goes on with it; or give another folder",
+            "already contains a run",
+            "set resume=auto to resume it, or choose another folder",
         )
-        same = not folder.exists or folder.facts["name"] == name
         check(
-            same,
+            not folder.exists or folder.facts["name"] == name,
             "output",
             config.output,
-            "holds a run with other settings, data, split or code",
-            "give another folder",
+            "already contains a run with other settings, data, split or code",
+            "choose another folder",
         )
         return folder
-    made = siblings(Path(config.output or "runs"), name)
-    if (
-        config.rerun or resume == "never"
-    ):  # what this very start has begun is gone on with: its launcher starts a lost job again
+    folders = siblings(Path(config.output or "runs"), name)
+    if config.rerun or resume == "never":
+        # A launcher may start a lost job again. The job then resumes the run that it has begun
+        # under the same start of the sweep.
         return next(
             (
                 folder
-                for folder in made
+                for folder in folders
                 if job.start and folder.exists and folder.facts.get("start") == job.start
             ),
             None,
         )
     return next(
-        (folder for folder in made if folder.status["state"] == "finished"),
-        made[-1] if made else None,
+        (folder for folder in folders if folder.status["state"] == "finished"),
+        folders[-1] if folders else None,
     )
 
 
 def siblings(root: Path, name: str) -> list[RunFolder]:
-    """The folders made under this name so far, in order."""
-    made = [RunFolder(root / name)]
-    while made[-1].path.exists():
-        made.append(RunFolder(root / f"{name}-{len(made) + 1}"))
-    return made[:-1]
+    """Return the existing folders NAME, NAME-2, NAME-3 ... below `root`, in order."""
+    folders = [RunFolder(root / name)]
+    while folders[-1].path.exists():
+        folders.append(RunFolder(root / f"{name}-{len(folders) + 1}"))
+    return folders[:-1]
 
 
-def _mode(config: TrainConfig, job: Job) -> str:
-    """auto, never, or the run that is named."""
+def _resume_mode(config: TrainConfig, job: Job) -> str:
+    """Return "auto", "never", or the run that `resume` names."""
     return config.resume or ("auto" if job.sweep else "never")
 
 
 def resolve_run(run: str, setting: str = "resume") -> Path:
-    """The folder of a run that `setting` names by its folder or its MLflow id. Raises RequestError if there is none."""
+    """Return the folder of the run that `setting` names by its folder or its MLflow id.
+
+    Raises RequestError if there is no such run.
+    """
     path = Path(run)
     if (path / "run.json").is_file():
         return path
+    # An MLflow id has 32 characters and no slash.
     if path.name == run and not path.exists() and len(run) == 32:
         from brainseg.tracking.lookup import folder_of
 
         return folder_of(run)
     raise RequestError(
-        f"{setting}={run}: holds no run (no run.json); {nearest(path) or 'give a folder under runs/ or an MLflow run id'}"
+        f"{setting}={run}: holds no run (no run.json); "
+        f"{nearest(path) or 'give a folder under runs/ or an MLflow run id'}"
     )
 
 
 def check_no_run(output: Path) -> None:
-    """Refuse to write scores into the folder of a run. Raises RequestError."""
-    taken = (output / "run.json").is_file()
+    """Raise RequestError if `output` is the folder of a run, whose scores would be overwritten."""
     check(
-        not taken,
+        not (output / "run.json").is_file(),
         "output",
         output,
-        "holds a run, whose own scores these would replace",
-        "give another folder",
+        "already contains a run, and its scores would be overwritten",
+        "choose another folder",
     )
 
 
 def nearest(path: Path) -> str:
-    """Which run or file a path that is not there may have meant, as "did you mean ...?"; "" if none is like it."""
-    there = path.parent if path.parent.is_dir() else Path("runs")
+    """Return "did you mean ...?" with the run or file whose name is most similar to a missing path.
+
+    The text is "" if no name is similar.
+    """
+    folder = path.parent if path.parent.is_dir() else Path("runs")
     names = (
         [
             entry.name
-            for entry in there.iterdir()
+            for entry in folder.iterdir()
             if (entry / "run.json").is_file() or entry.is_file()
         ]
-        if there.is_dir()
+        if folder.is_dir()
         else []
     )
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"did you mean {there / close[0]}?" if close else ""
+    matches = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
+    return f"did you mean {folder / matches[0]}?" if matches else ""
 
 
 def stored_overrides(run: str, setting: str) -> list[str]:
-    """The overrides that a run was started with, to repeat or resume it; typed ones go behind them and win."""
+    """Return the overrides that a run was started with, to repeat or resume it.
+
+    Typed overrides come after these, so that they take precedence.
+    """
     stored = RunFolder(resolve_run(run, setting)).facts["overrides"]
     return without_settings(stored, NOT_REPEATED)

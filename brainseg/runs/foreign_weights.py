@@ -1,7 +1,8 @@
-"""Weights that another program saved: taken out of what is around them, and matched with the names of our network.
+"""Weights that another program saved: unwrapped, and matched with the names of our network.
 
-{"state_dict": weights, "epoch": 3}      a wrapper, as of MONAI's and Lightning's checkpoints
-{"module.conv.weight": ...}              a prefix, as of DataParallel (`module.`), torch.compile (`_orig_mod.`) or Lightning (`model.`)
+{"state_dict": weights, "epoch": 3}      a wrapper, as in MONAI's and Lightning's checkpoints
+{"module.conv.weight": ...}              a prefix of DataParallel (`module.`), torch.compile
+                                         (`_orig_mod.`) or Lightning (`model.`)
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,9 @@ from torch import Tensor
 from brainseg.core.errors import RequestError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "weights", "network_weights", "net")
-COUNTERS = ".num_batches_tracked"  # of batch norm: older programs do not save it, and torch then counts from zero
+# The counters of batch norm may be missing: older programs do not save them, and torch then counts
+# from zero.
+COUNTERS = ".num_batches_tracked"
 
 
 def is_state_dict(weights: Any) -> bool:
@@ -38,12 +41,14 @@ def unwrap_weights(content: Any) -> dict[str, Tensor] | None:
 def match_weights(
     weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str, network: str
 ) -> tuple[dict[str, Tensor], str, list[str]]:
-    """Return the weights under the names that a network expects, the prefix that was removed, and the names of what is left over.
+    """Return the weights by the names that a network expects.
 
-    Raises RequestError, which names the checkpoint `name` and the settings of the `network`, if names are missing, a shape differs, or
-    two prefixes would do.
+    The other two values are the prefix that was removed and the names of the weights that the
+    network does not have. Raises RequestError, which names the checkpoint `name` and the settings
+    of the `network`, if names are missing, a shape differs, or two prefixes fit.
     """
     needed = [key for key in expected if not key.endswith(COUNTERS)]
+    # Each place where the first needed name ends a name of the file is a candidate for the prefix.
     prefixes = (
         {
             key.removesuffix(needed[0])
@@ -60,39 +65,46 @@ def match_weights(
         fitting = [""]
     if len(fitting) > 1:
         raise RequestError(
-            f"checkpoint={name}: holds {len(fitting)} networks, under {_some(fitting)}; save the one that is meant alone"
+            f"checkpoint={name}: contains {len(fitting)} networks, under {_abbreviate(fitting)}; "
+            "save only the weights of one network"
         )
+    # If no prefix fits, the error message is about the one with the most matching names.
     prefix = (
         fitting[0]
         if fitting
         else max(
-            prefixes, key=lambda each: sum(each + key in weights for key in needed), default=""
+            prefixes,
+            key=lambda candidate: sum(candidate + key in weights for key in needed),
+            default="",
         )
     )
-    chosen = {key: weights[prefix + key] for key in expected if prefix + key in weights}
-    others = [
+    matched = {key: weights[prefix + key] for key in expected if prefix + key in weights}
+    unexpected = [
         key
         for key in weights
         if not (key.startswith(prefix) and key.removeprefix(prefix) in expected)
     ]
-    missing = [key for key in needed if key not in chosen]
+    missing = [key for key in needed if key not in matched]
     shapes = [
         f"{key} {tuple(value.shape)}, not {tuple(expected[key].shape)}"
-        for key, value in chosen.items()
+        for key, value in matched.items()
         if value.shape != expected[key].shape
     ]
-    if missing or shapes or (others and not prefix):
-        parts = {"missing": missing, "unexpected": others, "of another shape": shapes}
+    # Behind a prefix, weights that the network does not have are allowed.
+    if missing or shapes or (unexpected and not prefix):
+        parts = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
         faults = "; ".join(
-            f"{len(keys)} {word}: {_some(keys)}" for word, keys in parts.items() if keys
+            f"{len(keys)} {word}: {_abbreviate(keys)}" for word, keys in parts.items() if keys
         )
         behind = f' behind the prefix "{prefix}"' if prefix else ""
         raise RequestError(
-            f"checkpoint={name}: its weights{behind} are not those of {network}: {faults}; set model.* as it was trained"
+            f"checkpoint={name}: its weights{behind} are not those of {network}: {faults}; "
+            "set model.* as in the training of these weights"
         )
-    return chosen, prefix, others
+    return matched, prefix, unexpected
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+def _abbreviate(names: Iterable[str]) -> str:
+    """Return the first three names as text, with an ellipsis for the rest."""
+    names = list(names)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""The rows of metrics.jsonl: which epoch best.pt is of."""
+"""Rows of metrics.jsonl, and the choice of the best epoch among them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,15 @@ from typing import Any
 
 
 def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the row of the epoch whose weights are best.pt; `rows` must not be empty.
+    """Return the row of the epoch whose weights are in best.pt.
 
-    That is the highest val/dice, of equal ones the lowest val/loss, then the earliest, as in training.
+    The best epoch has the highest val/dice. Among equal values the lowest val/loss decides, then
+    the earliest epoch, as in training. `rows` must not be empty.
     """
     return max(rows, key=_rank)
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return a sort key; an epoch without validation ranks below all others."""
     dice, loss = (row["metrics"].get(name) for name in ("val/dice", "val/loss"))
     return (-1.0 if dice is None else dice, -math.inf if loss is None else -loss)

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the settings that differ from the defaults, the data, the split and the code."""
+"""The identity of a run: the settings that differ from the defaults, the data, split and code."""
 
 import hashlib
 import json
@@ -9,15 +9,18 @@ from brainseg.config import NOT_IDENTITY, TrainConfig
 from brainseg.data.split import Split
 from brainseg.runs.code_version import code_version
 
-IDENTITY_VERSION = 1  # raise when the same settings come to mean other numbers
-EXTENDED = ("epochs", "max_minutes", "patience")  # what a resumed run may be given more of
+# Increase this number when the same settings come to produce other results.
+IDENTITY_VERSION = 1
+# The settings of which a resumed run may be given more.
+EXTENDED = ("epochs", "max_minutes", "patience")
 
 
 def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | None = None) -> str:
-    """Hex digest of what makes a run's numbers: settings that differ from the defaults, data, split and code.
+    """Return the hex digest of all that determines a run's results: settings, data, split, code.
 
-    Only differing settings, so that a setting added later, at its default, changes no identity. `code` replaces the hash of
-    the sources: with "" runs of the same settings, data and split compare equal whatever the code.
+    Only settings that differ from their defaults count, so that a setting which is added later, at
+    its default, changes no identity. `code` replaces the hash of the sources. With code="" two runs
+    with the same settings, data and split are equal under any code.
     """
     code = code_version().sha256 if code is None else code
     content = [
@@ -31,20 +34,24 @@ def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | No
 
 
 def non_default_settings(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings that differ from the defaults of the choice made, by dotted name; each choice's name is always among them."""
-    found: dict[str, Any] = {}
+    """Return the settings that differ from the defaults, by dotted name.
+
+    The defaults of a group are those of its selected choice, and the name of that choice is always
+    included.
+    """
+    settings: dict[str, Any] = {}
     default = type(config)()
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
-            found |= non_default_settings(value, f"{prefix}{field.name}.")
+            settings |= non_default_settings(value, f"{prefix}{field.name}.")
         elif field.name == "name" or value != getattr(default, field.name):
-            found[f"{prefix}{field.name}"] = value
-    return found
+            settings[f"{prefix}{field.name}"] = value
+    return settings
 
 
 def training_budget(config: TrainConfig) -> tuple[str, float]:
-    """What a run is counted in, epochs or max_minutes, and how many of them it is given."""
+    """Return the setting that limits a run, "epochs" or "max_minutes", and its value."""
     return (
         ("epochs", config.epochs)
         if config.max_minutes is None
@@ -52,11 +59,12 @@ def training_budget(config: TrainConfig) -> tuple[str, float]:
     )
 
 
-def drop_non_identity(settings: dict[str, Any], further: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings less those that change no number of a run, and less `further` ones."""
-    aside = (*NOT_IDENTITY, *further)
+def drop_non_identity(settings: dict[str, Any], ignored: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the settings without those that change no result of a run, and without `ignored`."""
+    # A name also covers the settings below it, as `tracking` covers tracking.uri.
+    dropped = (*NOT_IDENTITY, *ignored)
     return {
         name: value
         for name, value in settings.items()
-        if not any(name == one or name.startswith(f"{one}.") for one in aside)
+        if not any(name == group or name.startswith(f"{group}.") for group in dropped)
     }

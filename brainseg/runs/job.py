@@ -1,4 +1,4 @@
-"""A job: what it knows of its sweep, and how it ended."""
+"""Jobs: the command that started a run, and the state in which the run ended."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -6,28 +6,36 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class Job:
-    """What a run knows of the command that started it."""
+    """The command that started a run, and the run's place in a sweep."""
 
     overrides: tuple[str, ...] = ()
-    sweep: str | None = None  # shared by the jobs of one multirun
+    # The sweep's id, shared by all jobs of one multirun.
+    sweep: str | None = None
     number: int | None = None
-    swept: tuple[str, ...] = ()  # the settings in which its jobs differ
-    choosing: bool = False  # the sweep chooses between settings: no test metrics
-    start: str | None = (
-        None  # unique to one start of the sweep: a job launched again within it finds its own folder
-    )
-    threads: int | None = None  # a parallel launcher's share of the cores
-    gpu: int | None = None  # the GPU that it deals
+    # The settings that differ between the jobs of the sweep.
+    swept: tuple[str, ...] = ()
+    # True if the sweep chooses between settings. Its jobs then compute no test metrics.
+    choosing: bool = False
+    # Unique to one start of the sweep: a job that is launched again within this start finds its
+    # own folder.
+    start: str | None = None
+    # CPU threads that a parallel launcher assigns to the job.
+    threads: int | None = None
+    # GPU that a parallel launcher assigns to the job.
+    gpu: int | None = None
 
 
 class JobState(StrEnum):
-    """How a job ended."""
+    """State of an ended job."""
 
     FINISHED = "finished"
-    SKIPPED = "skipped"  # the run finished before, is in use, or lacks its device
+    # The run finished before, is in use, or lacks its device.
+    SKIPPED = "skipped"
     FAILED = "failed"
-    STOPPED = "stopped"  # by a signal, also before it began
-    REFUSED = "refused"  # a single run that the request did not allow for
+    # A signal stopped the job, possibly before its first step.
+    STOPPED = "stopped"
+    # The request of a single run was not valid.
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -39,5 +47,5 @@ class Outcome:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        """Take the state also as text, as it is stored. Raises ValueError for a state that there is not."""
+        """Convert a state that is given as text. Raises ValueError for an unknown state."""
         object.__setattr__(self, "state", JobState(self.state))

@@ -1,4 +1,4 @@
-"""What `run.json` says of a run from its start on: who it is, its data and split, its device, and what it was started with."""
+"""The metadata in `run.json`: identity, data, split, device and overrides of a run."""
 
 import dataclasses
 import socket
@@ -16,7 +16,8 @@ from brainseg.runs.identity import drop_non_identity, identity
 from brainseg.runs.job import Job
 from brainseg.tracking.client import tracking_uri
 
-LONGEST = 60  # characters of what was typed: MLflow shows a name in a column
+# Characters of the typed settings in a label: MLflow shows the name in a table column.
+LONGEST = 60
 
 
 def run_metadata(
@@ -28,10 +29,11 @@ def run_metadata(
     digest: str,
     model: nn.Module,
 ) -> dict[str, Any]:
-    """The facts of run.json, as far as they are known before the folder is."""
+    """Return the content of run.json that is known before the folder is created."""
     tracking = None
     if config.tracking.name != "none":
-        # The store is resolved now, so that a sync from another folder finds it; artifacts are relative to the store.
+        # The store is resolved now, so that a sync from another folder finds it. Artifacts are
+        # relative to the store.
         tracking = dataclasses.asdict(config.tracking) | {"uri": tracking_uri(config.tracking.uri)}
     name = folder_name(config, digest)
     return {
@@ -66,25 +68,27 @@ def run_metadata(
 
 
 def run_label(job: Job, name: str) -> str:
-    """What MLflow calls the run: a job of a sweep by what was swept, as depth=3; a single run by what was typed, its experiment first.
+    """Return the run's display name in MLflow, or "" if MLflow shall use `name` alone.
 
-    Of that, what makes its numbers, as far as LONGEST allows, and `name`; "": by `name` alone.
+    A job of a sweep is named after the swept settings, such as depth=3. A single run is named after
+    the typed settings that count for its identity, with the experiment first, shortened to LONGEST
+    characters and followed by `name`.
     """
-    given = values_by_setting(job.overrides)
+    values = values_by_setting(job.overrides)
     if job.swept:
         return " ".join(
-            f"{short_name(one, job.swept)}={value}"
-            for one, value in given.items()
-            if one in job.swept
+            f"{short_name(setting, job.swept)}={value}"
+            for setting, value in values.items()
+            if setting in job.swept
         )
-    typed = drop_non_identity(given)
+    typed = drop_non_identity(values)
     words = [
-        f"{short_name(one, typed)}={typed[one]}"
-        for one in sorted(typed, key=lambda one: one != "experiment")
+        f"{short_name(setting, typed)}={typed[setting]}"
+        for setting in sorted(typed, key=lambda setting: setting != "experiment")
     ]
     return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""
 
 
 def folder_name(config: TrainConfig, digest: str) -> str:
-    """What the run folder of this identity is called, siblings aside."""
+    """Return the name of the run folder with this identity, before a sibling number is added."""
     return f"{config.model.name}-{digest[:10]}"

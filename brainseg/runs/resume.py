@@ -1,4 +1,4 @@
-"""From a training state to a checkpoint of the run folder, and back: what is saved, and what a resume insists on."""
+"""Checkpoints of a training state in the run folder, and the rules for resuming and extending."""
 
 import dataclasses
 import json
@@ -23,23 +23,25 @@ from brainseg.training.nonfinite import collect_step_results
 from brainseg.training.plan import Plan
 from brainseg.training.state import State, plans_of
 
-PLANNED = (
-    "cosine",
-    "one_cycle",
-)  # schedules that were drawn over the number of steps: more steps would be another curve
+# Schedules whose curve depends on the number of steps: with more steps it is another curve.
+PLANNED = ("cosine", "one_cycle")
 log = logging.getLogger("brainseg")
 
 
 def save(
     folder: RunFolder, state: State, task: TrainingContext, split: Split, improved: bool = False
 ) -> None:
-    """Write best.pt if this epoch is the best, last.pt (keeping the one before as previous.pt), then metrics.jsonl.
+    """Write the checkpoints, then metrics.jsonl.
 
-    Before that it looks at the steps that a GPU has been given. Raises NonFiniteError, and writes nothing, if one was not finite.
+    best.pt is written if this epoch is the best (`improved`). The former last.pt is kept as
+    previous.pt. Pending GPU losses are collected first. If one of them is not finite, this raises
+    NonFiniteError and writes nothing.
     """
     collect_step_results(state, task)
     content = payload(folder, state, task, split)
-    if improved:  # first: a kill in between repeats this epoch and writes best.pt again; the other way round it would be missing
+    # best.pt comes first. A run that is killed in between repeats this epoch and writes best.pt
+    # again. In the other order best.pt would be missing.
+    if improved:
         checkpoint.save(folder.best, content)
     folder.rotate()
     checkpoint.save(folder.last, content)
@@ -49,7 +51,10 @@ def save(
 
 
 def payload(folder: RunFolder, state: State, task: TrainingContext, split: Split) -> dict[str, Any]:
-    """A checkpoint's content: the state, and all that is needed to use the weights without the folder."""
+    """Return the content of a checkpoint: the state, and all that the weights need elsewhere.
+
+    A checkpoint can be used without its run folder.
+    """
     store = task.train.store
     return {
         **state.state_dict(),
@@ -69,141 +74,156 @@ def payload(folder: RunFolder, state: State, task: TrainingContext, split: Split
 
 
 def load_into(state: State, folder: RunFolder, task: TrainingContext) -> bool:
-    """Take over the newest sound checkpoint of the folder; returns whether there was one.
+    """Load the newest undamaged checkpoint of the folder and return True if there is one.
 
-    A damaged last.pt is passed over for previous.pt, with a warning. Raises RequestError for an extension that is none.
+    If last.pt is damaged, previous.pt is used and a warning logged. Raises DataError if no
+    checkpoint can be read, RequestError if the run cannot be extended as requested.
     """
-    content = _newest(folder)
+    content = _load_newest(folder)
     if content is None:
         return False
     config = task.config
     stored = restore(content["config"])
     try:
         state.load_state_dict(content)
-    except (
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-    ) as error:  # what torch raises for a state of another kind
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        # Torch raises any of these for the state of another model, optimizer or schedule.
         raise DataError(
-            f"resume={folder.path}: its checkpoint does not fit the run ({' '.join(str(error).split())[:200]})"
+            f"resume={folder.path}: its checkpoint does not fit the run "
+            f"({' '.join(str(error).split())[:200]})"
         ) from error
-    granted = training_budget(folder.config) == training_budget(
-        config
-    )  # by an extension that was stopped before its first checkpoint
-    _extend(state, stored, config, task.steps_per_epoch, granted)
+    # The folder already has the longer budget if an earlier extension was stopped before its first
+    # checkpoint. It was checked then, possibly with force=true, which no run stores.
+    is_checked = training_budget(folder.config) == training_budget(config)
+    _extend(state, stored, config, task.steps_per_epoch, is_checked)
     threads = content["threads"]
     if task.device.torch.type == "cpu" and threads != task.device.threads:
-        rule = f"the run was made with {threads}, and with another number the bits differ"
+        rule = f"the run used {threads} threads, and another number changes the bits of its results"
         check(
             config.force,
             "device.threads",
             task.device.threads,
             rule,
-            f"set device.threads={threads}, or force=true",
+            f"set device.threads={threads}, or force=true to accept other bits",
         )
         log.warning(
-            "going on with %d threads instead of %d: the bits will differ",
+            "resuming with %d threads instead of %d: the bits will differ",
             task.device.threads,
             threads,
         )
-    folder.write_history(
-        state.history
-    )  # the kill may have come between the two, and after the last epoch nothing else writes it
+    # The run may have been killed between checkpoint and history. After the last epoch nothing else
+    # writes the history again.
+    folder.write_history(state.history)
     return True
 
 
 def check_extension(folder: RunFolder, task: TrainingContext) -> None:
-    """Refuse further epochs or minutes that the run cannot be given, before anything in its folder changes. Raises RequestError."""
+    """Raise RequestError if the run cannot be extended as requested.
+
+    Call this before anything in the run folder changes.
+    """
     content = (
-        _newest(folder)
+        _load_newest(folder)
         if folder.exists and training_budget(folder.config) != training_budget(task.config)
         else None
     )
     if content is not None:
         check_curve(folder.config, task.config)
-        _total(content, restore(content["config"]), task.config, task.steps_per_epoch)
+        _extended_steps(content, restore(content["config"]), task.config, task.steps_per_epoch)
 
 
 def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
-    """Refuse to extend a run whose learning rate was drawn over its length, unless `force` says so. Raises RequestError."""
-    name, now = training_budget(config)
-    given = "{}={}".format(*training_budget(stored))
+    """Raise RequestError if a run would be extended whose learning rates depend on its length.
+
+    `force` permits the extension. A run that is counted in epochs cannot be extended by minutes.
+    """
+    unit, budget = training_budget(config)
+    stored_budget = "{}={}".format(*training_budget(stored))
     check(
-        name == "epochs" or stored.max_minutes is not None,
-        name,
-        now,
-        f"the run was given {given}",
+        unit == "epochs" or stored.max_minutes is not None,
+        unit,
+        budget,
+        f"the run was started with {stored_budget}, not with a time budget",
         "extend it by epochs",
     )
-    fine = (
+    is_allowed = (
         training_budget(stored) == training_budget(config)
         or config.scheduler.name not in PLANNED
         or config.force
     )
     check(
-        fine,
-        name,
-        now,
-        f"scheduler={config.scheduler.name} was drawn over {given}: the further steps belong to another curve",
-        "start anew, or force=true to go on all the same; none, step and plateau can be extended",
+        is_allowed,
+        unit,
+        budget,
+        f"the learning rates of scheduler={config.scheduler.name} were planned for "
+        f"{stored_budget}, and the added steps would follow another curve",
+        "start a new run, or set force=true to extend this one all the same "
+        "(scheduler=none, step and plateau need no force)",
     )
 
 
 def _extend(
-    state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, granted: bool
+    state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, is_checked: bool
 ) -> None:
-    """Give a run the further epochs or minutes that are asked for."""
+    """Add the requested epochs or minutes to a run.
+
+    With `is_checked` the extension has been accepted before, by `check_curve`.
+    """
     if training_budget(stored) == training_budget(config):
         return
     numbers = {name: getattr(state, name) for name in (*state.NUMBERS, "history")}
-    if not granted:
+    if not is_checked:
         check_curve(stored, config)
-    state.total_steps = _total(numbers, stored, config, steps_per_epoch)
+    state.total_steps = _extended_steps(numbers, stored, config, steps_per_epoch)
     _extend_plan(state, training_budget(stored)[1], config.max_minutes)
     if config.scheduler.name in PLANNED:
         log.warning(
-            "scheduler=%s was drawn over %s=%s; going on all the same, on another curve",
+            "the learning rates of scheduler=%s were planned for %s=%s; "
+            "the added steps follow another curve",
             config.scheduler.name,
             *training_budget(stored),
         )
 
 
-def _extend_plan(state: State, before: float, minutes: float | None) -> None:
-    """Add the plan of a budget that has grown to `minutes`, behind the steps that the old one gave; None: epochs need no plan."""
+def _extend_plan(state: State, stored_minutes: float, minutes: float | None) -> None:
+    """Append the plan of a time budget that has grown from `stored_minutes` to `minutes`.
+
+    The plan begins after the steps of the former budget. With minutes=None the run is counted in
+    epochs and needs no plan.
+    """
     if minutes is None or not state.plans:
         state.plans = []
         return
     last = state.plans[-1]
     if last.is_settled:
-        plans, at, share = state.plans[:-1], last.total, before / minutes
+        plans, step, share = state.plans[:-1], last.total, stored_minutes / minutes
     else:
-        plans, at, share = state.plans, max(state.step, last.step), state.elapsed / (60 * minutes)
-    state.follow([*plans, Plan(at, min(share, 1.0), state.total_steps, state.half_steps)])
+        plans, step, share = state.plans, max(state.step, last.step), state.elapsed / (60 * minutes)
+    state.follow([*plans, Plan(step, min(share, 1.0), state.total_steps, state.half_steps)])
 
 
 def plans_to_repeat(config: TrainConfig) -> list[Plan]:
-    """Return the plans of the run that `steps_of` names; none without it, or if that run is not counted in minutes.
+    """Return the plans of the run that `steps_of` names.
 
-    Raises RequestError if `steps_of` names no run, DataError if its plan cannot be read.
+    The list is empty without `steps_of`, or if that run has no time budget. Raises RequestError if
+    `steps_of` names no run, DataError if its plan cannot be read.
     """
     plans = (
-        _plans_in(RunFolder(resolve_run(config.steps_of, "steps_of")))
+        _read_plans(RunFolder(resolve_run(config.steps_of, "steps_of")))
         if config.steps_of is not None
         else []
     )
     if plans:
         log.info(
-            "note:         the %d steps are those of %s, not measured anew",
+            "note:         the number of steps, %d, is that of %s and is not measured again",
             plans[-1].total,
             config.steps_of,
         )
     return plans
 
 
-def _plans_in(folder: RunFolder) -> list[Plan]:
+def _read_plans(folder: RunFolder) -> list[Plan]:
+    """Return the plans in plan.json, none if there is no such file. Raises DataError."""
     try:
         return (
             plans_of({"plans": json.loads(folder.plan.read_text())})
@@ -212,13 +232,17 @@ def _plans_in(folder: RunFolder) -> list[Plan]:
         )
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{folder.plan}: not what a run writes ({error}); remove it to have the steps measured anew"
+            f"{folder.plan}: not what a run writes ({error}); "
+            "remove the file to have the steps measured again"
         ) from error
 
 
-def _with_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
-    """Return the checkpoint's content with the plans that the run made after it: its steps are taken again as they were."""
-    plans, stored = _plans_in(folder), content.get("plans")
+def _add_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Return the content of a checkpoint with the plans that the run made after that checkpoint.
+
+    The run then repeats the same steps that it took after the checkpoint.
+    """
+    plans, stored = _read_plans(folder), content.get("plans")
     if not plans or not stored or [list(plan) for plan in plans[: len(stored)]] != stored:
         return content
     last = plans[-1]
@@ -229,43 +253,51 @@ def _with_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, A
     }
 
 
-def _total(
+def _extended_steps(
     counts: Mapping[str, Any], stored: TrainConfig, config: TrainConfig, steps_per_epoch: int
 ) -> int:
-    """The steps of the extended run. `counts` are the numbers and the history of a state. Raises RequestError."""
-    name, now = training_budget(config)
-    if name == "epochs":
-        total = round(now) * steps_per_epoch
+    """Return the total number of steps of the extended run. Raises RequestError if it is too low.
+
+    `counts` holds the numbers and the history of a state.
+    """
+    unit, budget = training_budget(config)
+    if unit == "epochs":
+        total = round(budget) * steps_per_epoch
     else:
-        before = training_budget(stored)[1]
+        stored_minutes = training_budget(stored)[1]
         total = counts["total_steps"] + round(
-            (now - before) * _steps_a_minute(counts, config, before, steps_per_epoch)
+            (budget - stored_minutes)
+            * _steps_per_minute(counts, config, stored_minutes, steps_per_epoch)
         )
-    done = max(counts["step"], counts["half_steps"] + 1)  # the last step, at least, is at full size
+    # At least the last step is at full size.
+    minimum = max(counts["step"], counts["half_steps"] + 1)
     check(
-        total >= done,
-        name,
-        now,
-        f"the run has done {counts['step']} steps already, that would be {total}",
+        total >= minimum,
+        unit,
+        budget,
+        f"the run has already done {counts['step']} steps, and this would make {total} in all",
         "ask for more",
     )
     return total
 
 
-def _steps_a_minute(
+def _steps_per_minute(
     counts: Mapping[str, Any], config: TrainConfig, minutes: float, steps_per_epoch: int
 ) -> float:
-    """At full size, as all further steps are: by the whole epochs at that size, validations included; without one, as was planned."""
+    """Return the pace at full size, which all added steps have, validations included.
+
+    The pace is that of the complete epochs at full size. Without such an epoch it is the pace that
+    was planned.
+    """
     if not counts["half_steps"]:
         return counts["total_steps"] / minutes
-    steps, seconds, began = 0, 0.0, 0
+    steps, seconds, first_step = 0, 0.0, 0
     for row in counts["history"]:
-        if began >= counts["half_steps"] and row["step"] - began == steps_per_epoch:
-            steps, seconds = (
-                steps + steps_per_epoch,
-                seconds + row["metrics"]["speed/epoch_seconds"],
-            )
-        began = row["step"]
+        # An epoch that a budget cut short does not show the pace.
+        if first_step >= counts["half_steps"] and row["step"] - first_step == steps_per_epoch:
+            steps += steps_per_epoch
+            seconds += row["metrics"]["speed/epoch_seconds"]
+        first_step = row["step"]
     return (
         steps / seconds * 60
         if steps
@@ -274,14 +306,17 @@ def _steps_a_minute(
     )
 
 
-def _newest(folder: RunFolder) -> dict[str, Any] | None:
-    """Return the content of the newest sound checkpoint, None if there is none. Raises DataError if none of them is sound."""
+def _load_newest(folder: RunFolder) -> dict[str, Any] | None:
+    """Return the content of the newest undamaged checkpoint, or None if there is no checkpoint.
+
+    Raises DataError if all checkpoints are damaged.
+    """
     candidates = [path for path in (folder.last, folder.previous, folder.best) if path.is_file()]
     for path in candidates:
         try:
-            return _with_later_plans(checkpoint.load(path), folder)
+            return _add_later_plans(checkpoint.load(path), folder)
         except DataError as error:
-            log.warning("%s; trying the one before", error)
+            log.warning("%s; trying an older checkpoint", error)
     if candidates:
         raise DataError(f"resume={folder.path}: none of its checkpoints can be read")
     return None

@@ -1,10 +1,10 @@
-"""The run folder: identity, lock, status. Finding the folder again (folders.py) is resume, skip and rerun.
+"""The folder of one run: its files, its lock and its status.
 
 run.json  config.yaml  split.json  code.diff      written once, before the first step
 status.json                                       running, finished, failed, killed; host and pid
-checkpoints/last.pt previous.pt best.pt           in this order: checkpoint, then metrics.jsonl from it, then MLflow
-metrics.jsonl  log.txt                            while it runs
-summary.json  patients.csv  slices.csv  predictions.h5  pictures/  at the end
+checkpoints/last.pt previous.pt best.pt    written in the order checkpoint, metrics.jsonl, MLflow
+metrics.jsonl  log.txt                            written while the run is active
+summary.json  patients.csv  slices.csv  predictions.h5  pictures/    written at the end
 """
 
 import dataclasses
@@ -35,18 +35,12 @@ from brainseg.runs.identity import EXTENDED, drop_non_identity, non_default_sett
 
 log = logging.getLogger("brainseg")
 
-NOT_REPEATED = (
-    "resume",
-    "from",
-    "output",
-    "force",
-    "rerun",
-    "dry_run",
-)  # of the overrides that a run was started with
+# Overrides that belong to one start of a run: a resume and `from=RUN` do not repeat them.
+NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "dry_run")
 
 
 class RunFolder:
-    """One run on disk. `path` need not exist yet; nothing is created before `active`."""
+    """The folder of one run. `path` need not exist yet: `active` creates the folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -57,88 +51,109 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
+        """Return True if the folder contains a run."""
         return (self.path / "run.json").is_file()
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What `run.json` says: uid, identity, name, code, data, split, device, overrides, sweep, job."""
+        """Return the content of `run.json`.
+
+        The keys are uid, identity, name, code, data, split, device, overrides, sweep, job.
+        """
         return json.loads((self.path / "run.json").read_text())
 
     @property
     def status(self) -> dict[str, Any]:
-        """What `status.json` says; `{"state": "new"}` before the start."""
+        """Return the content of `status.json`, or `{"state": "new"}` before the start."""
         path = self.path / "status.json"
         return json.loads(path.read_text()) if path.is_file() else {"state": "new"}
 
     @property
     def config(self) -> TrainConfig:
-        """What `config.yaml` says, with what the run was extended by."""
+        """Return the settings in `config.yaml`, extensions included."""
         return restore(
             cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml")))
         )
 
     @property
     def state(self) -> str:
-        """new, running, finished, failed, killed, or interrupted: `running`, but its process on this host is gone."""
+        """Return new, running, finished, failed, killed or interrupted.
+
+        An interrupted run has the status `running`, but its process on this host no longer exists.
+        """
         status = self.status
-        gone = (
+        # The process of another host cannot be checked from here.
+        is_gone = (
             status["state"] == "running"
             and status["host"] == socket.gethostname()
             and not is_alive(status["pid"])
         )
-        return "interrupted" if gone else status["state"]
+        return "interrupted" if is_gone else status["state"]
 
     @property
     def threads(self) -> int | None:
-        """CPU threads that the run was made with, on which its bits depend; None before the start."""
+        """Return the number of CPU threads of the run, or None before the start.
+
+        The bits of the results depend on this number.
+        """
         return self.facts["device"].get("threads") if self.exists else None
 
     def check_settings(self, config: TrainConfig) -> None:
-        """Refuse to go on with a run under other settings. Raises RequestError listing what differs; longer is no difference."""
-        before, now = (
-            drop_non_identity(non_default_settings(one), EXTENDED) for one in (self.config, config)
+        """Raise RequestError, which lists the differences, if a resume changes settings.
+
+        Epochs, minutes and patience may differ.
+        """
+        stored, requested = (
+            drop_non_identity(non_default_settings(settings), EXTENDED)
+            for settings in (self.config, config)
         )
-        keys = sorted(key for key in before | now if before.get(key) != now.get(key))
-        changed = "; ".join(
-            f"{key} was {before.get(key, 'the default')}, is {now.get(key, 'the default')}"
+        keys = sorted(key for key in stored | requested if stored.get(key) != requested.get(key))
+        changes = "; ".join(
+            f"{key} was {stored.get(key, 'the default')}, is {requested.get(key, 'the default')}"
             for key in keys
         )
         check(
             not keys,
             "resume",
             self.path,
-            changed,
-            "a resumed run keeps its settings; start a new one for others",
+            changes,
+            "a resumed run keeps its settings; start a new run for other settings",
         )
 
     def check_data(self, fingerprint: str, split: Split) -> None:
-        """Refuse to go on with a run on other data or patients (RequestError); other code is a warning."""
+        """Raise RequestError if a resume changes the data or the split.
+
+        Other code only causes a warning.
+        """
         facts = self.facts
         check(
             facts["data"]["fingerprint"] == fingerprint,
             "resume",
             self.path,
-            "the data are not those it was trained on",
-            "give data.path=FILE of those, or start a new run",
+            "the data differ from those that the run was trained on",
+            "set data.path to the file of the run's data, or start a new run",
         )
         check(
             facts["split"]["sha256"] == split.sha256,
             "resume",
             self.path,
-            "the split is not the one it was trained under",
+            "the split differs from the one that the run was trained with",
+            "set split.* as in the run, or start a new run",
         )
         if facts["code"]["sha256"] != code_version().sha256:
             log.warning(
-                "%s was made by another version of the code: the numbers may differ", self.path
+                "%s was made by another version of the code: the results may differ", self.path
             )
 
     @contextmanager
     def active(
         self, facts: dict[str, Any], config: TrainConfig, split: Split
     ) -> Iterator["RunFolder"]:
-        """Hold the folder for the run: lock, status, log. Whatever ends the block ends up in status.json and log.txt.
+        """Lock the folder for the block, and write its status and log.
 
-        Raises InUseError if another process holds it, naming host, pid and since when; the lock dies with its process.
+        An error that ends the block is written to status.json and log.txt. The lock is released
+        when its process ends, however that happens. Raises InUseError, which names host, pid and
+        start time, if another process has the lock.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
@@ -150,10 +165,11 @@ class RunFolder:
                 "%Y-%m-%d %H:%M:%S", time.localtime(holder.get("started", 0) / 1000)
             )
             raise InUseError(
-                f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} since {since}; wait for it, "
-                "or take another folder"
+                f"output={self.path}: in use by pid {holder.get('pid')} on {holder.get('host')} "
+                f"since {since}; wait until that process ends, or choose another folder"
             ) from error
-        try:  # again, now that nobody else can be writing it
+        # The caller has checked the run before. Another process may have written it since then.
+        try:
             if self.exists:
                 self.check_settings(config)
                 self.check_data(facts["data"]["fingerprint"], split)
@@ -168,17 +184,17 @@ class RunFolder:
             remove_partial(self.path)
             if self.state == "interrupted":
                 log.warning(
-                    "found interrupted: process %d on %s is gone",
+                    "found interrupted: process %d on %s no longer exists",
                     self.status["pid"],
                     self.status["host"],
                 )
             if not self.exists:
-                self._describe(facts, config, split)
+                self._write_metadata(facts, config, split)
+            # The status changes before the settings: a kill in between must not leave a longer run
+            # with the status finished.
             self._set_status("running", started)
             if any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
-                self._extend(
-                    facts, config
-                )  # now: a kill must not leave a longer run that says it is finished
+                self._write_extension(facts, config)
             yield self
             self._set_status("finished", started)
         except Stopped as stop:
@@ -186,7 +202,7 @@ class RunFolder:
             self._end("killed", started, str(stop))
             raise
         except Exception as error:
-            error.add_note(f"its log: {self.path / 'log.txt'}")
+            error.add_note(f"log of the run: {self.path / 'log.txt'}")
             log.error("%s", traceback.format_exc())
             self._end("failed", started, f"{type(error).__name__}: {error}".splitlines()[0])
             raise
@@ -196,39 +212,41 @@ class RunFolder:
             lock.release()
 
     def _holder(self) -> dict[str, Any]:
-        """Who has the lock: the winner writes its status a moment after it took it."""
+        """Return the status of the run that has the lock."""
+        # The other process writes its status a moment after it has taken the lock.
         for _ in range(20):
             if self.state == "running":
                 break
             time.sleep(0.1)
         return self.status
 
-    def _describe(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> None:
+    def _write_metadata(self, facts: dict[str, Any], config: TrainConfig, split: Split) -> None:
+        """Write the files that do not change, and run.json last: it marks the folder as a run."""
         code = code_version()
         self._write_config(config)
         write_json(self.path / "split.json", split.as_dict())
         write_text(self.path / "code.diff", code.diff)
-        described = {
+        code_facts = {
             "commit": code.commit,
             "dirty": code.dirty,
             "sha256": code.sha256,
             "version": code.version,
         }
-        begun = {
+        start_facts = {
             "uid": uuid.uuid4().hex,
             "created": round(time.time() * 1000),
             "path": str(self.path.resolve()),
         }
-        write_json(self.path / "run.json", {**begun, "code": described, **facts})
+        write_json(self.path / "run.json", {**start_facts, "code": code_facts, **facts})
 
-    def _extend(self, facts: dict[str, Any], config: TrainConfig) -> None:
-        """A run that is given more is from now on the longer one: a later resume must not ask for less."""
+    def _write_extension(self, facts: dict[str, Any], config: TrainConfig) -> None:
+        """Store the settings of a longer run, with which a later resume is compared."""
         self._write_config(config)
-        now = {
+        extension = {
             "overrides": without_settings(facts["overrides"], NOT_REPEATED),
             "label": facts.get("label", ""),
         }
-        write_json(self.path / "run.json", {**self.facts, **now})
+        write_json(self.path / "run.json", {**self.facts, **extension})
 
     def _write_config(self, config: TrainConfig) -> None:
         write_text(
@@ -237,11 +255,12 @@ class RunFolder:
         )
 
     def _end(self, state: str, started: int, error: str) -> None:
-        """Write how the run ended; on a full disk even that may fail, and must not hide what the run died of."""
+        """Write how the run ended."""
         try:
             self._set_status(state, started, error)
         except OSError as failure:
-            log.error("its status could not be written: %s", failure)
+            # On a full disk this write fails, too. It must not hide the error that ended the run.
+            log.error("the status of the run could not be written: %s", failure)
 
     def _set_status(self, state: str, started: int, error: str | None = None) -> None:
         ended = None if state == "running" else round(time.time() * 1000)
@@ -256,12 +275,13 @@ class RunFolder:
         write_json(self.path / "status.json", status)
 
     def rotate(self) -> None:
-        """Make last.pt previous.pt, before a new last.pt is written."""
+        """Rename last.pt to previous.pt, before a new last.pt is written."""
         if self.last.is_file():
             rename(self.last, self.previous)
 
     def write_down_kill(self, reason: str) -> bool:
-        """If the run's process is gone without a word, say so in its status; returns whether that was so."""
+        """Write the status killed if the run is interrupted, and return True if so."""
+        # The lock shows that no other process has resumed the run in the meantime.
         lock = FileLock(self.path / ".lock")
         with suppress(Timeout), lock.acquire(timeout=0):
             if self.state == "interrupted":
@@ -270,17 +290,20 @@ class RunFolder:
         return False
 
     def forget(self) -> None:
-        """Remove what the run has learnt, to begin anew in its folder and its record; call it while active."""
+        """Remove checkpoints, history and plan, so that the run starts again in the same folder.
+
+        Call this while the folder is active.
+        """
         for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl", self.plan):
             path.unlink(missing_ok=True)
 
     def tidy(self, keep: str) -> None:
-        """Leave a finished run its best.pt alone, unless `keep` is all."""
+        """Remove last.pt and previous.pt of a finished run if `keep` is "best"."""
         for path in (self.last, self.previous) if keep == "best" else ():
             path.unlink(missing_ok=True)
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
-        """Rewrite metrics.jsonl from the history that the checkpoint holds, so that the two cannot disagree."""
+        """Rewrite metrics.jsonl from the checkpoint's history, so that the two agree."""
         write_text(
             self.path / "metrics.jsonl",
             "".join(json.dumps(row, allow_nan=False) + "\n" for row in history),

@@ -1,8 +1,8 @@
-"""A sweep: what identifies it, and the record of its jobs from start to start.
+"""The id of a sweep, and the record of its jobs over all its starts.
 
-The id is that of the question asked: the settings swept and those held fixed, not the values tried. So the same command
-again, and one widened by a value, are the same sweep; the record tells which folder each of its jobs ran in, also when
-that folder had been made by another sweep.
+The id depends on the question that the sweep asks: the settings swept and those held fixed, not
+the values tried. The same command again, and one with more values, are the same sweep. The record
+lists the folder of each job, also if another sweep made that folder.
 
     runs/sweeps/ID.json     {"id", "jobs": [{"overrides", "folder", "state", "reason"}]}
 """
@@ -17,7 +17,8 @@ from brainseg.config.overrides import setting_of
 from brainseg.core.errors import check
 from brainseg.core.files import write_json
 
-ASIDE = (
+# Settings that change no result of a job.
+IRRELEVANT = (
     "resume",
     "rerun",
     "force",
@@ -26,71 +27,89 @@ ASIDE = (
     "tracking",
     "device.on_missing",
     "hydra",
-)  # change no job's numbers
+)
 
 
 def sweep_id(jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> str:
-    """As depth-width-3fa2b1: the last part of each setting swept, and a hash of what is held fixed."""
+    """Return an id such as depth-width-3fa2b1.
+
+    The id contains the last part of each swept setting and a hash of the fixed settings.
+    """
     shared = set.intersection(*(set(job) for job in jobs)) if jobs else set()
-    fixed = sorted(one for one in shared if not _is_aside(one) and setting_of(one) not in swept)
+    fixed = sorted(
+        override
+        for override in shared
+        if not _is_irrelevant(override) and setting_of(override) not in swept
+    )
     names = [name.rsplit(".", 1)[-1] for name in swept] or ["repeat"]
     digest = hashlib.sha256(json.dumps([sorted(swept), fixed]).encode()).hexdigest()[:6]
     return "-".join([*(name.replace("/", "-").replace("@", "-") for name in names), digest])[-60:]
 
 
 def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
-    """Bring the sweep's record up to date: `jobs` replace earlier ones with the same overrides, the others stay.
+    """Update the sweep's record with `jobs`, which replace earlier jobs with the same overrides.
 
-    A folder below `root` is stored relative to it, so that the record stays true where `root` is moved or copied.
+    All other jobs of the record remain.
     """
     path = _path(root, name)
-    before = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    recorded = json.loads(path.read_text())["jobs"] if path.is_file() else []
     jobs = [
-        {**job, "folder": _stored(Path(job["folder"]), root) if job["folder"] else ""}
+        {**job, "folder": _relative_path(Path(job["folder"]), root) if job["folder"] else ""}
         for job in jobs
     ]
-    now = {_question(job) for job in jobs}
+    keys = {_job_key(job) for job in jobs}
     write_json(
-        path, {"id": name, "jobs": [*(job for job in before if _question(job) not in now), *jobs]}
+        path, {"id": name, "jobs": [*(job for job in recorded if _job_key(job) not in keys), *jobs]}
     )
 
 
 def jobs_of(name: str, root: Path) -> list[Path]:
-    """The run folders of a sweep, in the order of its jobs; with those that its record does not know yet.
+    """Return the run folders of a sweep, in the order of its jobs.
 
-    Raises RequestError naming the sweeps there are.
+    Runs of the sweep that are not in its record follow, because a killed sweep writes no record.
+    Raises RequestError, which names the latest sweeps, if there is no run.
     """
     path = _path(root, name)
     jobs = json.loads(path.read_text())["jobs"] if path.is_file() else []
-    recorded = [_today(job["folder"], root) for job in jobs if job["folder"]]
-    made = [
+    recorded = [_resolve_folder(job["folder"], root) for job in jobs if job["folder"]]
+    started = [
         file.parent
         for file in root.glob("*/run.json")
         if json.loads(file.read_text()).get("sweep") == name
     ]
-    made.sort(key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
-    found = {
-        folder.resolve(): folder for folder in [*recorded, *made] if (folder / "run.json").is_file()
+    started.sort(key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+    # The resolved paths as keys keep each folder only once.
+    folders = {
+        folder.resolve(): folder
+        for folder in [*recorded, *started]
+        if (folder / "run.json").is_file()
     }
     check(
-        bool(found),
+        bool(folders),
         "sweep",
         name,
         f"no such sweep below {root}",
-        f"known: {_listed(root)}; root=DIR is where the sweep's output was",
+        f"known sweeps: {_list_latest(root)}; set root=DIR to the folder with the sweep's runs",
     )
-    return list(found.values())
+    return list(folders.values())
 
 
-def _stored(folder: Path, root: Path) -> str:
+def _relative_path(folder: Path, root: Path) -> str:
+    """Return the path relative to `root` if the folder lies below it.
+
+    The record then remains valid if `root` is moved or copied.
+    """
     folder = folder.absolute()
     return str(
         folder.relative_to(root.absolute()) if folder.is_relative_to(root.absolute()) else folder
     )
 
 
-def _today(stored: str, root: Path) -> Path:
-    """Return where a recorded folder lies today: below `root` by its path or its name, else at its own path."""
+def _resolve_folder(stored: str, root: Path) -> Path:
+    """Return the current place of a recorded folder.
+
+    The folder is searched below `root` by its path and by its name, then at its own path.
+    """
     # An absolute path would replace the root.
     below = [] if Path(stored).is_absolute() else [root / stored]
     places = [*below, root / Path(stored).name, Path(stored)]
@@ -98,47 +117,54 @@ def _today(stored: str, root: Path) -> Path:
 
 
 def last_sweep(root: Path) -> str:
-    """The id of the sweep that ended last below `root`. Raises RequestError if there is none."""
-    known = _known(root)
+    """Return the id of the sweep that ended last below `root`.
+
+    Raises RequestError if there is none.
+    """
+    names = _sweeps_by_time(root)
     check(
-        bool(known),
+        bool(names),
         "sweep",
         "last",
         f"no sweep below {root}",
-        "root=DIR is where the sweep's output was",
+        "set root=DIR to the folder with the sweep's runs",
     )
-    return known[-1]
+    return names[-1]
 
 
-def _known(root: Path) -> list[str]:
+def _sweeps_by_time(root: Path) -> list[str]:
+    """Return the ids of the sweeps below `root`, the latest at the end."""
     return [
         path.stem
         for path in sorted((root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime)
     ]
 
 
-def _listed(root: Path) -> str:
-    return ", ".join(_known(root)[-5:]) or "none"
+def _list_latest(root: Path) -> str:
+    return ", ".join(_sweeps_by_time(root)[-5:]) or "none"
 
 
-def _question(job: dict[str, Any]) -> str:
-    """What makes two jobs of a sweep the same one: their overrides, but for those that change no number."""
-    return json.dumps(sorted(one for one in job["overrides"] if not _is_aside(one)))
+def _job_key(job: dict[str, Any]) -> str:
+    """Return the text by which two jobs are the same: their overrides that can change a result."""
+    return json.dumps(
+        sorted(override for override in job["overrides"] if not _is_irrelevant(override))
+    )
 
 
 def _path(root: Path, name: str) -> Path:
+    # A name with a slash could lead out of the folder.
     check(
         Path(name).name == name,
         "sweep",
         name,
         "is no sweep's id",
-        "it is printed at the end of a sweep",
+        "give the id that is printed at the end of a sweep",
     )
     return root / "sweeps" / f"{name}.json"
 
 
-def _is_aside(override: str) -> bool:
+def _is_irrelevant(override: str) -> bool:
     return any(
         setting_of(override) == name or setting_of(override).startswith((f"{name}.", f"{name}/"))
-        for name in ASIDE
+        for name in IRRELEVANT
     )

@@ -246,7 +246,7 @@ def test_equal_chances_are_named(tmp_path: Path) -> None:
             scored_run(tmp_path / f"{name}{width}", dice(width), width=width, max_minutes=each)
             for width, each in given
         ]
-        found[name] = compare(runs).chances
+        found[name] = compare(runs).budget
     assert (
         "same passes: 30 epochs" in found["passes"]
         and "same time: 2.0 minutes" in found["time"]
@@ -358,7 +358,7 @@ def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of
 ) -> None:
     runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16)]
     config = CompareConfig(runs=[str(run.path) for run in runs], output=str(runs[0].path))
-    with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
+    with pytest.raises(RequestError, match="already contains a run, and its scores would be"):
         check_request(config)
     config = CompareConfig(tracking=CompareTrackingConfig(name="none"))
     publish(compare(runs), tmp_path / "out", config)

@@ -304,13 +304,13 @@ def test_other_sequences_than_the_networks_own_are_refused(
     other = dataclasses.replace(known, stored={**known.stored, "channels": ["FLAIR", "T1", "T1c"]})
     with pytest.raises(
         RequestError,
-        match="was trained on FLAIR, T1, T1c; the data have pre-contrast, FLAIR, post-contrast",
+        match="was trained on FLAIR, T1, T1c, but the data have pre-contrast, FLAIR, post-contrast",
     ):
         other.model(data)
 
 
 def test_an_evaluation_does_not_take_the_place_of_a_runs_own_scores(run: RunFolder) -> None:
-    with pytest.raises(RequestError, match="holds a run, whose own scores these would replace"):
+    with pytest.raises(RequestError, match="already contains a run, and its scores would be"):
         evaluate.check_request(
             EvaluateConfig(
                 checkpoint=str(run.path), output=str(run.path), data=run.config.data, device=FLOAT32
@@ -346,6 +346,6 @@ def test_a_volume_that_a_component_needs_is_said_with_the_rule_that_asks_for_it(
     )
     with pytest.raises(
         RequestError,
-        match=r"inference\.min_volume=20: says nothing under inference\.components=all; add",
+        match=r"inference\.min_volume=20: has no effect under inference\.components=all; add",
     ):
         evaluate.run(config)

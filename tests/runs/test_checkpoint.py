@@ -93,7 +93,7 @@ def test_foreign_weights(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="not a brainseg checkpoint"):
             checkpoint.load(tmp_path / "a.pt")
     torch.save({"epoch": 3}, tmp_path / "a.pt")
-    with pytest.raises(DataError, match="holds no weights"):
+    with pytest.raises(DataError, match="contains no weights"):
         checkpoint.load_weights(tmp_path / "a.pt")
     with pytest.raises(RequestError, match="no such file"):
         checkpoint.load_weights(tmp_path / "b.pt")

@@ -125,7 +125,7 @@ def test_two_networks_in_a_file_are_not_chosen_from() -> None:
     both = {
         f"{name}.{key}": value for name in ("student", "teacher") for key, value in expected.items()
     }
-    with pytest.raises(RequestError, match=r"holds 2 networks, under student\., teacher\."):
+    with pytest.raises(RequestError, match=r"contains 2 networks, under student\., teacher\."):
         match_weights(both, expected, "w.pt", "model=unet")
 
 
@@ -141,7 +141,7 @@ class Whole(nn.Linear):
         (b"\x80\x02damaged", "damaged"),
         (
             None,
-            r"it holds \S*Whole.*; save the weights alone, as torch.save\(model.state_dict\(\), FILE\)",
+            r"it contains \S*Whole.*; save only the weights, with torch.save\(model.state_dict\(\), FILE\)",
         ),
     ],
 )

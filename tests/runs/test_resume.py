@@ -177,7 +177,8 @@ def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Pa
         assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
     with pytest.raises(
         RequestError,
-        match=r"max_minutes=0\.2: the run has done 86 steps already, that would be 76; ask for more",
+        match=r"max_minutes=0\.2: the run has already done 86 steps, and this would make 76 in all; "
+        "ask for more",
     ):
         load_into(new_state(task), folder, changed(task, max_minutes=0.2))
     rows[1]["step"] = state.step = (

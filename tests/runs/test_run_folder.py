@@ -143,7 +143,7 @@ def test_a_named_output_is_used_as_it_is_and_never_overwritten() -> None:
     config = make(output="mine")
     with active(claim_run_folder(config, Job(), FACTS["name"]).path):
         pass
-    with pytest.raises(RequestError, match="output=mine: holds a run already"):
+    with pytest.raises(RequestError, match="output=mine: already contains a run"):
         claim_run_folder(config, Job(), FACTS["name"])
     assert claim_run_folder(make(output="mine", resume="auto"), Job(), FACTS["name"]).path == Path(
         "mine"
