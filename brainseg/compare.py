@@ -1,13 +1,14 @@
 """Compare runs on the same patients, or pool the folds of a cross-validation.
 
     python -m brainseg.compare runs=[runs/a,runs/b]             b against a, patient by patient
-    python -m brainseg.compare sweep=last                       the jobs of the last sweep; or sweep=ID
+    python -m brainseg.compare sweep=last                       jobs of the last sweep; or sweep=ID
     python -m brainseg.compare tracking.experiment=NAME         all runs of an MLflow experiment
     python -m brainseg.compare sweep=ID baseline=runs/a         against that run's configuration
-    python -m brainseg.compare sweep=ID 'baseline="width=16"'   against the one that the table calls so
+    python -m brainseg.compare sweep=ID 'baseline="width=16"'   against this row of the table
 
-Runs that differ in seed and fold alone are one configuration. It writes report.html and viewer.html (they open offline),
-comparison.csv, patients.csv, failures.csv and pictures/ to `output`, and one MLflow run that links to the runs compared.
+Runs that differ in seed and fold alone are one configuration. The command writes report.html and
+viewer.html (they open offline), comparison.csv, patients.csv, failures.csv and pictures/ to
+`output`, and one MLflow run that links to the runs compared.
 """
 
 import shlex
@@ -43,61 +44,70 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-COLUMNS = 6  # configurations whose settings are listed side by side
+# Configurations whose settings are listed side by side in the report.
+COLUMNS = 6
 
 
 def run(config: CompareConfig) -> int:
-    """Gather, compare, write and print; returns the exit code 0."""
+    """Load and compare the runs, write and print the comparison, and return the exit code 0."""
     if config.sweep == "last":
         config = replace(config, sweep=last_sweep(Path(config.root)))
     runs = load_runs(
         config.runs, config.sweep, config.tracking.experiment, config.root, config.tracking.uri
     )
-    first = runs[0] if config.runs and len(runs) > 1 else None
-    baseline = _baseline(config.baseline, runs) if config.baseline else first
+    default_baseline = runs[0] if config.runs and len(runs) > 1 else None
+    baseline = _find_baseline(config.baseline, runs) if config.baseline else default_baseline
     comparison = compare(runs, baseline, strict=bool(config.runs))
-    print(publish(comparison, _folder(config), config))
+    print(publish(comparison, _output_folder(config), config))
     return 0
 
 
-def _baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
-    """The run of this folder or MLflow id, or the first of the configuration that the table calls so. Raises RequestError."""
+def _find_baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
+    """Return the run with this folder or MLflow id, or a run of the configuration of this name.
+
+    Raises RequestError if there is no such run.
+    """
     names = configuration_names(runs)
     for run in runs:
         if names[run.configuration] == name:
             return run
     listed = "; ".join(sorted(set(names.values()))[:5])
+    # Only the name of a configuration contains "=", except for a folder that really is so named.
     check(
         "=" not in name or Path(name).exists(),
         "baseline",
         name,
-        "no configuration is called so",
-        f"they are: {listed}",
+        "no configuration has this name",
+        f"choose one of: {listed}",
     )
     return ScoredRun(resolve_run(name, "baseline").resolve())
 
 
 def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:
-    """What `python -m brainseg.compare sweep=ID` writes and prints, for the end of the sweep itself."""
-    # The store of this request, and not that of the runs, which a sweep may only have skipped.
+    """Write the comparison of a sweep's jobs and return the text to print at the end of the sweep.
+
+    The comparison is the one that `python -m brainseg.compare sweep=ID` writes.
+    """
+    # The store of this request, not the store of the runs, which a sweep may only have skipped.
     uri = tracking_uri(tracking.uri) if tracking.name != "none" else None
     config = CompareConfig(
         sweep=sweep, root=str(root), tracking=CompareTrackingConfig(tracking.name, uri)
     )
-    note = _bring(sweep, root, tracking) if tracking.name != "none" else ""
+    note = _mirror_jobs(sweep, root, tracking) if tracking.name != "none" else ""
     try:
         comparison = compare(load_runs(None, sweep, None, root, None), None, strict=False)
-        return publish(comparison, _folder(config), config, tracking.experiment) + note
-    except (
-        RequestError,
-        DataError,
-        OSError,
-    ) as error:  # as when no job has finished: the jobs' table has said so
+        return publish(comparison, _output_folder(config), config, tracking.experiment) + note
+    # No job may have finished, which the table of jobs has already told. The jobs' results stand
+    # without a comparison, so that no error is raised here.
+    except (RequestError, DataError, OSError) as error:
         return f"no comparison: {error}"
 
 
-def _bring(sweep: str, root: Path, tracking: TrackingConfig) -> str:
-    """Bring the sweep's jobs to the store of this request; returns a line about those that are not there, or nothing."""
+def _mirror_jobs(sweep: str, root: Path, tracking: TrackingConfig) -> str:
+    """Send the sweep's jobs to the store of this request.
+
+    Returns a line about the first failure, or an empty text.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -105,15 +115,16 @@ def _bring(sweep: str, root: Path, tracking: TrackingConfig) -> str:
         failure = mlflow_sweep.mirror_sweep(sweep, jobs_of(sweep, root), tracking)
     except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
         failure = " ".join(str(error).split())[:200]
+    if not failure:
+        return ""
     return (
-        f"\nnot in MLflow: {failure}; the same command again, or python -m brainseg.sync, brings it there"
-        if failure
-        else ""
+        f"\nnot in MLflow: {failure}; to send the jobs there, repeat the same command or run "
+        "python -m brainseg.sync"
     )
 
 
-def _folder(config: CompareConfig) -> Path:
-    """Where it is written: `output`, else a sweep's beside its record, else comparisons/NAME."""
+def _output_folder(config: CompareConfig) -> Path:
+    """Return `output`, else the folder beside the record of the sweep, else comparisons/NAME."""
     if config.output is not None:
         return Path(config.output)
     return (
@@ -126,16 +137,18 @@ def _folder(config: CompareConfig) -> Path:
 def publish(
     comparison: Comparison, folder: Path, config: CompareConfig, experiment: str | None = None
 ) -> str:
-    """Write the comparison's folder and its MLflow run; returns what is to be printed.
+    """Write the folder and the MLflow run of the comparison, and return the text to print.
 
-    `experiment` is the MLflow experiment of the run; None: that of the runs compared.
+    `experiment` is the MLflow experiment of that run. None selects the experiment of the compared
+    runs.
     """
     pictures, tables = write_comparison(comparison, folder, config.clinical)
     page = (
         write_viewer(comparison, folder / "viewer.html", config.viewer) if config.viewer else None
     )
     if page is None:
-        (folder / "viewer.html").unlink(missing_ok=True)  # of an earlier comparison
+        # A page of an earlier comparison would show masks that do not belong to this report.
+        (folder / "viewer.html").unlink(missing_ok=True)
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
     report.write_page(
         folder / "report.html",
@@ -149,9 +162,11 @@ def publish(
     if page is not None:
         lines.append(f"slices:        {page}")
     if config.tracking.name != "none":
+        # A single configuration with several folds is a cross-validation.
         folds = {run.settings.get("split.fold") for run in comparison.configurations[0].runs}
-        pooled = len(comparison.configurations) == 1 and len(folds) > 1
-        kind = "sweep_summary" if config.sweep else "cross_validation" if pooled else "comparison"
+        is_pooled = len(comparison.configurations) == 1 and len(folds) > 1
+        pooled_kind = "cross_validation" if is_pooled else "comparison"
+        kind = "sweep_summary" if config.sweep else pooled_kind
         lines.append(
             log_comparison(comparison, folder, kind, config.sweep, config.tracking.uri, experiment)
         )
@@ -161,112 +176,116 @@ def publish(
 def write_comparison(
     comparison: Comparison, folder: Path, clinical: str | None
 ) -> tuple[dict[str, Path], dict]:
-    """Write CSVs and pictures; returns the pictures by name and the tables by title, for the page."""
+    """Write tables and pictures, and return the page's pictures by name and its tables by title.
+
+    `clinical` is a CSV file whose columns join the failure analysis.
+    """
     import pandas as pd
 
     best = comparison.configurations[0]
-    table = read_clinical(clinical, list(best.rows.patient)) if clinical else None
+    clinical_table = read_clinical(clinical, list(best.rows.patient)) if clinical else None
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    seed = (
-        best.rows.seed.min()
-    )  # failures are those of one training: an average over seeds would hide them
-    of_seed = [run for run in best.runs if run.config.seed == seed]
-    store = _store(of_seed)
-    slices = [run.slices_of(comparison.role) for run in of_seed]
-    analysed = (
-        best.rows[best.rows.seed == seed],
-        None if any(one is None for one in slices) else pd.concat(slices),
-        store,
-        table,
-    )
+    # The failure analysis uses a single seed, because an average over seeds would hide failures.
+    seed = best.rows.seed.min()
+    seed_rows = best.rows[best.rows.seed == seed]
+    seed_runs = [run for run in best.runs if run.config.seed == seed]
+    store = _open_store(seed_runs)
+    slices = [run.slices_of(comparison.role) for run in seed_runs]
+    # A mean over some of the runs would not be over all patients.
+    all_slices = None if any(rows is None for rows in slices) else pd.concat(slices)
     tables = {
         "comparison": comparison.table,
-        "patients": _patients(comparison),
-        "failures": failures.groups(*analysed),
-        "worst": failures.worst(analysed[0], store=store),
+        "patients": _patient_table(comparison),
+        "failures": failures.groups(seed_rows, all_slices, store, clinical_table),
+        "worst": failures.worst(seed_rows, store=store),
     }
     for name, table in tables.items():
         with writing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6f")
 
-    pictures = {name: folder / "pictures" / f"{name}.png" for name in FIGURES}
-    drawn = {
+    paths = {name: folder / "pictures" / f"{name}.png" for name in (*FIGURES, "failures", "worst")}
+    drawings = {
         name: figure for name, draw in FIGURES.items() if (figure := draw(comparison)) is not None
     }
-    for name, figure in drawn.items():
-        figures.save_figure(figure, pictures[name])
-    failures_figure.figure(analysed[0], folder / "pictures" / "failures.png", *analysed[1:])
-    shown = {name: pictures[name] for name in drawn} | {
-        "failures": folder / "pictures" / "failures.png"
-    }
+    for name, figure in drawings.items():
+        figures.save_figure(figure, paths[name])
+    failures_figure.figure(seed_rows, paths["failures"], all_slices, store, clinical_table)
+    pictures = {name: paths[name] for name in (*drawings, "failures")}
     if store is not None and (
-        cases := _cases(tables["worst"].head(5), of_seed, store, comparison.role)
+        cases := _overlay_cases(tables["worst"].head(5), seed_runs, store, comparison.role)
     ):
-        shown["worst"] = folder / "pictures" / "worst.png"
-        overlays.draw_overlays(cases, shown["worst"])
-    for name in {*FIGURES, "failures", "worst"} - set(shown):
-        (folder / "pictures" / f"{name}.png").unlink(missing_ok=True)  # of an earlier comparison
-    titled = {
+        overlays.draw_overlays(cases, paths["worst"])
+        pictures["worst"] = paths["worst"]
+    # Pictures of an earlier comparison in this folder would be taken for pictures of this one.
+    for name in set(paths) - set(pictures):
+        paths[name].unlink(missing_ok=True)
+    page_tables = {
         f"Where {best.label} fails (seed {seed})": tables["failures"],
         "Its worst patients": tables["worst"],
     }
     if 1 < len(comparison.configurations) <= COLUMNS:
-        settings = {one.label: one.runs[0].settings for one in comparison.configurations}
-        titled["Settings in which they differ"] = differing_settings(settings)
-    return shown, titled
+        settings = {
+            configuration.label: configuration.runs[0].settings
+            for configuration in comparison.configurations
+        }
+        page_tables["Settings in which they differ"] = differing_settings(settings)
+    return pictures, page_tables
 
 
 def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
-    """Write the page of the `count` patients most telling of the best configuration, with the masks of the first `viewer.RUNS` of them.
+    """Write the viewer page with the `count` most telling patients of the best configuration.
 
-    Returns its path; None, and no page, where the data file is gone or no run kept masks (`predictions=none`).
+    The page shows the masks of the first `viewer.RUNS` configurations that kept masks. Returns
+    `path`, or None without writing a page if the data file no longer exists or no run kept masks
+    (`predictions=none`).
     """
-    store = _store(comparison.configurations[0].runs)
-    found = [
-        (one, masks) for one in comparison.configurations if (masks := _kept(one, comparison.role))
+    store = _open_store(comparison.configurations[0].runs)
+    masked = [
+        (configuration, files)
+        for configuration in comparison.configurations
+        if (files := _mask_files(configuration, comparison.role))
     ][: viewer.RUNS]
-    if store is None or not found:
+    if store is None or not masked:
         return None
-    dice = [_of_first_seed(one).set_index("patient").dice for one, _ in found]
-    patients = dice[0].index.to_list()
-    chosen = viewer.choose_slices([(comparison.role, value) for value in dice[0]], count)
-    left_out = [patient for index, patient in enumerate(patients) if index not in chosen]
+    scores = [
+        _first_seed_rows(configuration).set_index("patient").dice for configuration, _ in masked
+    ]
+    patients = scores[0].index.to_list()
+    selected = viewer.choose_slices([(comparison.role, dice) for dice in scores[0]], count)
+    left_out = [patient for index, patient in enumerate(patients) if index not in selected]
 
-    def case(patient: str) -> viewer.Case:
+    def make_case(patient: str) -> viewer.Case:
         masks = [
-            read_predictions(kept[patient], patient).mask if patient in kept else None
-            for _, kept in found
+            read_predictions(files[patient], patient).mask if patient in files else None
+            for _, files in masked
         ]
-        return viewer.case_of(
-            store, patient, masks, [float(of_run[patient]) for of_run in dice], comparison.role
-        )
+        dice = [float(run_scores[patient]) for run_scores in scores]
+        return viewer.case_of(store, patient, masks, dice, comparison.role)
 
-    several = len(comparison.configurations)
-    exploratory = [
-        "Exploratory: on validation patients each run's best epoch was selected; scores are flattered."
-    ]
-    notes = [
-        report.headline(comparison) + ".",
-        *comparison.warnings,
-        *(exploratory if comparison.exploratory else []),
-    ]
-    if several > len(found):
+    notes = [report.headline(comparison) + ".", *comparison.warnings]
+    if comparison.exploratory:
         notes.append(
-            f"{len(found)} of {several} configurations are shown, the best of those that kept their masks."
+            "Exploratory: these are validation patients, on which each run's best epoch was "
+            "selected, so the scores are biased upwards."
         )
-    if any(one.rows.seed.nunique() > 1 for one, _ in found):
+    total = len(comparison.configurations)
+    if total > len(masked):
+        notes.append(
+            f"{len(masked)} of {total} configurations are shown, the best of those that kept their "
+            "masks."
+        )
+    if any(configuration.rows.seed.nunique() > 1 for configuration, _ in masked):
         notes.append(
             "Masks and Dice are those of one seed; the scores above are averaged over seeds."
         )
-    labels = [one.label for one, _ in found]
-    title = "Tumour segmentation: " + (
-        labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared"
-    )
+    labels = [configuration.label for configuration, _ in masked]
+    subject = labels[0] if len(labels) == 1 else f"{len(labels)} configurations compared"
     viewer.write_viewer(
         path,
-        map(case, (patients[index] for index in chosen)),
+        # A lazy map, so that only one patient's volume is in memory at a time.
+        map(make_case, (patients[index] for index in selected)),
         labels,
-        title,
+        f"Tumour segmentation: {subject}",
         notes,
         store.classes,
         left_out,
@@ -274,17 +293,19 @@ def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
     return path
 
 
-def _of_first_seed(one: Configuration) -> "pd.DataFrame":
-    """Its patients under one training each: an average of masks is no mask."""
-    return one.rows[one.rows.seed == one.rows.seed.min()]
+def _first_seed_rows(configuration: Configuration) -> "pd.DataFrame":
+    """Return the patients' rows of the first seed. An average of masks would not be a mask."""
+    return configuration.rows[configuration.rows.seed == configuration.rows.seed.min()]
 
 
-def _kept(one: Configuration, role: str) -> dict[str, Path]:
-    """The file with the first seed's mask of each patient scored in `role`, as far as the runs kept them (`predictions`)."""
+def _mask_files(configuration: Configuration, role: str) -> dict[str, Path]:
+    """Return the file with the first seed's mask of each patient that was scored in `role`.
+
+    Patients of runs that kept no masks (`predictions`) are missing.
+    """
+    seed = configuration.rows.seed.min()
     files = {
-        run.path / "predictions.h5": run
-        for run in one.runs
-        if run.config.seed == one.rows.seed.min()
+        run.path / "predictions.h5": run for run in configuration.runs if run.config.seed == seed
     }
     return {
         patient: file
@@ -294,61 +315,64 @@ def _kept(one: Configuration, role: str) -> dict[str, Path]:
     }
 
 
-def _patients(comparison: Comparison) -> "pd.DataFrame":
-    """Every patient under every configuration, seeds averaged."""
+def _patient_table(comparison: Comparison) -> "pd.DataFrame":
+    """Return the scores of every patient under every configuration, averaged over seeds."""
     import pandas as pd
 
-    shown = [
-        one.patients.reset_index().assign(configuration=one.label, role=comparison.role)
-        for one in comparison.configurations
+    tables = [
+        configuration.patients.reset_index().assign(
+            configuration=configuration.label, role=comparison.role
+        )
+        for configuration in comparison.configurations
     ]
-    return pd.concat(shown)
+    return pd.concat(tables)
 
 
-def _cases(
+def _overlay_cases(
     worst: "pd.DataFrame", runs: Sequence[ScoredRun], store: Store, role: str
 ) -> list[overlays.Case]:
-    """The patients of `worst` with the masks of the runs that scored them in `role`, as far as those kept them (`predictions`)."""
+    """Return the patients of `worst` with the masks of the runs that scored them in `role`.
+
+    Patients of runs that kept no masks (`predictions`) are missing.
+    """
     cases = []
     for row in worst.itertuples():
-        scored = [
+        scoring_runs = [
             run
             for run in runs
             if row.patient in set(run.patients.patient[run.patients.role == role])
         ]
-        for run in [run for run in scored if (run.path / "predictions.h5").is_file()][:1]:
+        with_masks = [run for run in scoring_runs if (run.path / "predictions.h5").is_file()]
+        for run in with_masks[:1]:
             start, stop = store.rows_of(row.patient)
-            mask = read_predictions(run.path / "predictions.h5", row.patient).mask
-            channel = main_channel(store.channels)
-            truth = store.masks(start, stop)[:, 0]
             cases.append(
                 overlays.Case(
                     row.patient,
                     row.dice,
                     store.images(start, stop),
-                    truth,
-                    mask,
-                    channel,
+                    store.masks(start, stop)[:, 0],
+                    read_predictions(run.path / "predictions.h5", row.patient).mask,
+                    main_channel(store.channels),
                     classes=store.classes,
                 )
             )
     return cases
 
 
-def _store(runs: Sequence[ScoredRun]) -> Store | None:
-    """The data file that the runs were made on, if it is still there."""
-    path = relocated_path(runs[0].facts["data"]["path"], runs[0].path, runs[0].facts)
-    store = Store(path) if path.is_file() else None
-    return (
-        store
-        if store is not None and store.fingerprint == runs[0].facts["data"]["fingerprint"]
-        else None
-    )
+def _open_store(runs: Sequence[ScoredRun]) -> Store | None:
+    """Return the data file of the runs, or None if it no longer exists or its content changed."""
+    facts = runs[0].facts
+    path = relocated_path(facts["data"]["path"], runs[0].path, facts)
+    if not path.is_file():
+        return None
+    store = Store(path)
+    # Masks of the runs fit only the very images that they were predicted from.
+    return store if store.fingerprint == facts["data"]["fingerprint"] else None
 
 
 def check_request(config: CompareConfig) -> None:
-    """All that can be refused before anything is created. Raises RequestError."""
-    asked = [
+    """Check the request before anything is created. Raise RequestError if it cannot be run."""
+    selections = [
         name
         for name, value in (
             ("runs", config.runs),
@@ -357,9 +381,11 @@ def check_request(config: CompareConfig) -> None:
         )
         if value
     ]
-    check(
-        len(asked) < 2, " and ".join(asked), "given", "say the runs in one way", "keep one of them"
-    )
+    if len(selections) > 1:
+        raise RequestError(
+            f"{' and '.join(selections)}: each of them selects the runs to compare. Only one "
+            "selection is allowed. Keep one of them."
+        )
     for name in config.runs or ():
         if not Path(name).is_dir():
             resolve_run(name, "runs")
@@ -370,12 +396,12 @@ def check_request(config: CompareConfig) -> None:
         "clinical",
         config.clinical,
         "no such file",
-        "a CSV like data.csv",
+        "give a CSV file such as data.csv",
     )
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.compare` and `brainseg compare`."""
+    """Run `python -m brainseg.compare` or `brainseg compare`."""
     run_command("compare", run, check_request)
 
 

@@ -1,1 +1,1 @@
-"""Runs compared: tables, tests, figures, report."""
+"""Comparison of runs on the same patients: table, paired tests, figures, report, MLflow run."""

@@ -1,9 +1,10 @@
-"""Configurations compared on the same patients: pooled over folds, averaged over seeds, then in pairs. No files, no figures.
+"""Comparison of configurations on the same patients, without files and figures.
 
     runs -> configurations -> one score per patient -> table
 
-Runs that differ in `seed` and `split.fold` alone are one configuration. Its folds are pooled (each patient is scored by the
-model that never saw it), its seeds averaged per patient; intervals and tests are over patients, never over runs.
+Runs that differ in `seed` and `split.fold` alone are one configuration. Its folds are pooled, so
+that each patient is scored by the model that never saw the patient. Its seeds are averaged per
+patient. Intervals and tests are over patients, never over runs.
 """
 
 import math
@@ -23,62 +24,61 @@ from brainseg.evaluation.statistics import bootstrap, compare_paired, holm, spre
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_THE_PATIENT = (
-    "slices",
-    "tumour_pixels",
-    "tumour_slices",
-    "empty_slices",
-)  # columns that no model changes
-SCORES = (
-    "iou",
-    "precision",
-    "recall",
-    "dice_tumour_slices",
-)  # averaged over patients in the table, behind Dice
+# Columns of patients.csv that describe the patient, so that no model changes them.
+OF_THE_PATIENT = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
+# Columns of patients.csv whose mean over patients stands in the table, beside Dice.
+SCORES = ("iou", "precision", "recall", "dice_tumour_slices")
 
 
 @dataclass
 class Configuration:
-    """Runs that are repeats of each other, and what they scored on patients of one role."""
+    """Runs that are repeats of each other, and their scores on the patients of one role."""
 
     label: str
     runs: list[ScoredRun]
-    rows: "pd.DataFrame" = field(
-        repr=False
-    )  # patients.csv of all runs, with the columns seed, fold and missed
+    # patients.csv of all runs, with the additional columns seed, fold and missed.
+    rows: "pd.DataFrame" = field(repr=False)
 
     @cached_property
     def patients(self) -> "pd.DataFrame":
-        """By patient, sorted by name: scores averaged over seeds, `count_missed` as a share of them; undefined hd95 are left out."""
-        numbers = [
+        """Return the scores of each patient, averaged over seeds and sorted by patient.
+
+        `missed` is the share of seeds that missed the patient. Undefined values of hd95 are
+        excluded from its average.
+        """
+        columns = [
             name
             for name in self.rows.select_dtypes("number").columns
             if name not in ("seed", "fold")
         ]
-        return (
-            self.rows.groupby("patient")[numbers].mean().astype(dict.fromkeys(OF_THE_PATIENT, int))
-        )
+        means = self.rows.groupby("patient")[columns].mean()
+        # The average turns these counts into floats.
+        return means.astype(dict.fromkeys(OF_THE_PATIENT, int))
 
     @property
     def dice(self) -> np.ndarray:
-        """(P,), in the order of the patients' names."""
+        """Return Dice per patient, shape (P,), sorted by patient."""
         return self.patients.dice.to_numpy(np.float64)
 
 
 @dataclass
 class Comparison:
-    """What `compare` found out; `table` has a row for each configuration, best first."""
+    """Result of `compare`. `table` has a row for each configuration, the best first."""
 
-    role: str  # test, or validation: then it is exploratory
-    configurations: list[Configuration]  # best first
+    # `test`, or `validation` for an exploratory comparison.
+    role: str
+    # The best first.
+    configurations: list[Configuration]
     baseline: Configuration
-    left_out: list[tuple[str, str]]  # (label, why)
-    chances: str  # whether each had the same time or the same passes
+    # Pairs (label, reason).
+    left_out: list[tuple[str, str]]
+    # A sentence on the training budgets: equal time, equal passes, or neither.
+    budget: str
     warnings: list[str]
     table: "pd.DataFrame"
-    picked: (
-        bool  # whether the baseline was picked by the scores compared, as the best, and not named
-    )
+    # True if no baseline was named, so that the best configuration became the baseline. Its lead is
+    # then biased, because the compared scores selected it.
+    is_baseline_picked: bool
 
     @property
     def exploratory(self) -> bool:
@@ -94,108 +94,119 @@ def compare(
 ) -> Comparison:
     """Compare the configurations of `runs`.
 
-    `baseline` is one of the runs, and its patients are those compared; None: the best of those with the most patients. `strict`
-    refuses configurations with other patients than the rest, and runs without scores (RequestError naming them); else they are left
-    out, and said. Raises RequestError also when no run is finished, when the runs are on different data, or repeat one another.
+    `baseline` is one of the runs, and its patients are the patients of the comparison. None selects
+    the best of the configurations with the most patients. With `strict`, configurations on other
+    patients and runs without scores raise RequestError, which names them. Otherwise they are left
+    out and listed in `left_out`. RequestError is also raised if no run is finished, if the runs use
+    different data, or if runs repeat one another.
     """
     labels = configuration_names(runs)
-    scored = [run for run in runs if run.state == "finished"]
-    left_out = [(_named(run, labels), _reason(run)) for run in runs if run.state != "finished"]
+    finished = [run for run in runs if run.state == "finished"]
+    unfinished = [
+        (_label_run(run, labels), _describe_state(run)) for run in runs if run.state != "finished"
+    ]
     check(
-        not (strict and left_out),
+        not (strict and unfinished),
         "runs",
-        ", ".join(name for name, _ in left_out),
-        "; ".join(why for _, why in left_out),
+        ", ".join(label for label, _ in unfinished),
+        f"not finished ({'; '.join(reason for _, reason in unfinished)})",
         "finish them with resume=RUN, or leave them out",
     )
+    examples = "; ".join(f"{label}: {reason}" for label, reason in unfinished[:3])
     check(
-        bool(scored),
+        bool(finished),
         "runs",
-        f"{len(runs)} found",
-        "none of them is finished",
-        "; ".join(f"{name}: {why}" for name, why in left_out[:3]),
+        len(runs),
+        f"none of these runs is finished ({examples})",
+        "finish at least one of them, for example with resume=RUN",
     )
-    _check_comparable(scored)
+    _check_comparable(finished)
 
-    role = "test" if all((run.patients.role == "test").any() for run in scored) else "validation"
-    grouped: dict[str, list[ScoredRun]] = {}
-    for run in scored:
-        grouped.setdefault(run.configuration, []).append(run)
-    found = [
-        Configuration(labels[key], members, _rows(members, role))
-        for key, members in grouped.items()
+    # Validation patients selected each run's best epoch, so they serve only where a run has no test
+    # scores.
+    role = "test" if all((run.patients.role == "test").any() for run in finished) else "validation"
+    repeats: dict[str, list[ScoredRun]] = {}
+    for run in finished:
+        repeats.setdefault(run.configuration, []).append(run)
+    configurations = [
+        Configuration(labels[key], members, _patient_rows(members, role))
+        for key, members in repeats.items()
     ]
-    wanted = next(
+    named_baseline = next(
         (
-            one
-            for one in found
-            if baseline is not None and one.runs[0].configuration == baseline.configuration
+            configuration
+            for configuration in configurations
+            if baseline is not None
+            and configuration.runs[0].configuration == baseline.configuration
         ),
         None,
     )
     check(
-        baseline is None or wanted is not None,
+        baseline is None or named_baseline is not None,
         "baseline",
         baseline and baseline.path,
         "is not among the runs compared, or not finished",
         "name one of them",
     )
-    complete, others = _same_patients(found, wanted)
+    comparable, mismatched = _split_by_patients(configurations, named_baseline)
     check(
-        not (strict and others),
+        not (strict and mismatched),
         "runs",
-        ", ".join(name for name, _ in others),
-        "; ".join(why for _, why in others),
-        "a comparison needs the same patients on both sides: the same split",
+        ", ".join(label for label, _ in mismatched),
+        "; ".join(reason for _, reason in mismatched),
+        "all configurations of a comparison need the same patients; use runs of the same split",
     )
-    ranked = sorted(complete, key=lambda one: -one.dice.mean())
-    whole = wanted is None or wanted in complete
     check(
-        whole,
+        named_baseline is None or named_baseline in comparable,
         "baseline",
         baseline and baseline.path,
-        "; ".join(why for name, why in others if wanted and name == wanted.label),
+        "; ".join(
+            reason
+            for label, reason in mismatched
+            if named_baseline and label == named_baseline.label
+        ),
         "name another run",
     )
-    against = wanted or ranked[0]
-    table = _table(ranked, against)
+    ranked = sorted(comparable, key=lambda configuration: -configuration.dice.mean())
+    reference = named_baseline or ranked[0]
     return Comparison(
         role,
         ranked,
-        against,
-        left_out + others,
-        _chances(scored),
-        _warnings(scored),
-        table,
-        picked=wanted is None,
+        reference,
+        unfinished + mismatched,
+        _compare_budgets(finished),
+        _warnings(finished),
+        _table(ranked, reference),
+        is_baseline_picked=named_baseline is None,
     )
 
 
 def _check_comparable(runs: Sequence[ScoredRun]) -> None:
-    """All on the same data, and none asking what another asks, or its patients would count twice. Raises RequestError."""
+    """Raise RequestError if the runs use different data, or if two of them repeat one another."""
     data = {run.facts["data"]["fingerprint"]: run for run in reversed(runs)}
-    each = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
+    listed = " and ".join(f"{run.path} on {run.facts['data']['path']}" for run in data.values())
     check(
         len(data) == 1,
         "runs",
         ",".join(str(run.path) for run in runs[:5]),
-        f"they are on different data: {each}",
+        f"they are on different data: {listed}",
         "name runs=[A,B] of one data set",
     )
-    first: dict[tuple[Any, ...], ScoredRun] = {}
+    # The patients of a repeated run would count twice.
+    first_runs: dict[tuple[Any, ...], ScoredRun] = {}
     for run in runs:
-        other = first.setdefault(run.repeat, run)
+        earlier = first_runs.setdefault(run.repeat, run)
         check(
-            other is run,
+            earlier is run,
             "runs",
-            f"{other.path},{run.path}",
+            f"{earlier.path},{run.path}",
             "the same configuration, seed and fold",
             "name one of them",
         )
 
 
-def _rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
-    """patients.csv of every run, the patients of `role` (test or validation) alone."""
+def _patient_rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
+    """Return patients.csv of all runs for the patients of `role` (test or validation)."""
     import pandas as pd
 
     rows = pd.concat(
@@ -208,57 +219,63 @@ def _rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
     return rows
 
 
-def _same_patients(
-    found: list[Configuration], wanted: Configuration | None
+def _split_by_patients(
+    configurations: list[Configuration], baseline: Configuration | None
 ) -> tuple[list[Configuration], list[tuple[str, str]]]:
-    """Those that scored the same patients as `wanted`, or as the one with the most, and (label, why) of the others.
+    """Return the configurations on the same patients, and (label, reason) of each other one.
 
-    A configuration's seeds must also have scored the same patients each, or some would weigh more.
+    The patients are those of `baseline`, or those of the configuration with the most patients.
+    Every seed of a configuration must have scored the same patients, or some patients would weigh
+    more than others.
     """
-    everyone = set((wanted or max(found, key=lambda one: len(one.patients))).patients.index)
-    complete, others = [], []
-    for one in found:
-        own = set(one.patients.index)
-        counts = one.rows.patient.value_counts()
-        if own != everyone:
-            others.append(
-                (
-                    one.label,
-                    f"other patients: lacks {_some(everyone - own)}, has also {_some(own - everyone)}",
-                )
-            )
+    reference = baseline or max(
+        configurations, key=lambda configuration: len(configuration.patients)
+    )
+    expected = set(reference.patients.index)
+    comparable, mismatched = [], []
+    for configuration in configurations:
+        patients = set(configuration.patients.index)
+        counts = configuration.rows.patient.value_counts()
+        if patients != expected:
+            missing, additional = _list_names(expected - patients), _list_names(patients - expected)
+            reason = f"other patients: lacks {missing}, has also {additional}"
+            mismatched.append((configuration.label, reason))
         elif counts.min() < counts.max():
-            few = set(counts[counts < counts.max()].index)
-            others.append(
-                (one.label, f"not every seed has every fold: fewer runs scored {_some(few)}")
-            )
+            fewer = _list_names(set(counts[counts < counts.max()].index))
+            reason = f"not every seed has every fold: fewer runs scored {fewer}"
+            mismatched.append((configuration.label, reason))
         else:
-            complete.append(one)
-    return complete, others
+            comparable.append(configuration)
+    return comparable, mismatched
 
 
 def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.DataFrame":
-    """A row for each configuration; differences are to the baseline, p-values corrected for the number of comparisons."""
+    """Return a table with a row for each configuration and its difference to the baseline.
+
+    The p-values are corrected for the number of comparisons.
+    """
     import pandas as pd
 
-    rows = [_row(one) for one in ranked]
-    others = [one for one in ranked if one is not baseline]
-    for other in others:
-        rows[ranked.index(other)]["difference"] = float((other.dice - baseline.dice).mean())
+    rows = [_table_row(configuration) for configuration in ranked]
+    compared = [
+        index for index, configuration in enumerate(ranked) if configuration is not baseline
+    ]
+    for index in compared:
+        rows[index]["difference"] = float((ranked[index].dice - baseline.dice).mean())
     # One patient gives a difference, but neither an interval nor a test.
     pairs = (
-        [compare_paired(one.dice, baseline.dice) for one in others]
+        [compare_paired(ranked[index].dice, baseline.dice) for index in compared]
         if len(baseline.dice) > 1
         else []
     )
-    for one, pair, adjusted in zip(others, pairs, holm([pair.p for pair in pairs]), strict=False):
-        row = rows[ranked.index(one)]
-        row |= {
+    adjusted = holm([pair.p for pair in pairs])
+    for index, pair, p_holm in zip(compared, pairs, adjusted, strict=False):
+        rows[index] |= {
             "difference": pair.mean,
             "difference_low": pair.low,
             "difference_high": pair.high,
             "p": pair.p,
-            "p_holm": adjusted,
+            "p_holm": p_holm,
             "wins": pair.wins,
             "ties": pair.ties,
             "losses": pair.losses,
@@ -266,46 +283,46 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
     return pd.DataFrame(rows)
 
 
-def _row(one: Configuration) -> dict[str, Any]:
-    interval = bootstrap(one.dice) if len(one.dice) > 1 else (math.nan, math.nan)
-    seeds, folds = (one.rows.groupby(name).dice.mean().to_numpy() for name in ("seed", "fold"))
+def _table_row(configuration: Configuration) -> dict[str, Any]:
+    """Return the scores of a configuration. Its columns on the baseline are still NaN."""
+    dice, patients = configuration.dice, configuration.patients
+    # An interval over patients needs at least two of them.
+    low, high = bootstrap(dice) if len(dice) > 1 else (math.nan, math.nan)
+    seeds, folds = (
+        configuration.rows.groupby(name).dice.mean().to_numpy() for name in ("seed", "fold")
+    )
     return {
-        "configuration": one.label,
-        "runs": len(one.runs),
-        "patients": len(one.patients),
-        "dice": float(one.dice.mean()),
-        "dice_low": interval[0],
-        "dice_high": interval[1],
-        "dice_median": float(np.median(one.dice)),
-        "missed": float(one.patients.missed.sum()),
+        "configuration": configuration.label,
+        "runs": len(configuration.runs),
+        "patients": len(patients),
+        "dice": float(dice.mean()),
+        "dice_low": low,
+        "dice_high": high,
+        "dice_median": float(np.median(dice)),
+        "missed": float(patients.missed.sum()),
         **{
-            name: float(one.patients[name].mean())
-            for name in one.patients.columns
+            name: float(patients[name].mean())
+            for name in patients.columns
             if name in SCORES or name.startswith("dice/")
         },
-        "hd95_median": float(one.patients.hd95.median()),
+        "hd95_median": float(patients.hd95.median()),
         "spread_over_seeds": spread(seeds),
         "spread_over_folds": spread(folds),
-        "parameters": one.runs[0].facts["parameters"],
-        "seconds": float(np.mean([run.seconds for run in one.runs])),
-        **dict.fromkeys(
-            (
-                "difference",
-                "difference_low",
-                "difference_high",
-                "p",
-                "p_holm",
-                "wins",
-                "ties",
-                "losses",
-            ),
-            math.nan,
-        ),
+        "parameters": configuration.runs[0].facts["parameters"],
+        "seconds": float(np.mean([run.seconds for run in configuration.runs])),
+        "difference": math.nan,
+        "difference_low": math.nan,
+        "difference_high": math.nan,
+        "p": math.nan,
+        "p_holm": math.nan,
+        "wins": math.nan,
+        "ties": math.nan,
+        "losses": math.nan,
     }
 
 
-def _chances(runs: Sequence[ScoredRun]) -> str:
-    """Which means each run was given: the same time, the same passes, or neither."""
+def _compare_budgets(runs: Sequence[ScoredRun]) -> str:
+    """Return a sentence that tells whether the runs had the same time or the same passes."""
     minutes, epochs = (
         {getattr(run.config, name) for run in runs} for name in ("max_minutes", "epochs")
     )
@@ -322,26 +339,30 @@ def _chances(runs: Sequence[ScoredRun]) -> str:
 
 
 def _warnings(runs: Sequence[ScoredRun]) -> list[str]:
-    found = []
+    """Return a sentence for each reason why scores or times of the runs cannot be compared."""
+    warnings = []
     if any(run.facts["split"]["leaky"] for run in runs):
-        found.append(
-            "LEAKY SPLIT: validation patients were trained on; no number here is a score on new patients"
+        warnings.append(
+            "LEAKY SPLIT: the networks were trained on validation patients; "
+            "no number here is a score on held-out patients"
         )
     if len({run.facts["code"]["sha256"] for run in runs}) > 1:
-        found.append("the runs were made by different versions of the code")
+        warnings.append("the runs were made by different versions of the code")
     if len({run.facts["device"]["got"] for run in runs}) > 1:
-        found.append(
-            "the runs were made on different devices or precisions: their times do not compare"
+        warnings.append(
+            "the runs used different devices or precisions, so their times cannot be compared"
         )
-    return found
+    return warnings
 
 
-def _reason(run: ScoredRun) -> str:
+def _describe_state(run: ScoredRun) -> str:
+    """Return the state of a run, and its error if it has one."""
     error = run.folder.status.get("error")
     return f"{run.state}" + (f": {error}" if error else "")
 
 
-def _named(run: ScoredRun, labels: dict[str, str]) -> str:
+def _label_run(run: ScoredRun, labels: dict[str, str]) -> str:
+    """Return the label of a run's configuration with seed, fold and folder name in parentheses."""
     repeats = " ".join(
         f"{name.rsplit('.', 1)[-1]}={run.settings[name]}"
         for name in REPEATED
@@ -350,10 +371,10 @@ def _named(run: ScoredRun, labels: dict[str, str]) -> str:
     return f"{labels[run.configuration]} ({repeats}, {run.path.name})"
 
 
-def _some(names: set[str]) -> str:
-    listed = sorted(names)
-    return (
-        ", ".join(listed[:5]) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
-        if listed
-        else "none"
-    )
+def _list_names(names: set[str]) -> str:
+    """Return the first five names and the number of the remaining ones, or `none`."""
+    ordered = sorted(names)
+    if not ordered:
+        return "none"
+    more = f" and {len(ordered) - 5} more" if len(ordered) > 5 else ""
+    return ", ".join(ordered[:5]) + more

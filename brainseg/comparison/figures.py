@@ -1,4 +1,8 @@
-"""Figures of a comparison, each a function of it that returns a matplotlib figure, or None where there is nothing to draw."""
+"""Figures of a comparison.
+
+Each figure is a function that takes a `Comparison` and returns a matplotlib figure, or None if the
+comparison has nothing to draw.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,21 +15,29 @@ from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure
 from brainseg.reports.tables import interval
 
 LIGHT = "#b9c7d3"
-SHOWN = 24  # configurations in a figure; the table and the CSV have all
-PANELS = 8  # settings whose effect is drawn side by side; of more, no mean is over the same others
+# Configurations in a figure. The table and comparison.csv contain all of them.
+SHOWN = 24
+# Settings whose effect is drawn side by side. With more of them, no mean would be over the same
+# values of the other settings.
+PANELS = 8
 
 
 def ranking(comparison: Comparison) -> Any:
-    """Mean Dice with its 95 % interval, best configuration first; each patient is a dot, a missed one is orange."""
-    shown = comparison.configurations[:SHOWN]
-    figure = new_figure(9, 1.6 + 0.52 * len(shown))
+    """Draw mean Dice with its 95 % interval for each configuration, the best first.
+
+    Each dot is a patient. Missed patients are orange.
+    """
+    configurations = comparison.configurations[:SHOWN]
+    figure = new_figure(9, 1.6 + 0.52 * len(configurations))
     axes = figure.subplots()
-    generator = np.random.default_rng(0)  # the dots' jitter alone
-    for place, one in enumerate(shown):
+    # Jitter separates patients of equal Dice. A fixed seed draws the same figure every time.
+    generator = np.random.default_rng(0)
+    for place, configuration in enumerate(configurations):
         row = comparison.table.iloc[place]
-        height = place + generator.uniform(-0.16, 0.16, len(one.dice))
-        missed = one.patients.missed.to_numpy() > 0
-        axes.scatter(one.dice, height, s=14, color=np.where(missed, ORANGE, LIGHT), linewidths=0)
+        dice = configuration.dice
+        height = place + generator.uniform(-0.16, 0.16, len(dice))
+        missed = configuration.patients.missed.to_numpy() > 0
+        axes.scatter(dice, height, s=14, color=np.where(missed, ORANGE, LIGHT), linewidths=0)
         axes.plot(
             [row.dice_low, row.dice_high],
             [place, place],
@@ -42,28 +54,30 @@ def ranking(comparison: Comparison) -> Any:
             fontsize=9,
             transform=axes.get_yaxis_transform(),
         )
-    _rows(axes, [one.label for one in shown])
+    _label_rows(axes, [configuration.label for configuration in configurations])
     axes.set_xlim(-0.02, 1.0)
-    of_all = (
+    selection = (
         ""
-        if len(shown) == len(comparison.configurations)
+        if len(configurations) == len(comparison.configurations)
         else f" (the first {SHOWN} of {len(comparison.configurations)})"
     )
-    _title(
-        axes,
-        f"Dice of {comparison.patients} {comparison.role} patients, mean and 95 % interval{of_all}",
-    )
+    patients = f"{comparison.patients} {comparison.role} patients"
+    _set_title(axes, f"Dice of {patients}, mean and 95 % interval{selection}")
     return figure
 
 
 def differences(comparison: Comparison) -> Any:
-    """Mean paired difference of each configuration to the baseline, with its interval; blue where Holm's p is below 0.05."""
-    others = list(comparison.table[comparison.table.p.notna()].itertuples())[:SHOWN]
-    if not others:
+    """Draw the mean paired difference of each configuration to the baseline, with its interval.
+
+    Differences whose p-value after Holm's correction is below 0.05 are blue.
+    """
+    # The baseline itself has no p-value.
+    rows = list(comparison.table[comparison.table.p.notna()].itertuples())[:SHOWN]
+    if not rows:
         return None
-    figure = new_figure(9, 1.6 + 0.45 * len(others))
+    figure = new_figure(9, 1.6 + 0.45 * len(rows))
     axes = figure.subplots()
-    for height, row in enumerate(others):
+    for height, row in enumerate(rows):
         colour = BLUE if row.p_holm < 0.05 else GREY
         axes.plot(
             [row.difference_low, row.difference_high],
@@ -73,7 +87,8 @@ def differences(comparison: Comparison) -> Any:
             solid_capstyle="butt",
         )
         axes.plot([row.difference], [height], "o", color=colour)
-        text = f"{row.difference:+.3f}   {row.wins:.0f} won, {row.losses:.0f} lost   p {row.p_holm:.2g}"
+        text = f"{row.difference:+.3f}   {row.wins:.0f} won, {row.losses:.0f} lost"
+        text += f"   p {row.p_holm:.2g}"
         axes.text(
             1.02,
             height,
@@ -83,27 +98,35 @@ def differences(comparison: Comparison) -> Any:
             transform=axes.get_yaxis_transform(),
         )
     axes.axvline(0, color="black", linewidth=1)
-    _rows(axes, [row.configuration for row in others])
-    axes.locator_params(axis="x", nbins=5)  # long names leave the axis little room
-    _page_title(
-        figure,
-        f"Difference in Dice to {comparison.baseline.label}\npatient by patient; p by Wilcoxon and Holm",
-    )
+    _label_rows(axes, [row.configuration for row in rows])
+    # Long names leave the axis little room.
+    axes.locator_params(axis="x", nbins=5)
+    title = f"Difference in Dice to {comparison.baseline.label}\n"
+    _set_figure_title(figure, title + "patient by patient; p by Wilcoxon and Holm")
     return figure
 
 
 def curves(comparison: Comparison) -> Any:
-    """Validation Dice of each configuration, averaged over its runs (the thin lines), against epochs, or minutes where those were given."""
-    shown = comparison.configurations[:10]
-    by_time = any(run.config.max_minutes is not None for one in shown for run in one.runs)
+    """Draw validation Dice of each configuration while training, averaged over its runs.
+
+    Thin lines are single runs. The horizontal axis is in minutes if a run had a time budget, else
+    in epochs.
+    """
+    configurations = comparison.configurations[:10]
+    by_time = any(
+        run.config.max_minutes is not None
+        for configuration in configurations
+        for run in configuration.runs
+    )
     figure = new_figure(9, 4.4)
     axes = figure.subplots()
-    for place_of, one in enumerate(shown):
-        colour = f"C{place_of}"
-        lines = [_line(run.history, by_time) for run in one.runs]
+    for index, configuration in enumerate(configurations):
+        colour = f"C{index}"
+        lines = [_validation_curve(run.history, by_time) for run in configuration.runs]
         for place, value in lines if len(lines) > 1 else ():
             axes.plot(place, value, color=colour, linewidth=0.7, alpha=0.35)
-        length = min(len(value) for _, value in lines)  # where all repeats still run
+        # The mean ends with the shortest run, because it would jump where a run drops out.
+        length = min(len(value) for _, value in lines)
         mean = [
             np.mean([part[:length] for part in parts], axis=0) for parts in zip(*lines, strict=True)
         ]
@@ -111,7 +134,7 @@ def curves(comparison: Comparison) -> Any:
             *mean,
             color=colour,
             linewidth=2,
-            label=one.label,
+            label=configuration.label,
             marker="o" if length < 15 else None,
             markersize=3,
         )
@@ -119,76 +142,84 @@ def curves(comparison: Comparison) -> Any:
     axes.xaxis.get_major_locator().set_params(integer=not by_time)
     axes.set_ylim(0, 1)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
-    _title(
-        axes,
-        "Validation Dice while training"
-        + ("" if len(shown) == len(comparison.configurations) else ", the ten best"),
-    )
+    shows_all = len(configurations) == len(comparison.configurations)
+    _set_title(axes, "Validation Dice while training" + ("" if shows_all else ", the ten best"))
     return figure
 
 
 def main_effects(comparison: Comparison) -> Any:
-    """For each setting with several values: every configuration's mean Dice, and the mean and spread over those that share a value.
+    """Draw mean Dice against each setting that has several values.
 
-    The mean is over configurations whose other settings were run with each of the values: else, as where one setting at a time was
-    taken back, a value would pay for what else was changed beside it.
+    Grey dots are configurations. Blue is the mean and standard deviation over the configurations
+    whose other settings were run with each of the values. Without that restriction a value would
+    be charged with the other changes made beside it, for example where one setting at a time was
+    taken back.
     """
-    settings = varying_settings([one.runs[0].settings for one in comparison.configurations])
+    settings = varying_settings(
+        [configuration.runs[0].settings for configuration in comparison.configurations]
+    )
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
         return None
-    figure = new_figure(
-        min(3.2 * len(settings) + 2.5, 16), 3.8
-    )  # wide enough for the title above one panel
-    for axes, name in zip(
-        figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True
-    ):
+    # The additional 2.5 inches leave room for the title above a single panel.
+    figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)
+    panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, settings, strict=True):
         groups = effect(comparison, name, settings)
-        for place, (every, alike) in enumerate(groups.values()):
+        for place, (dice, matched_dice) in enumerate(groups.values()):
+            # Shifted to the right, so that the dots do not lie under the error bar.
             axes.scatter(
-                [place + 0.12] * len(every), every, s=22, color=GREY, alpha=0.6, linewidths=0
+                [place + 0.12] * len(dice), dice, s=22, color=GREY, alpha=0.6, linewidths=0
             )
-            if alike:
-                spread = np.std(alike, ddof=1) if len(alike) > 1 else 0
-                axes.errorbar(
-                    [place], [np.mean(alike)], yerr=[spread], color=BLUE, marker="o", capsize=4
-                )
-        if all(alike for _, alike in groups.values()):
-            axes.plot(
-                range(len(groups)),
-                [np.mean(alike) for _, alike in groups.values()],
-                color=BLUE,
-                linewidth=1,
-            )
+            if matched_dice:
+                mean = np.mean(matched_dice)
+                spread = np.std(matched_dice, ddof=1) if len(matched_dice) > 1 else 0
+                axes.errorbar([place], [mean], yerr=[spread], color=BLUE, marker="o", capsize=4)
+        if all(matched_dice for _, matched_dice in groups.values()):
+            means = [np.mean(matched_dice) for _, matched_dice in groups.values()]
+            axes.plot(range(len(groups)), means, color=BLUE, linewidth=1)
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_title(name.removesuffix(".name"), loc="left", fontsize=10)
-    title = "Mean Dice by setting; grey: each configuration\nblue: mean and standard deviation over those whose\n"
+    title = "Mean Dice by setting; grey: each configuration\n"
+    title += "blue: mean and standard deviation over those whose\n"
     title += "other settings were run with each of the values"
-    _page_title(figure, title)
+    _set_figure_title(figure, title)
     return figure
 
 
 def effect(
     comparison: Comparison, name: str, settings: Sequence[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """By value of `name`: the mean Dice of every configuration, and of those whose other `settings` were run with each of its values."""
+    """Return two lists of mean Dice for each value of the setting `name`.
+
+    The first list contains every configuration with the value. The second contains only those whose
+    remaining `settings` were run with each value of `name`.
+    """
+    # Value of `name` -> values of the remaining settings -> mean Dice.
     groups: dict[str, dict[tuple[str, ...], float]] = {}
-    for one in sorted(
-        comparison.configurations, key=lambda one: _sortable(one.runs[0].settings.get(name))
+    for configuration in sorted(
+        comparison.configurations,
+        key=lambda configuration: _sort_key(configuration.runs[0].settings.get(name)),
     ):
-        own = one.runs[0].settings
-        others = tuple(str(own.get(other)) for other in settings if other != name)
-        groups.setdefault(str(own.get(name)), {})[others] = float(one.dice.mean())
+        values = configuration.runs[0].settings
+        remaining = tuple(str(values.get(setting)) for setting in settings if setting != name)
+        groups.setdefault(str(values.get(name)), {})[remaining] = float(configuration.dice.mean())
     common = set.intersection(*(set(group) for group in groups.values()))
     return {
-        value: (list(group.values()), [dice for others, dice in group.items() if others in common])
+        value: (
+            list(group.values()),
+            [dice for remaining, dice in group.items() if remaining in common],
+        )
         for value, group in groups.items()
     }
 
 
 def cost(comparison: Comparison) -> Any:
-    """Dice against parameters and against seconds of a run; the line joins those that nothing cheaper beats (the Pareto front)."""
+    """Draw Dice against the number of parameters and against the seconds of a run.
+
+    The line is the Pareto front. It joins the configurations that no cheaper one beats.
+    """
     table = comparison.table
     if len(table) < 3:
         return None
@@ -220,18 +251,23 @@ def cost(comparison: Comparison) -> Any:
             axes.locator_params(axis="x", nbins=3)
         axes.margins(x=0.25, y=0.15)
         axes.set_xlabel({"parameters": "parameters", "seconds": "seconds of a run"}[column])
-        _title(axes, f"Dice against {column}")
+        _set_title(axes, f"Dice against {column}")
     return figure
 
 
 def patient_by_patient(comparison: Comparison) -> Any:
-    """Of one configuration every patient, sorted; of several the best against the baseline (or the runner-up), patient by patient."""
+    """Draw the Dice of every patient.
+
+    A single configuration is drawn as sorted bars. Of several configurations, the best is drawn
+    against the baseline, or against the second best if the baseline is the best.
+    """
     figure = new_figure(5, 4.6) if len(comparison.configurations) > 1 else new_figure(9, 3.6)
     axes = figure.subplots()
     best = comparison.configurations[0]
     if len(comparison.configurations) == 1:
         order = np.argsort(best.dice)
         missed = best.patients.missed.to_numpy()[order] > 0
+        # A minimum height of 0.004 keeps the colour of a bar visible where Dice is 0.
         axes.bar(
             range(len(order)),
             np.maximum(best.dice[order], 0.004),
@@ -247,7 +283,7 @@ def patient_by_patient(comparison: Comparison) -> Any:
         )
         axes.set_xticks([])
         axes.set_ylim(0, 1)
-        _title(axes, f"Dice of each of the {len(order)} patients, sorted; orange: missed")
+        _set_title(axes, f"Dice of each of the {len(order)} patients, sorted; orange: missed")
         return figure
     other = comparison.baseline if comparison.baseline is not best else comparison.configurations[1]
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
@@ -257,34 +293,43 @@ def patient_by_patient(comparison: Comparison) -> Any:
     axes.set_xlim(-0.02, 1.0)
     axes.set_ylim(-0.02, 1.0)
     axes.set_aspect("equal")
-    _title(axes, "Each patient; above the line the best is better")
+    _set_title(axes, "Each patient; above the line the best is better")
     return figure
 
 
 FIGURES: dict[str, Callable[[Comparison], Any]] = {
-    one.__name__: one
-    for one in (ranking, differences, patient_by_patient, curves, main_effects, cost)
+    draw.__name__: draw
+    for draw in (ranking, differences, patient_by_patient, curves, main_effects, cost)
 }
 
 
 def pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
-    """Indices of the points that no other beats in value at the same or a lower cost, the cheapest first."""
+    """Return the indices of the Pareto front, the cheapest point first.
+
+    No other point has a higher value at the same or a lower cost.
+    """
     front: list[int] = []
+    # Of points of equal cost the one with the highest value comes first.
     for index in np.lexsort((-value, cost)):
         if not front or value[index] > value[front[-1]]:
             front.append(int(index))
     return front
 
 
-def _line(history: list[dict[str, Any]], by_time: bool) -> tuple[np.ndarray, np.ndarray]:
+def _validation_curve(
+    history: list[dict[str, Any]], by_time: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the epochs, or minutes if `by_time`, and validation Dice at each of them."""
     rows = [row["metrics"] for row in history]
     minutes = np.cumsum([row["speed/epoch_seconds"] for row in rows]) / 60
     dice = np.array([row.get("val/dice", np.nan) for row in rows])
-    validated = np.isfinite(dice)  # under validate_every not each epoch
+    # With validate_every, some epochs have no validation.
+    validated = np.isfinite(dice)
     return (minutes if by_time else np.arange(len(rows)))[validated], dice[validated]
 
 
-def _sortable(value: Any) -> tuple[bool, float, str]:
+def _sort_key(value: Any) -> tuple[bool, float, str]:
+    """Return a key that sorts numbers by size and puts any other value before them."""
     return (
         (True, value, "")
         if isinstance(value, int | float) and not isinstance(value, bool)
@@ -292,7 +337,9 @@ def _sortable(value: Any) -> tuple[bool, float, str]:
     )
 
 
-def _rows(axes: Any, labels: Sequence[str]) -> None:
+def _label_rows(axes: Any, labels: Sequence[str]) -> None:
+    """Label the rows of a horizontal plot from top to bottom."""
+    # A label may contain `$`, which matplotlib would read as mathematics.
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -301,11 +348,12 @@ def _rows(axes: Any, labels: Sequence[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def _page_title(figure: Any, text: str) -> None:
-    """From the page's left edge on, for what is longer than the axes are wide."""
+def _set_figure_title(figure: Any, text: str) -> None:
+    """Set a title that starts at the left edge of the figure, for text wider than the axes."""
     figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=11, parse_math=False)
 
 
-def _title(axes: Any, text: str) -> None:
+def _set_title(axes: Any, text: str) -> None:
+    """Set the title of a plot and remove its upper and right border."""
     axes.set_title(text, loc="left", fontweight="bold", fontsize=11, parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

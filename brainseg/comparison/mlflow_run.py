@@ -1,4 +1,8 @@
-"""A comparison's own MLflow run: pooled numbers as metrics, tables, pictures and the report as artifacts, links to the runs."""
+"""The MLflow run of a comparison.
+
+Pooled scores are its metrics. Tables, pictures and the report are its artifacts. Its description
+links to the runs compared.
+"""
 
 import hashlib
 import json
@@ -33,8 +37,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("brainseg")
 
+# Time limit in seconds for requests to the store, and for the lock.
 SECONDS = 30
-LINKS = 50  # runs that are linked by name in the description; all are in the tag `runs`
+# Lines of the description up to which runs are linked by name. The tag `runs` contains all of them.
+LINKS = 50
+# Columns of the table that become metrics of the run.
 COLUMNS = (
     "dice",
     "dice_low",
@@ -58,10 +65,11 @@ def log_comparison(
     uri: str | None,
     experiment: str | None = None,
 ) -> str:
-    """Bring MLflow up to date with the comparison in `folder`; returns lines for the terminal. A store that fails is warned of.
+    """Write the comparison in `folder` to MLflow and return lines for the terminal.
 
-    `kind` is comparison, cross_validation or sweep_summary. The same sweep, or the same runs, compared again are the same
-    MLflow run, whose numbers and files are brought up to date. `uri` and `experiment` replace those of the first run.
+    `kind` is comparison, cross_validation or sweep_summary. `uri` and `experiment` replace those of
+    the first run. If the same sweep or the same runs were compared before, the metrics and files of
+    that MLflow run are updated. If the store fails, a warning is logged and no error is raised.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -73,7 +81,7 @@ def log_comparison(
 
 
 def not_up_to_date(error: Exception) -> str:
-    """Warn that MLflow took nothing, and return the line that says what brings it there."""
+    """Log a warning that MLflow is not up to date, and return a line with the remedy."""
     reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
     log.warning("tracking failed: %s%s", reason, f"; {remedy}" if remedy else "")
     when = f"{remedy}, then" if remedy else "later"
@@ -86,40 +94,50 @@ def _log(
     kind: str,
     sweep: str | None,
     uri: str | None,
-    named: str | None,
+    experiment_override: str | None,
 ) -> str:
+    """Write the comparison to MLflow and return lines for the terminal."""
     from mlflow.entities import Metric, RunTag
 
-    runs = [run for one in comparison.configurations for run in one.runs]
-    where = runs[0].facts["tracking"] or {"uri": None, "artifacts": None, "experiment": "brainseg"}
+    runs = [run for configuration in comparison.configurations for run in configuration.runs]
+    # Runs that were not tracked leave the comparison to the default store and experiment.
+    tracking = runs[0].facts["tracking"] or {
+        "uri": None,
+        "artifacts": None,
+        "experiment": "brainseg",
+    }
     uri = store_of(runs[0].facts, runs[0].path, uri)
     uids = sorted(run.facts["uid"] for run in runs)
-    of_what = sweep or [uids, comparison.baseline.label]  # a sweep keeps its summary as it grows
-    digest = hashlib.sha256(json.dumps([kind, of_what]).encode()).hexdigest()
-    # Two starts of one sweep may end in the same instant, and would each create the run. FileLock's Timeout is an OSError.
+    # A sweep keeps its summary while its number of runs grows, so its id stands for the runs.
+    subject = sweep or [uids, comparison.baseline.label]
+    digest = hashlib.sha256(json.dumps([kind, subject]).encode()).hexdigest()
+    # Two starts of one sweep may end in the same instant, and would each create the run.
+    # FileLock's Timeout is an OSError.
     with short_timeouts(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
         client = connect(uri)
-        experiment = experiment_id(client, uri, named or where["experiment"], where["artifacts"])
-        of_runs = _run_ids(client, experiment, runs)
-        earlier = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'")
-        found = _same_comparison(earlier, folder, set(of_runs.values()))
+        experiment = experiment_id(
+            client, uri, experiment_override or tracking["experiment"], tracking["artifacts"]
+        )
+        run_ids = _run_ids(client, experiment, runs)
+        candidates = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'")
+        existing_run = _same_comparison(candidates, folder, set(run_ids.values()))
         started = min(run.folder.status["started"] for run in runs)
         ended = max(run.folder.status["ended"] for run in runs)
-        identified = {"brainseg.comparison": digest, "kind": kind}
+        identity_tags = {"brainseg.comparison": digest, "kind": kind}
         title = f"{kind.replace('_', ' ')} {sweep or folder.name}"
-        run = found or client.create_run(
-            experiment, start_time=started, tags=identified, run_name=title
+        run = existing_run or client.create_run(
+            experiment, start_time=started, tags=identity_tags, run_name=title
         )
         run_id = run.info.run_id
         tags = (
-            identified
+            identity_tags
             | place_tags(folder)
             | {
-                "runs": ",".join(sorted(of_runs.values()))[:5000],
+                "runs": ",".join(sorted(run_ids.values()))[:5000],
                 "role": comparison.role,
                 "exploratory": json.dumps(comparison.exploratory),
                 "baseline": comparison.baseline.label,
-                "mlflow.note.content": _description(comparison, uri, experiment, of_runs),
+                "mlflow.note.content": _description(comparison, uri, experiment, run_ids),
             }
             | ({"sweep": sweep} if sweep else {})
         )
@@ -142,59 +160,65 @@ def _log(
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
-    """Of the best (or only) configuration under `pooled/`; the mean Dice of each under `dice/LABEL`."""
+    """Return the metrics of the MLflow run.
+
+    `pooled/NAME` are the scores of the best configuration. Of several configurations, `dice/LABEL`
+    is the mean Dice of each.
+    """
     best = comparison.table.iloc[0]
     metrics = {f"pooled/{name}": float(best[name]) for name in COLUMNS}
     if len(comparison.table) > 1:
         metrics |= {
-            f"dice/{_allowed(row.configuration)}": row.dice
+            f"dice/{_metric_name(row.configuration)}": row.dice
             for row in comparison.table.head(200).itertuples()
         }
+    # NaN is the only value that does not equal itself. It marks scores that are undefined.
     return {name: value for name, value in metrics.items() if value == value}
 
 
-def _allowed(label: str) -> str:
-    """MLflow's metric names take letters, digits and a few signs; `=` is none of them."""
-    return "".join(letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)[
-        :200
-    ]
+def _metric_name(label: str) -> str:
+    """Return `label` with an underscore for each character that MLflow refuses in metric names.
+
+    MLflow accepts letters, digits and a few signs. `=` is not among them.
+    """
+    letters = (letter if letter.isalnum() or letter in "_-. " else "_" for letter in label)
+    return "".join(letters)[:200]
 
 
 def _same_comparison(
-    earlier: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]
+    candidates: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]
 ) -> "MlflowRun | None":
-    """Return the MLflow run of this comparison among those of the same question; None if they are all of other runs.
+    """Return the MLflow run of this comparison among `candidates`, or None.
 
-    Copies of a project, and two projects that ask the same question, share a store without sharing their runs.
+    Copies of a project, and two projects with sweeps of the same id, may share a store without
+    sharing their runs. An equal digest alone therefore does not identify the comparison.
     """
-    mine = [run for run in earlier if run_ids & set(run.data.tags.get("runs", "").split(","))]
-    return next(iter(mine), None) or mirror_among(
-        earlier, folder, lambda place: (place / "comparison.csv").is_file()
+    matches = [run for run in candidates if run_ids & set(run.data.tags.get("runs", "").split(","))]
+    return next(iter(matches), None) or mirror_among(
+        candidates, folder, lambda place: (place / "comparison.csv").is_file()
     )
 
 
 def _run_ids(
     client: "MlflowClient", experiment: str, runs: "Sequence[ScoredRun]"
 ) -> dict[str, str]:
-    """Return MLflow's id of each run that is in the experiment, by our uid."""
-    found = {
+    """Return MLflow's id of each run that is in the experiment, by the uid of its run folder."""
+    mlflow_runs = {
         run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs
     }
-    return {uid: run.info.run_id for uid, run in found.items() if run is not None}
+    return {uid: run.info.run_id for uid, run in mlflow_runs.items() if run is not None}
 
 
-def _description(comparison: Comparison, uri: str, experiment: str, of_runs: dict[str, str]) -> str:
-    """Markdown for the run's page: the table, and a link to each run."""
+def _description(comparison: Comparison, uri: str, experiment: str, run_ids: dict[str, str]) -> str:
+    """Return Markdown for the page of the MLflow run: the table, and a link to each run."""
     lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
-        lines.append(
-            f"| {row.configuration} | {row.dice:.3f} | {interval(row.dice_low, row.dice_high)} | {row.missed:g} |"
-        )
+        dice_interval = interval(row.dice_low, row.dice_high)
+        lines.append(f"| {row.configuration} | {row.dice:.3f} | {dice_interval} | {row.missed:g} |")
     lines.append("")
-    for one in comparison.configurations:
-        for run in one.runs:
-            if (run_id := of_runs.get(run.facts["uid"])) and len(lines) < LINKS:
-                lines.append(
-                    f"- [{one.label}, {run.path.name}]({run_link(uri, experiment, run_id)})"
-                )
+    for configuration in comparison.configurations:
+        for run in configuration.runs:
+            if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < LINKS:
+                link = run_link(uri, experiment, run_id)
+                lines.append(f"- [{configuration.label}, {run.path.name}]({link})")
     return "\n".join(lines)[:5000]

@@ -1,4 +1,4 @@
-"""What the configurations of a comparison are called: short enough for a table, distinct, as one would type them."""
+"""Short and distinct names for the configurations of a comparison, as a user would type them."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,66 +10,77 @@ from brainseg.runs.identity import drop_non_identity
 if TYPE_CHECKING:
     import pandas as pd
 
-LONGEST = 60  # characters: a longer name pushes the figures off the screen
+# Characters. A longer name pushes the scores off the screen.
+LONGEST = 60
 
 
 def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
-    """A name for each configuration: the settings in which they differ, as depth=3 width=16; the run's name where nothing does.
+    """Return a name for each configuration of `runs`, by `ScoredRun.configuration`.
 
-    Where those are too many: what was typed for one and not for all; failing that, the run's folder. Where only experiments were
-    typed: these, as experiment=fast.
+    The name lists the settings in which the configurations differ, such as `depth=3 width=16`.
+    A single configuration is named after its run. Where these names are too long or not distinct,
+    the typed overrides that not all configurations share are used, and failing that the names of
+    the run folders. If only experiments were typed, the name is the experiment, such as
+    `experiment=fast`.
     """
-    first = {run.configuration: run for run in reversed(runs)}
-    settings = {key: run.settings for key, run in first.items()}
-    differ = varying_settings(list(settings.values()))
-    if not differ:
-        return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first.items()}
-    shown = {name: short_name(name, differ) for name in differ}
+    first_runs = {run.configuration: run for run in reversed(runs)}
+    settings = {key: run.settings for key, run in first_runs.items()}
+    varying = varying_settings(list(settings.values()))
+    if not varying:
+        return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first_runs.items()}
+    short_names = {name: short_name(name, varying) for name in varying}
     by_settings = {
-        key: " ".join(f"{shown[name]}={one[name]}" for name in differ if name in one)
-        for key, one in settings.items()
+        key: " ".join(f"{short_names[name]}={values[name]}" for name in varying if name in values)
+        for key, values in settings.items()
     }
-    typed = _typed(first)
+    by_overrides = _names_by_overrides(first_runs)
     only_experiments = all(
-        words.startswith("experiment=") and " " not in words for words in typed.values()
+        name.startswith("experiment=") and " " not in name for name in by_overrides.values()
     )
-    preferred = (typed, by_settings) if only_experiments else (by_settings, typed)
-    for names in (*preferred, {key: run.path.name for key, run in first.items()}):
+    # Names by settings would not tell that the configurations are experiments.
+    preferred = (by_overrides, by_settings) if only_experiments else (by_settings, by_overrides)
+    for names in (*preferred, {key: run.path.name for key, run in first_runs.items()}):
         if len(set(names.values())) == len(names) and max(map(len, names.values())) <= LONGEST:
             return names
     return by_settings
 
 
 def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The settings that have several values, seed and fold aside."""
-    names = {name for one in settings for name in one} - set(REPEATED)
-    return sorted(name for name in names if len({str(one.get(name)) for one in settings}) > 1)
+    """Return the names of the settings that have several values, except seed and fold."""
+    names = {name for values in settings for name in values} - set(REPEATED)
+    return sorted(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
-    """The settings by label, as a table: a row for each setting in which they differ, a column for each label."""
+    """Return a table with a row for each varying setting and a column for each label."""
     import pandas as pd
 
     names = varying_settings(list(settings.values()))
-    return pd.DataFrame(
-        {"setting": names}
-        | {label: [str(one.get(name, "")) for name in names] for label, one in settings.items()}
-    )
+    columns = {
+        label: [str(values.get(name, "")) for name in names] for label, values in settings.items()
+    }
+    return pd.DataFrame({"setting": names} | columns)
 
 
-def _typed(first: Mapping[str, ScoredRun]) -> dict[str, str]:
-    """The words of each configuration's command that make its numbers, less those that all have; their experiment is always said."""
+def _names_by_overrides(first_runs: Mapping[str, ScoredRun]) -> dict[str, str]:
+    """Return the typed overrides of each configuration that not all configurations share.
 
-    def counts(word: str) -> bool:
-        return bool(drop_non_identity({setting_of(word): ""}, REPEATED))
+    Overrides that change no result are dropped. An experiment is always part of the name.
+    """
 
-    def shared(word: str) -> bool:
-        return setting_of(word) != "experiment" and all(word in own for own in words.values())
+    def changes_results(override: str) -> bool:
+        return bool(drop_non_identity({setting_of(override): ""}, REPEATED))
 
-    words = {
-        key: [word for word in run.facts["overrides"] if counts(word)] for key, run in first.items()
+    def is_shared(override: str) -> bool:
+        return setting_of(override) != "experiment" and all(
+            override in words for words in overrides.values()
+        )
+
+    overrides = {
+        key: [override for override in run.facts["overrides"] if changes_results(override)]
+        for key, run in first_runs.items()
     }
     return {
-        key: " ".join(word for word in own if not shared(word)) or "defaults"
-        for key, own in words.items()
+        key: " ".join(word for word in words if not is_shared(word)) or "defaults"
+        for key, words in overrides.items()
     }

@@ -1,4 +1,4 @@
-"""A comparison in words, on the terminal and as one HTML page that opens offline."""
+"""Text of a comparison for the terminal, and its report as one HTML page that opens offline."""
 
 import base64
 import html
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COVERS = (
-    "Intervals are percentile bootstraps over patients (10,000 draws, fixed seed). They cover the sampling of patients: how far a number "
-    "would move on other patients of the same kind. They do not cover retraining; the spread over seeds tells of that, and is "
-    "a standard deviation, not a standard error."
+    "Intervals are percentile bootstraps over patients (10,000 draws, fixed seed). They cover the "
+    "sampling of patients: how far a number would move on other patients of the same kind. They do "
+    "not cover retraining, which the spread over seeds describes. That spread is a standard "
+    "deviation, not a standard error."
 )
 HEADS = [
     "",
@@ -36,20 +37,27 @@ HEADS = [
     "won:lost",
 ]
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } img { max-width: 100%; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .warning { background: #fdf0e1; border-left: 4px solid #d9730d; padding: .5rem .8rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; }
+th, td { border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.warning { background: #fdf0e1; border-left: 4px solid #d9730d; padding: .5rem .8rem; }
 footer { margin-top: 3rem; color: #666; font-size: 12px; }
 """
 
 
 def headline(comparison: Comparison) -> str:
-    """The first sentence: which configuration is best, its score with interval, and on whom."""
+    """Return the best configuration and its score, interval and patients as one sentence."""
     best = comparison.table.iloc[0]
-    score = f"mean Dice {best.dice:.3f} (95 % interval {interval(best.dice_low, best.dice_high)}), median {best.dice_median:.3f}, "
-    score += f"{_counted(best.missed)} of {comparison.patients} {comparison.role} patients missed"
+    score = (
+        f"mean Dice {best.dice:.3f} (95 % interval {interval(best.dice_low, best.dice_high)}), "
+        f"median {best.dice_median:.3f}, {_format_missed(best.missed)} of "
+        f"{comparison.patients} {comparison.role} patients missed"
+    )
     count = len(comparison.configurations)
     return (
         f"{best.configuration}: {score}"
@@ -58,78 +66,83 @@ def headline(comparison: Comparison) -> str:
     )
 
 
-def _counted(patients: float) -> str:
-    """Patients missed: a mean over seeds, so that it need not be whole."""
+def _format_missed(patients: float) -> str:
+    """Return the number of missed patients, with a decimal unless it is an integer.
+
+    The number is a mean over seeds.
+    """
     return f"{patients:.1f}".removesuffix(".0")
 
 
-def _shown(run: ScoredRun) -> str:
-    """Return a run's folder as one would type it here; the checkpoint knows its data."""
+def _checkpoint_argument(run: ScoredRun) -> str:
+    """Return the override `checkpoint=FOLDER` as a user would type it in the current folder.
+
+    No data file needs to be named, because the checkpoint contains its name.
+    """
     path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
     return shlex.quote(f"checkpoint={path}")
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader must know to take the numbers for what they are, a sentence each; warnings first."""
-    found = [*comparison.warnings]
+    """Return what a reader must know to interpret the scores, one note each, warnings first."""
+    sentences = [*comparison.warnings]
     if comparison.exploratory:
-        found.append(
-            "Exploratory: these are validation patients, on which each run's best epoch was selected; scores are flattered. "
-            f"Test the one chosen: python -m brainseg.evaluate {_shown(comparison.configurations[0].runs[0])}"
+        best_run = comparison.configurations[0].runs[0]
+        sentences.append(
+            "Exploratory: these are validation patients, on which each run's best epoch was "
+            "selected, so the scores are biased upwards. Test the configuration that you choose: "
+            f"python -m brainseg.evaluate {_checkpoint_argument(best_run)}"
         )
-    found += [f"Left out: {name}: {why}." for name, why in comparison.left_out]
-    found.append(f"{comparison.chances[0].upper()}{comparison.chances[1:]}.")
-    runs = max(len(one.runs) for one in comparison.configurations)
-    if runs > 1:
-        found.append(
-            "Folds are pooled, so that each patient counts once, and seeds averaged per patient, before anything is compared."
+    sentences += [f"Left out: {label}: {reason}." for label, reason in comparison.left_out]
+    sentences.append(f"{comparison.budget[0].upper()}{comparison.budget[1:]}.")
+    if max(len(configuration.runs) for configuration in comparison.configurations) > 1:
+        sentences.append(
+            "Before anything is compared, folds are pooled, so that each patient counts once, and "
+            "seeds are averaged per patient."
         )
     pairs = len(comparison.configurations) - 1
     if pairs and comparison.patients > 1:
-        found.append(
-            f"{pairs} comparison{'s' * (pairs > 1)} with {comparison.baseline.label}: two-sided Wilcoxon signed-rank tests over "
-            f"patients (zeros by Pratt), p-values corrected for {pairs} by Holm."
+        sentences.append(
+            f"{pairs} comparison{'s' * (pairs > 1)} with {comparison.baseline.label}: two-sided "
+            "Wilcoxon signed-rank tests over patients (zeros by Pratt), p-values corrected for "
+            f"{pairs} by Holm."
         )
     if comparison.patients == 1:
-        found.append(
-            "One patient gives neither an interval nor a test: no number here says how other patients would score."
+        sentences.append(
+            "One patient gives neither an interval nor a test: no number here predicts the scores "
+            "of other patients."
         )
-    least = min(1.0, pairs * 2.0 ** (1 - comparison.patients))  # where one wins on every patient
-    if pairs and comparison.patients > 1 and least > 0.05:
-        found.append(
-            f"{comparison.patients} patients cannot give a corrected p below {least:.2g}, whatever the difference, and their "
-            "intervals are too narrow: take more."
+    # The smallest p-value of the test belongs to a configuration that wins on every patient. Holm's
+    # correction multiplies it by the number of comparisons.
+    smallest_p = min(1.0, pairs * 2.0 ** (1 - comparison.patients))
+    if pairs and comparison.patients > 1 and smallest_p > 0.05:
+        sentences.append(
+            f"{comparison.patients} patients cannot give a corrected p below {smallest_p:.2g}, "
+            "whatever the difference, and their intervals are too narrow. Use more patients."
         )
-    if pairs and comparison.picked:
+    if pairs and comparison.is_baseline_picked:
         named = shlex.quote(f'baseline="{comparison.configurations[-1].label}"')
-        found.append(
-            f"The baseline is the best, picked by these same scores: its lead is flattered. {named} compares with another."
+        sentences.append(
+            "The baseline is the best configuration, picked by these same scores, so its lead is "
+            f"biased upwards. {named} compares with another configuration."
         )
-    return found
+    return sentences
 
 
-def text(comparison: Comparison, shown: int = 30) -> str:
-    """The table for the terminal, best first, and what a reader must know."""
-    lines = [
-        headline(comparison),
-        "",
-        *_aligned(
-            [HEADS, *(_cells(row, comparison) for row in comparison.table.head(shown).itertuples())]
-        ),
-    ]
-    if len(comparison.table) > shown:
-        lines.append(f"... and {len(comparison.table) - shown} more, in comparison.csv")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            *notes(comparison),
-            "Intervals are bootstraps over patients; they do not cover retraining.",
-        ]
-    )
+def text(comparison: Comparison, max_rows: int = 30) -> str:
+    """Return headline, table and notes for the terminal, the best configuration first."""
+    table = comparison.table
+    rows = [_cells(row, comparison) for row in table.head(max_rows).itertuples()]
+    lines = [headline(comparison), "", *_align_columns([HEADS, *rows])]
+    if len(table) > max_rows:
+        lines.append(f"... and {len(table) - max_rows} more, in comparison.csv")
+    lines += ["", *notes(comparison)]
+    lines.append("Intervals are bootstraps over patients; they do not cover retraining.")
+    return "\n".join(lines)
 
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
+    """Return a row of the table as text, a cell for each of `HEADS`."""
     cells = [
         row.configuration,
         str(row.runs),
@@ -138,12 +151,13 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
         f"{row.dice_median:.3f}",
     ]
     cells += [
-        _counted(row.missed),
+        _format_missed(row.missed),
         "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}",
         f"{row.seconds:.0f}",
     ]
     if row.configuration != comparison.baseline.label:
-        tested = (
+        # One patient gives a difference, but no test.
+        test_cells = (
             [f"{row.p_holm:.2g}", f"{row.wins:.0f}:{row.losses:.0f}"]
             if not math.isnan(row.p)
             else ["none", ""]
@@ -152,23 +166,24 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
             *cells,
             f"{row.difference:+.3f}",
             interval(row.difference_low, row.difference_high, "+.3f"),
-            *tested,
+            *test_cells,
         ]
     return [*cells, "baseline" if len(comparison.table) > 1 else "", "", "", ""]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, the first to the left; a column that is empty below its head is left out."""
+def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, the first column left-aligned and the rest right-aligned.
+
+    The first row is the heading. A column that is empty below its heading is left out.
+    """
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
-    first, *others = (
+    labels, *numbers = (
         [cell.rjust(width) for cell in column]
         for column, width in zip(columns, widths, strict=True)
     )
-    return [
-        "  ".join(row)
-        for row in zip([cell.strip().ljust(widths[0]) for cell in first], *others, strict=True)
-    ]
+    labels = [cell.strip().ljust(widths[0]) for cell in labels]
+    return ["  ".join(row) for row in zip(labels, *numbers, strict=True)]
 
 
 def write_page(
@@ -179,15 +194,18 @@ def write_page(
     made_by: str,
     viewer: str | None = None,
 ) -> None:
-    """Write the page: every picture and table of the comparison inside it, no script, nothing fetched; a link to `viewer` beside it."""
+    """Write the report page.
+
+    The page contains all `pictures` and `tables`, no script, and nothing that a browser would have
+    to fetch. It links to the file `viewer` in the same folder.
+    """
     import pandas as pd
 
-    best = html.escape(headline(comparison))
-    warned = [
-        *comparison.warnings,
-        *(["Exploratory: validation patients."] if comparison.exploratory else []),
-    ]
-    body = [f"<h1>{best}</h1>", *(f'<p class="warning">{html.escape(one)}</p>' for one in warned)]
+    title = html.escape(headline(comparison))
+    exploratory = ["Exploratory: validation patients."] if comparison.exploratory else []
+    warnings = [*comparison.warnings, *exploratory]
+    body = [f"<h1>{title}</h1>"]
+    body += [f'<p class="warning">{html.escape(warning)}</p>' for warning in warnings]
     if viewer is not None:
         body.append(
             f'<p><a href="{html.escape(viewer)}">Look at the patients, slice by slice</a></p>'
@@ -195,44 +213,44 @@ def write_page(
     cells = pd.DataFrame(
         [_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADS
     )
-    body += ["<h2>Configurations, best first</h2>", _table(cells.loc[:, (cells != "").any()])]
+    # Columns without any content are left out, as on the terminal.
+    body += ["<h2>Configurations, best first</h2>", _html_table(cells.loc[:, (cells != "").any()])]
     body += [
-        f'<p><img alt="{name}" src="data:image/png;base64,{_encoded(file)}"></p>'
+        f'<p><img alt="{name}" src="data:image/png;base64,{_encode_base64(file)}"></p>'
         for name, file in pictures.items()
     ]
-    for title, table in tables.items():
-        body += [f"<h2>{html.escape(title)}</h2>", _table(table)]
+    for heading, table in tables.items():
+        body += [f"<h2>{html.escape(heading)}</h2>", _html_table(table)]
     body += [
         "<h2>How to read it</h2>",
         "<ul>",
-        *(f"<li>{html.escape(one)}</li>" for one in [*notes(comparison), COVERS]),
+        *(f"<li>{html.escape(sentence)}</li>" for sentence in [*notes(comparison), COVERS]),
         "</ul>",
     ]
     runs = [
-        f"{one.label}: {run.path}, code {run.facts['code']['sha256'][:10]}"
-        for one in comparison.configurations
-        for run in one.runs
+        f"{configuration.label}: {run.path}, code {run.facts['code']['sha256'][:10]}"
+        for configuration in comparison.configurations
+        for run in configuration.runs
     ]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in runs)
     body += [f"<h2>Runs</h2><ul>{lines}</ul>", f"<footer>{html.escape(made_by)}</footer>"]
-    head = f'<meta charset="utf-8"><title>{best}</title><style>{STYLE}</style>'
-    write_text(
-        path,
-        f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n',
-    )
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    page = f'<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>'
+    write_text(path, f"<!doctype html>{page}\n")
 
 
-def _table(table: "pd.DataFrame") -> str:
-    def written(value: float) -> str:
+def _html_table(table: "pd.DataFrame") -> str:
+    """Return a table as HTML that scrolls sideways where the page is too narrow."""
+
+    def format_number(value: float) -> str:
         return f"{value:.3f}" if abs(value) < 10 else f"{value:.0f}"
 
-    plain = (
-        table.astype(object)
-        .where(table.notna(), "")
-        .to_html(index=False, border=0, float_format=written)
-    )
-    return f'<div class="wide">{plain}</div>'
+    # Undefined values become empty cells. Only columns of objects can contain text beside numbers.
+    filled = table.astype(object).where(table.notna(), "")
+    content = filled.to_html(index=False, border=0, float_format=format_number)
+    return f'<div class="wide">{content}</div>'
 
 
-def _encoded(path: Path) -> str:
+def _encode_base64(path: Path) -> str:
+    """Return the content of a file in Base64, for a `data:` address in the page."""
     return base64.b64encode(path.read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""Which run folders a comparison means, and what each of them holds."""
+"""The run folders of a comparison: selection, configuration and scores of each."""
 
 import json
 from collections.abc import Sequence
@@ -18,10 +18,8 @@ from brainseg.runs.sweep_record import jobs_of
 if TYPE_CHECKING:
     import pandas as pd
 
-REPEATED = (
-    "seed",
-    "split.fold",
-)  # runs that differ in these alone are repeats of one configuration
+# Runs that differ in these settings alone are repeats of one configuration.
+REPEATED = ("seed", "split.fold")
 
 
 @dataclass(frozen=True)
@@ -44,24 +42,34 @@ class ScoredRun:
 
     @property
     def state(self) -> str:
-        """finished, or why it has no scores: new, running, failed, killed, interrupted."""
+        """Return `finished`, or the state of a run without scores.
+
+        The other states are new, running, failed, killed and interrupted.
+        """
         return self.folder.state
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Every setting that makes numbers, by dotted name."""
+        """Return every setting that changes results, by dotted name."""
         return drop_non_identity(flatten(asdict(self.config)))
 
     @cached_property
     def configuration(self) -> str:
-        """Equal for runs that are repeats of each other: what differs from the defaults, seed and fold aside."""
+        """Return the settings that differ from the defaults, except seed and fold, as JSON text.
+
+        The text is equal for runs that are repeats of each other.
+        """
         return json.dumps(
             sorted(drop_non_identity(non_default_settings(self.config), REPEATED).items())
         )
 
     @property
     def repeat(self) -> tuple[Any, ...]:
-        """Equal for runs that are the same question asked again: as after a change of the code, or with rerun=true."""
+        """Return data, configuration, seed and fold.
+
+        They are equal for runs that repeat one another, for example after a change of the code or
+        with rerun=true.
+        """
         return (
             self.facts["data"]["fingerprint"],
             self.configuration,
@@ -71,27 +79,28 @@ class ScoredRun:
 
     @cached_property
     def patients(self) -> "pd.DataFrame":
-        """patients.csv, one row a patient scored; `role` is validation or test."""
+        """Return patients.csv, a row for each scored patient. `role` is validation or test."""
         return read_scores(self.path / "patients.csv")
 
     def slices_of(self, role: str) -> "pd.DataFrame | None":
-        """slices.csv of the patients of a role; None for a run that was made before there was one."""
+        """Return the rows of slices.csv for the patients of `role`, or None without that file.
+
+        Runs made by older versions have no slices.csv.
+        """
         path = self.path / "slices.csv"
-        found = read_scores(path) if path.is_file() else None
-        return (
-            found
-            if found is None
-            else found[found.patient.isin(self.patients.patient[self.patients.role == role])]
-        )
+        if not path.is_file():
+            return None
+        slices = read_scores(path)
+        return slices[slices.patient.isin(self.patients.patient[self.patients.role == role])]
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one an epoch."""
+        """Return the lines of metrics.jsonl, one per epoch."""
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
 
     @property
     def seconds(self) -> float:
-        """Time of all epochs, training and validation."""
+        """Return the duration of all epochs, training and validation."""
         return sum(row["metrics"]["speed/epoch_seconds"] for row in self.history)
 
 
@@ -102,10 +111,13 @@ def load_runs(
     root: str | Path,
     uri: str | None,
 ) -> list[ScoredRun]:
-    """The runs asked for, in the order given or begun, each once. Raises RequestError where there is none.
+    """Return the requested runs without duplicates.
 
-    `runs` are folders, folders of folders, or MLflow ids; `sweep` is a sweep's id; `experiment` an MLflow
-    experiment. Without any, all runs below `root`. But for `runs`, of those that repeat one another one is taken.
+    `runs` are run folders, folders of run folders, or MLflow ids. `sweep` is the id of a sweep and
+    `experiment` the name of an MLflow experiment. Without any of the three, all runs below `root`
+    are loaded. Runs named in `runs` keep their order and may repeat one another. Otherwise only one
+    of the runs that repeat one another is kept, and the oldest runs come first.
+    Raises RequestError if there is no run.
     """
     if runs:
         paths = [path for run in runs for path in (_below(Path(run)) or [resolve_run(run, "runs")])]
@@ -124,51 +136,49 @@ def load_runs(
             "no run is below it",
             "name runs=[A,B], sweep=ID or tracking.experiment=NAME",
         )
-    found = [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-    return found if runs else _each_once(found)
+    # One folder may be reached by several names, and its patients would count twice.
+    loaded = [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    return loaded if runs else _drop_repeats(loaded)
 
 
 def count_configurations_tried(checkpoint: str) -> int:
-    """How many configurations the sweep of a checkpoint's run tried, 1 without one: its test score is that of the one chosen.
+    """Return how many configurations were tried in the sweep of the run that wrote `checkpoint`.
 
-    1 also for a checkpoint in MLflow whose run folder is not on this machine.
+    The test score of that run is the score of a network selected among as many. The count is 1 for
+    a run outside a sweep, and for a checkpoint in MLflow whose run folder is not on this machine.
     """
     if checkpoint.startswith(("runs:/", "models:/")):
         from brainseg.tracking.lookup import folder_behind
 
-        found = folder_behind(checkpoint)
-        if found is None:
+        run_folder = folder_behind(checkpoint)
+        if run_folder is None:
             return 1
-        path = found
+        path = run_folder
     else:
         path = Path(checkpoint).resolve()
+    # `checkpoint` is a run folder, or a file in its folder checkpoints/.
     folder = path if (path / "run.json").is_file() else path.parent.parent
     sweep = RunFolder(folder).facts.get("sweep") if (folder / "run.json").is_file() else None
-    return (
-        len({ScoredRun(path).configuration for path in jobs_of(sweep, folder.parent)})
-        if sweep
-        else 1
-    )
+    if not sweep:
+        return 1
+    return len({ScoredRun(path).configuration for path in jobs_of(sweep, folder.parent)})
 
 
-def _each_once(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Of runs that repeat one another the last that finished, else the last."""
-    kept: dict[tuple[Any, ...], ScoredRun] = {}
+def _drop_repeats(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
+    """Return one of the runs that repeat one another: the last finished run, else the last run."""
+    selected: dict[tuple[Any, ...], ScoredRun] = {}
     for run in sorted(runs, key=lambda run: run.facts["created"]):
         if (
             run.state == "finished"
-            or run.repeat not in kept
-            or kept[run.repeat].state != "finished"
+            or run.repeat not in selected
+            or selected[run.repeat].state != "finished"
         ):
-            kept[run.repeat] = run
-    return list(kept.values())
+            selected[run.repeat] = run
+    return list(selected.values())
 
 
 def _below(path: Path) -> list[Path]:
-    """Run folders at or below `path`, the oldest first."""
-    found = (
-        [path]
-        if (path / "run.json").is_file()
-        else [file.parent for file in path.glob("*/run.json")]
-    )
-    return sorted(found, key=lambda one: (RunFolder(one).facts["created"], one.name))
+    """Return the run folders at or directly below `path`, the oldest first."""
+    is_run = (path / "run.json").is_file()
+    folders = [path] if is_run else [file.parent for file in path.glob("*/run.json")]
+    return sorted(folders, key=lambda folder: (RunFolder(folder).facts["created"], folder.name))

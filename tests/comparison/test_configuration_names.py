@@ -109,7 +109,7 @@ def test_a_baseline_goes_by_the_name_that_the_table_shows(
     assert "comparisons with depth=5" in capsys.readouterr().out
     with pytest.raises(
         RequestError,
-        match=r"baseline=depth=6: no configuration is called so; they are: depth=3; depth=4; depth=5",
+        match=r"baseline=depth=6: no configuration has this name; choose one of: depth=3; depth=4; depth=5",
     ):
         command.run(dataclasses.replace(asked, baseline="depth=6"))
 

@@ -101,7 +101,7 @@ def test_an_experiment_is_compared_by_its_name(folder: Path) -> None:
     [
         (["sweep=nothing"], "no such sweep"),
         (["runs=[nothing]"], "holds no run"),
-        (["sweep=a", "tracking.experiment=b"], "say the runs in one way"),
+        (["sweep=a", "tracking.experiment=b"], "Only one selection is allowed"),
         (["baseline=nothing"], "holds no run"),
         (["clinical=nothing.csv"], "no such file"),
         (["tracking.experiment=nothing"], "no such experiment"),
