@@ -118,7 +118,7 @@ def test_signs_that_cannot_be_printed_are_refused_in_one_line(
     error = capsys.readouterr().err
     assert (
         error
-        == f"error: output={f'a{sign}b'!a}: holds characters that cannot be printed; remove them\n"
+        == f"error: output={f'a{sign}b'!a}: contains characters that cannot be printed; remove them\n"
     )
     assert run("prepare", "source=source", "output=all.h5", "workers=1") == 1
     assert (
@@ -133,7 +133,7 @@ def test_a_name_that_would_be_a_reference_is_refused_in_one_line(
 ) -> None:
     assert run("train", "output='\\${x}'", *TINY) == 2
     assert (
-        capsys.readouterr().err == "error: output=\\${x}: no name may hold ${; use another name\n"
+        capsys.readouterr().err == "error: output=\\${x}: must not contain ${; use another name\n"
     )
 
 

@@ -1,12 +1,16 @@
-"""Every setting: its type, its default, what it means and which values it takes.
+"""All settings: their types, defaults, meanings and allowed values.
 
-    data.py        the slices and who is in which part      model.py     network, loss, optimizer, augmentation
-    scheduler.py   the learning rate                        run.py       TrainConfig: the run, its device, masks, tracking
-    commands.py    the other commands                       schema.py    what Hydra is told, and a stored config read back
+    data.py        the slices and the split of the patients
+    model.py       network, loss, optimizer, augmentation
+    scheduler.py   the learning rate schedule
+    train.py       TrainConfig: the run, its device, masks and tracking
+    commands.py    the other commands
+    schema.py      registration with Hydra, and restoring a stored config
 
-Hydra composes `conf/*.yaml` onto these dataclasses; `OmegaConf.to_object` then builds them, and each `__post_init__` refuses
-an impossible value in one line. Checks that need the data (does the file exist, can the image take this depth) are in
-`train.check`. A setting that changes no number of a run is listed in `run.NOT_IDENTITY`.
+Hydra composes `conf/*.yaml` onto these dataclasses, and `OmegaConf.to_object` builds them. Each
+`__post_init__` rejects an impossible value with a one-line error. Checks that need the data, for
+example whether the file exists or the image allows this depth, are in `train.check_request`.
+A setting that changes no number of a run is listed in `train.NOT_IDENTITY`.
 """
 
 from brainseg.config.commands import (
@@ -16,13 +20,13 @@ from brainseg.config.commands import (
     EvaluateConfig,
     ExportConfig,
     InferenceOverride,
+    InputConfig,
     PhantomOverride,
     PredictConfig,
     PrepareConfig,
     RegisterConfig,
     RegisterTrackingConfig,
     SearchConfig,
-    SeenConfig,
 )
 from brainseg.config.data import (
     DataConfig,
@@ -46,7 +50,14 @@ from brainseg.config.scheduler import (
     SchedulerConfig,
     StepConfig,
 )
-from brainseg.config.schema import CHOICES, TYPES, check_chosen, flatten, register_schema, restore
+from brainseg.config.schema import (
+    CHOICES,
+    TYPES,
+    check_group_choices,
+    flatten,
+    register_schema,
+    restore,
+)
 from brainseg.config.train import (
     NOT_IDENTITY,
     CheckpointConfig,
@@ -74,6 +85,7 @@ __all__ = [
     "HoldoutConfig",
     "InferenceConfig",
     "InferenceOverride",
+    "InputConfig",
     "KFoldConfig",
     "LossConfig",
     "ModelConfig",
@@ -88,13 +100,12 @@ __all__ = [
     "RegisterTrackingConfig",
     "SchedulerConfig",
     "SearchConfig",
-    "SeenConfig",
     "SplitConfig",
     "StepConfig",
     "TrackingConfig",
     "TrainConfig",
     "UNetConfig",
-    "check_chosen",
+    "check_group_choices",
     "flatten",
     "register_schema",
     "restore",

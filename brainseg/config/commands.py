@@ -1,4 +1,4 @@
-"""Settings of the commands besides train."""
+"""Settings of the commands other than train."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,38 +11,52 @@ from brainseg.config.model import ModelConfig
 from brainseg.config.train import PREDICTIONS, DeviceConfig
 from brainseg.core.errors import check
 
+# Several commands share these help texts.
+CHECKPOINT = "checkpoint file, run folder, runs:/ID or models:/NAME@ALIAS"
+CLINICAL = (
+    "CSV file with a column Patient, such as data.csv of the public dataset; its columns are "
+    "added to the failure analysis"
+)
+
 
 @dataclass
 class SearchConfig:
-    """What every other name on the command line means, `TrainConfig` says; so no name may be in both."""
+    """Settings of `brainseg.search`.
 
-    study: str | None = setting(None, "name of the study; null: that of the space")
+    All other overrides are passed to `TrainConfig`, so the two may have no field name in common.
+    """
+
+    study: str | None = setting(None, "name of the Optuna study; null: the name of the space")
     space: str | None = setting(
         None,
-        "what is varied: a file of conf/search, or a YAML file of your own; null: what is typed, else quick",
+        "search space: a file of conf/search or your own YAML file; null: the space given by "
+        "overrides, or quick",
     )
-    trials: int = setting(20, "trials in all, earlier starts and other processes included")
+    trials: int = setting(20, "total number of trials of the study, over all starts and processes")
     random_trials: int = setting(
-        10, "trials drawn at random before those found good guide the next (TPE)"
+        10, "number of random trials before TPE proposes settings from earlier results"
     )
+    # The sampler has a seed of its own, because `seed` is the seed of the runs.
     sampler_seed: int = setting(
-        0, "seed of the proposals; apart from seed, which is that of the runs"
+        0, "random seed of the proposals; independent of seed, which is used by the runs"
     )
     prune: str = setting(
         "median",
-        "median: end a trial whose val/dice stays below the median of the others at its epoch; none",
+        "median: stop a trial whose val/dice stays below the median of the others at the same "
+        "epoch; none: no pruning",
     )
-    prune_after: int = setting(5, "trials that must have finished before one is pruned")
+    prune_after: int = setting(5, "number of finished trials before pruning starts")
+    # The first epochs say little about the final score.
     prune_warmup: int = setting(
-        3,
-        "epochs of each trial, under max_minutes tenths of it, before it may be pruned: the first say little",
+        3, "epochs, or tenths of the run with max_minutes, before a trial can be pruned"
     )
 
     def __post_init__(self) -> None:
-        named = self.study is None or (
+        is_plain = self.study is None or (
             self.study.isascii() and self.study.replace("-", "").replace("_", "").isalnum()
         )
-        check(named, "study", self.study, "names files, so letters, digits, - and _ only")
+        rule = "is part of file names, so only letters, digits, - and _ are allowed"
+        check(is_plain, "study", self.study, rule)
         check_range("trials", self.trials, 1)
         check_range("random_trials", self.random_trials, 1)
         check_range("sampler_seed", self.sampler_seed, 0, 2**32 - 1)
@@ -53,46 +67,55 @@ class SearchConfig:
 
 @dataclass
 class PrepareConfig:
-    source: str = setting(MISSING, "folder of the cohort")
+    """Settings of `brainseg.prepare`."""
+
+    source: str = setting(MISSING, "folder of the dataset")
     output: str = setting(MISSING, "HDF5 file to write")
     reader: str | None = setting(
         None,
-        "layout: kaggle_3m, nifti, nnunet, bids, brats, images, or a registered name; null: recognised",
+        "layout of the folder: kaggle_3m, nifti, nnunet, bids, brats, images, or a registered "
+        "name; null: detected automatically",
     )
     sequences: dict[str, str] = setting(
         {},
-        "nifti, bids, images: pattern of each sequence's files, as sequences.FLAIR='*_flair.nii.gz'",
+        "for nifti, bids, images: file name pattern of each MRI sequence, for example "
+        "sequences.FLAIR='*_flair.nii.gz'",
     )
     images: str | None = setting(
-        None, "images: pattern of the slices, as 'images/{patient}_{slice}.png'"
+        None, "for images: file name pattern of the slices, such as 'images/{patient}_{slice}.png'"
     )
-    mask: str | None = setting(None, "nifti, bids, images: pattern of the masks, as '*_seg.nii.gz'")
+    mask: str | None = setting(
+        None, "for nifti, bids, images: file name pattern of the masks, such as '*_seg.nii.gz'"
+    )
     channels: list[str] | None = setting(
-        None, "images: names of the colours red, green, blue, or of grey, as channels"
+        None, "for images: channel names of the colours red, green, blue, or of grey"
     )
     classes: dict[str, Any] = setting(
         {},
-        "values in the masks of each class, as classes.tumour=[1,2,4]; {}: the format's, else 0 and 1",
+        "mask values of each class, for example classes.tumour=[1,2,4]; {}: those of the format, "
+        "or 0 and 1",
     )
     onto: str | None = setting(
         None,
-        "sequence onto whose grid others and the mask are resampled; null: other grids are faults",
+        "MRI sequence to whose grid the others and the mask are resampled; null: different grids "
+        "are errors",
     )
     spacing: float | None = setting(
-        None, "pixel size in mm that slices are resampled to in plane; null: as they are"
+        None, "in-plane pixel size in mm to which slices are resampled; null: unchanged"
     )
     size: Any = setting(
         None,
-        "pixels that slices are cut or padded to at the centre, as 256 or [256,224]; null: as they are",
+        "height and width in pixels to which slices are cropped or padded around the centre, "
+        "such as 256 or [256,224]; null: unchanged",
     )
     on_fault: str = setting(
-        "error", "error, or skip_patient to leave patients with faults out, by name"
+        "error", "if a patient has faults: error, or skip_patient (leave the patient out)"
     )
     on_duplicate: str = setting(
         "error",
-        "the same scan under two patients' names: error, or keep_together to make them one patient",
+        "if two patients have the same scan: error, or keep_together (treat them as one patient)",
     )
-    workers: int | None = setting(None, "processes; null: all cores")
+    workers: int | None = setting(None, "number of processes; null: all cores")
 
     def __post_init__(self) -> None:
         check_choice("on_fault", self.on_fault, ("error", "skip_patient"))
@@ -100,70 +123,92 @@ class PrepareConfig:
         check_range("workers", self.workers, 1)
         check_range("spacing", self.spacing, 0.05, 50)
         sides = self.size if isinstance(self.size, list) else [self.size] * 2
-        # A setting of any type holds a number as the text that was typed.
+        # A setting of type Any holds a typed number as text.
         sides = [
             int(side) if isinstance(side, str) and side.isdecimal() else side for side in sides
         ]
+        # bool is a subclass of int, so isinstance would accept true.
         fits = len(sides) == 2 and all(type(side) is int and 8 <= side <= 4096 for side in sides)
         rule = "must be a side from 8 to 4096, or two, height and width"
-        check(self.size is None or fits, "size", self.size, rule, "as 256 or [256,224]")
+        check(
+            self.size is None or fits, "size", self.size, rule, "write for example 256 or [256,224]"
+        )
         self.size = None if self.size is None else sides
 
 
 @dataclass
 class InferenceOverride:
-    """As InferenceConfig, but null keeps what the checkpoint was selected with."""
+    """Settings of `InferenceConfig`, in which null stands for the value of the checkpoint."""
 
     threshold: float | None = setting(
-        None, "probability from which a pixel is tumour; null: the checkpoint's"
+        None, "probability from which a pixel is tumour; null: value of the checkpoint"
     )
-    flips: str | None = setting(None, "average with mirrored images; null: the checkpoint's")
-    components: str | None = setting(None, "3-D components kept; null: the checkpoint's")
-    min_volume: int | None = setting(None, "voxels that a component needs; null: the checkpoint's")
+    flips: str | None = setting(
+        None,
+        "test-time augmentation: none, horizontal, vertical, both; null: value of the checkpoint",
+    )
+    components: str | None = setting(
+        None,
+        "3-D connected components kept: all, largest, min_volume; null: value of the checkpoint",
+    )
+    min_volume: int | None = setting(
+        None, "smallest component kept, in voxels; null: value of the checkpoint"
+    )
 
 
 @dataclass
 class PhantomOverride:
-    """The settings of `PhantomConfig`, where null stands for the checkpoint's own, or for the default."""
+    """Settings of `PhantomConfig`. Null stands for the value of the checkpoint, or the default."""
 
-    patients: int | None = setting(None, "number of synthetic patients; null: the checkpoint's")
-    slices: int | None = setting(None, "slices of each patient; null: the checkpoint's")
-    size: int | None = setting(
-        None, "height and width of a slice in pixels; null: the checkpoint's"
+    patients: int | None = setting(
+        None, "number of synthetic patients; null: value of the checkpoint"
     )
-    seed: int | None = setting(None, "which cohort is drawn; null: the checkpoint's")
+    slices: int | None = setting(
+        None, "number of slices per patient; null: value of the checkpoint"
+    )
+    size: int | None = setting(
+        None, "height and width of a slice in pixels; null: value of the checkpoint"
+    )
+    seed: int | None = setting(
+        None, "random seed of the synthetic dataset; null: value of the checkpoint"
+    )
     folder: str | None = setting(
-        None, "where the cohort is written once and found again; null: the checkpoint's"
+        None, "folder in which the dataset is stored and reused; null: value of the checkpoint"
     )
 
 
 @dataclass
 class DataOverride:
-    """The settings of `DataConfig`, where null stands for the checkpoint's own."""
+    """Settings of `DataConfig`, in which null stands for the value of the checkpoint."""
 
     name: str | None = setting(
-        None, "phantom, or hdf5 for a file made by brainseg.prepare; null: the checkpoint's"
+        None,
+        "phantom, or hdf5 for a file written by brainseg.prepare; null: value of the checkpoint",
     )
     path: str | None = setting(
-        None, "HDF5 file made by brainseg.prepare; null: the checkpoint's data"
+        None, "HDF5 file written by brainseg.prepare; null: the data of the checkpoint"
     )
     volume: str | None = setting(
-        None, "one channel by name (as FLAIR), for weights that do not carry it"
+        None, "MRI sequence to use, such as FLAIR, for weights stored without it"
     )
     context: int | None = setting(
-        None, "neighbouring slices on each side, for weights that do not carry it"
+        None, "adjacent slices on each side, for weights stored without this number"
     )
     limit_patients: int | None = setting(
-        None, "use only the first patients by name; null: as in training, and of other data all"
+        None,
+        "use only the first N patients in order of their names; null: as in training, or all "
+        "patients of other data",
     )
-    resident: str = setting("auto", "slices are held in memory: under yes alone (auto, yes, no)")
-    phantom: PhantomOverride = setting(PhantomOverride, "the synthetic cohort")
+    resident: str = setting(
+        "auto", "keep the slices in memory: auto, yes, no; here only yes keeps them"
+    )
+    phantom: PhantomOverride = setting(PhantomOverride, "the synthetic dataset")
 
     def __post_init__(self) -> None:
         if self.name is not None:
             check_choice("data.name", self.name, ("phantom", "hdf5"))
         needs_path = self.name == "hdf5" and self.path is None
-        remedy = "set data.path=FILE, made by brainseg.prepare"
+        remedy = "set data.path=FILE, a file written by brainseg.prepare"
         check(not needs_path, "data.path", "null", "data=hdf5 needs a file", remedy)
         check_range("data.context", self.context, 0, 16)
         check_range("data.limit_patients", self.limit_patients, 1)
@@ -172,38 +217,37 @@ class DataOverride:
 
 @dataclass
 class EvaluateConfig:
-    checkpoint: Any = setting(
-        MISSING,
-        "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble",
-    )
+    """Settings of `brainseg.evaluate`."""
+
+    checkpoint: Any = setting(MISSING, f"{CHECKPOINT}; a list is an ensemble")
     output: str | None = setting(
-        None, "folder to write to; null: evaluations/ and the checkpoint's name"
+        None, "folder to write to; null: evaluations/ and the name of the checkpoint"
     )
     parts: list[str] = setting(
-        ["test"], "which parts of the split are evaluated: train, validation, test"
+        ["test"], "subsets of the split to evaluate: train, validation, test"
     )
-    batch_size: int = setting(8, "slices of a forward pass")
-    clinical: str | None = setting(
-        None,
-        "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis",
-    )
+    batch_size: int = setting(8, "number of slices per batch")
+    clinical: str | None = setting(None, CLINICAL)
     leaky: bool = setting(
         False,
-        "score an ensemble also on patients that some of its members saw; the summary says so",
+        "score an ensemble also on patients on which some of its members were trained; the "
+        "summary reports this",
     )
     overlays: bool = setting(True, "draw the best, median and worst patient")
-    viewer: int = setting(20, "patients in viewer.html, the most telling ones; 0: no such page")
+    viewer: int = setting(
+        20, "number of patients in viewer.html: worst, median and best cases; 0: no viewer"
+    )
     predictions: str = setting(
-        "masks", "kept of each patient, in predictions.h5: none, masks, probabilities"
+        "masks", "content of predictions.h5 for each patient: none, masks, probabilities"
     )
     data: DataOverride = setting(
-        DataOverride, "the slices; null: those that the checkpoint was trained on"
+        DataOverride, "the slices; null: the data on which the checkpoint was trained"
     )
     split: SplitConfig | None = setting(
-        None, "null: the split that the checkpoint was trained under"
+        None, "null: the split with which the checkpoint was trained"
     )
-    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
-    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights stored without it")
+    device: DeviceConfig = setting(DeviceConfig, "device and precision")
     inference: InferenceOverride = setting(InferenceOverride, "null: as in the checkpoint")
 
     def __post_init__(self) -> None:
@@ -211,16 +255,19 @@ class EvaluateConfig:
         check_range("viewer", self.viewer, 0, 1000)
         check_choice("predictions", self.predictions, PREDICTIONS)
         self.checkpoint = check_names("checkpoint", self.checkpoint)
-        for part in self.parts:
-            check_choice("parts", part, ("train", "validation", "test"))
+        for subset in self.parts:
+            check_choice("parts", subset, ("train", "validation", "test"))
 
 
 @dataclass
-class SeenConfig:
+class InputConfig:
+    """Settings of the network's input, for weights stored without a config."""
+
     volume: str | None = setting(
-        None, "the one channel that it takes, by name; null: all three of the public set"
+        None,
+        "MRI sequence that the network takes, such as FLAIR; null: all three of the public dataset",
     )
-    context: int = setting(0, "neighbouring slices on each side, as further channels")
+    context: int = setting(0, "adjacent slices on each side, as additional channels (2.5D)")
 
     def __post_init__(self) -> None:
         check_range("data.context", self.context, 0, 16)
@@ -228,54 +275,60 @@ class SeenConfig:
 
 @dataclass
 class PredictConfig:
-    checkpoint: Any = setting(
-        MISSING,
-        "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS; a list is an ensemble",
-    )
+    """Settings of `brainseg.predict`."""
+
+    checkpoint: Any = setting(MISSING, f"{CHECKPOINT}; a list is an ensemble")
     input: Any = setting(
         MISSING,
-        "slices, TIFF stack, image file, or folder of them; a list: one a sequence, in the checkpoint's order",
+        "slices, TIFF stack, image file, or folder of them; a list gives one file per MRI "
+        "sequence, in the order of the checkpoint",
     )
     output: str = setting("predictions", "folder to write to")
     sequences: dict[str, str] = setting(
-        {}, "which file, subfolder or DICOM series is which, as sequences.FLAIR=NAME, or a pattern"
+        {},
+        "file, subfolder, DICOM series or pattern of each MRI sequence, for example "
+        "sequences.FLAIR=NAME",
     )
     volume: int | None = setting(
-        None, "of files that hold several volumes the one with this number, from 1"
+        None, "number of the volume to read from files with several volumes, counted from 1"
     )
-    probabilities: bool = setting(False, "write the probabilities, too")
-    overlays: bool = setting(True, "draw each study, and a contact sheet of all")
-    viewer: int = setting(20, "studies in viewer.html, the most telling ones; 0: no such page")
-    batch_size: int = setting(8, "slices of a forward pass")
-    data: SeenConfig = setting(SeenConfig, "what the network sees, for weights that do not say it")
-    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
-    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
+    probabilities: bool = setting(False, "also write the probabilities")
+    overlays: bool = setting(True, "draw each study, and a contact sheet of all studies")
+    viewer: int = setting(
+        20,
+        "number of studies in viewer.html: worst, median and best cases, or without scores the "
+        "largest tumours; 0: no viewer",
+    )
+    batch_size: int = setting(8, "number of slices per batch")
+    data: InputConfig = setting(InputConfig, "the network's input, for weights stored without it")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights stored without it")
+    device: DeviceConfig = setting(DeviceConfig, "device and precision")
     inference: InferenceOverride = setting(InferenceOverride, "null: as in the checkpoint")
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)
         check_range("viewer", self.viewer, 0, 1000)
         self.checkpoint = check_names("checkpoint", self.checkpoint)
-        named = bool(self.paths) and all(isinstance(path, str) and path for path in self.paths)
+        is_valid = bool(self.paths) and all(isinstance(path, str) and path for path in self.paths)
         check(
-            named,
+            is_valid,
             "input",
             self.input,
             "must be a path, or a list of paths",
-            "as input=[pre.nii.gz,flair.nii.gz,post.nii.gz]",
+            "write for example input=[pre.nii.gz,flair.nii.gz,post.nii.gz]",
         )
         check(
             isinstance(self.sequences, dict),
             "sequences",
             self.sequences,
-            "must name sequences",
-            "as sequences.FLAIR=flair.nii.gz",
+            "must assign files to the names of sequences",
+            "write for example sequences.FLAIR=flair.nii.gz",
         )
         for name, path in self.sequences.items():
-            # A folder named by a number is text, whatever YAML takes it for.
-            text = isinstance(path, str | int | float) and str(path)
+            # YAML reads a folder name such as 5 as a number, while paths are text.
+            is_text = isinstance(path, str | int | float) and str(path) != ""
             check(
-                bool(text),
+                is_text,
                 f"sequences.{name}",
                 path,
                 "must be the name of a file, subfolder or series",
@@ -291,7 +344,7 @@ class PredictConfig:
 
     @property
     def paths(self) -> list[str]:
-        """Files and folders of `input`, less what is missing."""
+        """Files and folders of `input`, without the nulls that stand for missing sequences."""
         return (
             [path for path in self.input if path is not None]
             if isinstance(self.input, list)
@@ -300,14 +353,19 @@ class PredictConfig:
 
     @property
     def data_config(self) -> DataConfig:
+        """The input settings as a `DataConfig`."""
         return DataConfig(volume=self.data.volume, context=self.data.context)
 
 
 @dataclass
 class CompareTrackingConfig:
+    """Settings of experiment tracking in `brainseg.compare`."""
+
     name: str = setting("mlflow", "mlflow, none")
-    uri: str | None = setting(None, "tracking server; null: that of the runs")
-    experiment: str | None = setting(None, "compare all runs of this MLflow experiment")
+    uri: str | None = setting(
+        None, "URI of the MLflow server or database; null: the one that the runs used"
+    )
+    experiment: str | None = setting(None, "MLflow experiment of which all runs are compared")
 
     def __post_init__(self) -> None:
         check_choice("tracking.name", self.name, ("mlflow", "none"))
@@ -315,92 +373,104 @@ class CompareTrackingConfig:
 
 @dataclass
 class CompareConfig:
+    """Settings of `brainseg.compare`."""
+
     runs: list[str] | None = setting(
-        None, "run folders, folders of them, or MLflow ids; the first is the baseline"
+        None, "run folders, parent folders of runs, or MLflow IDs; the first run is the baseline"
     )
-    sweep: str | None = setting(None, "a sweep's id as it was printed, or last")
+    sweep: str | None = setting(None, "ID of a sweep as it was printed, or last")
     baseline: str | None = setting(
-        None, "run, or name in the table, to compare with; null: the first of runs, else the best"
-    )
-    root: str = setting("runs", "where runs and sweeps are looked for")
-    clinical: str | None = setting(
         None,
-        "CSV with a column Patient, as data.csv of the public set: its columns join the failure analysis",
+        "run, or name in the table, with which the others are compared; null: the first of runs, "
+        "or the best run",
     )
+    root: str = setting("runs", "folder in which runs and sweeps are searched for")
+    clinical: str | None = setting(None, CLINICAL)
     output: str | None = setting(
-        None, "folder to write to; null: that of the sweep, else comparisons/NAME"
+        None, "folder to write to; null: the folder of the sweep, or comparisons/NAME"
     )
-    viewer: int = setting(20, "patients in viewer.html, the most telling ones; 0: no such page")
+    viewer: int = setting(
+        20, "number of patients in viewer.html: worst, median and best cases; 0: no viewer"
+    )
     tracking: CompareTrackingConfig = setting(CompareTrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
-        names = all(
-            isinstance(run, str) for run in self.runs or ()
-        )  # OmegaConf lets lists in lists through
-        check(names, "runs", self.runs, "must be a list of names", "as runs=[runs/A,runs/B]")
+        # OmegaConf accepts a list within a list here.
+        is_flat = all(isinstance(run, str) for run in self.runs or ())
+        check(
+            is_flat,
+            "runs",
+            self.runs,
+            "must be a list of names",
+            "write for example runs=[runs/A,runs/B]",
+        )
         check_range("viewer", self.viewer, 0, 1000)
 
 
 @dataclass
 class RegisterTrackingConfig:
+    """Settings of experiment tracking in `brainseg.register`."""
+
     uri: str | None = setting(
         None,
-        "tracking server; null: that of the run, else MLFLOW_TRACKING_URI, else mlflow.db here",
+        "URI of the MLflow server or database; null: the one that the run used, or "
+        "MLFLOW_TRACKING_URI, or mlflow.db in the current folder",
     )
 
 
 @dataclass
 class RegisterConfig:
-    run: str = setting(MISSING, "folder or MLflow id of a finished run, or runs:/ID")
+    """Settings of `brainseg.register`."""
+
+    run: str = setting(MISSING, "folder or MLflow ID of a finished run, or runs:/ID")
     name: str = setting(
-        MISSING, "name in MLflow's model registry; the first run registered under it is version 1"
+        MISSING, "name in MLflow's model registry; the first run registered there is version 1"
     )
     alias: str | None = setting(
-        "best", "alias that the version gets, and another loses; null: none"
+        "best", "alias for this version, taken away from any other version; null: none"
     )
     tracking: RegisterTrackingConfig = setting(RegisterTrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
         for setting_name, value in (("name", self.name), ("alias", self.alias or "x")):
-            plain = (
+            is_plain = (
                 value.isascii()
                 and value.replace("-", "").replace("_", "").replace(".", "").isalnum()
             )
             check(
-                plain or value == MISSING,
+                is_plain or value == MISSING,
                 setting_name,
                 value,
-                "is part of models:/NAME@ALIAS, so letters, digits, -, _ and . only",
+                "is part of models:/NAME@ALIAS, so only letters, digits, -, _ and . are allowed",
             )
         alias = self.alias or ""
-        free = alias.lower() != "latest" and not (alias[:1] in "vV" and alias[1:].isdigit())
+        is_reserved = alias.lower() == "latest" or (alias[:1] in "vV" and alias[1:].isdigit())
         check(
-            free,
+            not is_reserved,
             "alias",
             alias,
-            "MLflow keeps latest, v1, v2 ... for itself",
-            "choose another, as best",
+            "MLflow reserves latest, v1, v2 ...",
+            "choose another alias, such as best",
         )
 
 
 @dataclass
 class ExportConfig:
-    checkpoint: str = setting(
-        MISSING, "path of a checkpoint or run folder, runs:/ID or models:/NAME@ALIAS"
-    )
-    format: str = setting("onnx", "onnx, or pt2: torch's exported program")
-    output: str = setting(MISSING, "file to write, as unet.onnx or unet.pt2")
-    data: SeenConfig = setting(
-        SeenConfig, "what the network takes in, for weights that do not carry it"
-    )
-    model: ModelConfig = setting(ModelConfig, "the network, for weights that do not carry it")
+    """Settings of `brainseg.export`."""
+
+    checkpoint: str = setting(MISSING, CHECKPOINT)
+    format: str = setting("onnx", "onnx, or pt2 (torch.export)")
+    output: str = setting(MISSING, "file to write, such as unet.onnx or unet.pt2")
+    data: InputConfig = setting(InputConfig, "the network's input, for weights stored without it")
+    model: ModelConfig = setting(ModelConfig, "the network, for weights stored without it")
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, ("onnx", "pt2"))
-        named = self.output == MISSING or self.output.endswith(f".{self.format}")
+        has_suffix = self.output == MISSING or self.output.endswith(f".{self.format}")
         check(
-            named,
+            has_suffix,
             "output",
             self.output,
-            f"format={self.format} is a file that ends in .{self.format}",
+            f"format={self.format} writes a file that ends in .{self.format}",
+            "choose another name, or another format",
         )

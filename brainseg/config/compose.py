@@ -1,8 +1,9 @@
-"""From the overrides of a request to the dataclass of each job, or to one line that says why not.
+"""Composition of a request: from its overrides to the dataclass of each job, or a one-line error.
 
-A config names things; it imports and runs nothing. Hydra by itself would run what a config says: `_target_` below a launcher,
-a sweeper or a callback is called, so are the handlers of a logging config, `pkg://` in the search path imports a package,
-and `hydra.job.env_set` reaches the programs that a job starts. So only a few of Hydra's settings are free, and all are checked.
+A config names things, and never imports or runs code. Hydra alone would run code named by a
+config. It calls `_target_` below a launcher, a sweeper or a callback, and the handlers of a logging
+config. `pkg://` in the search path imports a package, and `hydra.job.env_set` reaches the programs
+that a job starts. Therefore only a few of Hydra's settings can be changed, and all are checked.
 """
 
 import os
@@ -39,42 +40,43 @@ from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.signals import Signals
 
 HERE = Path(__file__).resolve().parents[1]
-CONFIGS = (
-    HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
-)  # in a wheel, in a checkout
-IMPORT_NOTHING = "configs name things, they import nothing"
-# What a request may set below `hydra`; Hydra itself fills in the last two. Of `hydra.job` it numbers the jobs.
-FREE = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
-FREE_OF_JOB = ("id", "num", "override_dirname")
+# A wheel has the configs within the package, a checkout beside it.
+CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+NO_IMPORTS = "configs hold names, and can import nothing"
+# A request may set these below `hydra`. Hydra itself fills in the last two. Below `hydra.job`,
+# Hydra numbers the jobs.
+FREE_SETTINGS = ("run", "sweep", "launcher", "sweeper", "searchpath", "overrides", "runtime")
+FREE_JOB_SETTINGS = ("id", "num", "override_dirname")
 SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-# Hydra keeps its own log there, and who sets one of these means the folder of the run.
-HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
-FOLDERS_WRITTEN = ("train", "evaluate", "predict", "compare")  # by these commands into `output`
-BUILDERS = (
-    "oc.create",
-    "oc.decode",
-)  # resolvers that turn text into config nodes, `_target_` included, behind every check
+# Hydra writes its own log to these folders. A user who sets one of them means the run folder.
+HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+# These commands write a folder named by `output`.
+COMMANDS_WITH_FOLDER = ("train", "evaluate", "predict", "compare")
+# These resolvers turn text into config nodes, `_target_` included, after every check.
+NODE_RESOLVERS = ("oc.create", "oc.decode")
 
 
 def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> Any:
-    """Compose one job's dataclass from its overrides. Raises RequestError.
+    """Compose the dataclass of one job from its overrides. Raises RequestError.
 
-    A config that varies settings is refused unless the job is one `of_sweep`: alone it would train with the defaults.
+    A config that varies settings is rejected unless the job is part of a sweep (`of_sweep`),
+    because a single job would be trained with the default values.
     """
     for override in overrides:
-        # A config is resolved when it is composed and again when it is read back: the second time this would be a reference.
-        literal = "\\${" in override and not is_hydra_setting(override)
+        # A config is resolved when it is composed, and again when it is restored. The second time
+        # an escaped reference would become a real one.
+        has_reference = "\\${" in override and not is_hydra_setting(override)
         check(
-            not literal,
+            not has_reference,
             setting_of(override),
             text_of(value_of(override)),
-            "no name may hold ${",
+            "must not contain ${",
             "use another name",
         )
     composed = compose_checked(command, overrides)
     varied = composed.hydra.sweeper.get("params")
     if varied and not of_sweep:
-        chosen = next(
+        source = next(
             (
                 f"{name}={value}"
                 for name, value in values_by_setting(overrides).items()
@@ -82,73 +84,78 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
             ),
             "config",
         )
-        raise RequestError(
-            f"{chosen}: varies {', '.join(varied)}, which only a sweep does; put -m first"
-        )
+        raise RequestError(f"{source}: varies {', '.join(varied)}; to run a sweep, put -m first")
     with as_request_errors(command, overrides), open_dict(composed):
         del composed["hydra"]
         _refuse_unknown(composed, schema.TYPES[command])
-        OmegaConf.resolve(
-            composed
-        )  # which checks what a reference to a number puts in the place of a list or a dict; to_object does not
+        # Resolving checks the type of the value that replaces a reference, for example a number
+        # in place of a list. OmegaConf.to_object does not check this.
+        OmegaConf.resolve(composed)
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
-            raise RequestError(
-                f"{' and '.join(missing)} must be given, as {' '.join(f'{name}=...' for name in missing)}"
-            )
+            examples = " ".join(f"{name}=..." for name in missing)
+            raise RequestError(f"{' and '.join(missing)} must be given; add {examples}")
         job: Any = OmegaConf.to_object(composed)
-        schema.check_chosen(job)
+        schema.check_group_choices(job)
     for name, value in schema.flatten(asdict(job)).items():
         texts = value if isinstance(value, list) else [value]
-        fine = all(text.isprintable() for text in texts if isinstance(text, str))
-        check(fine, name, ascii(value), "holds characters that cannot be printed", "remove them")
+        is_printable = all(text.isprintable() for text in texts if isinstance(text, str))
+        rule = "contains characters that cannot be printed"
+        check(is_printable, name, ascii(value), rule, "remove them")
     return job
 
 
 def check_budget(typed: Iterable[str], config: TrainConfig) -> None:
-    """Refuse epochs that the minutes of an experiment, or of the run that `from` or `resume` names, would overrule. Raises RequestError."""
-    given = {setting_of(override) for override in typed}
-    overruled = "epochs" in given and "max_minutes" not in given and config.max_minutes is not None
+    """Raise RequestError if epochs were typed while a time budget from elsewhere replaces them.
+
+    The budget may come from an experiment, or from the run that `from` or `resume` names.
+    """
+    names = {setting_of(override) for override in typed}
+    is_replaced = (
+        "epochs" in names and "max_minutes" not in names and config.max_minutes is not None
+    )
     check(
-        not overruled,
+        not is_replaced,
         "epochs",
         config.epochs,
-        f"max_minutes={config.max_minutes} overrules it",
-        "add max_minutes=null to count epochs, or leave epochs out",
+        f"has no effect with max_minutes={config.max_minutes}",
+        "add max_minutes=null to count epochs, or leave out epochs",
     )
 
 
 def check_output(command: str, config: Any) -> None:
-    """Refuse an `output` folder that cannot be made, because a file is in its place or its parent is closed. Raises RequestError."""
+    """Raise RequestError if the `output` folder cannot be created.
+
+    A file may be in its place, or its parent folder may not be writable.
+    """
     output = getattr(config, "output", None)
-    if output is None or command not in FOLDERS_WRITTEN:
+    if output is None or command not in COMMANDS_WITH_FOLDER:
         return
     path = Path(os.path.abspath(output))
     try:
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
+        # The folders between this one and `path` would be created.
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
     except OSError as error:
         raise RequestError(
-            f"output={output}: cannot be made ({error.strerror}); give another folder"
+            f"output={output}: cannot be created ({error.strerror}); choose another folder"
         ) from error
+    rule = "is a file" if existing == path else f"cannot be created, because {existing} is a file"
+    check(existing.is_dir(), "output", output, rule, "choose a folder")
     check(
-        there.is_dir(),
+        os.access(existing, os.W_OK | os.X_OK),
         "output",
         output,
-        f"{'is' if there == path else f'{there} is'} a file",
-        "give a folder",
-    )
-    check(
-        os.access(there, os.W_OK | os.X_OK),
-        "output",
-        output,
-        f"nothing can be written in {there}",
-        "give another folder",
+        f"no permission to write in {existing}",
+        "choose another folder",
     )
 
 
 def compose_checked(command: str, overrides: list[str]) -> DictConfig:
-    """What Hydra composes, its own node included, when nothing in it would run anything. Raises RequestError."""
-    _refuse_before(command, overrides)
+    """Return the config that Hydra composes, with Hydra's own node.
+
+    Raises RequestError if the config is invalid or would run code.
+    """
+    _refuse_unsafe_overrides(command, overrides)
     for parsed in parse_overrides(command, overrides):
         if parsed.is_sweep_override():
             raise RequestError(
@@ -156,7 +163,8 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
                     parsed.get_key_element().lstrip("+"), parsed.get_value_string(), command
                 )
             )
-    # `sweep=` is a group of choices to train (conf/sweep) and a plain setting to compare, where Hydra would take it for the group.
+    # `sweep=` is a config group of train (conf/sweep) and a plain setting of compare. Hydra would
+    # take the setting of compare for the group, so it is set after the composition.
     plain = [
         override for override in overrides if command != "train" and override.startswith("sweep=")
     ]
@@ -168,26 +176,26 @@ def compose_checked(command: str, overrides: list[str]) -> DictConfig:
         )
         for override in OverridesParser.create().parse_overrides(plain):
             OmegaConf.update(composed, "sweep", override.value())
-        _refuse_imports(composed, command, overrides)
+        _refuse_code(composed, command, overrides)
     return composed
 
 
 def compose_multirun(command: str, overrides: list[str]) -> DictConfig:
-    """What Hydra composes for a sweep as a whole, checked as each of its jobs. Raises RequestError."""
-    _refuse_before(command, overrides)
+    """Return the config that Hydra composes for a whole sweep. Raises RequestError.
+
+    The checks are those of each job.
+    """
+    _refuse_unsafe_overrides(command, overrides)
     parse_overrides(command, overrides)
     with as_request_errors(command, overrides):
-        composed = (
-            GlobalHydra.instance()
-            .config_loader()
-            .load_configuration(command, overrides, RunMode.MULTIRUN)
-        )
-        _refuse_imports(composed, command, overrides)
+        loader = GlobalHydra.instance().config_loader()
+        composed = loader.load_configuration(command, overrides, RunMode.MULTIRUN)
+        _refuse_code(composed, command, overrides)
     return composed
 
 
 def expand_sweep(command: str, overrides: list[str]) -> tuple[DictConfig, list[list[str]]]:
-    """Return what Hydra composes for a sweep as a whole, and the overrides of each of its jobs, in Hydra's order.
+    """Return the config of a whole sweep, and the overrides of each job in Hydra's order.
 
     The grammar is Hydra's: lists, `range`, `choice`, `glob`. Raises RequestError.
     """
@@ -195,13 +203,14 @@ def expand_sweep(command: str, overrides: list[str]) -> tuple[DictConfig, list[l
     with as_request_errors(command, overrides):
         loader = GlobalHydra.instance().config_loader()
         params = composed.hydra.sweeper.get("params") or {}
-        swept = [f"{key}={value}" for key, value in params.items()] + list(
-            composed.hydra.overrides.task
-        )
-        own = [
-            text
-            for text in overrides
-            if is_hydra_setting(text) and not setting_of(text).startswith("hydra.sweeper.params")
+        swept = [f"{key}={value}" for key, value in params.items()]
+        swept += list(composed.hydra.overrides.task)
+        # Each job is composed by itself, so it needs Hydra's settings, such as the search path.
+        hydra_overrides = [
+            override
+            for override in overrides
+            if is_hydra_setting(override)
+            and not setting_of(override).startswith("hydra.sweeper.params")
         ]
         parsed = OverridesParser.create(loader).parse_overrides(swept)
         for override in parsed:
@@ -209,20 +218,20 @@ def expand_sweep(command: str, overrides: list[str]) -> tuple[DictConfig, list[l
                 not override.is_interval_sweep(),
                 override.get_key_element(),
                 override.get_value_string(),
-                "an interval has no values to run",
-                "give values or range(...), or take brainseg.search",
+                "an interval does not list the values of a sweep",
+                "list values, or use range(...) or brainseg.search",
             )
         batches = BasicSweeper.split_arguments(parsed, None)
-        return composed, [own + job for batch in batches for job in batch]
+        return composed, [hydra_overrides + job for batch in batches for job in batch]
 
 
 def task_overrides(overrides: list[str]) -> list[str]:
-    """Return the overrides less those of Hydra's own settings."""
+    """Return the overrides without those of Hydra's own settings."""
     return [override for override in overrides if not is_hydra_setting(override)]
 
 
 def is_hydra_setting(override: str) -> bool:
-    """Whether an override is of a setting of Hydra's own."""
+    """Return True if an override changes one of Hydra's own settings."""
     return (
         setting_of(override).startswith(("hydra.", "hydra/", "hydra@"))
         or setting_of(override) == "hydra"
@@ -230,10 +239,14 @@ def is_hydra_setting(override: str) -> bool:
 
 
 def parse_overrides(command: str, overrides: list[str]) -> list[Override]:
-    """Return the overrides as Hydra parses them. Raises RequestError for one that has no value or cannot be parsed."""
+    """Return the overrides as Hydra parses them.
+
+    Raises RequestError for an override that has no value or cannot be parsed.
+    """
     parser, parsed = OverridesParser.create(), []
     for number, override in enumerate(overrides):
         following = overrides[number + 1 :]
+        # An override that removes a setting, ~NAME, needs no value.
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise RequestError(explain_missing_value(override, following))
         with as_request_errors(command, overrides):
@@ -244,42 +257,47 @@ def parse_overrides(command: str, overrides: list[str]) -> list[Override]:
     return parsed
 
 
-def _refuse_before(command: str, overrides: list[str]) -> None:
-    """Refuse what must not reach Hydra, because composing would run it, and folders that hold no run. Raises RequestError."""
+def _refuse_unsafe_overrides(command: str, overrides: list[str]) -> None:
+    """Raise RequestError for overrides that must not reach Hydra, because composing runs code.
+
+    Overrides of Hydra's folders are rejected too, because they do not set the run folder.
+    """
     schema.register_schema()
     launchers.register_launchers()
-    for name in BUILDERS:
+    # Without these resolvers, text cannot become a config node after the checks.
+    for name in NODE_RESOLVERS:
         OmegaConf.clear_resolver(name)
     for override in overrides:
         key = setting_of(override)
-        check("_target_" not in override, key, value_of(override), IMPORT_NOTHING, "remove it")
         value = value_of(override)
+        check("_target_" not in override, key, value, NO_IMPORTS, "remove it")
         check(
-            key not in HYDRAS_FOLDERS,
+            key not in HYDRA_FOLDERS,
             key,
             value,
-            "is Hydra's folder, not that of the run",
+            "sets Hydra's folder, not the run folder",
             f"write output={value}",
         )
-        added = override.startswith("+") and key.isidentifier() and (CONFIGS / key).is_dir()
-        check(not added, f"+{key}", value, f"{key} has a default", f"write {key}={value}")
+        is_group = override.startswith("+") and key.isidentifier() and (CONFIGS / key).is_dir()
+        check(not is_group, f"+{key}", value, f"{key} exists already", f"write {key}={value}")
         if key.split("@")[0].strip() != "hydra.searchpath":
             continue
         (parsed,) = parse_overrides(command, [override])
         folders: Any = parsed.value()
         for folder in folders if isinstance(folders, list) else [folders]:
             path = str(folder).removeprefix("file://").replace("\\${", "${")
-            check("://" not in path, key, folder, IMPORT_NOTHING, "name folders")
-            check(
-                os.path.isdir(path), key, folder, "no such folder"
-            )  # pathlib's raises where the name is too long
+            check("://" not in path, key, folder, NO_IMPORTS, "name folders")
+            # Path.is_dir raises an error if the name is too long.
+            check(os.path.isdir(path), key, folder, "no such folder")
 
 
-def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) -> None:
-    """Refuse what Hydra would call: `_target_`, callbacks, foreign launchers, other logging, other environment variables.
+def _refuse_code(composed: DictConfig, command: str, overrides: list[str]) -> None:
+    """Raise RequestError for everything in a config that Hydra would call.
 
-    Without an override of Hydra's own settings, of which the search path is one, the config is composed of our files alone. Then
-    its fixed settings are right, and need not be composed once more for a comparison.
+    This covers `_target_`, callbacks, launchers that are not offered, and other settings for
+    logging or environment variables. Without an override of Hydra's own settings, which include
+    the search path, the config is composed of this project's files alone. Its fixed settings are
+    then right, and the comparison, which composes the config once more, is left out.
     """
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     hydra = plain["hydra"]
@@ -288,85 +306,87 @@ def _refuse_imports(composed: DictConfig, command: str, overrides: list[str]) ->
         not callbacks,
         "hydra.callbacks",
         list(callbacks or ()),
-        "callbacks run code of the config's choice",
+        "callbacks would run code that the config names",
         "remove them",
     )
     _refuse_plugin(hydra["sweeper"], "sweeper", {SWEEPER: {"max_batch_size": None, "params": None}})
     _refuse_plugin(hydra["launcher"], "launcher", launchers.offered_settings())
-    check(
-        "_target_" not in repr(plain),
-        "_target_",
-        "found in the config",
-        IMPORT_NOTHING,
-        "remove it",
-    )
+    # _refuse_plugin has removed the checked targets, so any that is left is not allowed.
+    has_target = "_target_" in repr(plain)
+    check(not has_target, "_target_", "found in the config", NO_IMPORTS, "remove it")
     if not any("hydra" in setting_of(override) for override in overrides):
         return
-    own, found = _fixed_settings(command, JobRuntime().get("name")), _fixed(hydra)
-    for key in sorted(key for key in own | found if own.get(key) != found.get(key)):
+    defaults, values = (
+        _default_fixed_values(command, JobRuntime().get("name")),
+        _fixed_values(hydra),
+    )
+    for key in sorted(key for key in defaults | values if defaults.get(key) != values.get(key)):
         raise RequestError(
-            f"hydra.{key}={found.get(key)}: fixed here; of Hydra's settings {', '.join(FREE[:5])} are free"
+            f"hydra.{key}={values.get(key)}: cannot be changed; "
+            f"of Hydra's settings only {', '.join(FREE_SETTINGS[:5])} can be set"
         )
 
 
 def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]]) -> None:
-    """Refuse a launcher or sweeper that is not offered or not installed, or settings beyond those offered; takes `_target_` out."""
+    """Raise RequestError for a launcher or sweeper that is not offered or not installed.
+
+    Settings beyond those offered are rejected as well. `_target_` is removed from `settings`.
+    """
     target = settings.pop("_target_", None) if isinstance(settings, dict) else settings
-    known = ", ".join(name.rpartition(".")[2] for name in offered)
-    check(target in offered, f"hydra.{part}", target, "not offered", f"known: {known}")
-    installed = target in Plugins.instance().class_name_to_class
+    classes = ", ".join(name.rpartition(".")[2] for name in offered)
+    check(target in offered, f"hydra.{part}", target, "not offered", f"known: {classes}")
+    is_installed = target in Plugins.instance().class_name_to_class
     check(
-        installed,
+        is_installed,
         f"hydra.{part}",
         target,
         "is not installed",
         "pip install 'brainseg[joblib]' or 'brainseg[submitit]'",
     )
     for key, value in settings.items():
-        name, rule = (
-            f"hydra.{part}.{key}",
-            f"is not offered; of this {part} {', '.join(offered[target]) or 'nothing'} can be set",
-        )
+        name = f"hydra.{part}.{key}"
+        names = ", ".join(offered[target]) or "nothing"
+        rule = f"is not offered; of this {part} only {names} can be set"
         check(key in offered[target], name, value, rule)
-        check(
-            key not in launchers.FIXED or value == offered[target][key],
-            name,
-            value,
-            "is fixed here",
-        )
+        is_default = value == offered[target][key]
+        check(key not in launchers.FIXED_SETTINGS or is_default, name, value, "cannot be changed")
+        # Submitit writes text settings into the job script.
         check(
             not isinstance(value, str) or value.isprintable(),
             name,
             ascii(value),
-            "holds characters that cannot be printed",
+            "contains characters that cannot be printed",
         )
 
 
 @cache
-def _fixed_settings(command: str, name: str) -> dict[str, Any]:
-    """The settings of Hydra that a request must leave alone, as this command's own configs have them (`name`: Hydra's job)."""
+def _default_fixed_values(command: str, name: str) -> dict[str, Any]:
+    """Return the values that a request must not change, from this command's own configs.
+
+    `name` is the name of Hydra's job, which is part of the values and so of the cache's key.
+    """
     plain: Any = OmegaConf.to_container(compose(command, return_hydra_config=True), resolve=False)
-    return _fixed(plain["hydra"])
+    return _fixed_values(plain["hydra"])
 
 
-def _fixed(hydra: dict[str, Any]) -> dict[str, Any]:
-    job = {key: value for key, value in hydra["job"].items() if key not in FREE_OF_JOB}
+def _fixed_values(hydra: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of Hydra's settings that a request must not change."""
+    job = {key: value for key, value in hydra["job"].items() if key not in FREE_JOB_SETTINGS}
     return schema.flatten(
-        {key: value for key, value in hydra.items() if key not in FREE} | {"job": job}
+        {key: value for key, value in hydra.items() if key not in FREE_SETTINGS} | {"job": job}
     )
 
 
 def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
-    """`+key=value` would add a setting that nothing reads; refuse it by name."""
+    """Raise RequestError for a setting that `+key=value` added and that nothing reads."""
     if not isinstance(node, DictConfig) or not is_dataclass(kind):
         return
-    known = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(kind)]
     for key in map(str, node):
         name = f"{prefix}{key}"
-        if key not in known:
-            raise RequestError(
-                f"{name}={node._get_node(key)}: no such setting; {suggest_setting(name, known, prefix)}"
-            )
+        if key not in names:
+            suggestion = suggest_setting(name, names, prefix)
+            raise RequestError(f"{name}={node._get_node(key)}: no such setting; {suggestion}")
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             _refuse_unknown(child, OmegaConf.get_type(child), f"{name}.")
@@ -374,9 +394,11 @@ def _refuse_unknown(node: Any, kind: Any, prefix: str = "") -> None:
 
 @contextmanager
 def as_request_errors(command: str = "train", overrides: Sequence[str] = ()) -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise inside into a RequestError: one line with setting, value, rule and remedy.
+    """Turn exceptions of Hydra and OmegaConf in the block into a one-line RequestError.
 
-    A signal waits until they are done, a fraction of a second: an exception in their midst would come out as one of theirs.
+    The message names setting, value, rule and remedy. A signal waits until the block has ended,
+    which takes a fraction of a second. Raised within the libraries, its exception would come out
+    as one of theirs.
     """
     try:
         with Signals() as signals:
@@ -384,7 +406,7 @@ def as_request_errors(command: str = "train", overrides: Sequence[str] = ()) -> 
         signals.poll()
     except (RequestError, DataError):
         raise
-    except (
-        Exception
-    ) as error:  # besides their own errors they let YAML's, the system's and plain Python's through
+    # Besides their own exceptions, the libraries pass on those of YAML, of the system and of
+    # Python.
+    except Exception as error:
         raise RequestError(explain_error(error, command, overrides)) from error

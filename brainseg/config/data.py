@@ -1,4 +1,4 @@
-"""Settings of the slices, and of who is in which part."""
+"""Settings of the slices, and of the split into training, validation and test patients."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,13 @@ SPLITS = ("holdout", "kfold", "file", "all", "reference")
 
 @dataclass
 class PhantomConfig:
+    """Settings of the synthetic dataset."""
+
     patients: int = setting(32, "number of synthetic patients")
-    slices: int = setting(16, "slices of each patient")
+    slices: int = setting(16, "number of slices per patient")
     size: int = setting(128, "height and width of a slice in pixels")
-    seed: int = setting(0, "which cohort is drawn")
-    folder: str = setting("data", "where the cohort is written once and found again")
+    seed: int = setting(0, "random seed of the synthetic dataset")
+    folder: str = setting("data", "folder in which the dataset is stored and reused")
 
     def __post_init__(self) -> None:
         check_range(
@@ -24,7 +26,7 @@ class PhantomConfig:
             self.patients,
             3,
             10_000,
-            remedy="each part of a split needs a patient",
+            remedy="training, validation and test need a patient each",
         )
         check_range("data.phantom.slices", self.slices, 4, 1000)
         check_range("data.phantom.size", self.size, 32, 1024)
@@ -33,19 +35,28 @@ class PhantomConfig:
 
 @dataclass
 class DataConfig:
-    name: str = setting("phantom", "phantom, or hdf5 for a file made by brainseg.prepare")
-    path: str | None = setting(None, "HDF5 file made by brainseg.prepare; overrides the phantom")
-    volume: str | None = setting(None, "one channel by name (as FLAIR), or null for all")
-    context: int = setting(0, "neighbouring slices on each side, as further channels")
-    limit_patients: int | None = setting(None, "use only the first patients by name")
+    """Settings of the dataset and of the slices that a run uses."""
+
+    name: str = setting("phantom", "phantom, or hdf5 for a file written by brainseg.prepare")
+    path: str | None = setting(None, "HDF5 file written by brainseg.prepare; replaces the phantom")
+    volume: str | None = setting(
+        None, "MRI sequence to use, such as FLAIR; null: all sequences of the file"
+    )
+    context: int = setting(0, "adjacent slices on each side, as additional channels (2.5D)")
+    limit_patients: int | None = setting(
+        None, "use only the first N patients in order of their names; null: all"
+    )
     tumour_share: float | None = setting(
-        None, "share of tumour slices in an epoch; null: every slice once"
+        None,
+        "foreground oversampling: fraction of slices with tumour in an epoch; null: "
+        "each slice once per epoch",
     )
     resident: str = setting(
         "auto",
-        "slices are held in memory: auto, yes, no (the same batches either way); evaluate: under yes alone",
+        "keep the slices in memory: yes, no, or auto (if they fit); the results are identical; "
+        "evaluate keeps them only with yes",
     )
-    phantom: PhantomConfig = setting(PhantomConfig, "the synthetic cohort")
+    phantom: PhantomConfig = setting(PhantomConfig, "the synthetic dataset")
 
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, ("phantom", "hdf5"))
@@ -55,7 +66,7 @@ class DataConfig:
             "data.path",
             "null",
             "data=hdf5 needs a file",
-            "set data.path=FILE, made by brainseg.prepare",
+            "set data.path=FILE, a file written by brainseg.prepare",
         )
         check_range("data.context", self.context, 0, 16)
         check_range("data.limit_patients", self.limit_patients, 1)
@@ -65,8 +76,14 @@ class DataConfig:
 
 @dataclass
 class SplitConfig:
-    name: str = setting("holdout", "how patients are dealt to training, validation and test")
-    seed: int = setting(0, "seed of the draw; apart from seed, so that repeats keep their patients")
+    """Settings that all splits share."""
+
+    name: str = setting("holdout", "how patients are assigned to training, validation and test")
+    # The split has a seed of its own, so that repeats with other values of `seed` train and test
+    # on the same patients.
+    seed: int = setting(
+        0, "random seed of the split; independent of seed, so that repeats keep their patients"
+    )
 
     def __post_init__(self) -> None:
         check_choice("split.name", self.name, SPLITS)
@@ -75,30 +92,37 @@ class SplitConfig:
 
 @dataclass
 class HoldoutConfig(SplitConfig):
-    name: str = setting("holdout", "one split by patient, balanced over institutions")
-    train: float = setting(0.70, "share of patients trained on")
-    validation: float = setting(0.15, "share of patients that select the best epoch")
-    test: float = setting(0.15, "share of patients held back for the score")
+    """Settings of a single split."""
+
+    name: str = setting("holdout", "one split by patient, stratified by institution")
+    train: float = setting(0.70, "fraction of patients used for training")
+    validation: float = setting(0.15, "fraction of patients used to select the best epoch")
+    test: float = setting(0.15, "fraction of patients held out for the final score")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for part in ("train", "validation", "test"):
-            check_range(f"split.{part}", getattr(self, part), 0, 1)
+        for subset in ("train", "validation", "test"):
+            check_range(f"split.{subset}", getattr(self, subset), 0, 1)
         total = self.train + self.validation + self.test
+        # Decimal fractions such as 0.7 + 0.15 + 0.15 do not add up to 1 exactly.
         check(
             abs(total - 1) < 1e-6,
             "split.train+validation+test",
             round(total, 6),
             "the shares must add up to 1",
-            "set all three, as split.train=0.7 split.validation=0.15 split.test=0.15",
+            "set all three, for example split.train=0.7 split.validation=0.15 split.test=0.15",
         )
 
 
 @dataclass
 class KFoldConfig(SplitConfig):
-    name: str = setting("kfold", "cross-validation: test = fold, validation = the next fold")
+    """Settings of a cross-validation."""
+
+    name: str = setting(
+        "kfold", "cross-validation: fold is the test set, the next fold the validation set"
+    )
     folds: int = setting(5, "number of folds")
-    fold: int = setting(0, "the fold tested, counted from 0")
+    fold: int = setting(0, "fold used as test set, counted from 0")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,5 +134,7 @@ class KFoldConfig(SplitConfig):
 
 @dataclass
 class FileSplitConfig(SplitConfig):
-    name: str = setting("file", "names from a JSON file with the lists train, validation, test")
-    path: str = setting(MISSING, "the JSON file")
+    """Settings of a split that is listed in a file."""
+
+    name: str = setting("file", "patients listed in a JSON file under train, validation and test")
+    path: str = setting(MISSING, "JSON file with the lists train, validation and test")

@@ -1,4 +1,4 @@
-"""What every setting is made of: a default, a help text, and checks whose errors are one line."""
+"""Building blocks of the settings: fields with help texts, and checks with one-line errors."""
 
 import math
 from dataclasses import field
@@ -8,7 +8,8 @@ from brainseg.core.errors import check
 
 
 def setting(default: Any, meaning: str) -> Any:
-    """A dataclass field with its help text; lists and dicts are copied for each instance."""
+    """Return a dataclass field with its help text. Lists and dicts are copied per instance."""
+    # Dataclasses reject a mutable default, because all instances would share it.
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata={"help": meaning})
     if isinstance(default, type):
@@ -17,18 +18,21 @@ def setting(default: Any, meaning: str) -> Any:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise RequestError unless the value is one of `choices`."""
     check(value in choices, name, value, f"must be one of {', '.join(choices)}")
 
 
 def check_range(
     name: str, value: float | None, low: float, high: float = math.inf, remedy: str = ""
 ) -> None:
-    """Refuse a number outside [low, high] or not finite; None (not set) passes."""
+    """Raise RequestError for a number that is outside [low, high] or not finite.
+
+    None means that the setting has no value, and is accepted.
+    """
     if value is None:
         return
-    finite = isinstance(value, int) or math.isfinite(
-        value
-    )  # math.isfinite fails on a whole number of 400 digits
+    # An int is always finite, and math.isfinite fails on one of 400 digits.
+    finite = isinstance(value, int) or math.isfinite(value)
     rule = (
         f"must be at least {low}{'' if finite else ' and finite'}"
         if high == math.inf
@@ -38,7 +42,7 @@ def check_range(
 
 
 def check_names(setting: str, value: Any) -> list[str]:
-    """A name, or a list of names, as a list; anything else is refused."""
+    """Return a name, or a list of names, as a list. Raise RequestError for any other value."""
     names = value if isinstance(value, list) else [value]
     check(
         bool(names) and all(isinstance(name, str) and name for name in names),

@@ -1,7 +1,8 @@
-"""The launchers that a sweep may use, and of each the settings that a request may change; docs/sweeps.md says when to take which.
+"""Launchers that a sweep may use, and their settings that a request may change.
 
-The plugins have further settings, and some of those run what they say: joblib evaluates `pre_dispatch`, submitit writes `setup`
-and `additional_parameters` into a shell script. So these classes take the place of theirs.
+docs/sweeps.md describes when to use which launcher. The plugins have further settings, and some of
+them run code: joblib evaluates `pre_dispatch`, and submitit writes `setup` and
+`additional_parameters` into a shell script. The classes below therefore replace the plugins' own.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,55 +15,69 @@ from brainseg.config.fields import setting
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
-FOLDER = "${hydra.sweep.dir}/.submitit/%j"
-FIXED = ("submitit_folder", "batch_size")
+# Submitit replaces %j by the ID of the job.
+SUBMITIT_FOLDER = "${hydra.sweep.dir}/.submitit/%j"
+# These settings are passed to the plugins, but a request must not change them.
+FIXED_SETTINGS = ("submitit_folder", "batch_size")
 
 
 @dataclass
 class InProcess:
+    """Settings of Hydra's basic launcher, which runs the jobs one after another."""
+
     _target_: str = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
 @dataclass
 class Joblib:
+    """Settings of the joblib launcher, which runs jobs in parallel on this machine."""
+
     _target_: str = JOBLIB
-    n_jobs: int = setting(-1, "jobs at a time; -1: as many as there are cores")
-    batch_size: int = setting(
-        1, "fixed: joblib would hand several jobs to one worker, a long one behind a short one"
-    )
+    n_jobs: int = setting(-1, "number of jobs at a time; -1: one per core")
+    # With a larger batch, joblib would hand several jobs to one worker, and a job would wait for
+    # a long one before it.
+    batch_size: int = setting(1, "fixed: a worker takes one job at a time")
 
 
 @dataclass
 class SubmititLocal:
+    """Settings of submitit on this machine."""
+
     _target_: str = f"{SUBMITIT}.LocalLauncher"
-    submitit_folder: str = setting(FOLDER, "fixed: submitit unpickles what it finds there")
-    timeout_min: int = setting(1440, "minutes after which a job is ended")
-    cpus_per_task: int | None = setting(None, "threads of a job; null: torch's choice")
-    gpus_per_node: int = setting(0, "GPUs that each job sees, the first ones")
+    submitit_folder: str = setting(
+        SUBMITIT_FOLDER, "fixed: submitit unpickles the files in this folder"
+    )
+    timeout_min: int = setting(1440, "minutes after which a job is stopped")
+    cpus_per_task: int | None = setting(None, "number of threads per job; null: torch's default")
+    gpus_per_node: int = setting(0, "number of GPUs that each job sees, counted from the first")
 
 
 @dataclass
 class SubmititSlurm:
+    """Settings of submitit on a SLURM cluster."""
+
     _target_: str = f"{SUBMITIT}.SlurmLauncher"
-    submitit_folder: str = setting(FOLDER, "fixed: submitit unpickles what it finds there")
-    name: str = setting("brainseg", "name in the queue")
-    timeout_min: int = setting(1440, "minutes that a job asks for")
+    submitit_folder: str = setting(
+        SUBMITIT_FOLDER, "fixed: submitit unpickles the files in this folder"
+    )
+    name: str = setting("brainseg", "name of the job in the queue")
+    timeout_min: int = setting(1440, "time limit of a job in minutes")
     signal_delay_s: int = setting(
-        120, "so many seconds before its time is up a job is told, and saves"
+        120, "seconds before the time limit at which a job is signalled and saves its state"
     )
     max_num_timeout: int = setting(
-        3, "how often a job whose time was up is queued again, and goes on"
+        3, "number of times that a job is requeued at its time limit and resumed"
     )
-    array_parallelism: int = setting(256, "jobs at a time")
-    cpus_per_task: int | None = setting(8, "cores, and threads, of a job")
-    gpus_per_node: int | None = setting(None, "GPUs of a job")
-    mem_gb: int | None = setting(None, "memory of a job")
-    partition: str | None = setting(None, "as in sbatch, and so are the following")
-    qos: str | None = setting(None, "quality of service")
-    account: str | None = setting(None, "who pays")
-    constraint: str | None = setting(None, "features of the machines")
-    gres: str | None = setting(None, "generic resources, as gpu:a100:1")
-    exclude: str | None = setting(None, "machines not to use")
+    array_parallelism: int = setting(256, "number of jobs at a time")
+    cpus_per_task: int | None = setting(8, "number of cores and threads per job")
+    gpus_per_node: int | None = setting(None, "number of GPUs per job")
+    mem_gb: int | None = setting(None, "memory per job in GB")
+    partition: str | None = setting(None, "partition, as in sbatch")
+    qos: str | None = setting(None, "quality of service, as in sbatch")
+    account: str | None = setting(None, "account that is charged, as in sbatch")
+    constraint: str | None = setting(None, "required features of the nodes, as in sbatch")
+    gres: str | None = setting(None, "generic resources, such as gpu:a100:1")
+    exclude: str | None = setting(None, "nodes to exclude, as in sbatch")
 
 
 LAUNCHERS: dict[str, type] = {
@@ -74,7 +89,8 @@ LAUNCHERS: dict[str, type] = {
 
 
 def register_launchers() -> None:
-    """Put these in the place of the plugins' own, which Hydra registers when it looks for plugins."""
+    """Register these classes with Hydra, in place of the plugins' own."""
+    # Hydra registers the plugins' classes when it loads the plugins, so that has to come first.
     Plugins.instance()
     for name, launcher in LAUNCHERS.items():
         ConfigStore.instance().store(
@@ -83,14 +99,14 @@ def register_launchers() -> None:
 
 
 def offered_settings() -> dict[str, dict[str, Any]]:
-    """Of each launcher, by its class: the settings offered and their defaults."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the offered settings and defaults of each launcher, by the name of its class."""
+    offered: dict[str, dict[str, Any]] = {}
     for launcher in LAUNCHERS.values():
         settings: dict[str, Any] = asdict(launcher())
-        found[settings.pop("_target_")] = settings
-    return found
+        offered[settings.pop("_target_")] = settings
+    return offered
 
 
 def launcher_name(target: str) -> str:
-    """What the launcher of this class is called."""
+    """Return the name of the launcher with this class."""
     return next(name for name, launcher in LAUNCHERS.items() if launcher()._target_ == target)

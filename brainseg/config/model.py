@@ -1,4 +1,4 @@
-"""Settings of the network, of what it is trained by, and of how its images are changed at random."""
+"""Settings of network, loss, optimizer and augmentation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,21 +9,25 @@ from brainseg.core.errors import check
 
 @dataclass
 class ModelConfig:
+    """Settings of any network."""
+
     name: str = setting(
         "unet", "unet, a class of monai.networks.nets, or a name registered under brainseg.models"
     )
-    options: dict[str, Any] = setting({}, "further arguments of a model that is not unet")
+    options: dict[str, Any] = setting({}, "arguments of the network class; not used by unet")
 
 
 @dataclass
 class UNetConfig(ModelConfig):
-    name: str = setting("unet", "U-Net of any depth and width")
-    depth: int = setting(4, "resolution levels; depth - 1 poolings")
-    width: int = setting(32, "features of the first level")
-    growth: int = setting(1, "factor on the features from level to level: 1 or 2")
-    max_width: int | None = setting(None, "cap on the features of a level")
-    norm: str = setting("batch", "batch, instance, group or none")
-    dropout: float = setting(0.0, "probability that a feature map is dropped, at every level")
+    """Settings of the U-Net."""
+
+    name: str = setting("unet", "U-Net with the depth and width set below")
+    depth: int = setting(4, "number of resolution levels; the network has depth - 1 poolings")
+    width: int = setting(32, "number of channels of the first level")
+    growth: int = setting(1, "channel multiplier from level to level: 1 or 2")
+    max_width: int | None = setting(None, "largest number of channels of a level; null: no limit")
+    norm: str = setting("batch", "normalization layers: batch, instance, group or none")
+    dropout: float = setting(0.0, "probability of dropping a feature map, at every level")
 
     def __post_init__(self) -> None:
         check_range("model.depth", self.depth, 1, 12)
@@ -33,7 +37,7 @@ class UNetConfig(ModelConfig):
             "model.max_width",
             self.max_width,
             self.width,
-            remedy="a cap below model.width would cut the first level",
+            remedy="a limit below model.width would reduce the first level",
         )
         check_choice("model.norm", self.norm, ("batch", "instance", "group", "none"))
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must lie in [0, 1)")
@@ -41,19 +45,27 @@ class UNetConfig(ModelConfig):
 
 @dataclass
 class LossConfig:
+    """Settings of the loss."""
+
     name: str = setting(
         "bce_dice",
         "dice, bce_dice, a class of monai.losses, or a name registered under brainseg.losses",
     )
-    options: dict[str, Any] = setting({}, "arguments of the loss, as smooth or per_sample")
+    options: dict[str, Any] = setting({}, "arguments of the loss, such as smooth or per_sample")
 
 
 @dataclass
 class OptimizerConfig:
-    name: str = setting("adamw", "a class of torch.optim by its name in any case, as adamw")
-    lr: float = setting(1e-3, "learning rate, before the schedule")
-    weight_decay: float | None = setting(None, "weight decay; null: torch's default")
-    options: dict[str, Any] = setting({}, "further arguments, as momentum or betas")
+    """Settings of the optimizer."""
+
+    name: str = setting(
+        "adamw",
+        "class of torch.optim in upper or lower case, or a name registered under "
+        "brainseg.optimizers",
+    )
+    lr: float = setting(1e-3, "learning rate, before the schedule is applied")
+    weight_decay: float | None = setting(None, "weight decay; null: default of the class")
+    options: dict[str, Any] = setting({}, "further arguments, such as momentum or betas")
 
     def __post_init__(self) -> None:
         check_range("optimizer.lr", self.lr, 0, remedy="usual values are 1e-4 to 1e-2")
@@ -62,17 +74,18 @@ class OptimizerConfig:
 
 @dataclass
 class AugmentConfig:
+    """Settings of the augmentation."""
+
     flip: float = setting(0.0, "probability of a left-right flip")
-    rotate: float = setting(0.0, "largest rotation in degrees")
-    scale: float = setting(0.0, "largest relative change of size, as 0.1")
-    shift: float = setting(0.0, "largest shift as a share of the image")
-    gamma: float = setting(0.0, "largest change of the logarithm of gamma, as 0.2")
-    contrast: float = setting(0.0, "largest relative change of contrast, per channel")
-    brightness: float = setting(0.0, "largest shift of intensity, per channel")
-    noise: float = setting(0.0, "largest standard deviation of Gaussian noise")
+    rotate: float = setting(0.0, "maximum rotation in degrees")
+    scale: float = setting(0.0, "maximum relative change of size, such as 0.1")
+    shift: float = setting(0.0, "maximum shift as a fraction of the image size")
+    gamma: float = setting(0.0, "maximum change of the logarithm of gamma, such as 0.2")
+    contrast: float = setting(0.0, "maximum relative change of contrast, drawn per channel")
+    brightness: float = setting(0.0, "maximum shift of intensity, drawn per channel")
+    noise: float = setting(0.0, "maximum standard deviation of Gaussian noise")
     missing: float = setting(
-        0.0,
-        "probability that a sequence is missing, each by itself; FLAIR then stands in, as in such patients",
+        0.0, "probability, per MRI sequence, of replacing it by FLAIR, as in patients without it"
     )
 
     def __post_init__(self) -> None:

@@ -1,32 +1,42 @@
-"""Overrides as typed: model.depth=4, +loss.options.lambda=1, ~augment. Their values are left as text; Hydra parses them."""
+"""Overrides as typed, such as model.depth=4, +loss.options.lambda=1 and ~augment.
+
+The values stay text here. Hydra parses them.
+"""
 
 from collections.abc import Collection, Iterable
 
 
 def setting_of(override: str) -> str:
-    """The dotted name in an override, as model.depth in +model.depth=4."""
+    """Return the dotted name in an override: model.depth for +model.depth=4."""
     return override.split("=", 1)[0].lstrip("+~")
 
 
 def value_of(override: str) -> str:
-    """What stands behind the first `=`; "" where there is none."""
+    """Return the text after the first `=`, or an empty string if there is no `=`."""
     return override.partition("=")[2]
 
 
 def values_by_setting(overrides: Iterable[str]) -> dict[str, str]:
-    """The value of each setting. Of one given twice, as `from=RUN epochs=9` does, the last counts."""
-    return {setting_of(one): value_of(one) for one in overrides}
+    """Return the value of each setting.
+
+    The last value counts if a setting is repeated, for example by `from=RUN epochs=9`.
+    """
+    return {setting_of(override): value_of(override) for override in overrides}
 
 
 def without_settings(overrides: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The overrides of other settings than these."""
-    return [one for one in overrides if setting_of(one) not in names]
+    """Return the overrides of all settings except `names`."""
+    return [override for override in overrides if setting_of(override) not in names]
 
 
 def short_name(name: str, among: Collection[str]) -> str:
-    """model.depth as depth, model.name as model; the whole name where two of `among` would be the same."""
+    """Return a short name for a setting: depth for model.depth, model for model.name.
 
-    def last(one: str) -> str:
-        return one.removesuffix(".name").rsplit(".", 1)[-1]
+    The full name is returned if two settings of `among` would get the same short name.
+    """
 
-    return name if sum(last(one) == last(name) for one in among) > 1 else last(name)
+    def shorten(setting: str) -> str:
+        return setting.removesuffix(".name").rsplit(".", 1)[-1]
+
+    is_ambiguous = sum(shorten(setting) == shorten(name) for setting in among) > 1
+    return name if is_ambiguous else shorten(name)

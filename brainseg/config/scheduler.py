@@ -1,4 +1,4 @@
-"""Settings of the learning rate over a run."""
+"""Settings of the learning rate schedule."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,9 @@ SCHEDULERS = ("none", "step", "cosine", "one_cycle", "plateau")
 
 @dataclass
 class SchedulerConfig:
-    name: str = setting("none", "how the learning rate goes over the run")
+    """Settings that all schedules share."""
+
+    name: str = setting("none", "learning rate schedule; none: constant rate")
 
     def __post_init__(self) -> None:
         check_choice("scheduler.name", self.name, SCHEDULERS)
@@ -17,9 +19,11 @@ class SchedulerConfig:
 
 @dataclass
 class StepConfig(SchedulerConfig):
-    name: str = setting("step", "drops at given epochs")
-    epochs: list[int] = setting([30], "epochs from which the rate is dropped")
-    factor: float = setting(0.1, "factor of each drop")
+    """Settings of a schedule with fixed drops."""
+
+    name: str = setting("step", "lower the rate at the epochs listed")
+    epochs: list[int] = setting([30], "epochs from which the rate is lowered")
+    factor: float = setting(0.1, "factor by which each drop multiplies the rate")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,9 +34,11 @@ class StepConfig(SchedulerConfig):
 
 @dataclass
 class CosineConfig(SchedulerConfig):
-    name: str = setting("cosine", "half a cosine down, after a linear warm-up")
-    warmup: float = setting(0.05, "share of the steps spent warming up")
-    final: float = setting(0.0, "last rate as a share of optimizer.lr")
+    """Settings of cosine annealing with a warm-up."""
+
+    name: str = setting("cosine", "linear warm-up, then cosine annealing")
+    warmup: float = setting(0.05, "fraction of the steps used for the warm-up")
+    final: float = setting(0.0, "final rate as a fraction of optimizer.lr")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,10 +48,14 @@ class CosineConfig(SchedulerConfig):
 
 @dataclass
 class OneCycleConfig(SchedulerConfig):
-    name: str = setting("one_cycle", "up, then far down (Smith 2018)")
-    warmup: float = setting(0.3, "share of the steps spent rising")
-    start: float = setting(0.04, "first rate as a share of optimizer.lr")
-    final: float = setting(4e-6, "last rate as a share of optimizer.lr")
+    """Settings of the one-cycle policy."""
+
+    name: str = setting(
+        "one_cycle", "one-cycle policy (Smith 2018): the rate rises, then falls far below its start"
+    )
+    warmup: float = setting(0.3, "fraction of the steps in which the rate rises")
+    start: float = setting(0.04, "initial rate as a fraction of optimizer.lr")
+    final: float = setting(4e-6, "final rate as a fraction of optimizer.lr")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,10 +65,12 @@ class OneCycleConfig(SchedulerConfig):
 
 @dataclass
 class PlateauConfig(SchedulerConfig):
-    name: str = setting("plateau", "drops when val/dice has not risen")
-    patience: int = setting(5, "validations without a rise before a drop")
-    factor: float = setting(0.1, "factor of each drop")
-    final: float = setting(1e-3, "lowest rate as a share of optimizer.lr")
+    """Settings of a schedule that follows the validation score."""
+
+    name: str = setting("plateau", "lower the rate when val/dice stops improving")
+    patience: int = setting(5, "validations without improvement before the rate is lowered")
+    factor: float = setting(0.1, "factor by which each drop multiplies the rate")
+    final: float = setting(1e-3, "lowest rate as a fraction of optimizer.lr")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The settings as Hydra knows them, and a stored config as the settings it was."""
+"""Registration of the settings with Hydra, and restoring a stored config as settings."""
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -30,6 +30,8 @@ from brainseg.config.scheduler import (
 from brainseg.config.train import TrainConfig
 from brainseg.core.errors import RequestError, check
 
+# Groups whose choices have settings of their own. The class under "any" holds the settings that
+# all choices of the group share. Choices not listed here have no others.
 CHOICES: dict[str, dict[str, type]] = {
     "split": {
         "holdout": HoldoutConfig,
@@ -61,7 +63,11 @@ TYPES: dict[str, type] = {
 
 @cache
 def register_schema() -> None:
-    """Give Hydra the schemas: conf/<command>.yaml starts from `schema/<command>`, a choice from `schema/<group>/<choice>`."""
+    """Register the dataclasses with Hydra, as schemas of the files in conf/.
+
+    conf/<command>.yaml starts from `schema/<command>`, and a choice starts from
+    `schema/<group>/<choice>`.
+    """
     store = ConfigStore.instance()
     for command, node in TYPES.items():
         store.store(group="schema", name=command, node=node, package="_global_")
@@ -70,44 +76,52 @@ def register_schema() -> None:
             store.store(group=f"schema/{group}", name=name, node=node)
 
 
-def check_chosen(config: Any) -> None:
-    """Refuse a choice made by its name alone, as scheduler.name=step: its other settings are still those of another choice.
+def check_group_choices(config: Any) -> None:
+    """Raise RequestError if a choice was made by its name alone, for example scheduler.name=step.
 
-    Raises RequestError.
+    The other settings of the group would still be those of another choice.
     """
     for group, nodes in CHOICES.items():
         node = getattr(config, group, None)
         if node is not None:
             fits = type(node) is nodes.get(node.name, nodes["any"])
             rule = f"the settings of {group} are those of another choice"
-            named = (
+            # Only models have names that are no choices: the classes of MONAI.
+            choice = (
                 f"{group}={node.name}"
                 if node.name in nodes or group != "model"
                 else f"model=monai model.name={node.name}"
             )
-            check(fits, f"{group}.name", node.name, rule, f"choose it as {named}")
+            check(fits, f"{group}.name", node.name, rule, f"choose it as {choice}")
 
 
 def group_of(hint: Any) -> type | None:
-    """Return the dataclass that a field's type is or may be, or None if the field is no group of settings."""
+    """Return the dataclass in a field's type, or None if the field is not a group of settings."""
     return next(
         (kind for kind in (hint, *get_args(hint)) if is_dataclass(kind) and isinstance(kind, type)),
         None,
     )
 
 
-def hints(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each dotted setting below a dataclass and its type, the settings of a group's further choices included."""
+def setting_types(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and the type of each setting below a dataclass.
+
+    The settings of all choices of a group are included.
+    """
     for name, hint in get_type_hints(kind).items():
         if group := group_of(hint):
+            # Several choices may share one class, whose settings are yielded once.
             for choice in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
-                yield from hints(choice, f"{prefix}{name}.")
+                yield from setting_types(choice, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", hint
 
 
 def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as {dotted name: value}; lists stay values, an empty dict vanishes."""
+    """Return nested settings as {dotted name: value}.
+
+    A list is a value. An empty dict has no entry in the result.
+    """
     if not isinstance(settings, dict):
         return {prefix[:-1]: settings}
     return {
@@ -118,31 +132,28 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def restore(stored: Any) -> TrainConfig:
-    """The dataclass of a config stored as plain containers, in a run's folder or a checkpoint; every check runs again.
+    """Return the dataclass of a config stored as plain containers in a run folder or checkpoint.
 
-    Raises RequestError in one line if it is no such config: it may come from a file that nobody vouches for.
+    All checks run again, because the file may come from an untrusted source. Raises RequestError
+    if the content is not a config of `brainseg.train`.
     """
-    rule = "not what brainseg.train stores"
+    rule = "not a config stored by brainseg.train"
     check(isinstance(stored, dict), "config", type(stored).__name__, rule)
+    # References were resolved when the config was stored, so a reference found here was added
+    # later. A `_target_` could name code to run.
     text = repr(stored)
-    check(
-        "${" not in text and "_target_" not in text,
-        "config",
-        "a reference or _target_ is in it",
-        rule,
-    )  # resolved when it was stored
+    is_plain = "${" not in text and "_target_" not in text
+    check(is_plain, "config", "...", f"contains a reference or _target_, so it is {rule}")
     try:
         base = OmegaConf.structured(TrainConfig)
+        # Each group starts from the class of its stored choice, so that OmegaConf knows the types
+        # of its settings.
         for group, nodes in CHOICES.items():
             name = stored.get(group, {}).get("name")
             OmegaConf.update(
                 base, group, OmegaConf.structured(nodes.get(name, nodes["any"])), merge=False
             )
         return cast(TrainConfig, OmegaConf.to_object(OmegaConf.merge(base, stored)))
-    except (
-        OmegaConfBaseException,
-        AttributeError,
-        TypeError,
-        RecursionError,
-    ) as error:  # what OmegaConf raises for other shapes and types
+    # Besides its own exceptions, OmegaConf raises these for unexpected shapes and types.
+    except (OmegaConfBaseException, AttributeError, TypeError, RecursionError) as error:
         raise RequestError(f"config: {rule} ({str(error).splitlines()[0][:200]})") from error

@@ -1,4 +1,4 @@
-"""Settings of a run as a whole, of its device, its masks, its checkpoints and its tracking."""
+"""Settings of a training run: duration, device, masks, checkpoints and tracking."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ from brainseg.config.model import AugmentConfig, LossConfig, ModelConfig, Optimi
 from brainseg.config.scheduler import SchedulerConfig
 from brainseg.core.errors import check
 
+# These settings change no number of a run, so they are left out of its identity. Two requests
+# that differ only in these settings name the same run.
 NOT_IDENTITY = (
     "output",
     "resume",
@@ -30,19 +32,23 @@ PREDICTIONS = ("none", "masks", "probabilities")
 
 @dataclass
 class DeviceConfig:
-    name: str = setting("auto", "auto, cpu, cuda (as cuda:1), mps")
+    """Settings of the device and its precision."""
+
+    name: str = setting("auto", "auto, cpu, cuda (or a certain GPU, such as cuda:1), mps")
     precision: str = setting("auto", "auto, float32, bfloat16, float16")
     channels_last: bool = setting(
-        True, "memory format NHWC: the faster one for convolutions on these devices"
+        True, "use the memory format NHWC, which is faster for convolutions on these devices"
     )
-    compile: bool = setting(False, "torch.compile the model")
+    compile: bool = setting(False, "compile the model with torch.compile")
+    # Sums are rounded differently with another number of threads, so the number is part of a
+    # run's identity.
     threads: int | None = setting(
         None,
-        "CPU threads; bits depend on their number; null: torch's choice, or a parallel launcher's share",
+        "number of CPU threads; results depend on it in the last bits; null: torch's default, or "
+        "the job's share under a parallel launcher",
     )
     on_missing: str = setting(
-        "error",
-        "a device that is not there: error refuses the request, skip leaves that job of a sweep out",
+        "error", "if the device is not available: error, or skip (skip this job of a sweep)"
     )
 
     def __post_init__(self) -> None:
@@ -53,13 +59,21 @@ class DeviceConfig:
 
 @dataclass
 class InferenceConfig:
+    """Settings of inference: how logits become masks."""
+
     threshold: float = setting(
         0.5,
-        "probability from which a pixel is tumour; of several classes the most probable one is taken",
+        "probability from which a pixel is tumour; with several classes the most probable class "
+        "is taken",
     )
-    flips: str = setting("none", "average with mirrored images: none, horizontal, vertical, both")
-    components: str = setting("all", "3-D components kept of each class: all, largest, min_volume")
-    min_volume: int = setting(0, "voxels that a component needs under components=min_volume")
+    flips: str = setting(
+        "none",
+        "test-time augmentation, the average over flipped copies: none, horizontal, vertical, both",
+    )
+    components: str = setting(
+        "all", "3-D connected components kept per class: all, largest, min_volume"
+    )
+    min_volume: int = setting(0, "smallest component kept by components=min_volume, in voxels")
 
     def __post_init__(self) -> None:
         check_range("inference.threshold", self.threshold, 0, 1)
@@ -70,11 +84,15 @@ class InferenceConfig:
 
 @dataclass
 class CheckpointConfig:
+    """Settings of checkpoints."""
+
     every_minutes: float | None = setting(
-        10.0, "save in the middle of an epoch after so many minutes"
+        10.0, "minutes between checkpoints within an epoch; null: none by time"
     )
-    every_steps: int | None = setting(None, "save in the middle of an epoch after so many steps")
-    keep: str = setting("best", "what a finished run keeps: best, all")
+    every_steps: int | None = setting(
+        None, "steps between checkpoints within an epoch; null: none by steps"
+    )
+    keep: str = setting("best", "checkpoints that a finished run keeps: best, all")
 
     def __post_init__(self) -> None:
         check_range("checkpoint.every_minutes", self.every_minutes, 0)
@@ -84,14 +102,18 @@ class CheckpointConfig:
 
 @dataclass
 class TrackingConfig:
+    """Settings of experiment tracking."""
+
     name: str = setting("mlflow", "mlflow, none")
     uri: str | None = setting(
-        None, "tracking server; null: MLFLOW_TRACKING_URI, else mlflow.db here"
+        None,
+        "URI of the MLflow server or database; null: MLFLOW_TRACKING_URI, or mlflow.db in the "
+        "current folder",
     )
     artifacts: str = setting(
-        "mlartifacts", "folder of the artifacts beside mlflow.db; a server has its own"
+        "mlartifacts", "folder for artifacts beside mlflow.db; a server uses its own"
     )
-    experiment: str = setting("brainseg", "MLflow experiment")
+    experiment: str = setting("brainseg", "name of the MLflow experiment")
 
     def __post_init__(self) -> None:
         check_choice("tracking.name", self.name, ("mlflow", "none"))
@@ -99,90 +121,108 @@ class TrackingConfig:
 
 @dataclass
 class TrainConfig:
+    """Settings of `brainseg.train`."""
+
     output: str | None = setting(
-        None, "run folder; under -m the root of the jobs' folders; null: runs/"
+        None, "run folder, or with -m the parent folder of all runs; null: a folder in runs/"
     )
-    epochs: int = setting(30, "passes over the training slices")
+    epochs: int = setting(30, "number of passes over the training slices")
     max_minutes: float | None = setting(
         None,
-        "time budget; replaces epochs: as many steps as fit, estimated at the start and on the way",
+        "time budget in minutes; replaces epochs; the number of steps is estimated from a few "
+        "timed steps at the start and corrected during the run",
     )
     steps_of: str | None = setting(
-        None, "under max_minutes the steps of this run are taken, not measured; from=RUN sets it"
+        None,
+        "with max_minutes: run whose number of steps is reused instead of timing steps; "
+        "from=RUN sets it",
     )
     half_resolution: float = setting(
-        0.0, "share of the run, its first part, on images of half the size (progressive resizing)"
+        0.0,
+        "progressive resizing: fraction of the run, from its start, on images of half the height "
+        "and width",
     )
-    validate_every: int = setting(1, "validate after every so many epochs, and after the last")
-    batch_size: int = setting(8, "slices of a forward pass")
-    accumulate: int = setting(1, "forward passes added up for one step")
-    seed: int = setting(0, "initial weights, order, dropout, augmentation")
-    clip_norm: float | None = setting(None, "largest norm of the gradient")
+    validate_every: int = setting(1, "validate after every N epochs, and after the last one")
+    batch_size: int = setting(8, "number of slices per batch")
+    accumulate: int = setting(1, "gradient accumulation: batches per optimizer step")
+    seed: int = setting(
+        0, "random seed of initial weights, order of slices, dropout and augmentation"
+    )
+    clip_norm: float | None = setting(None, "clip gradients to this L2 norm; null: no clipping")
     ema_decay: float | None = setting(
-        None, "decay of averaged weights, as 0.999: they are then validated and kept"
+        None,
+        "decay of the moving average of the weights, such as 0.999; the averaged weights are "
+        "validated and saved; null: no averaging",
     )
     patience: int | None = setting(
         None,
-        "stop after so many epochs without a rise of val/dice; those at half resolution do not count",
+        "early stopping after this many epochs without a better val/dice; epochs at half "
+        "resolution do not count; null: no early stopping",
     )
-    test: str = setting("auto", "auto: test unless a sweep chooses between settings; yes, no")
+    test: str = setting(
+        "auto",
+        "score the test set at the end: yes, no, or auto (no in sweeps over settings other than "
+        "seed or split.fold)",
+    )
     predictions: str = setting(
         "masks",
-        "kept of each patient scored at the end, in predictions.h5: none, masks, probabilities",
+        "content of predictions.h5 for each patient scored at the end: none, masks, probabilities",
     )
     resume: str | None = setting(
-        None, "auto, never, or a run's folder or MLflow id; null: never, auto under -m"
+        None,
+        "auto, never, or the folder or MLflow ID of a run to resume; null: never, or auto with -m",
     )
     force: bool = setting(
-        False, "resume although the bits, or the curve of the schedule, will differ"
+        False, "resume although the results or the learning rate curve will differ"
     )
     on_nonfinite: str = setting(
-        "error",
-        "a loss or gradient that is not finite: error stops the run, skip leaves the step out",
+        "error", "if a loss or gradient is not finite: error, or skip (skip the optimizer step)"
     )
     allow_empty: bool = setting(
-        False, "train although a part of the split has no tumour, or its masks look inverted"
+        False, "train although a subset of the split has no tumour, or masks look inverted"
     )
     rerun: bool = setting(
-        False,
-        "a sweep repeats also its finished jobs, each once, in a numbered sibling of its folder",
+        False, "run finished jobs of a sweep again, each once, in a new folder NAME-2, NAME-3, ..."
     )
     dry_run: str = setting(
         "false",
-        "false: run; true: print what would run, and stop; measure: also seconds and memory, from a few steps",
+        "false: run; true: print the plan and exit; measure: also time a few steps and report "
+        "seconds and memory",
     )
     data: DataConfig = setting(DataConfig, "the slices")
     split: SplitConfig = setting(SplitConfig, "training, validation and test patients")
     model: ModelConfig = setting(ModelConfig, "the network")
-    loss: LossConfig = setting(LossConfig, "the criterion")
+    loss: LossConfig = setting(LossConfig, "the loss function")
     optimizer: OptimizerConfig = setting(OptimizerConfig, "the optimizer")
-    scheduler: SchedulerConfig = setting(SchedulerConfig, "the learning rate over the run")
+    scheduler: SchedulerConfig = setting(SchedulerConfig, "the learning rate schedule")
     augment: AugmentConfig = setting(AugmentConfig, "random changes of the training slices")
-    device: DeviceConfig = setting(DeviceConfig, "where and in which precision")
-    inference: InferenceConfig = setting(InferenceConfig, "from logits to masks")
-    checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is saved when")
+    device: DeviceConfig = setting(DeviceConfig, "device and precision")
+    inference: InferenceConfig = setting(InferenceConfig, "how logits become masks")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "when checkpoints are saved and kept")
     tracking: TrackingConfig = setting(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
-        self.dry_run = str(self.dry_run).lower()  # YAML reads true as a truth value
+        # YAML reads true and false as booleans, while this setting holds text.
+        self.dry_run = str(self.dry_run).lower()
         check_choice("dry_run", self.dry_run, ("false", "true", "measure"))
-        named = self.resume not in (None, "auto", "never")
+        is_named = self.resume not in (None, "auto", "never")
         check(
-            not (self.rerun and named),
+            not (self.rerun and is_named),
             "rerun",
             "true",
-            f"repeats runs, resume={self.resume} goes on with one",
-            "leave one of them out",
+            f"starts a new run, but resume={self.resume} continues an existing one",
+            "leave out one of the two",
         )
         check_range("epochs", self.epochs, 1)
         check_range("max_minutes", self.max_minutes, 0)
+        # check_range accepts its limits, but a budget of 0 minutes has no steps.
         check(self.max_minutes != 0, "max_minutes", self.max_minutes, "must be above 0")
         check_range(
             "half_resolution",
             self.half_resolution,
             0,
             0.95,
-            remedy="patients are scored at full size, so train at that too",
+            remedy="patients are scored at full size, so the last part of the run must train at it",
         )
         check_range("validate_every", self.validate_every, 1)
         check_range("batch_size", self.batch_size, 1)
@@ -204,11 +244,11 @@ class TrainConfig:
         check_choice("test", self.test, ("auto", "yes", "no"))
         check_choice("predictions", self.predictions, PREDICTIONS)
         check_choice("on_nonfinite", self.on_nonfinite, ("error", "skip"))
-        no_training = self.split.name == "all"
+        has_training = self.split.name != "all"
         check(
-            not no_training,
+            has_training,
             "split",
             "all",
             "leaves no patient to train on",
-            "split=all is for brainseg.evaluate",
+            "choose another split; split=all is for brainseg.evaluate",
         )

@@ -57,22 +57,22 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("optimizer=AdamW", ["optimizer=AdamW", "no such choice", "did you mean adamw?"]),
         ("device=gpu", ["did you mean cuda?"]),
         ("model=SegResNet", ["model=monai model.name=SegResNet"]),
-        ("data=lgg.h5", ["a file is data.path=lgg.h5"]),
+        ("data=lgg.h5", ["for a file write data.path=lgg.h5"]),
         ("lr=0.01", ["lr: no such setting; did you mean optimizer.lr?"]),
         (
             "model.depth=3,4",
             [
-                "model.depth=3,4: several values; a sweep over them begins with -m, as -m model.depth=3,4\n"
+                "model.depth=3,4: several values; for a sweep write -m model.depth=3,4\n"
             ],
         ),
         (
             "loss.options.x=a=b",
-            ["loss.options.x=a=b: cannot be read; put text in quotes, as 'loss.options.x=\"a=b\"'"],
+            ["loss.options.x=a=b: cannot be parsed; put text in quotes: 'loss.options.x=\"a=b\"'"],
         ),
-        ("model.options.act=größe", ["put text in quotes, as 'model.options.act=\"größe\"'"]),
+        ("model.options.act=größe", ["put text in quotes: 'model.options.act=\"größe\"'"]),
         ("größe=3", ["größe: no such setting"]),
         ("model.depth=größe", ["model.depth=größe: must be a whole number"]),
-        ("runs/unet-0123", ["runs/unet-0123: is no setting", "NAME=VALUE"]),
+        ("runs/unet-0123", ["runs/unet-0123: is not a setting", "NAME=VALUE"]),
         ("from=runs/none", ["from=runs/none: holds no run"]),
         ("optimizer.momentum=0.9", ["optimizer.momentum", "optimizer.options.momentum"]),
         ("optimizer.lr=nan", ["optimizer.lr=nan"]),
@@ -141,29 +141,29 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ("augment.flip=true", "augment.flip=true: must be a number"),
         (
             "scheduler=step scheduler.epochs=3",
-            "scheduler.epochs=3: must be a list in brackets, as 'scheduler.epochs=[3]'",
+            "scheduler.epochs=3: must be a list in brackets; write 'scheduler.epochs=[3]'",
         ),
         (
             "data.name=null",
-            "data.name=null: must have a value; a text null is put in quotes, as 'data.name=\"null\"'",
+            "data.name=null: must have a value; for the text null write 'data.name=\"null\"'",
         ),
         (
             "output=[a]",
-            "output=[a]: takes one text, and no list; text in brackets is put in quotes, as 'output=\"[a]\"'",
+            "output=[a]: must be a single text, not a list; for text with brackets write 'output=\"[a]\"'",
         ),
         (
             "optimizer=rmsprop",
-            "optimizer=rmsprop: no such choice; for another of torch.optim, optimizer=own optimizer.name=rmsprop",
+            "optimizer=rmsprop: no such choice; for a class of torch.optim write optimizer=own optimizer.name=rmsprop",
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be at least 0; usual values are 1e-4 to 1e-2"),
         (
             "split.train=0.9",
-            "split.train+validation+test=1.2: the shares must add up to 1; set all three, as split.train=0.7",
+            "split.train+validation+test=1.2: the shares must add up to 1; set all three, for example split.train=0.7",
         ),
         ("trackin=none", "trackin: no such setting; did you mean tracking?"),
         (
             "model=attention_unet model.depth=5",
-            "model.depth: not a setting of the model chosen but of model=unet; the arguments",
+            "model.depth: is a setting of model=unet, not of the chosen model; arguments of another",
         ),
         (
             "model.name=SegResNet",
@@ -171,11 +171,11 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ),
         (
             "split.fold=1",
-            "split.fold: not a setting of the split chosen but of split=kfold; choose split=kfold as well",
+            "split.fold: is a setting of split=kfold, not of the chosen split; add split=kfold",
         ),
         (
             "scheduler=step scheduler.warmup=0.1",
-            "scheduler.warmup: not a setting of the scheduler chosen but of scheduler=cosine or sch",
+            "scheduler.warmup: is a setting of scheduler=cosine or sch",
         ),
         (
             "device=cuda:0",
@@ -183,32 +183,32 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ),
         (
             "hydra/launcher=joblib hydra.launcher.x=1",
-            "hydra.launcher.x: no such setting; of hydra/launcher=joblib can be set: n_jobs",
+            "hydra.launcher.x: no such setting; settings of hydra/launcher=joblib: n_jobs",
         ),
         (
             "hydra.launcher.n_jobs=2",
-            "hydra.launcher.n_jobs: no such setting; of hydra/launcher=basic can be set: nothing; choose one",
+            "hydra.launcher.n_jobs: no such setting; settings of hydra/launcher=basic: none; choose another",
         ),
         (
             "hydra.run.dir=D",
-            "hydra.run.dir=D: is Hydra's folder, not that of the run; write output=D",
+            "hydra.run.dir=D: sets Hydra's folder, not the run folder; write output=D",
         ),
         (
             "-m seed=0,1 hydra.sweep.dir=D",
-            "hydra.sweep.dir=D: is Hydra's folder, not that of the run; write output=D",
+            "hydra.sweep.dir=D: sets Hydra's folder, not the run folder; write output=D",
         ),
         (
             "sweep=architecture",
-            "sweep=architecture: varies model.depth, model.width, which only a sweep does; put -m first",
+            "sweep=architecture: varies model.depth, model.width; to run a sweep, put -m first",
         ),
-        ("+experiment=best", "+experiment=best: experiment has a default; write experiment=best"),
+        ("+experiment=best", "+experiment=best: experiment exists already; write experiment=best"),
         (
             "output=a,b",
-            "output=a,b: several values; a sweep over them begins with -m, text that holds a comma is put in quotes, as",
+            "output=a,b: several values; for a sweep put -m first, for text with a comma write",
         ),
         (
             "-m optimizer.lr=interval(1,2)",
-            "optimizer.lr=interval(1,2): an interval has no values to run; give values or range(...)",
+            "optimizer.lr=interval(1,2): an interval does not list the values of a sweep; list values, or use range(...)",
         ),
         ("-e 5", "-e: no such flag; --help lists the flags"),
     ],
@@ -229,17 +229,17 @@ def test_mistakes_of_newcomers_are_answered_with_what_to_type(
         (
             "evaluate",
             "parts=test checkpoint=a.pt",
-            "parts=test: must be a list in brackets, as 'parts=[test]'",
+            "parts=test: must be a list in brackets; write 'parts=[test]'",
         ),
         (
             "evaluate",
             "split.fold=1 checkpoint=a.pt",
-            "split.fold: not a setting of the split chosen but of split=kfold",
+            "split.fold: is a setting of split=kfold, not of the chosen split",
         ),
         (
             "predict",
             "output=null checkpoint=a input=b",
-            "output=null: must have a value; a text null is put in quotes",
+            "output=null: must have a value; for the text null write",
         ),
         ("predict", "-m output=a,b checkpoint=a input=b", "-m: only brainseg.train takes a sweep"),
     ],
@@ -269,7 +269,7 @@ def test_an_experiment_that_is_no_yaml_is_named_with_its_line(
     error = capsys.readouterr().err
     line = 3 if "\t" in content else 4
     assert (
-        error.startswith(f"error: {path}, line {line}: no YAML ({problem}")
+        error.startswith(f"error: {path}, line {line}: not valid YAML ({problem}")
         and error.count("\n") == 1
     ), error
 
@@ -279,7 +279,7 @@ def test_an_experiment_without_its_package_line_is_told_so(capsys, empty_folder:
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "mine.yaml").write_text("model: {depth: 3}\n")
     assert call(f"--config-dir={folder}", "experiment=mine") == (2, [])
-    answer = "error: experiment=mine: its file must begin with the line # @package _global_, as UTF-8 without a byte-order mark\n"
+    answer = "error: experiment=mine: its file must begin with the line '# @package _global_', and be UTF-8 without a byte-order mark\n"
     assert capsys.readouterr().err == answer
     # The editor of Windows writes this mark before the first line, where nobody sees it.
     (folder / "experiment" / "mine.yaml").write_text(
@@ -479,7 +479,7 @@ def test_only_train_takes_a_sweep(capsys) -> None:
     assert call("-m", "source=a,b", "output=c", command="prepare")[0] == 2
     assert call("source=a", "output=c", command="prepare")[0] == 0
     assert call("source=a", command="prepare")[0] == 2
-    assert "output must be given, as output=..." in capsys.readouterr().err
+    assert "output must be given; add output=..." in capsys.readouterr().err
 
 
 def test_a_page_may_be_cut_short() -> None:
@@ -510,7 +510,7 @@ def test_a_page_may_be_cut_short() -> None:
         ),
         (
             ["-m", "brainseg.predict"],
-            "error: checkpoint and input must be given, as checkpoint=... input=...",
+            "error: checkpoint and input must be given; add checkpoint=... input=...",
         ),
         (["-m", "brainseg", "trian"], "error: trian: no such command; did you mean train?"),
         (
@@ -542,7 +542,7 @@ def test_epochs_that_minutes_would_overrule_are_refused(capsys) -> None:
     ):
         assert call(*argv) == (2, [])
         assert (
-            "epochs=3: max_minutes=30.0 overrules it; add max_minutes=null"
+            "epochs=3: has no effect with max_minutes=30.0; add max_minutes=null"
             in capsys.readouterr().err
         )
     assert call("max_minutes=3", "seed=1")[0] == 0

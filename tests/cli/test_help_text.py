@@ -17,7 +17,7 @@ from brainseg.cli.commands import COMMANDS
 from brainseg.cli.main import run_command
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
-from brainseg.config.hydra_errors import settings
+from brainseg.config.hydra_errors import setting_names
 from brainseg.core.errors import RequestError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_help_has_every_setting_once_with_its_default(
     )
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        names = [re.sub(r"\.options\..*", ".options", name) for name in settings(command)]
+        names = [re.sub(r"\.options\..*", ".options", name) for name in setting_names(command)]
     for name in dict.fromkeys(names):
         lone_group = name == "split" and command == "evaluate"
         assert (

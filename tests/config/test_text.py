@@ -127,15 +127,15 @@ def test_any_text_is_read_as_typed_or_refused_with_what_to_type(text: str) -> No
 def test_a_comma_is_refused_with_what_to_type_where_nothing_is_swept() -> None:
     with pytest.raises(
         RequestError,
-        match=r"^output=a,b: several values; a sweep over them begins with -m, .* 'output=\"a,b\"'$",
+        match=r"^output=a,b: several values; for a sweep put -m first, .* 'output=\"a,b\"'$",
     ):
         as_typed("train", ["output=a,b"])
     with pytest.raises(
-        RequestError, match=r"in brackets, as 'input=\[a,b c\]', and .* 'input=\"a,b c\"'$"
+        RequestError, match=r"for a list write 'input=\[a,b c\]', .* 'input=\"a,b c\"'$"
     ):
         as_typed("predict", ["input=a,b c"])
     with pytest.raises(
-        RequestError, match=r"^output=\[a\]: takes one text, and no list; .* 'output=\"\[a\]\"'$"
+        RequestError, match=r"^output=\[a\]: must be a single text, not a list; .* 'output=\"\[a\]\"'$"
     ):
         as_typed("train", ["output=[a]"])
     with pytest.raises(RequestError, match="a value is missing beside a comma"):

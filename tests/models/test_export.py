@@ -282,7 +282,8 @@ def test_without_the_packages_it_says_how_to_get_them(
     error = call(f"checkpoint={source}", "output=network.onnx", code=2)
     assert (
         error
-        == "error: format=onnx: needs onnxscript; pip install 'brainseg[export]', or format=pt2\n"
+        == "error: format=onnx: needs the packages onnxscript; install them with "
+        "pip install 'brainseg[export]', or set format=pt2\n"
     )
     assert "written" in call(f"checkpoint={source}", "format=pt2", "output=network.pt2")
 
@@ -298,7 +299,7 @@ def test_without_the_packages_it_says_how_to_get_them(
         ),
         (["checkpoint=best.pt", "output=a.onnx", "format=tflite"], ["format=tflite", "onnx, pt2"]),
         (["checkpoint=best.pt", "output=folder.onnx"], ["output=folder.onnx", "is a folder"]),
-        (["checkpoint=best.pt"], ["output must be given, as output=..."]),
+        (["checkpoint=best.pt"], ["output must be given; add output=..."]),
     ],
 )
 def test_a_wrong_request_is_one_line(

@@ -124,7 +124,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["input=dicom", "sequences.post-contrast=flair"], "only FLAIR can stand in for another"),
         (
             ["input=dicom", "sequences.FLAIR=[a]"],
-            "sequences.FLAIR=[a]: takes one text, and no list",
+            "sequences.FLAIR=[a]: must be a single text, not a list",
         ),
         (
             ["input=flair.nii", "sequences.FLAIR=post"],
@@ -132,16 +132,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (
             ["input=kaggle_3m", "output=thesis"],
-            "is there already, and not made by brainseg.predict",
+            "already contains files, and brainseg.predict did not write them",
         ),
         (["input=kaggle_3m", "output=thesis/thesis.txt"], "is a file"),
         (
             ["input=kaggle_3m", "output=kaggle_3m/masks"],
-            "lies within the input, or the input within it",
+            "must not lie within the input, nor the input within it",
         ),
         (
             ["input=kaggle_3m/TCGA_AA_0000_20010101", "output=kaggle_3m"],
-            "lies within the input, or the input within it",
+            "must not lie within the input, nor the input within it",
         ),
         (["input=kaggle_3m", "checkpoint=nothing.pt"], "checkpoint=nothing.pt: no such file"),
         (["input=kaggle_3m", "batch_size=0"], "must be at least 1"),
@@ -326,7 +326,8 @@ def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capf
         call("checkpoint=w.pt", *THRESHOLD, f"input=[null,{file},null]", "output=out")
     said = capfd.readouterr().out
     assert (
-        "note: 1 folder of earlier requests in out, as flair: not in these tables and pages" in said
+        "note: out contains 1 folder of earlier requests, such as flair, that the tables and pages leave out"
+        in said
     )
     assert {path.parent.name for path in (folder / "out").glob("*/prediction.json")} == {
         "flair",
@@ -344,7 +345,7 @@ def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capf
     call("checkpoint=w.pt", *THRESHOLD, "input=[one/y1.nii,one/y2.nii,null]", "output=two", code=2)
     said = capfd.readouterr().err
     assert (
-        f"output=two: one in it was made from other files: {folder}/one/x1.nii, {folder}/one/x2.nii; name another folder"
+        f"output=two: one in it was made from other files: {folder}/one/x1.nii, {folder}/one/x2.nii; choose another folder"
         in said
     )
     assert (folder / "two" / "one" / "one_mask.nii.gz").read_bytes() == before
@@ -358,7 +359,7 @@ def test_two_patients_whose_files_have_one_name_are_kept_apart(folder: Path, cap
     before = (folder / "out" / "flair" / "flair_mask.nii.gz").read_bytes()
     call(*request, "input=P2/flair.nii.gz", code=2)
     assert (
-        f"flair in it was made from other files: {folder}/P1/flair.nii.gz; name another folder"
+        f"flair in it was made from other files: {folder}/P1/flair.nii.gz; choose another folder"
         in capfd.readouterr().err
     )
     assert (folder / "out" / "flair" / "flair_mask.nii.gz").read_bytes() == before

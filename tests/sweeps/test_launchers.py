@@ -120,7 +120,7 @@ def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
             ["hydra/launcher=joblib", "+hydra.launcher.pre_dispatch=exit"],
             "hydra.launcher.pre_dispatch",
         ),
-        (["hydra/launcher=joblib", "hydra.launcher.batch_size=2"], "fixed here"),
+        (["hydra/launcher=joblib", "hydra.launcher.batch_size=2"], "cannot be changed"),
         (
             ["hydra/launcher=submitit_slurm", "+hydra.launcher.setup=[reboot]"],
             "hydra.launcher.setup",
@@ -132,7 +132,7 @@ def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
             ],
             "additional_parameters",
         ),
-        (["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp"], "fixed here"),
+        (["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp"], "cannot be changed"),
         (
             ["hydra/launcher=submitit_slurm", 'hydra.launcher.partition="a\nreboot"'],
             "cannot be printed",

@@ -28,7 +28,7 @@ def call(
             run_command(
                 command.__name__.removeprefix("brainseg."),
                 command.run,
-                command.check,
+                command.check_request,
                 list(overrides),
             )
         shown = capsys.readouterr()
@@ -71,7 +71,7 @@ def test_registering_again_makes_no_second_version(project: Path, call: Call) ->
     call(register, "run=run", "name=twice")
     run_id = client(project).get_model_version("twice", "1").run_id
     for name in ("run", run_id, f"runs:/{run_id}"):
-        assert "nothing to do: this checkpoint is version 1 of twice already" in call(
+        assert "nothing to do: this checkpoint is already version 1 of twice" in call(
             register, f"run={name}", "name=twice"
         )
     assert "alias:         candidate" in call(register, "run=run", "name=twice", "alias=candidate")
@@ -110,9 +110,9 @@ def test_the_alias_moves_to_a_further_checkpoint_and_says_so(project: Path, call
         (["run=nowhere", "name=x"], ["run=nowhere", "not found", "python -m brainseg.sync runs"]),
         (["run=" + "0" * 32, "name=x"], ["not found", "python -m brainseg.sync runs"]),
         (["run=run", "name=a/b"], ["name=a/b", "letters, digits"]),
-        (["run=run", "name=x", "alias=latest"], ["alias=latest", "MLflow keeps"]),
-        (["run=run", "name=x", "alias=v2"], ["alias=v2", "MLflow keeps"]),
-        (["run=run"], ["name must be given, as name=..."]),
+        (["run=run", "name=x", "alias=latest"], ["alias=latest", "MLflow reserves"]),
+        (["run=run", "name=x", "alias=v2"], ["alias=v2", "MLflow reserves"]),
+        (["run=run"], ["name must be given; add name=..."]),
         (
             ["run=run", "name=x", "tracking.uri=sqlite:///away.db"],
             ["run=run", "away.db", "python -m brainseg.sync run"],

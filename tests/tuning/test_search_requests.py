@@ -107,7 +107,7 @@ def test_values_become_overrides_as_they_are_typed() -> None:
         ("hydra.run.dir: {choices: [a]}", ["hydra.run.dir", "not a setting's name"]),
         ("model: {choices: ['{_target_: os.getcwd}']}", ["import nothing"]),
         ("[1, 2]", ["must hold settings"]),
-        ("a: {low: [", ["mine.yaml, line 1: no YAML"]),
+        ("a: {low: [", ["mine.yaml, line 1: not valid YAML"]),
     ],
 )
 def test_a_wrong_space_is_one_line_and_exit_code_2(
