@@ -1,10 +1,11 @@
-"""Brings MLflow up to date with run folders, as after a training whose tracking server was away.
+"""Bring MLflow up to date with run folders, for example after an outage of the tracking server.
 
     python -m brainseg.sync                                       # every run under runs/
     python -m brainseg.sync runs/baseline runs/wider              # these
-    python -m brainseg.sync runs tracking.uri=http://server:5000  # into another store than the one they were started with
+    python -m brainseg.sync runs tracking.uri=http://server:5000  # into another store
 
-Repeating it changes nothing. Exit code 1 if a run could not be brought over, 2 if the request was wrong.
+A repetition changes nothing. The exit code is 1 if a run could not be sent, 2 if the request was
+wrong.
 """
 
 import sys
@@ -17,12 +18,12 @@ from brainseg.tracking.refusals import remedy_of
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.sync` and `brainseg sync`."""
+    """Run the command `python -m brainseg.sync`, also called `brainseg sync`."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Replicate every run folder asked for, with a line each; the exit code."""
+    """Replicate every requested run folder, print one line per folder, and return the exit code."""
     if {"-h", "--help", "help"} & set(arguments):
         print(__doc__)
         return 0
@@ -40,45 +41,42 @@ def run(arguments: list[str]) -> int:
 
 
 def request(arguments: list[str]) -> tuple[list[Path], str | None]:
-    """The run folders under the paths given, and the store that overrides theirs. Raises RequestError."""
+    """Return the run folders under the paths, and the store that overrides theirs.
+
+    Raises RequestError.
+    """
     paths, uri = [], None
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key == "tracking.uri" and equals:
             uri = tracking_uri(value)
         else:
-            known = not equals or Path(argument).exists()
-            check(
-                known,
-                key,
-                value,
-                "is not a setting of sync",
-                "it takes run folders, and tracking.uri=URI",
-            )
+            # The name of a folder may contain an equals sign.
+            is_path = not equals or Path(argument).exists()
+            remedy = "it takes run folders, and tracking.uri=URI"
+            check(is_path, key, value, "is not a setting of sync", remedy)
             paths.append(Path(argument))
     folders = [folder for path in paths or [Path("runs")] for folder in run_folders(path)]
     return list(dict.fromkeys(folders)), uri
 
 
 def run_folders(path: Path) -> list[Path]:
-    """`path` itself if it is a run's folder, else all those below it. Raises RequestError where there is none."""
-    found = (
+    """Return `path` itself if it is a run's folder, else all run folders below it.
+
+    Raises RequestError if there is none.
+    """
+    folders = (
         [path]
         if (path / "run.json").exists()
         else sorted(file.parent for file in path.rglob("run.json"))
     )
-    check(
-        bool(found),
-        "folder",
-        path,
-        "holds no run (no run.json in it or below)",
-        "name a run's folder or one above it, as runs",
-    )
-    return found
+    rule = "contains no run (no run.json in it or below)"
+    check(bool(folders), "folder", path, rule, "name a run's folder or a folder above it")
+    return folders
 
 
 def sync(folder: Path, uri: str | None) -> bool:
-    """Replicate one folder and print where it is; False, with the reason printed, if that failed."""
+    """Replicate one folder and print its link. If that fails, print the reason and return False."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,14 +1,17 @@
-"""How MLflow draws our runs when the chart link is opened: an overview first, every run in it, final scores as bars.
+"""Layout of the MLflow chart page: an overview section first, all runs shown, final scores as bars.
 
-MLflow keeps such a layout as a tag of the experiment and applies it where a link names its key. Left to itself it sorts the
-sections by name (best, speed, test, train, val), which puts the Dice curves five screens down; it draws the first ten runs
-only, and a final score as a dot at its step.
+MLflow stores such a layout as a tag of the experiment. A link that names the layout's key applies
+it. By default, MLflow sorts the sections by name (best, speed, test, train, val), which puts the
+Dice curves five screens down. It also draws only the first ten runs, and draws a final score as a
+dot at its step.
 """
 
 import json
 from typing import Any
 
-KEY = "brainseg-2"  # count up with every change below: an experiment keeps the layout that it has under a key
+# Increase the number with every change of the layout below. An experiment keeps the layout that it
+# already has under a key, so a changed layout under an old key would never be shown.
+KEY = "brainseg-2"
 CURVES = ("val/dice", "val/loss", "train/loss")
 BARS = ("best/val_dice", "test/dice", "test/patients_missed")
 SECTIONS = ("overview", "val", "test", "train", "best", "speed")
@@ -25,25 +28,29 @@ FINAL = (
 
 
 def experiment_tags(sweep: str | None = None) -> dict[str, str]:
-    """The layout of an experiment's page, or the same for the runs of one sweep alone, as a tag of the experiment.
+    """Return the experiment tag that stores the chart layout.
 
-    Metrics not named above get a chart of MLflow's choice in their section.
+    If `sweep` is set, the layout shows only the runs of that sweep. MLflow chooses the chart type
+    of a metric that this module does not name.
     """
-    shown = (
+    filters = (
         {}
         if sweep is None
         else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
     )
-    return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | shown)}
+    return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | filters)}
 
 
 def sweep_tag(sweep: str) -> str:
-    """Return the tag of a sweep's jobs. A job has one for each sweep that it belongs to."""
+    """Return the tag of a sweep's jobs.
+
+    A job has one such tag for each sweep that it belongs to.
+    """
     return f"sweep.{sweep}"
 
 
 def key(sweep: str | None = None) -> str:
-    """By which a link names a layout."""
+    """Return the key by which a link refers to a layout."""
     return KEY if sweep is None else f"{KEY}-{sweep}"
 
 
@@ -80,6 +87,7 @@ def _chart(metric: str, kind: str, section: str) -> dict[str, Any]:
         "type": kind,
         "metricKey": metric,
         "metricSectionId": section,
+        # MLflow draws ten runs by default.
         "runsCountToCompare": 100,
     }
     chart |= {"deleted": False, "isGenerated": False}

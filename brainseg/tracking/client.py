@@ -1,4 +1,4 @@
-"""Where MLflow's records are: which store, how to reach it without ever waiting long, and the links into its pages."""
+"""Access to the MLflow store: its URI, clients with short timeouts, and links to its pages."""
 
 import logging
 import os
@@ -26,45 +26,43 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 SQLITE = "sqlite:///"
-# MLflow makes the folder that stands in a URL of the first form as it stands there, `%3F` for `?` included, so a path that
-# needs such signs is named in the second form, which MLflow and SQLAlchemy take for the same database.
+# MLflow creates the folder of a URL of the first form without decoding it, for example with `%3F`
+# in the name instead of `?`. A path with such characters therefore needs the second form, which
+# MLflow and SQLAlchemy accept for the same database.
 QUOTED_SQLITE = "sqlite+pysqlite:///"
 LOCAL_UI = "http://127.0.0.1:5000"
-# Read when mlflow is imported and by its threads at any time after, so set for good and not only around our calls.
+# MLflow reads these when it is imported, and its threads read them at any later time. So they are
+# set permanently, not only around our calls.
 NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 def tracking_uri(configured: str | None) -> str:
-    """The store to use: `configured`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the current folder; SQLite paths absolute.
+    """Return the URI of the store, with an absolute path if it is a SQLite file.
 
-    MLflow's own default is not asked, because a leftover `mlruns/` folder turns it into the file store, which 3.17 refuses.
-    Raises RequestError for a folder (that file store) and for a password, which would be copied into every run's records.
+    The URI is `configured`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the current folder.
+    MLflow's own default is not used: a leftover `mlruns/` folder turns that default into the file
+    store, which 3.17 refuses. Raises RequestError for a folder (the file store) and for a password,
+    which would be copied into every run's records.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     parts = urlsplit(uri)
-    kinds = "must be http://HOST:PORT, sqlite:///FILE or a database that MLflow knows"
-    check(
-        parts.scheme not in ("", "file"),
-        "tracking.uri",
-        uri,
-        kinds,
-        "MLflow's file store is closed",
+    rule = "must be http://HOST:PORT, sqlite:///FILE or the URL of a database that MLflow supports"
+    remedy = "MLflow no longer supports folders as stores"
+    check(parts.scheme not in ("", "file"), "tracking.uri", uri, rule, remedy)
+    rule = "must not contain a password, because the URI is stored with each run"
+    remedy = (
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
+        " or use the database's password file"
     )
-    remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or use the database's password file"
-    check(
-        not parts.password,
-        "tracking.uri",
-        f"{parts.scheme}://...",
-        "must hold no password, it is stored with each run",
-        remedy,
-    )
+    check(not parts.password, "tracking.uri", f"{parts.scheme}://...", rule, remedy)
     return sqlite_uri(_database(uri), uri.partition("?")[2]) if is_sqlite(uri) else uri.rstrip("/")
 
 
 def sqlite_uri(database: Path, query: str = "") -> str:
-    """Return the URL of a SQLite file, with the signs quoted that have a meaning in a URL of SQLAlchemy.
+    """Return the URL of a SQLite file, with an absolute path.
 
-    Every other sign of the absolute path stays as it is, so that the URL can be read.
+    Only the characters that have a meaning in an SQLAlchemy URL are quoted, so that the URL stays
+    readable.
     """
     path = str(database.absolute())
     quoted = path.replace("%", "%25").replace("?", "%3F")
@@ -72,7 +70,7 @@ def sqlite_uri(database: Path, query: str = "") -> str:
 
 
 def is_sqlite(uri: str) -> bool:
-    """Return True if the URL is that of a SQLite file, in either of the two forms."""
+    """Return True if the URL names a SQLite file, in either of the two forms."""
     return uri.startswith((SQLITE, QUOTED_SQLITE))
 
 
@@ -84,15 +82,20 @@ def import_mlflow() -> None:
 
 @contextmanager
 def short_timeouts(seconds: int) -> Iterator[None]:
-    """Inside, an HTTP request gives up after `seconds` and is not repeated, and MLflow prints nothing: we say it, in one line."""
-    import_mlflow()  # which also sets up the logger that is quietened below
+    """Limit MLflow's HTTP requests to `seconds` without retries, and silence MLflow's own output.
+
+    The caller reports failures itself, in one line.
+    """
+    # The import also sets up the logger that is silenced below.
+    import_mlflow()
     settings = {
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # measured: asynchronous points are lost at a hard kill
+        # Measured: points that are logged asynchronously are lost when the process is killed.
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     }
-    before = {name: os.environ.get(name) for name in settings}
+    previous = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     logger = logging.getLogger("mlflow")
     level = logger.level
@@ -101,7 +104,7 @@ def short_timeouts(seconds: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -109,10 +112,11 @@ def short_timeouts(seconds: int) -> Iterator[None]:
 
 
 def connect(uri: str, make: bool = True) -> "MlflowClient":
-    """A client of the store at `uri`; a SQLite store that is not there yet is made, by one process and at once, if `make` says so.
+    """Return a client of the store at `uri`.
 
-    Raises OSError when a SQLite file is not there, cannot be opened or is no database, MlflowException when its schema is another
-    version's.
+    If `make` is True, a missing SQLite store is created first. The creation is atomic, and only one
+    process does it. Raises OSError if a SQLite file is missing, cannot be opened or is no database,
+    and MlflowException if its schema belongs to another version of MLflow.
     """
     from mlflow import MlflowClient
 
@@ -122,7 +126,8 @@ def connect(uri: str, make: bool = True) -> "MlflowClient":
             if not make:
                 raise OSError(f"{database}: no such file")
             _create(database)
-        try:  # MLflow itself would try for 100 seconds to open a file that cannot be opened
+        # MLflow itself would retry for 100 seconds before it reports a file that cannot be opened.
+        try:
             with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
                 connection.execute("PRAGMA schema_version")
             update_places(database)
@@ -132,10 +137,11 @@ def connect(uri: str, make: bool = True) -> "MlflowClient":
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | None) -> str:
-    """The id of experiment `name`, which is created if it is missing; several processes may do so at once.
+    """Return the id of the experiment `name`, and create the experiment if it is missing.
 
-    In a SQLite store its artifacts lie in the folder `artifacts`, taken from the database's folder; a server has its own place.
-    Raises RefusedError if the experiment was deleted in MLflow.
+    Several processes may do this at once. In a SQLite store, the artifacts lie in the folder
+    `artifacts`, relative to the database's folder. A server chooses its own place. Raises
+    RefusedError if the experiment was deleted in MLflow.
     """
     from mlflow.exceptions import MlflowException
 
@@ -143,30 +149,37 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | 
     if is_sqlite(uri):
         tags[HOME] = str(_database(uri).parent)
     name = experiment_name(name)
-    if found := client.get_experiment_by_name(name):
-        if found.lifecycle_stage == "deleted":
-            restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {found.experiment_id}"
-            raise RefusedError(
-                f"tracking.experiment={name} was deleted in {uri}; restore it with `{restore}`, or name another one"
+    if experiment := client.get_experiment_by_name(name):
+        if experiment.lifecycle_stage == "deleted":
+            restore = (
+                f"MLFLOW_TRACKING_URI={shlex.quote(uri)}"
+                f" mlflow experiments restore -x {experiment.experiment_id}"
             )
-        for key in tags.keys() - found.tags.keys():
-            client.set_experiment_tag(found.experiment_id, key, tags[key])
-        return found.experiment_id
+            raise RefusedError(
+                f"tracking.experiment={name} was deleted in {uri}; "
+                f"restore it with `{restore}`, or choose another experiment"
+            )
+        for key in tags.keys() - experiment.tags.keys():
+            client.set_experiment_tag(experiment.experiment_id, key, tags[key])
+        return experiment.experiment_id
     location = (
         (_database(uri).parent / (artifacts or ARTIFACTS)).as_uri() if is_sqlite(uri) else None
     )
     try:
         return client.create_experiment(name, location, tags)
     except MlflowException:
-        if found := client.get_experiment_by_name(name):  # another process was first
-            return found.experiment_id
+        # Another process may have created the experiment in the meantime.
+        if experiment := client.get_experiment_by_name(name):
+            return experiment.experiment_id
         raise
 
 
 def store_of(facts: dict[str, Any], folder: Path, uri: str | None = None) -> str:
-    """Return the store of a run: `uri` if it is given, else the one named in `run.json`, where it lies today.
+    """Return the URI of a run's store.
 
-    `facts` is the content of `run.json`, and `folder` the run's folder. Raises RequestError as `tracking_uri`.
+    The store is `uri` if it is not None, else the store that `run.json` names, at its current
+    place. `facts` is the content of `run.json`, and `folder` is the run's folder. Raises
+    RequestError like `tracking_uri`.
     """
     stored = tracking_uri(uri or (facts["tracking"] or {}).get("uri"))
     if uri is not None or not facts["tracking"] or not is_sqlite(stored):
@@ -175,10 +188,12 @@ def store_of(facts: dict[str, Any], folder: Path, uri: str | None = None) -> str
 
 
 def files_at(location: str, uri: str) -> "ArtifactRepository":
-    """Return the files of a run or model of the store `uri`, by the place that the store names for them.
+    """Return the artifact repository of a run or model.
 
-    MLflow's client remembers such places by the run's id alone, for the whole process. A copy of a project has the
-    same ids, so that a process that is at work on both would send the files of the one to the other.
+    `location` is the place of its files, as the store `uri` names it.
+    MLflow's client caches such places by run id alone, for the whole process. A copy of a project
+    has the same ids. A process that works on both projects would therefore send the files of the
+    first project to the second, or the reverse.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -186,18 +201,24 @@ def files_at(location: str, uri: str) -> "ArtifactRepository":
 
 
 def run_link(uri: str, experiment: str, run_id: str) -> str:
-    """The page of a run."""
+    """Return the URL of a run's page."""
     return f"{ui_url(uri)}/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
 
 
 def chart_link(uri: str, experiment: str, sweep: str | None = None) -> str:
-    """The page that draws the curves of all runs of an experiment, or of one sweep's, without a further click."""
-    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={chart_layout.key(sweep)}"
+    """Return the URL of the page with the curves of an experiment's runs, or of a sweep's runs."""
+    view = (
+        "workflowType=machine_learning&compareRunsMode=CHART"
+        f"&viewStateShareKey={chart_layout.key(sweep)}"
+    )
     return f"{ui_url(uri)}/#/experiments/{experiment}/runs?{view}"
 
 
 def ui_command(uri: str, port: int = 5000) -> list[str] | None:
-    """The command that serves the pages of a database on this machine alone; None for a server, which serves its own."""
+    """Return the command that serves a database's pages, reachable from this machine only.
+
+    Returns None for a server, which serves its own pages.
+    """
     if urlsplit(uri).scheme in ("http", "https"):
         return None
     address = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
@@ -215,18 +236,21 @@ def ui_command(uri: str, port: int = 5000) -> list[str] | None:
 
 
 def describe_run(uri: str, experiment: str, run_id: str) -> str:
-    """Two or three lines for the terminal: the run's page, the charts, and what to start first."""
+    """Return lines for the terminal: the run's page, the charts, and the server command if any."""
     lines = [
         f"MLflow run:    {run_link(uri, experiment, run_id)}",
         f"MLflow charts: {chart_link(uri, experiment)}",
     ]
     if command := ui_command(uri):
-        lines.append(f"they open by:  {shlex.join(command)}")
+        lines.append(f"start server:  {shlex.join(command)}")
     return "\n".join(lines)
 
 
 def ui_url(uri: str) -> str:
-    """The front page of the store: the server itself, or where `ui_command` serves a database."""
+    """Return the URL of the store's front page.
+
+    For a database, that is the address at which `ui_command` serves it.
+    """
     return uri if urlsplit(uri).scheme in ("http", "https") else LOCAL_UI
 
 
@@ -237,7 +261,10 @@ def _database(uri: str) -> Path:
 
 
 def _create(database: Path) -> None:
-    """Make the tables under another name and rename the file: killed inside its migrations, MLflow leaves one that never opens again."""
+    """Create the database under a temporary name, then rename the file.
+
+    If MLflow is killed during its migrations, it leaves a file that can never be opened again.
+    """
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock", timeout=60):
         if database.exists():
@@ -245,7 +272,7 @@ def _create(database: Path) -> None:
         remove_stale(database, seconds=0)
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        with writing(database) as temporary, _unsynchronised():
+        with writing(database) as temporary, _disable_sync():
             store: Any = SqlAlchemyStore(
                 sqlite_uri(temporary), (database.parent / ARTIFACTS).as_uri()
             )
@@ -253,8 +280,11 @@ def _create(database: Path) -> None:
 
 
 @contextmanager
-def _unsynchronised() -> Iterator[None]:
-    """Inside, SQLite waits for no disk: a file that has no name yet may be lost (measured: 6.1 s of migrations become 1.4 s)."""
+def _disable_sync() -> Iterator[None]:
+    """Stop SQLite from waiting for the disk, which is safe for a file that has no name yet.
+
+    Measured: 6.1 s of migrations become 1.4 s.
+    """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 

@@ -1,4 +1,4 @@
-"""A run folder in MLflow's terms: its params, tags and metrics. Reads files, talks to nobody."""
+"""The contents of a run folder as MLflow params, tags and metrics. Only reads files."""
 
 import json
 import math
@@ -17,13 +17,15 @@ from brainseg.tracking.runs import place_tags
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-VALUE_LENGTH = 5000  # longest param or tag that every server since MLflow 2.10 takes
+# The longest param or tag that every server since MLflow 2.10 accepts.
+VALUE_LENGTH = 5000
 
 
 def params_of(folder: Path) -> dict[str, str]:
-    """Return the resolved configuration, flat: dotted names, values as YAML writes them.
+    """Return the resolved configuration as a flat mapping from dotted names to values as text.
 
-    Without the settings that an extension changes, because MLflow changes no param: these are tags.
+    The settings that an extension changes are left out, because a param of MLflow cannot be
+    changed. `tags_of` returns them.
     """
     settings = {name: value for name, value in _settings(folder).items() if name not in EXTENDED}
     keys = mlflow_keys(settings)
@@ -31,7 +33,10 @@ def params_of(folder: Path) -> dict[str, str]:
 
 
 def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
-    """What was run, on which code, data, split and device; what does not apply (no sweep, not leaky) has no tag."""
+    """Return the tags of the run: its code, data, split, device, sweep and overrides.
+
+    A property that does not apply has no tag, for example `sweep` for a run outside a sweep.
+    """
     tags = {
         "brainseg.uid": record["uid"],
         "kind": "run",
@@ -54,7 +59,10 @@ def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
 
 
 def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
-    """Each epoch's metrics, the epoch being the step; of a run that has `ended` also the best and the final ones, at the best epoch."""
+    """Return the metrics of each epoch, with the epoch as the step.
+
+    If the run has `ended`, the best and the final metrics are added at the step of the best epoch.
+    """
     from mlflow.entities import Metric
 
     path = folder / "metrics.jsonl"
@@ -82,17 +90,23 @@ def _final(
     tested = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
     best = best_row(rows)
     dice = best["metrics"].get("val/dice")
-    found = {"best/epoch": best["epoch"], "best/val_dice": dice} if dice is not None else {}
-    return [(key, value, best) for key, value in (found | tested).items()]
+    metrics = {"best/epoch": best["epoch"], "best/val_dice": dice} if dice is not None else {}
+    return [(key, value, best) for key, value in (metrics | tested).items()]
 
 
 def _finite(value: float) -> float:
-    """MLflow would store an infinity as 1.8e308, which flattens the chart; a NaN is a gap."""
+    """Return the value, or NaN instead of an infinity.
+
+    MLflow would store an infinity as 1.8e308, which flattens the chart. It draws a NaN as a gap.
+    """
     return value if math.isfinite(value) else math.nan
 
 
 def _flat(settings: Any, prefix: str = "") -> dict[str, str]:
-    """Lists and empty groups stay whole."""
+    """Return nested settings as a flat mapping from dotted names to text.
+
+    Lists and empty groups are not taken apart.
+    """
     if not (isinstance(settings, dict) and settings):
         return {prefix: _text(settings)}
     return {

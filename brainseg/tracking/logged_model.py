@@ -1,4 +1,4 @@
-"""What a run took in and gave out, as MLflow's own entities: its data set as an input, its best checkpoint as a LoggedModel."""
+"""MLflow entities of a run: its data set as an input, its best checkpoint as a LoggedModel."""
 
 import hashlib
 import json
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from brainseg.tracking.client import files_at
 
-DIGEST_LENGTH = 12  # MLflow's own digests have 8 characters, and its pages print them whole
+# MLflow's own digests have 8 characters, and its pages print digests in full.
+DIGEST_LENGTH = 12
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def log_dataset(client: "MlflowClient", run: "Run", data: dict[str, Any]) -> None:
-    """Make the HDF5 file an input of the run, once; MLflow shares an entry between runs by its name and digest."""
+    """Log the HDF5 file as an input of the run, unless it already is.
+
+    MLflow shares the entry between all runs with the same name and digest.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
@@ -28,7 +32,9 @@ def log_dataset(client: "MlflowClient", run: "Run", data: dict[str, Any]) -> Non
     inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
     try:
         client.log_inputs(run.info.run_id, inputs)
-    except MlflowException:  # another run stored the entry in the same instant (4 of 80 starts, eight at a time): now it is found
+    except MlflowException:
+        # Another run stored the entry in the same instant (4 of 80 starts, eight at a time). The
+        # second attempt finds that entry.
         client.log_inputs(run.info.run_id, inputs)
 
 
@@ -40,9 +46,10 @@ def log_model(
     record: dict[str, Any],
     metrics: list["Metric"],
 ) -> None:
-    """Make the best checkpoint the run's LoggedModel, once for each content of the file; an upload cut short is done again.
+    """Log the best checkpoint as the run's LoggedModel, once for each content of the file.
 
-    Not `mlflow.pytorch.log_model`: that exports a trace with frozen height and width, or pickles.
+    An interrupted upload is repeated. `mlflow.pytorch.log_model` is not used, because it exports a
+    trace with frozen height and width, or pickles the model.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -65,17 +72,19 @@ def log_model(
 
 
 def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel | None":
-    wanted = f"tags.`brainseg.uid` = '{uid}' AND tags.`checkpoint.sha256` = '{digest}' AND source_run_id = '{run.info.run_id}'"
-    found = client.search_logged_models([run.info.experiment_id], wanted, max_results=1)
-    return found[0] if found else None
+    query = (
+        f"tags.`brainseg.uid` = '{uid}' AND tags.`checkpoint.sha256` = '{digest}'"
+        f" AND source_run_id = '{run.info.run_id}'"
+    )
+    models = client.search_logged_models([run.info.experiment_id], query, max_results=1)
+    return models[0] if models else None
 
 
 def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel":
-    shown = ("model.", "inference.", "data.volume", "data.context")
-    params = {key: value for key, value in run.data.params.items() if key.startswith(shown)}
-    name = params.get("model.name", "model").translate(
-        str.maketrans("/:.%\"'", "______")
-    )  # MLflow refuses these
+    prefixes = ("model.", "inference.", "data.volume", "data.context")
+    params = {key: value for key, value in run.data.params.items() if key.startswith(prefixes)}
+    # MLflow refuses these characters in the name of a model.
+    name = params.get("model.name", "model").translate(str.maketrans("/:.%\"'", "______"))
     tags = {"brainseg.uid": uid, "checkpoint.sha256": digest}
     return client.create_logged_model(
         run.info.experiment_id, name, run.info.run_id, tags, params, model_type="segmentation"
@@ -83,7 +92,10 @@ def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "Logge
 
 
 def _of_model(metric: "Metric", model: "LoggedModel", data: dict[str, Any]) -> "Metric":
-    """The same point with the model's id: it then shows on the model's page, and stays one point of the run."""
+    """Return the metric with the model's id.
+
+    MLflow then shows the metric on the model's page, and it remains a single point of the run.
+    """
     from mlflow.entities import Metric
 
     digest = data["fingerprint"][:DIGEST_LENGTH]

@@ -1,4 +1,7 @@
-"""From a name in MLflow to a file on this machine: `runs:/ID` and `models:/NAME@ALIAS` for a checkpoint, a run's id for its folder."""
+"""Lookup of files on this machine by their MLflow names.
+
+`runs:/ID` and `models:/NAME@ALIAS` name a checkpoint. A run's id names its run folder.
+"""
 
 import logging
 from pathlib import Path
@@ -13,15 +16,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
-SECONDS = 30  # a command waits for its checkpoint
-OURS = "tags.kind = 'run'"  # not the summaries of sweeps and comparisons
+# Timeout of a request. A command cannot continue without its checkpoint, so it waits this long.
+SECONDS = 30
+# Excludes the summaries of sweeps and comparisons, which are MLflow runs, too.
+OURS = "tags.kind = 'run'"
 log = logging.getLogger("brainseg")
 
 
 def checkpoint_of(name: str, uri: str | None = None) -> Path:
-    """The best.pt that `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID` means.
+    """Return the path of the best.pt that an MLflow name refers to.
 
-    Where the store keeps its artifacts in a folder it is that very file, else a download. Raises RequestError if there is none.
+    The name is `runs:/ID`, `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`. If
+    the store keeps its artifacts in a folder, the path is that of the artifact itself, else that of
+    a download. Raises RequestError if there is no such file.
     """
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
@@ -30,7 +37,11 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
     with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
-            place = _of_run(client, name) if name.startswith("runs:/") else _of_model(client, name)
+            place = (
+                _location_of_run(client, name)
+                if name.startswith("runs:/")
+                else _location_of_model(client, name)
+            )
             path = Path(download_artifacts(f"{place}/best.pt", tracking_uri=uri))
         except (MlflowException, OSError) as error:
             raise RequestError(
@@ -38,13 +49,17 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
             ) from error
     if not path.is_file():
         raise RequestError(
-            f"checkpoint={name}: its model in {uri} has no best.pt; give a model that brainseg.train logged"
+            f"checkpoint={name}: its model in {uri} has no best.pt; "
+            "give a model that brainseg.train logged"
         )
     return path
 
 
 def folder_of(run_id: str, uri: str | None = None) -> Path:
-    """The run folder of an MLflow run. Raises RequestError if the run is not known or its folder is not on this machine."""
+    """Return the run folder of an MLflow run.
+
+    Raises RequestError if MLflow does not know the run, or if its folder is not on this machine.
+    """
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri(uri)
@@ -55,24 +70,26 @@ def folder_of(run_id: str, uri: str | None = None) -> Path:
             raise RequestError(
                 f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}"
             ) from error
-    folder = _folder_here(tags)
+    folder = _local_folder(tags)
     if folder is None:
         raise RequestError(
-            f"run={run_id}: its folder {tags.get('folder')} is not here; give the folder itself, or run where it is"
+            f"run={run_id}: its folder {tags.get('folder')} is not on this machine; "
+            "give the path of the folder, or use the machine that has it"
         )
     return folder
 
 
-def _folder_here(tags: dict[str, str]) -> Path | None:
-    """Return the folder that a run's tags name if that very run lies there, else None."""
+def _local_folder(tags: dict[str, str]) -> Path | None:
+    """Return the folder that a run's tags name if it contains that very run, else None."""
     folder = Path(tags.get("folder", ""))
     return folder if "folder" in tags and has_run(folder, tags.get("brainseg.uid", "")) else None
 
 
 def folder_behind(name: str, uri: str | None = None) -> Path | None:
-    """The run folder that `runs:/ID` or a `models:/` name of `checkpoint_of` came from; None if it is not on this machine.
+    """Return the run folder that an MLflow name of `checkpoint_of` came from.
 
-    Raises RequestError where there is no such name.
+    Returns None if the folder is not on this machine. Raises RequestError if MLflow does not know
+    the name.
     """
     from mlflow.exceptions import MlflowException
 
@@ -85,7 +102,7 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
                 if name.startswith("runs:/")
                 else _source_of_model(client, name)
             )
-            return _folder_here(client.get_run(run_id).data.tags) if run_id else None
+            return _local_folder(client.get_run(run_id).data.tags) if run_id else None
         except (MlflowException, OSError) as error:
             raise RequestError(
                 f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}"
@@ -93,9 +110,10 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
 
 
 def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
-    """The run folders of an MLflow experiment that are on this machine, the oldest first; warns of those that are not.
+    """Return the run folders of an MLflow experiment that are on this machine, the oldest first.
 
-    Raises RequestError if there is no such experiment or none of its folders is here.
+    Logs a warning if some are not. Raises RequestError if there is no such experiment, or if none
+    of its folders is on this machine.
     """
     from mlflow.exceptions import MlflowException
 
@@ -103,41 +121,36 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
     with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
-            found = client.get_experiment_by_name(experiment_name(experiment))
-            check(
-                found is not None, "tracking.experiment", experiment, f"no such experiment in {uri}"
-            )
-            assert found is not None
-            page = client.search_runs([found.experiment_id], OURS, order_by=["start_time"])
+            record = client.get_experiment_by_name(experiment_name(experiment))
+            rule = f"no such experiment in {uri}"
+            check(record is not None, "tracking.experiment", experiment, rule)
+            assert record is not None
+            experiments, order = [record.experiment_id], ["start_time"]
+            page = client.search_runs(experiments, OURS, order_by=order)
             runs = list(page)
             while page.token:
-                page = client.search_runs(
-                    [found.experiment_id], OURS, order_by=["start_time"], page_token=page.token
-                )
+                page = client.search_runs(experiments, OURS, order_by=order, page_token=page.token)
                 runs += page
         except (MlflowException, OSError) as error:
             raise RequestError(
-                f"tracking.experiment={experiment}: not read from {uri}: {' '.join(str(error).split())[:200]}"
+                f"tracking.experiment={experiment}: not read from {uri}: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from error
-    here = [folder for run in runs if (folder := _folder_here(run.data.tags)) is not None]
-    check(
-        bool(here),
-        "tracking.experiment",
-        experiment,
-        f"none of its {len(runs)} runs has its folder on this machine",
-    )
-    if len(here) < len(runs):
+    folders = [folder for run in runs if (folder := _local_folder(run.data.tags)) is not None]
+    rule = f"none of its {len(runs)} runs has its folder on this machine"
+    check(bool(folders), "tracking.experiment", experiment, rule)
+    if len(folders) < len(runs):
         log.warning(
             "%d of the %d runs of %s have no folder on this machine and are left out",
-            len(runs) - len(here),
+            len(runs) - len(folders),
             len(runs),
             experiment,
         )
-    return here
+    return folders
 
 
 def model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
-    """The last model of a run: one that was extended has several."""
+    """Return the last model of a run, or None. An extended run has several models."""
     outputs = run.outputs.model_outputs if run.outputs else []
     return (
         client.get_logged_model(max(outputs, key=lambda output: output.step).model_id)
@@ -146,33 +159,38 @@ def model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
     )
 
 
-def _of_run(client: "MlflowClient", name: str) -> str:
-    """Where the files of the last model of a run are."""
+def _location_of_run(client: "MlflowClient", name: str) -> str:
+    """Return the place of the files of a run's last model."""
     run = client.get_run(name.removeprefix("runs:/").strip("/"))
     model = model_of_run(client, run)
     if model is None:
         raise RequestError(
-            f"checkpoint={name}: the run is {run.info.status} and has no model; a run logs it when it finishes"
+            f"checkpoint={name}: the run is {run.info.status} and has no model; "
+            "a run logs its model when it finishes"
         )
     return model.artifact_location
 
 
 def _source_of_model(client: "MlflowClient", name: str) -> str | None:
-    """The id of the run that a model is of."""
-    wanted = name.removeprefix("models:/").strip("/")
-    if "@" in wanted:
-        return client.get_model_version_by_alias(*wanted.rsplit("@", 1)).run_id
-    if "/" in wanted:
-        return client.get_model_version(*wanted.rsplit("/", 1)).run_id
-    return client.get_logged_model(wanted).source_run_id
+    """Return the id of the run that logged a model."""
+    model = name.removeprefix("models:/").strip("/")
+    if "@" in model:
+        return client.get_model_version_by_alias(*model.rsplit("@", 1)).run_id
+    if "/" in model:
+        return client.get_model_version(*model.rsplit("/", 1)).run_id
+    return client.get_logged_model(model).source_run_id
 
 
-def _of_model(client: "MlflowClient", name: str) -> str:
-    """Where the files of a model are: `models:/` itself would be looked for in MLflow's global store, which need not be ours."""
-    wanted = name.removeprefix("models:/").strip("/")
-    if "@" in wanted:
-        version = client.get_model_version_by_alias(*wanted.rsplit("@", 1))
+def _location_of_model(client: "MlflowClient", name: str) -> str:
+    """Return the place of a model's files.
+
+    A `models:/` name cannot be used directly: MLflow would look it up in its global store, which
+    may be another store.
+    """
+    model = name.removeprefix("models:/").strip("/")
+    if "@" in model:
+        version = client.get_model_version_by_alias(*model.rsplit("@", 1))
         return client.get_model_version_download_uri(version.name, version.version)
-    if "/" in wanted:
-        return client.get_model_version_download_uri(*wanted.rsplit("/", 1))
-    return client.get_logged_model(wanted).artifact_location
+    if "/" in model:
+        return client.get_model_version_download_uri(*model.rsplit("/", 1))
+    return client.get_logged_model(model).artifact_location

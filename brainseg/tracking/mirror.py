@@ -1,4 +1,7 @@
-"""Brings MLflow up to date with a run folder. The folder is the truth, MLflow is its mirror: doing it twice changes nothing."""
+"""Replication of a run folder to MLflow.
+
+The run folder is the only source. MLflow mirrors it, so that a second replication changes nothing.
+"""
 
 import json
 import logging
@@ -8,7 +11,7 @@ import shlex
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -33,16 +36,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRAINING_SECONDS = 1  # how long a request may take while training waits for it
-FINAL_SHARE, FINAL_SECONDS = (
-    0.005,
-    10,
-)  # of the time of a run that has ended, and at most: a slow server is waited for so long
-UPLOAD_SECONDS = 30  # a server that has just answered may take this long to store a checkpoint
-# Times the cost of an attempt until the next: 1 % of training. After a failure twice that: from 100 s on, the first and the final
-# attempt at a server that hangs, a second each, stay below 2 % too.
+# Timeout of a request while training waits for it.
+TRAINING_SECONDS = 1
+# Timeout of a request after the end of a run: this share of the run's duration, but at most
+# FINAL_SECONDS. A slow server is worth so much waiting.
+FINAL_SHARE, FINAL_SECONDS = 0.005, 10
+# Timeout of an upload: a server that has just answered may take this long to store a checkpoint.
+UPLOAD_SECONDS = 30
+# The pause until the next attempt is this many times the duration of the last attempt, so that
+# tracking costs 1 % of training. After a failure the pause is twice as long. If a server hangs, the
+# first and the final attempt take a second each. From 100 s of training on, they cost less than 2 %
+# as well.
 PATIENCE = 100
-NAME = "brainseg.name"  # tag of a run: the name that it was given here
+# Tag of a run: the name that brainseg gave to it.
+NAME = "brainseg.name"
 FIRST_FILES = ("run.json", "config.yaml", "split.json")
 LAST_FILES = ("summary.json", "patients.csv", "slices.csv", "log.txt", "code.diff", "metrics.jsonl")
 
@@ -54,11 +61,12 @@ def replicate(
     experiment: str | None = None,
     sweep: str | None = None,
 ) -> str:
-    """Bring MLflow up to date with the run folder and return the link of the run's page.
+    """Bring MLflow up to date with the run folder and return the URL of the run's page.
 
-    `uri` and `experiment` replace those named in the folder's `run.json`; `sweep` is a further sweep that the run
-    belongs to. Raises MlflowException or OSError when the store or the folder fails, ValueError or KeyError when a
-    file of the folder is not what a run writes, RefusedError (a ValueError) when MLflow cannot take the run.
+    `uri` and `experiment` replace those named in the folder's `run.json`. `sweep` names an
+    additional sweep that the run belongs to. Raises MlflowException or OSError if the store or the
+    folder fails, ValueError or KeyError if a file of the folder is not valid, and RefusedError (a
+    ValueError) if MLflow cannot accept the run.
     """
     tracker = Tracker(folder, uri, seconds, experiment, sweep)
     tracker.update()
@@ -66,63 +74,79 @@ def replicate(
 
 
 class Mirror:
-    """What training holds: updates MLflow when that is cheap, and never raises, whatever becomes of the server."""
+    """Mirror of a run folder during training.
+
+    A mirror updates MLflow only as often as that is cheap. It never raises an exception, whatever
+    happens to the server.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.tracker = Tracker(folder)
         self.not_before = 0.0
-        self.reached = False  # an attempt has succeeded
-        self.failing = False  # the last attempt did not
-        self.refusal = ""  # why MLflow will not take the run, and what can be done about it
+        # True if any attempt has succeeded.
+        self.reached = False
+        # True if the last attempt failed.
+        self.failing = False
+        # The remedy, if MLflow refuses the run for good.
+        self.refusal = ""
 
     @property
     def begun(self) -> bool:
-        """Whether this process is or was at work on the folder: one that was refused it has nothing to send."""
+        """Return True if this process works or has worked on the folder.
+
+        A process that was refused the folder has nothing to send.
+        """
         path = self.folder / "status.json"
         status = json.loads(path.read_text()) if path.is_file() else {}
         return (status.get("host"), status.get("pid")) == (socket.gethostname(), os.getpid())
 
     def update(self, final: bool = False) -> None:
-        """Replicate the folder, unless an attempt not long ago took its time; `final` tries in any case."""
+        """Replicate the folder, unless a recent attempt took too long. `final` always tries."""
         started = time.monotonic()
         if started < self.not_before and not final:
             return
-        # A run that MLflow knew and now refuses was deleted there, and the next attempt makes it anew.
+        # A run that MLflow accepted before and now refuses was deleted there. The next attempt
+        # creates it again, so that this is no permanent refusal.
         is_first = not self.tracker.run_id
         try:
             import_mlflow()
             started = time.monotonic()
             self.tracker.update()
-        except Exception as error:  # whatever network, SQL, protobuf and plugins raise: a run must not die of its mirror
-            self._failed(error, final, remedy_of(error) if is_first else None)
+        except Exception as error:
+            # The network, SQL, protobuf and plugins raise many types of exceptions. None of them
+            # may stop the training.
+            self._report_failure(error, final, remedy_of(error) if is_first else None)
         else:
             self.failing, self.refusal = False, ""
-        # Not held against the store: the import of MLflow, and the first success, which may have made the database.
-        first = not (self.failing or self.reached)
+        # The import of MLflow does not count as cost. Neither does the first success, which may
+        # have created the database.
+        is_first_success = not (self.failing or self.reached)
         self.reached = self.reached or not self.failing
         cost = time.monotonic() - started
-        self.not_before = (
-            0.0 if first else time.monotonic() + PATIENCE * cost * (2 if self.failing else 1)
-        )
+        pause = PATIENCE * cost * (2 if self.failing else 1)
+        self.not_before = 0.0 if is_first_success else time.monotonic() + pause
 
     def describe(self) -> str:
-        """Where the run is in MLflow, or how to bring it there."""
+        """Return the links of the run in MLflow, or the command that brings the run there."""
         if self.refusal:
-            return f"MLflow:        refused; {self.refusal}; then: python -m brainseg.sync {shlex.quote(str(self.folder))}"
+            command = f"python -m brainseg.sync {shlex.quote(str(self.folder))}"
+            return f"MLflow:        refused the run; {self.refusal}, then run: {command}"
         if self.failing or not self.tracker.run_id:
-            return f"MLflow:        not up to date; later: python -m brainseg.sync {self.folder}"
+            command = f"python -m brainseg.sync {self.folder}"
+            return f"MLflow:        not up to date; run later: {command}"
         return describe_run(str(self.tracker.uri), self.tracker.experiment, self.tracker.run_id)
 
-    def _failed(self, error: Exception, final: bool, remedy: str | None) -> None:
-        """Warn of a failure; of one that waiting does not cure once, with the remedy."""
-        self.tracker = Tracker(
-            self.folder
-        )  # what the store holds is asked anew: it may have taken a part
-        reason, sync = (
-            " ".join(str(error).split())[:300],
-            f"python -m brainseg.sync {shlex.quote(str(self.folder))}",
-        )
+    def _report_failure(self, error: Exception, final: bool, remedy: str | None) -> None:
+        """Log a warning about a failure.
+
+        If `remedy` is not None, waiting does not help. The warning then names the remedy and is
+        logged once.
+        """
+        # The store may have accepted a part of the data, so a new tracker asks for its contents.
+        self.tracker = Tracker(self.folder)
+        reason = " ".join(str(error).split())[:300]
+        sync = f"python -m brainseg.sync {shlex.quote(str(self.folder))}"
         if remedy is not None:
             if remedy != self.refusal:
                 log.warning(
@@ -133,13 +157,17 @@ class Mirror:
                 )
             self.refusal = remedy
         elif final or not self.failing:
-            later = f"run `{sync}` later" if final else "training goes on, MLflow will catch up"
+            later = f"run `{sync}` later" if final else "training continues, MLflow will catch up"
             log.warning("tracking failed: %s; %s", reason, later)
         self.failing = True
 
 
 class Tracker:
-    """One run folder and its MLflow run; remembers what it sent, so that an epoch costs one request. Start anew after an error."""
+    """Connection between one run folder and its MLflow run.
+
+    A tracker remembers the points that it has sent, so that an epoch costs one request. After an
+    error, create a new tracker.
+    """
 
     def __init__(
         self,
@@ -149,79 +177,79 @@ class Tracker:
         experiment: str | None = None,
         sweep: str | None = None,
     ) -> None:
-        """`uri`, `experiment` and `sweep` are those of `replicate`."""
+        """Store the arguments. `uri`, `experiment` and `sweep` have the meaning of `replicate`."""
         self.folder = Path(folder)
         self.uri = uri
         self.seconds = seconds
-        self.named, self.sweep = experiment, sweep
+        self.requested_experiment, self.sweep = experiment, sweep
         self.run_id = ""
         self.experiment = ""
         self.sent: dict[tuple[str, int], float] = {}
         self.state = ""
 
     def update(self) -> None:
-        """Send what MLflow lacks; raises as `replicate`."""
+        """Send everything that MLflow lacks. Raises the same errors as `replicate`."""
         for path in self.folder.rglob("*"):
-            if (
-                path.is_symlink()
-            ):  # a folder from elsewhere names the server too, and could so fetch any file of ours
+            # A run folder from another person names the server, too. With a link in it, that server
+            # could receive any file of this machine.
+            if path.is_symlink():
                 raise ValueError(
                     f"{path}: a link; only the files of the run folder itself are sent"
                 )
         self.record, self.status = (
             json.loads((self.folder / name).read_text()) for name in ("run.json", "status.json")
         )
-        where = self.record["tracking"] or {
-            "uri": None,
-            "artifacts": None,
-            "experiment": "brainseg",
-        }
+        defaults: dict[str, Any] = {"uri": None, "artifacts": None, "experiment": "brainseg"}
+        tracking = self.record["tracking"] or defaults
         self.uri = store_of(self.record, self.folder, self.uri)
-        seconds = self._patience()
-        # Two processes on one folder (a training and a sync) would each create the run. FileLock's Timeout is an OSError.
+        seconds = self._request_timeout()
+        # Without the lock, two processes on one folder (a training and a sync) would each create
+        # the run. FileLock's Timeout is an OSError.
         with short_timeouts(seconds), FileLock(self.folder / ".tracking.lock", timeout=seconds):
             self.client = connect(self.uri)
             if not self.run_id:
-                self.experiment = experiment_id(
-                    self.client, self.uri, self.named or where["experiment"], where["artifacts"]
-                )
+                name = self.requested_experiment or tracking["experiment"]
+                self.experiment = experiment_id(self.client, self.uri, name, tracking["artifacts"])
                 self.run_id = self._begin()
             self._send_metrics()
             self._send_state()
 
-    def _patience(self) -> int:
-        """Seconds for a request: nothing waits for a run that has ended, but for a killed one its killer does."""
+    def _request_timeout(self) -> int:
+        """Return the timeout of a request in seconds.
+
+        The timeout is longer after the end of a run, because nothing waits for the process then. A
+        killed run is an exception: whoever sent the signal waits for the process to exit.
+        """
         if self.status["state"] in ("running", "killed"):
             return self.seconds
-        lasted = (self.status["ended"] - self.status["started"]) / 1000
-        return max(self.seconds, min(round(FINAL_SHARE * lasted), FINAL_SECONDS))
+        duration = (self.status["ended"] - self.status["started"]) / 1000
+        return max(self.seconds, min(round(FINAL_SHARE * duration), FINAL_SECONDS))
 
     def _begin(self) -> str:
-        """Find the run by its uid or create it; send tags, params, data set and the files that are there from the start."""
+        """Find the run by its uid or create it, and return its id.
+
+        Sends the tags, the params, the data set and the files that exist from the start.
+        """
         from mlflow.entities import Param, RunTag
 
         uid = self.record["uid"]
-        found = run_of(self.client, self.experiment, uid, self.folder)
-        run = found or self._create(uid)
+        existing_run = run_of(self.client, self.experiment, uid, self.folder)
+        run = existing_run or self._create(uid)
         run_id = run.info.run_id
         self.files = files_at(run.info.artifact_uri, str(self.uri))
-        params, tags, logged = (
-            params_of(self.folder),
-            tags_of(self.folder, self.record),
-            run.data.params,
-        )
+        params, logged = params_of(self.folder), run.data.params
+        tags = tags_of(self.folder, self.record)
         tags |= {sweep_tag(self.sweep): "true"} if self.sweep else {}
-        # A param keeps the value that it was logged with. Another value of today becomes a tag.
+        # MLflow cannot change a param. A value that differs from the logged one becomes a tag.
         tags |= {
             f"extended.{key}": value
             for key, value in params.items()
             if logged.get(key, value) != value
         }
-        # An extended run has a new name. A name that was given in MLflow's pages stays.
+        # An extended run has a new name. A name that a user typed into MLflow's pages is kept.
         tags |= {NAME: self._name}
-        if run.info.run_name != self._name and run.info.run_name == run.data.tags.get(
-            NAME, run.info.run_name
-        ):
+        last_name = run.data.tags.get(NAME, run.info.run_name)
+        if run.info.run_name != self._name and run.info.run_name == last_name:
             self.client.update_run(run_id, name=self._name)
         new = [Param(key, value) for key, value in params.items() if key not in logged]
         self.client.log_batch(
@@ -230,11 +258,12 @@ class Tracker:
         log_dataset(self.client, run, self.record["data"])
         for name in FIRST_FILES:
             self.files.log_artifact(str(self.folder / name))
-        if (
-            "error" in run.data.tags
-        ):  # what stopped it before; if it ends so again, that is said again
+        # The tag describes an earlier attempt. If the run fails again, the tag is set again.
+        if "error" in run.data.tags:
             self.client.delete_tag(run_id, "error")
-        if found:  # each point once, also when an epoch was lost and run again: its time and its speed would differ
+        if existing_run:
+            # The points in MLflow are read, so that each point is sent only once. A point of a
+            # repeated epoch would differ in its time and its speed.
             keys = {point.key for point in self._points()}
             histories = {key: self.client.get_metric_history(run_id, key) for key in keys}
             self.sent = {
@@ -250,12 +279,12 @@ class Tracker:
         return self.record.get("label") or self.record["name"]
 
     def _create(self, uid: str) -> "Run":
-        """Create the MLflow run, which is the folder's own also where the folder is a copy of another run's."""
+        """Create an MLflow run for the folder. A copy of a run's folder gets its own MLflow run."""
         tags = {"brainseg.uid": uid, NAME: self._name, **place_tags(self.folder)}
         if originals := runs_with(self.client, self.experiment, uid):
             tags["copy_of"] = originals[-1].info.run_id
             place = originals[-1].data.tags.get("folder")
-            log.warning("%s is a copy of %s: it has an MLflow run of its own", self.folder, place)
+            log.warning("%s is a copy of %s and gets its own MLflow run", self.folder, place)
         return self.client.create_run(
             self.experiment, start_time=self.status["started"], tags=tags, run_name=self._name
         )
@@ -273,45 +302,54 @@ class Tracker:
             self.sent |= {(point.key, point.step): point.value for point in new}
 
     def _is_contradicted(self, point: "Metric") -> bool:
-        """Return True if MLflow has another value at this step than the folder; speeds differ whenever an epoch is repeated."""
-        held = self.sent.get((point.key, point.step), point.value)
-        is_same = math.isclose(held, point.value, rel_tol=1e-9) or (
-            math.isnan(held) and math.isnan(point.value)
+        """Return True if MLflow has another value at this step than the folder.
+
+        Speeds are ignored, because they differ whenever an epoch is repeated.
+        """
+        stored_value = self.sent.get((point.key, point.step), point.value)
+        is_same = math.isclose(stored_value, point.value, rel_tol=1e-9) or (
+            math.isnan(stored_value) and math.isnan(point.value)
         )
         return not (is_same or point.key.startswith("speed/"))
 
     def _set_aside(self) -> None:
-        """Leave the MLflow run to the curve that it has, because MLflow changes no point; the folder's curve gets another run.
+        """Detach the MLflow run from the folder, so that the folder's curve gets a new run.
 
-        That is a run which was extended from its best epoch on another curve, or begun anew by other code.
+        MLflow cannot change a point. The curves differ if a run was extended from its best epoch
+        and took another course, or if other code started it again.
         """
         run = self.client.get_run(self.run_id)
         log.warning(
-            "%s has another curve than its MLflow run %s, which keeps its points; the folder gets a new run",
+            "%s has another curve than its MLflow run %s, which keeps its points; "
+            "the folder gets a new run",
             self.folder,
             self.run_id,
         )
-        # It mirrors no folder any more, and no sweep's chart may show it.
+        # The run no longer mirrors a folder, and no sweep's chart may show it.
         for tag in run.data.tags:
             if tag.startswith("sweep") or tag in place_tags(self.folder):
                 self.client.delete_tag(self.run_id, tag)
         self.client.update_run(self.run_id, status="KILLED", name=f"{run.info.run_name} (replaced)")
-        # Last, as from here on the run is not found by the uid any more.
+        # This comes last, because the run cannot be found by its uid afterwards.
         self.client.set_tag(self.run_id, "brainseg.uid", f"{self.record['uid']}.replaced")
         self.run_id, self.sent, self.state = "", {}, ""
 
     def _send_state(self) -> None:
-        """The run's status; at its end also the files that are there by then, and of a finished run the model."""
+        """Send the run's status, and after its end the remaining files.
+
+        The model of a finished run is sent as well.
+        """
         state = self.status["state"].upper()
         if state == "RUNNING":
-            if self.state not in ("", "RUNNING"):  # resumed or extended
+            # The run was resumed or extended.
+            if self.state not in ("", "RUNNING"):
                 self.client.update_run(self.run_id, status="RUNNING")
             self.state = state
             return
         if error := self.status.get("error"):
             self.client.set_tag(self.run_id, "error", error[:VALUE_LENGTH])
         self.client.set_terminated(self.run_id, state, end_time=self.status["ended"])
-        # Killed: the one who sent the signal waits for us.
+        # After a kill, whoever sent the signal waits for this process.
         with short_timeouts(UPLOAD_SECONDS if state == "FINISHED" else self.seconds):
             for name in LAST_FILES:
                 if (path := self.folder / name).exists():

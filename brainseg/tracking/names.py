@@ -1,18 +1,20 @@
-"""Names as MLflow takes them: of metrics and params, and of experiments."""
+"""Names of metrics, params and experiments in the form that MLflow accepts."""
 
 import hashlib
 import posixpath
 from collections.abc import Iterable
 
-LONGEST_KEY, LONGEST_EXPERIMENT = 250, 500  # characters that MLflow takes
-SIGNS = "_-. :/"  # besides letters and digits
+# The numbers of characters that MLflow accepts.
+LONGEST_KEY, LONGEST_EXPERIMENT = 250, 500
+# The characters that MLflow accepts in a key, besides letters and digits.
+SIGNS = "_-. :/"
 
 
 def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
-    """Return the key in MLflow of each name of a metric or param; different names get different keys.
+    """Return the MLflow key of each name of a metric or param. Different names get different keys.
 
-    A sign that MLflow refuses, such as a parenthesis or a plus in the name of a class, becomes an underscore.
-    A digest tells apart names that would then be the same.
+    A character that MLflow refuses, such as a parenthesis or a plus in the name of a class, becomes
+    an underscore. A digest is appended to names that would then be equal.
     """
     keys = {name: _key(name) for name in names}
     counts: dict[str, int] = {}
@@ -28,18 +30,18 @@ def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
 
 def _key(name: str) -> str:
     key = "".join(letter if letter.isalnum() or letter in SIGNS else "_" for letter in name)
-    # MLflow refuses what would be another path: `a//b`, `a/../b` and `a/`.
+    # MLflow refuses names that a path library would normalize: `a//b`, `a/../b` and `a/`.
     key = posixpath.normpath(key).lstrip("./") or "_"
     return shorten(key, name, LONGEST_KEY)
 
 
 def experiment_name(name: str) -> str:
-    """Return the name of an experiment in MLflow: the name itself, or if MLflow takes none so long, its beginning and a digest."""
+    """Return the name of an experiment in MLflow, shortened if it is too long for MLflow."""
     return shorten(name, name, LONGEST_EXPERIMENT)
 
 
 def shorten(text: str, name: str, longest: int) -> str:
-    """Return `text`, or where it is too long its beginning and a digest of `name`."""
+    """Return `text`, or if it is too long, its beginning and a digest of `name`."""
     return text if len(text) <= longest else f"{text[: longest - 9]}-{_digest(name)}"
 
 

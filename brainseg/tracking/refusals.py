@@ -1,35 +1,36 @@
-"""What MLflow refuses for good, and what the user can do about it; told apart by MLflow's error codes."""
+"""Permanent refusals by MLflow and their remedies. MLflow's error codes identify the refusals."""
 
 from http import HTTPStatus
 
-NOT_NOW = (
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.CONFLICT,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    499,
-)  # the last: cancelled
-PASSWORD = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account that may write there"
+# The statuses of client errors that may pass by themselves. 499 means that the request was
+# cancelled.
+NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, 499)
+PASSWORD = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
+    "to the values of an account with write access"
+)
 REMEDIES = {
     HTTPStatus.UNAUTHORIZED: PASSWORD,
     HTTPStatus.FORBIDDEN: PASSWORD,
-    HTTPStatus.NOT_FOUND: "check tracking.uri: it must be the address of an MLflow server of version 3",
+    HTTPStatus.NOT_FOUND: "check tracking.uri: it must be the address of an MLflow 3 server",
     HTTPStatus.NOT_IMPLEMENTED: "update the MLflow server to version 3",
 }
+# The remedy of every other permanent refusal.
 ELSEWHERE = (
     "correct the cause that MLflow names, or send the run to another store with tracking.uri=URI"
 )
 
 
 class RefusedError(ValueError):
-    """MLflow cannot take the run as things are. The message names the remedy."""
+    """MLflow cannot accept the run in the present state. The message names the remedy."""
 
 
 def remedy_of(error: Exception) -> str | None:
-    """Return what the user can do about an error that waiting does not cure; None for one that may pass."""
+    """Return the remedy of a permanent error, or None for an error that may pass by itself."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, ValueError | KeyError) and not isinstance(error, OSError):
-        # A file of the run folder is not what a run writes, or the request names what is not there.
+        # A file of the run folder is not valid, or the request names something that does not exist.
         return "correct it"
     if not isinstance(error, MlflowException):
         return None

@@ -1,4 +1,7 @@
-"""MLflow's model registry: a name, a version and an alias that lead to a run's LoggedModel. No file is copied, none is pickled."""
+"""Access to MLflow's model registry: names, versions and aliases that refer to a run's LoggedModel.
+
+Registration neither copies nor pickles a file.
+"""
 
 import json
 from pathlib import Path
@@ -15,29 +18,31 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-VERSIONS_TAG = (
-    "mlflow.modelVersions"  # from which MLflow's page of a LoggedModel links to its versions
-)
+# MLflow's page of a LoggedModel reads this tag to link to the model's versions.
+VERSIONS_TAG = "mlflow.modelVersions"
 
 
 class FoundModel(NamedTuple):
-    """A run's best checkpoint in MLflow."""
+    """A run's best checkpoint in the MLflow store `uri`."""
 
-    uri: str  # the store
+    uri: str
     run_id: str
     model: "LoggedModel"
 
 
 class RegisteredModel(NamedTuple):
+    """A version in the registry. `previous_version` is the version that had the alias before."""
+
     version: int
-    new: bool
-    before: int | None  # the version that had the alias
+    is_new: bool
+    previous_version: int | None
 
 
 def find_model(run: str, uri: str | None = None) -> FoundModel:
-    """The LoggedModel of a run named by its folder, its MLflow id or runs:/ID; creates nothing.
+    """Return the LoggedModel of a run named by its folder, its MLflow id or runs:/ID.
 
-    `uri` replaces the store that the folder names. Raises RequestError where MLflow does not know the run, or has no model of it.
+    Creates nothing. `uri` replaces the store that the folder names. Raises RequestError if MLflow
+    does not know the run, or has no model of it.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -45,60 +50,64 @@ def find_model(run: str, uri: str | None = None) -> FoundModel:
     folder = Path(run)
     record = _record(folder) if (folder / "run.json").is_file() else None
     uri = store_of(record, folder, uri) if record else tracking_uri(uri)
-    remedy = f"python -m brainseg.sync {run if record else 'runs'} brings it there"
+    remedy = f"python -m brainseg.sync {run if record else 'runs'} sends it to MLflow"
     with short_timeouts(SECONDS):
         try:
             client = connect(uri, make=False)
             run_id = (
                 _id_of(client, record, folder) if record else run.removeprefix("runs:/").strip("/")
             )
-            check(run_id is not None, "run", run, f"MLflow does not know it, in {uri}", remedy)
-            found = client.get_run(str(run_id))
-            model = model_of_run(client, found)
+            check(run_id is not None, "run", run, f"MLflow does not know it in {uri}", remedy)
+            mlflow_run = client.get_run(str(run_id))
+            model = model_of_run(client, mlflow_run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise RequestError(
                 f"run={run}: not found in {uri} ({' '.join(str(error).split())[:200]}); {remedy}"
             ) from error
-    rule = f"it is {found.info.status} and has no model; a run logs it when it finishes"
+    rule = f"it is {mlflow_run.info.status} and has no model; a run logs its model when it finishes"
     check(model is not None, "run", run, rule, f"if it has finished, {remedy}")
     assert model is not None
-    return FoundModel(uri, found.info.run_id, model)
+    return FoundModel(uri, mlflow_run.info.run_id, model)
 
 
-def register_model(found: FoundModel, name: str, alias: str | None) -> RegisteredModel:
-    """Make the model a version of the registered model `name`, once, and give it the alias.
+def register_model(checkpoint: FoundModel, name: str, alias: str | None) -> RegisteredModel:
+    """Register the checkpoint as a version of the model `name`, once, and give it the alias.
 
-    What is registered is the checkpoint, not the run: a run that was extended since to a better one becomes a further version.
-    Raises DataError when the store fails or refuses.
+    The checkpoint is registered, not the run. If the run was extended and has a better checkpoint
+    since, that checkpoint becomes an additional version. Raises DataError if the store fails or
+    refuses.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     with short_timeouts(SECONDS):
         try:
-            client = connect(found.uri, make=False)
-            version = _version_of(client, name, found)
-            new = version is None
+            client = connect(checkpoint.uri, make=False)
+            version = _version_of(client, name, checkpoint)
+            is_new = version is None
             if version is None:
-                version = _create(client, name, found)
-            before = client.get_registered_model(name).aliases.get(alias) if alias else None
-            if alias and str(before) != str(version):
+                version = _create(client, name, checkpoint)
+            previous = client.get_registered_model(name).aliases.get(alias) if alias else None
+            if alias and str(previous) != str(version):
                 client.set_registered_model_alias(name, alias, str(version))
         except (MlflowException, SQLAlchemyError) as error:
             raise DataError(
-                f"name={name}: not registered in {found.uri}: {' '.join(str(error).split())[:200]}"
+                f"name={name}: not registered in {checkpoint.uri}: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from error
-    return RegisteredModel(version, new, int(before) if before else None)
+    return RegisteredModel(version, is_new, int(previous) if previous else None)
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """What `run.json` says of the run and its store. Raises RequestError if it is not what a run writes."""
+    """Return the uid, the path and the store of a run from its `run.json`.
+
+    Raises RequestError if the file is not valid.
+    """
     try:
         facts = RunFolder(folder).facts
-        where = facts["tracking"]
-        tracking = (
-            None if where is None else {"uri": where["uri"], "experiment": where["experiment"]}
-        )
+        tracking = facts["tracking"]
+        if tracking is not None:
+            tracking = {"uri": tracking["uri"], "experiment": tracking["experiment"]}
         return {"uid": str(facts["uid"]), "path": facts.get("path"), "tracking": tracking}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise RequestError(
@@ -117,18 +126,18 @@ def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str 
     return run.info.run_id if run is not None else None
 
 
-def _version_of(client: "MlflowClient", name: str, found: FoundModel) -> int | None:
-    """The version of `name` that is this very model."""
-    versions = client.search_model_versions(f"name = '{name}' and run_id = '{found.run_id}'")
-    same = [
+def _version_of(client: "MlflowClient", name: str, checkpoint: FoundModel) -> int | None:
+    """Return the version of the model `name` that is this checkpoint, or None."""
+    versions = client.search_model_versions(f"name = '{name}' and run_id = '{checkpoint.run_id}'")
+    numbers = [
         int(version.version)
         for version in versions
-        if version.source == found.model.artifact_location
+        if version.source == checkpoint.model.artifact_location
     ]
-    return max(same, default=None)
+    return max(numbers, default=None)
 
 
-def _create(client: "MlflowClient", name: str, found: FoundModel) -> int:
+def _create(client: "MlflowClient", name: str, checkpoint: FoundModel) -> int:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -136,25 +145,24 @@ def _create(client: "MlflowClient", name: str, found: FoundModel) -> int:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model = found.model
+    model = checkpoint.model
     tags = {
         key: value
         for key, value in model.tags.items()
         if key in ("brainseg.uid", "checkpoint.sha256")
     }
-    # The place itself, as `models:/ID` would be looked for in MLflow's global store, which need not be ours.
-    place, run_id, model_id = model.artifact_location, found.run_id, model.model_id
+    # The version needs the place itself. MLflow would look up `models:/ID` in its global store,
+    # which may be another store.
+    place, run_id, model_id = model.artifact_location, checkpoint.run_id, model.model_id
     version = client.create_model_version(
         name, place, run_id, tags, await_creation_for=SECONDS, model_id=model_id
     )
-    _link(client, model, name, int(version.version))
+    _add_link(client, model, name, int(version.version))
     return int(version.version)
 
 
-def _link(client: "MlflowClient", model: "LoggedModel", name: str, version: int) -> None:
-    """Let MLflow's page of the LoggedModel show the version, as `mlflow.register_model` does."""
-    listed = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
-    client.set_logged_model_tags(
-        model.model_id,
-        {VERSIONS_TAG: json.dumps([*listed, {"name": name, "version": str(version)}])},
-    )
+def _add_link(client: "MlflowClient", model: "LoggedModel", name: str, version: int) -> None:
+    """Make MLflow's page of the LoggedModel show the version, as `mlflow.register_model` does."""
+    versions = json.loads(model.tags.get(VERSIONS_TAG, "[]"))
+    versions.append({"name": name, "version": str(version)})
+    client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(versions)})

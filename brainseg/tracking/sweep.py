@@ -1,4 +1,7 @@
-"""The jobs of a sweep in MLflow: also those that an earlier sweep ran, or that were sent to another store."""
+"""Replication of a sweep's jobs to MLflow.
+
+This includes jobs that an earlier sweep ran, and jobs that were sent to another store.
+"""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +15,17 @@ from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError
 from brainseg.tracking.runs import run_of
 
+# Timeout of a request.
 SECONDS = 30
 
 
 def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
-    """Bring every job of a sweep to the store of this request, with the tag by which the sweep's chart finds it.
+    """Send every job of a sweep to the store of this request, with the tag of the sweep.
 
-    A job that the sweep skipped may be tagged with the sweep that ran it, or lie in another store. Returns the
-    reason of the first failure, or an empty text. Raises MlflowException, SQLAlchemyError, OSError or
-    RefusedError where the store itself fails.
+    The sweep's chart finds its jobs by this tag. A job that the sweep skipped may only have the tag
+    of the sweep that ran it, or be in another store. Returns the reason of the first failure, or an
+    empty text. Raises MlflowException, SQLAlchemyError, OSError or RefusedError if the store itself
+    fails.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -47,7 +47,7 @@ def command(folder: Path, module: Any, *overrides: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:
         run_command(
-            module.__name__.removeprefix("brainseg."), module.run, module.check, list(overrides)
+            module.__name__.removeprefix("brainseg."), module.run, module.check_request, list(overrides)
         )
     assert stop.value.code == 0
 

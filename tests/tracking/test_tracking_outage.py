@@ -196,4 +196,4 @@ def test_a_slow_server_is_waited_for_once_the_run_has_ended(
         "started": START,
         "ended": None if state == "running" else START + minutes * 60_000,
     }
-    assert tracker._patience() == seconds
+    assert tracker._request_timeout() == seconds
