@@ -175,7 +175,9 @@ def _write_viewer(
         else f"mean of {len(config.checkpoint)} networks"
     )
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
-    results.view(folder_of(config) / "viewer.html", config.viewer, prediction_name, title, notes)
+    results.write_viewer(
+        folder_of(config) / "viewer.html", config.viewer, prediction_name, title, notes
+    )
 
 
 def _analyse_failures(

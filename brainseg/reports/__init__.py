@@ -1,1 +1,1 @@
-"""Scores, tables, figures and the viewer."""
+"""Scores, tables, figures and the viewer of a run, an evaluation or a comparison."""

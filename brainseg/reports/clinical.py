@@ -1,5 +1,6 @@
-"""The clinical table of a cohort, such as data.csv of the public set, and which of its rows belongs
-to which patient.
+"""The clinical table of a cohort, such as data.csv of the public set.
+
+Rows are matched to patients by name, in any of the spellings that `patient_key` unifies.
 """
 
 import difflib
@@ -34,13 +35,14 @@ def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFra
         table = pd.read_csv(
             StringIO(text), sep=separator, dtype={"Patient": str}, skipinitialspace=True
         )
-    except (OSError, ValueError) as error:  # no such file; not text, not a table
+    except (OSError, ValueError) as error:
+        # The file can't be read, or its content is no text or no table.
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not a table ({reason}); {REMEDY}") from error
+        raise DataError(f"{path} is not a table ({reason}); {REMEDY}") from error
     table.columns = table.columns.str.strip()
     if "Patient" not in table:
         columns = enumerate_names([str(column) for column in table.columns])
-        raise DataError(f"{path}: no column Patient among {columns}; {REMEDY}")
+        raise DataError(f"{path} has no column Patient among {columns}; {REMEDY}")
     table["Patient"] = table.Patient.map(lambda name: patient_of(name.strip()), na_action="ignore")
     if separator == ";":
         table = table.apply(_with_decimal_points)
@@ -48,7 +50,7 @@ def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFra
     repeated = named.Patient[named.Patient.map(patient_key).duplicated()].tolist()
     if repeated:
         raise DataError(
-            f"{path}: patients {enumerate_names(repeated)} are there twice; leave one row of each"
+            f"{path} has two rows for patients {enumerate_names(repeated)}; keep one row of each"
         )
     if len(patients):
         _check_match(path, table, patients)
@@ -56,15 +58,17 @@ def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFra
 
 
 def patient_key(name: str) -> str:
-    """Return what two spellings of a patient's name have in common: dashes equal underscores, and a
-    date at the end is left out.
+    """Return a patient's name in a form that is equal for all spellings of the name.
+
+    Dashes become underscores, case is ignored, and a date at the end is removed.
     """
     return patient_of(str(name).strip().replace("-", "_")).casefold()
 
 
 def match_clinical(table: "pd.DataFrame", patients: Sequence[str]) -> "pd.DataFrame":
-    """Return the clinical rows of `patients` in their order, with missing values for a patient that
-    has no row.
+    """Return the clinical rows of `patients` in their order.
+
+    A patient without a row gets missing values.
     """
     named = table[table.Patient.notna()]
     rows = named.set_index(named.Patient.map(patient_key)).drop(columns="Patient")
@@ -72,11 +76,12 @@ def match_clinical(table: "pd.DataFrame", patients: Sequence[str]) -> "pd.DataFr
 
 
 def _check_match(path: str | Path, table: "pd.DataFrame", patients: Sequence[str]) -> None:
-    """Raise DataError with the nearest name if none of the patients has a row."""
+    """Raise DataError with the most similar name if none of the patients has a row."""
     names = {patient_key(name): name for name in table.Patient.dropna()}
     keys = [patient_key(patient) for patient in patients]
     if not names.keys().isdisjoint(keys):
         return
+    # Cutoff 0 accepts even a poor match, so that the error shows how the table spells its names.
     nearest = difflib.get_close_matches(keys[0], names, n=1, cutoff=0)
     example = (
         f", and the name nearest to {patient_of(patients[0])} is {names[nearest[0]]}"
@@ -100,6 +105,7 @@ def _decode(content: bytes) -> str:
     """
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
+    # UTF-8 is tried before Latin-1, because Latin-1 decodes any bytes.
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

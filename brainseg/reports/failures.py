@@ -1,7 +1,10 @@
-"""Where a model fails: Dice by tumour volume, institution, missing sequence, place in the tumour and clinical column; the worst patients.
+"""Analysis of a model's failures: Dice by patient group, and the patients of lowest Dice.
 
-Pure functions over the tables of a run or of a comparison, one row a patient. They describe and test nothing: of seventy groups a
-few stand out by chance, so a low one is a question to ask, not a finding. The figure of it is in failures_figure.py.
+The groups are formed by tumour volume, institution, missing sequence, position in the tumour and
+clinical column. The functions are pure and work on the tables of a run or of a comparison, with one
+row per patient. They describe the scores and test no hypothesis. Of seventy groups a few stand out
+by chance, so a low score is a question to ask and not a finding. failures_figure.py draws the
+analysis.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,11 +27,14 @@ ALL, VOLUME, INSTITUTION, SEQUENCES = (
     "institution",
     "sequences",
 )
-POSITION, FALSE_ALARMS = "position in the tumour", "false alarms"  # by slice
+# The factors that are computed from slices.
+POSITION, FALSE_ALARMS = "position in the tumour", "false alarms"
 THIRDS = ("lowest third of its slices", "middle third", "highest third")
 COMPLETE, MISSING = "all there", "missing"
-BY_VALUE = 6  # a numeric column with more values than this is dealt into thirds
-NAMES = 12  # a text column with more values than this names patients and groups none
+# A numeric column with more values than this is divided into thirds.
+BY_VALUE = 6
+# A text column with more values than this identifies patients, so it forms no groups.
+NAMES = 12
 
 
 def groups(
@@ -37,10 +43,13 @@ def groups(
     store: "Store | None" = None,
     clinical: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
-    """How each group of patients scored: factor, group, patients, mean, low, high (95 % bootstrap over patients), median, missed.
+    """Return the scores of each group of patients.
 
-    Dice throughout, over a patient's volume or, by POSITION, over its slices there; FALSE_ALARMS is each patient's share of
-    tumour-free slices with any predicted pixel. A group of one patient has no interval. Arguments and errors as `observe`.
+    The columns are factor, group, patients, mean, low, high, median and missed. `low` and `high`
+    are the 95 % bootstrap interval over patients. A group of a single patient has no interval. The
+    scored value is the Dice of a patient's volume. Under POSITION it is the Dice of the patient's
+    slices at that position, and under FALSE_ALARMS the patient's share of tumour-free slices with
+    any predicted pixel. Arguments and errors are those of `observe`.
     """
     import pandas as pd
 
@@ -62,45 +71,54 @@ def observe(
     store: "Store | None" = None,
     clinical: "pd.DataFrame | None" = None,
 ) -> "pd.DataFrame":
-    """One row for each patient in each factor: factor, group, patient, value, missed; factors and groups in the order they are read.
+    """Return one row for each patient in each factor: factor, group, patient, value, missed.
 
-    `patients` are rows of patients.csv, one a patient and of one role; `slices` those of slices.csv; `store` says which sequences
-    are missing; `clinical` is the public set's data.csv. Raises DataError where they are not that.
+    Factors and groups are in the order in which a reader sees them. `patients` are rows of
+    patients.csv, one per patient and all of the same role. `slices` are rows of slices.csv, `store`
+    contains which sequences are missing, and `clinical` is a table such as the public set's
+    data.csv. Raises DataError if an argument does not have that form.
     """
     import pandas as pd
 
-    _check(patients, store)
+    _check_patients(patients, store)
     scores = pd.DataFrame(
         {"patient": patients.patient, "value": patients.dice, "missed": count_missed(patients)}
     )
     parts = [
-        _grouped(scores, factor, labels) for factor, labels in _factors(patients, store).items()
+        _assign_groups(scores, factor, labels)
+        for factor, labels in _patient_factors(patients, store).items()
     ]
     if slices is not None:
-        parts += _by_slice(
+        parts += _score_slices(
             slices[slices.patient.isin(patients.patient)].sort_values(["patient", "slice"])
         )
     if clinical is not None:
-        if taken := sorted(
+        if reserved := sorted(
             {ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_ALARMS} & set(clinical)
         ):
             raise DataError(
-                f"clinical columns {', '.join(taken)}: factors of this analysis already; give them another name"
+                "the analysis has its own factors with the names of the clinical columns "
+                f"{', '.join(reserved)}; rename the columns"
             )
         rows = match_clinical(clinical, patients.patient)
-        usable = [
+        factor_columns = [
             name
             for name in rows
             if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= NAMES
         ]
-        parts += [_grouped(scores, name, _by_column(rows[name])) for name in usable]
+        parts += [
+            _assign_groups(scores, name, _group_by_value(rows[name])) for name in factor_columns
+        ]
     return pd.concat(parts, ignore_index=True)[["factor", "group", "patient", "value", "missed"]]
 
 
 def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -> "pd.DataFrame":
-    """The `n` patients of lowest Dice, the lowest first, with what may explain it."""
-    _check(patients, store)
-    shown = (
+    """Return the `n` patients of lowest Dice, the lowest first.
+
+    Further columns contain values that may explain the Dice.
+    """
+    _check_patients(patients, store)
+    columns = (
         "patient",
         "dice",
         "tumour_pixels",
@@ -111,24 +129,24 @@ def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -
         "slices",
         "tumour_slices",
     )
-    found = (
+    table = (
         patients.sort_values(["dice", "patient"])
-        .head(n)[[column for column in shown if column in patients]]
+        .head(n)[[column for column in columns if column in patients]]
         .reset_index(drop=True)
     )
-    found.insert(1, "institution", found.patient.map(institution))
+    table.insert(1, "institution", table.patient.map(institution))
     if store is not None:
-        found["sequences"] = found.patient.map(sequences(store))
-    return found
+        table["sequences"] = table.patient.map(sequences(store))
+    return table
 
 
 def institution(patient: str) -> str:
-    """The second part of TCGA_<institution>_<number>."""
+    """Return the institution in a name such as TCGA_<institution>_<number>, else "unknown"."""
     return (patient.split("_") + ["", ""])[1] or "unknown"
 
 
 def sequences(store: "Store") -> dict[str, str]:
-    """For each volume, which sequences are missing: FLAIR's copy stands in their place."""
+    """Return a label for each volume with its missing sequences, which a copy of FLAIR replaces."""
     absent = [
         [name for name, copied in zip(store.channels, row, strict=True) if copied]
         for row in store.copies
@@ -139,27 +157,33 @@ def sequences(store: "Store") -> dict[str, str]:
     }
 
 
-def _check(patients: "pd.DataFrame", store: "Store | None") -> None:
-    """Patients must be scored once and in one role: scores of training and test patients are never pooled."""
+def _check_patients(patients: "pd.DataFrame", store: "Store | None") -> None:
+    """Raise DataError unless each patient is scored once, and all patients have the same role.
+
+    Scores of training and test patients are never pooled.
+    """
     if not len(patients):
-        raise DataError("no patient: a failure analysis needs scored patients")
+        raise DataError("there is no patient; a failure analysis needs at least one scored patient")
     if twice := patients.patient[patients.patient.duplicated()].tolist():
         raise DataError(
-            f"patients scored twice: {', '.join(twice[:5])}; a failure analysis takes each once, as out of the folds"
+            f"patients scored twice: {', '.join(twice[:5])}; a failure analysis needs one row per "
+            "patient, such as the held-out scores of a cross-validation"
         )
     roles = sorted(patients.role.astype(str).unique()) if "role" in patients else []
     if len(roles) > 1:
         raise DataError(
-            f"patients of several roles: {', '.join(roles)}; their scores mean different things, give those of one"
+            f"patients of several roles: {', '.join(roles)}; their scores can't be pooled, "
+            "so give the patients of a single role"
         )
     if store is not None and (foreign := sorted(set(patients.patient) - set(store.volumes))):
         raise DataError(
-            f"patients not in {store.path}: {', '.join(foreign[:5])}; give the file that they come from"
+            f"patients not in {store.path}: {', '.join(foreign[:5])}; give the data file that "
+            "contains them"
         )
 
 
-def _grouped(scores: "pd.DataFrame", factor: str, labels: "pd.Categorical") -> "pd.DataFrame":
-    """The rows of `scores` under a factor, sorted by group and name."""
+def _assign_groups(scores: "pd.DataFrame", factor: str, labels: "pd.Categorical") -> "pd.DataFrame":
+    """Return the rows of `scores` with a factor and their groups, sorted by group and name."""
     return (
         scores.assign(factor=factor, group=labels)
         .sort_values(["group", "patient"])
@@ -167,75 +191,89 @@ def _grouped(scores: "pd.DataFrame", factor: str, labels: "pd.Categorical") -> "
     )
 
 
-def _factors(patients: "pd.DataFrame", store: "Store | None") -> "dict[str, pd.Categorical]":
-    """The group of each row of `patients`, by factor."""
+def _patient_factors(
+    patients: "pd.DataFrame", store: "Store | None"
+) -> "dict[str, pd.Categorical]":
+    """Return the group of each row of `patients`, by factor."""
     import pandas as pd
 
     pixels = patients.tumour_pixels
-    found = {
+    factors = {
         ALL: pd.Categorical([ALL] * len(patients)),
         VOLUME: thirds(pixels.where(pixels > 0), "no tumour"),
     }
-    of_patient = patients.patient.map(institution)
-    if of_patient.nunique() < len(patients) or len(patients) == 1:  # names as case_001 have none
-        found[INSTITUTION] = pd.Categorical(of_patient)
+    institutions = patients.patient.map(institution)
+    # Names such as case_001 contain no institution, and would give each patient its own group.
+    if institutions.nunique() < len(patients) or len(patients) == 1:
+        factors[INSTITUTION] = pd.Categorical(institutions)
     if store is not None:
-        absent = patients.patient.map(sequences(store))
-        found[SEQUENCES] = pd.Categorical(
-            absent,
-            sorted(set(absent), key=lambda label: (label != COMPLETE, " or " in label, label)),
+        labels = patients.patient.map(sequences(store))
+        factors[SEQUENCES] = pd.Categorical(
+            labels,
+            sorted(set(labels), key=lambda label: (label != COMPLETE, " or " in label, label)),
         )
-    return found
+    return factors
 
 
-def _by_column(values: "pd.Series") -> "pd.Categorical":
-    """Numbers of many values in thirds, anything else by value; what is missing is a group of its own, and the last."""
+def _group_by_value(values: "pd.Series") -> "pd.Categorical":
+    """Return the groups of a clinical column.
+
+    A numeric column of many values is divided into thirds. Any other column is grouped by value.
+    Missing values form the last group.
+    """
     import pandas as pd
 
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > BY_VALUE:
         return thirds(values, MISSING)
-    labels = {value: _text(value) for value in sorted(values.dropna().unique())}
+    labels = {value: _format_value(value) for value in sorted(values.dropna().unique())}
     return _categories(values.map(labels), list(labels.values()), MISSING)
 
 
 def thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
-    """The third that each number lies in, named by the numbers found there, as `3 to 17` or `3`; equal numbers lie together."""
+    """Return the third that each number lies in.
+
+    A third is named by the smallest and largest number in it, such as `3 to 17`, or `3` if they are
+    equal. Equal numbers lie in the same third. Missing numbers form the group `undefined`.
+    """
     if not values.notna().any():
         return _categories(values.astype(object), [], undefined)
-    third = np.searchsorted(
-        np.nanquantile(values, [1 / 3, 2 / 3]), values
-    )  # NaN: beyond the last, put apart below
+    # NaN sorts into the last third. The mask below gives NaN its own group.
+    third = np.searchsorted(np.nanquantile(values, [1 / 3, 2 / 3]), values)
     ends = values.groupby(third).agg(["min", "max"]).dropna()
     names = {
-        number: " to ".join(dict.fromkeys(map(_text, found)))
-        for number, *found in ends.itertuples()
+        number: " to ".join(dict.fromkeys(map(_format_value, limits)))
+        for number, *limits in ends.itertuples()
     }
     labels = values.astype(object).mask(values.notna(), [names.get(number) for number in third])
     return _categories(labels, list(names.values()), undefined)
 
 
 def _categories(labels: "pd.Series", order: list[str], undefined: str) -> "pd.Categorical":
+    """Return the labels as categories in the given order, with missing labels last."""
     import pandas as pd
 
-    several = dict.fromkeys([*order, undefined])  # once each: two numbers may read the same
-    return pd.Categorical(labels.astype(object).where(labels.notna(), undefined), list(several))
+    # Categories must be distinct, but two numbers may have the same text.
+    categories = list(dict.fromkeys([*order, undefined]))
+    return pd.Categorical(labels.astype(object).where(labels.notna(), undefined), categories)
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:,.6g}"
 
 
-def _by_slice(slices: "pd.DataFrame") -> "list[pd.DataFrame]":
-    """Dice over the lowest, middle and highest third of each patient's tumour slices; share of false alarms on the others.
+def _score_slices(slices: "pd.DataFrame") -> "list[pd.DataFrame]":
+    """Return each patient's Dice by position in the tumour, and its share of false alarms.
 
-    Of fewer than three tumour slices, a single one counts as the middle, two as the ends.
+    The Dice is computed over the lowest, middle and highest third of the patient's tumour slices,
+    and the share over its tumour-free slices. A single tumour slice is the middle third, and two
+    tumour slices are the lowest and the highest.
     """
     tumour, empty = slices[slices.truth_pixels > 0], slices[slices.truth_pixels == 0]
     ranks = tumour.groupby("patient").cumcount()
     counts = tumour.groupby("patient").patient.transform("size")
-    third = (3 * (2 * ranks + 1) // (2 * counts)).rename(
-        "third"
-    )  # of its own middle: (rank + 1/2) / count, in whole numbers
+    # A slice belongs to the third that contains its middle, (rank + 1/2) / count. Integers make
+    # the borders exact.
+    third = (3 * (2 * ranks + 1) // (2 * counts)).rename("third")
     sums = (
         tumour.groupby([third, "patient"])[["overlap", "predicted_pixels", "truth_pixels"]]
         .sum()

@@ -1,4 +1,7 @@
-"""The failure analysis as one picture: Dice against tumour volume, then every group as a line with its mean and interval."""
+"""The figure of the failure analysis.
+
+It contains Dice against tumour volume, and a line with mean and interval for every patient group.
+"""
 
 import math
 from pathlib import Path
@@ -17,14 +20,14 @@ if TYPE_CHECKING:
 
     from brainseg.data.store import Store
 
-FURTHER = (
-    ORANGE,
-    "#2e8b57",
-    "#8e44ad",
-)  # of patients without a sequence, in the order of the groups
-LINE = 0.21  # inches of one line
-COLUMNS = 3  # of the clinical part
-NAMED = 3  # the worst patients, by name in the picture
+# The colours of patients with a missing sequence, in the order of the groups.
+FURTHER = (ORANGE, "#2e8b57", "#8e44ad")
+# The height of a line in inches.
+LINE = 0.21
+# The columns of the clinical part.
+COLUMNS = 3
+# The number of patients of lowest Dice whose names are drawn.
+NAMED = 3
 
 
 def write(
@@ -34,7 +37,10 @@ def write(
     store: "Store | None" = None,
     clinical: "pd.DataFrame | None" = None,
 ) -> list[Path]:
-    """Write failures.csv, worst.csv and pictures/failures.png to `folder`; returns their paths. Arguments as `failures.observe`."""
+    """Write failures.csv, worst.csv and pictures/failures.png to `folder` and return their paths.
+
+    Arguments are those of `failures.observe`.
+    """
     tables = {
         "failures.csv": failures.groups(patients, slices, store, clinical),
         "worst.csv": failures.worst(patients, store=store),
@@ -54,55 +60,58 @@ def figure(
     store: "Store | None" = None,
     clinical: "pd.DataFrame | None" = None,
 ) -> None:
-    """Draw the analysis as PNG. Arguments and errors as `failures.observe`."""
-    observed, table = (
-        failures.observe(patients, slices, store, clinical),
-        failures.groups(patients, slices, store, clinical),
+    """Draw the analysis as PNG. Arguments and errors are those of `failures.observe`."""
+    observed = failures.observe(patients, slices, store, clinical)
+    table = failures.groups(patients, slices, store, clinical)
+    colours = _sequence_colours(table)
+    columns = (
+        [] if clinical is None else _split_into_columns(table[table.factor.isin(clinical.columns)])
     )
-    colours = _colours(table)
-    columns = [] if clinical is None else _dealt(table[table.factor.isin(clinical.columns)])
     main = table[~table.factor.isin([ALL, *(clinical.columns if clinical is not None else ())])]
-    heights = [max(4.6, LINE * _lines(main) + 0.9)] + [
-        LINE * max(map(_lines, columns)) + 0.8 for _ in columns[:1]
-    ]
-    drawn = figures.new_figure(13, sum(heights) + 0.4)
+    heights = [max(4.6, LINE * _count_lines(main) + 0.9)]
+    if columns:
+        heights.append(LINE * max(map(_count_lines, columns)) + 0.8)
+    canvas = figures.new_figure(13, sum(heights) + 0.4)
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
-    drawn.suptitle(
-        f"{format_count(overall.patients, 'patient')}: mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed",
+    canvas.suptitle(
+        f"{format_count(overall.patients, 'patient')}: "
+        f"mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed",
         x=0.01,
         horizontalalignment="left",
         fontsize=13,
     )
-    parts = drawn.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    left, right = parts[0].subplots(1, 2)
-    _scatter(left, patients, table, observed, store, colours)
-    _forest(right, main, observed, colours, _lines(main))
-    right.set_title(
+    parts = canvas.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    scatter_axes, forest_axes = parts[0].subplots(1, 2)
+    _draw_scatter(scatter_axes, patients, table, observed, store, colours)
+    _draw_forest(forest_axes, main, observed, colours, _count_lines(main))
+    forest_axes.set_title(
         "By group: each patient, mean and 95 % interval", loc="left", fontweight="bold", pad=24
     )
     for number, axes in enumerate(parts[1].subplots(1, COLUMNS) if columns else ()):
         if number < len(columns):
-            _forest(axes, columns[number], observed, colours, max(map(_lines, columns)))
+            # All columns get the same limits, so that their lines have the same height.
+            lines = max(map(_count_lines, columns))
+            _draw_forest(axes, columns[number], observed, colours, lines)
             axes.set_title(
-                "" if number else "By clinical column, in its own codes",
+                "" if number else "By clinical column, in the codes of the table",
                 loc="left",
                 fontweight="bold",
             )
         else:
             axes.remove()
-    figures.save_figure(drawn, path)
+    figures.save_figure(canvas, path)
 
 
-def _colours(table: "pd.DataFrame") -> dict[str, str]:
-    """One colour for each group of SEQUENCES: the same in both parts of the picture."""
+def _sequence_colours(table: "pd.DataFrame") -> dict[str, str]:
+    """Return the colour of each group of SEQUENCES, which both parts of the picture share."""
     absent = [group for group in table.group[table.factor == SEQUENCES] if group != COMPLETE]
     return {COMPLETE: BLUE} | {
         group: FURTHER[number % len(FURTHER)] for number, group in enumerate(absent)
     }
 
 
-def _scatter(
+def _draw_scatter(
     axes: Any,
     patients: "pd.DataFrame",
     table: "pd.DataFrame",
@@ -110,17 +119,21 @@ def _scatter(
     store: "Store | None",
     colours: dict[str, str],
 ) -> None:
-    """Dice against tumour volume, a dot a patient; the mean of each third as a line with its interval as a band."""
+    """Draw Dice against tumour volume, with a dot per patient.
+
+    The mean of each third of the volumes is a line, and its interval a band.
+    """
     from matplotlib.ticker import LogLocator, NullLocator
 
-    shown = patients[patients.tumour_pixels > 0]
-    absent = (
-        shown.patient.map(failures.sequences(store))
+    # A logarithmic axis can't show a volume of 0.
+    with_tumour = patients[patients.tumour_pixels > 0]
+    groups = (
+        with_tumour.patient.map(failures.sequences(store))
         if store is not None
-        else shown.patient.map(lambda _: COMPLETE)
+        else with_tumour.patient.map(lambda _: COMPLETE)
     )
     for group, colour in colours.items():
-        x, y = (shown.loc[absent == group, column] for column in ("tumour_pixels", "dice"))
+        x, y = (with_tumour.loc[groups == group, column] for column in ("tumour_pixels", "dice"))
         label = None if store is None else "all sequences" if group == COMPLETE else group
         axes.scatter(
             x,
@@ -133,11 +146,11 @@ def _scatter(
             clip_on=False,
             label=label,
         )
-    overlooked = shown[count_missed(shown)]
-    if len(overlooked):
+    missed = with_tumour[count_missed(with_tumour)]
+    if len(missed):
         axes.scatter(
-            overlooked.tumour_pixels,
-            overlooked.dice,
+            missed.tumour_pixels,
+            missed.dice,
             s=90,
             marker="x",
             color="black",
@@ -145,38 +158,36 @@ def _scatter(
             clip_on=False,
             label="missed",
         )
-    members = observed[observed.factor == VOLUME].merge(
-        shown[["patient", "tumour_pixels"]], on="patient"
+    volume_rows = observed[observed.factor == VOLUME].merge(
+        with_tumour[["patient", "tumour_pixels"]], on="patient"
     )
-    ends = members.groupby("group").tumour_pixels.agg(["min", "max"])
+    ends = volume_rows.groupby("group").tumour_pixels.agg(["min", "max"])
     for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
         axes.plot(ends.loc[row.group], [row.mean, row.mean], color=GREY, linewidth=2, zorder=2)
         axes.fill_between(
             ends.loc[row.group], row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1
         )
-    named = shown.sort_values(["dice", "patient"]).head(NAMED)
-    middle = (
-        math.sqrt(shown.tumour_pixels.min() * shown.tumour_pixels.max()) if len(shown) else 0
-    )  # of a logarithmic axis
-    for place, row in enumerate(
-        named.itertuples()
-    ):  # towards the middle; one above the other where they share a height, as missed ones
-        level, left = (
-            int((abs(named.dice.iloc[:place] - row.dice) < 0.05).sum()),
-            row.tumour_pixels < middle,
-        )
+    worst = with_tumour.sort_values(["dice", "patient"]).head(NAMED)
+    # The geometric mean is the middle of a logarithmic axis.
+    volumes = with_tumour.tumour_pixels
+    middle = math.sqrt(volumes.min() * volumes.max()) if len(volumes) else 0
+    for rank, row in enumerate(worst.itertuples()):
+        # A name is written towards the middle, where it fits into the axes. Names at about the
+        # same height, such as those of missed patients, are written above each other.
+        level = int((abs(worst.dice.iloc[:rank] - row.dice) < 0.05).sum())
+        is_left = row.tumour_pixels < middle
         axes.annotate(
             patient_of(row.patient),
             (row.tumour_pixels, row.dice),
-            (9 if left else -9, 11 * level),
+            (9 if is_left else -9, 11 * level),
             textcoords="offset points",
             fontsize=8,
             color=GREY,
-            horizontalalignment="left" if left else "right",
+            horizontalalignment="left" if is_left else "right",
             verticalalignment="center",
             parse_math=False,
         )
-    _tidy(axes)
+    _style_axes(axes)
     axes.set_title("Dice against tumour volume", loc="left", fontweight="bold", pad=24)
     axes.set(
         xscale="log",
@@ -188,7 +199,7 @@ def _scatter(
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(color="#e5e5e5")
-    if store is not None or len(overlooked):
+    if store is not None or len(missed):
         legend = axes.legend(
             loc="lower left",
             bbox_to_anchor=(-0.025, 0.99),
@@ -197,16 +208,22 @@ def _scatter(
             handletextpad=0.1,
             fontsize=9,
         )
-        legend.set_in_layout(False)  # it may be wider than the axes
+        # The legend may be wider than the axes.
+        legend.set_in_layout(False)
 
 
-def _forest(
+def _draw_forest(
     axes: Any, table: "pd.DataFrame", observed: "pd.DataFrame", colours: dict[str, str], lines: int
 ) -> None:
-    """A line a group below its factor's, at most `lines`: patients as dots, mean and interval, and the numbers at the right end."""
+    """Draw a line per group below the line of its factor.
+
+    A line has a dot per patient, the mean with its interval, and the numbers at the right end. The
+    axes have room for `lines` lines.
+    """
     from matplotlib.transforms import blended_transform_factory
 
-    beside = blended_transform_factory(axes.transAxes, axes.transData)
+    # Text is placed by the width of the axes and by the line.
+    text_transform = blended_transform_factory(axes.transAxes, axes.transData)
     line, ticks = 0, {}
     for factor, part in table.groupby("factor", sort=False):
         title = (
@@ -218,7 +235,7 @@ def _forest(
             0.0,
             line,
             title,
-            transform=beside,
+            transform=text_transform,
             fontweight="bold",
             fontsize=9,
             verticalalignment="center",
@@ -257,12 +274,12 @@ def _forest(
                 1.02,
                 line,
                 f"{row.mean:.2f}   n = {row.patients}{missed}",
-                transform=beside,
+                transform=text_transform,
                 fontsize=8,
                 verticalalignment="center",
             )
         line += 1
-    _tidy(axes)
+    _style_axes(axes)
     axes.set_yticks(
         list(ticks), list(ticks.values()), fontsize=8, verticalalignment="center", parse_math=False
     )
@@ -271,24 +288,28 @@ def _forest(
     axes.grid(axis="x", color="#e5e5e5")
 
 
-def _tidy(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
+    """Hide the upper and right border, and draw the grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
 
 
-def _lines(table: "pd.DataFrame") -> int:
+def _count_lines(table: "pd.DataFrame") -> int:
+    """Return the number of lines of a table of groups, which is one per group and factor."""
     return len(table) + table.factor.nunique()
 
 
-def _dealt(table: "pd.DataFrame") -> "list[pd.DataFrame]":
-    """The factors with more than one group, in order, in columns of about equal length."""
+def _split_into_columns(table: "pd.DataFrame") -> "list[pd.DataFrame]":
+    """Return the factors with at least two groups, in order, in columns of about equal length."""
     import pandas as pd
 
-    several = table[table.groupby("factor").group.transform("size") > 1]
-    dealt: list[list[pd.DataFrame]] = [[] for _ in range(COLUMNS)]
-    before = 0
-    for _, part in several.groupby("factor", sort=False):
-        middle = before + _lines(part) / 2
-        dealt[int(COLUMNS * middle / _lines(several))].append(part)
-        before += _lines(part)
-    return [pd.concat(column) for column in dealt if column]
+    shown_factors = table[table.groupby("factor").group.transform("size") > 1]
+    columns: list[list[pd.DataFrame]] = [[] for _ in range(COLUMNS)]
+    total = _count_lines(shown_factors)
+    first_line = 0
+    for _, factor_rows in shown_factors.groupby("factor", sort=False):
+        # A factor goes to the column that contains its middle line.
+        middle = first_line + _count_lines(factor_rows) / 2
+        columns[int(COLUMNS * middle / total)].append(factor_rows)
+        first_line += _count_lines(factor_rows)
+    return [pd.concat(column) for column in columns if column]

@@ -1,7 +1,8 @@
-"""What all pictures are made of: figures, colours, lines over epochs; and a run's training curves.
+"""Figures, colours and lines over epochs for all pictures, and the training curves of a run.
 
-Figures are drawn on matplotlib's `Figure` with the Agg canvas, never through pyplot: that would keep figures alive and
-choose a backend for the whole process. Files are the same bytes for the same input.
+Figures are drawn on matplotlib's `Figure` with the Agg canvas and never through pyplot, which would
+keep figures alive and choose a backend for the whole process. The same input gives a file with the
+same bytes.
 """
 
 import math
@@ -14,32 +15,28 @@ from brainseg.core.files import writing
 from brainseg.runs.history import best_row
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"
-OF_CLASS = (
-    "#ffb000",
-    "#2f9bff",
-    "#ff4fa3",
-    "#35d07f",
-    "#b07cff",
-    "#ff6a2b",
-    "#00d5d5",
-    "#e8e85a",
-)  # of class 1, 2, ..., in turn
+# The colours of class 1, 2, ..., in turn.
+OF_CLASS = ("#ffb000", "#2f9bff", "#ff4fa3", "#35d07f", "#b07cff", "#ff6a2b", "#00d5d5", "#e8e85a")
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Draw losses and validation Dice over the epochs of `rows`, the lines of metrics.jsonl, as PNG. Raises DataError without a row."""
+    """Draw the losses and the validation Dice over the epochs as PNG.
+
+    `rows` are the lines of metrics.jsonl, one per epoch. Raises DataError without a row.
+    """
     if not rows:
-        raise DataError(f"{path}: no epoch to draw")
+        raise DataError(f"{path}: there is no epoch to draw")
     figure = new_figure(11, 4.2)
     losses, dice = figure.subplots(1, 2)
     draw_lines(losses, rows, {"train/loss": ("training", BLUE), "val/loss": ("validation", ORANGE)})
     losses.set_title("Loss", loc="left", fontweight="bold")
-    classes = [name for name in rows[-1]["metrics"] if name.startswith("val/dice/")][
+    # Further classes are left out, because there is no colour for them.
+    class_metrics = [name for name in rows[-1]["metrics"] if name.startswith("val/dice/")][
         : len(OF_CLASS)
     ]
     lines = {
         name: (name.removeprefix("val/dice/"), OF_CLASS[index])
-        for index, name in enumerate(classes)
+        for index, name in enumerate(class_metrics)
     }
     draw_lines(
         dice,
@@ -48,9 +45,9 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         top=1.0,
     )
     dice.set_title("Validation Dice", loc="left", fontweight="bold")
-    scored = [row for row in rows if "val/dice" in row["metrics"]]
-    if scored:
-        best = best_row(scored)
+    validated_rows = [row for row in rows if "val/dice" in row["metrics"]]
+    if validated_rows:
+        best = best_row(validated_rows)
         epoch, value = best["epoch"], best["metrics"]["val/dice"]
         for axes in (losses, dice):
             axes.axvline(epoch, color=GREY, linewidth=1, linestyle=":", zorder=0)
@@ -75,7 +72,11 @@ def draw_lines(
     lines: Mapping[str, tuple[str, str]],
     top: float | None = None,
 ) -> None:
-    """One line for each metric of `lines` (label, colour), named and valued at its right end; epochs that lack it are skipped."""
+    """Draw a line for each metric of `lines`, which maps metrics to (label, colour).
+
+    The label and the last value stand at the right end of the line. Epochs without the metric are
+    skipped. `top` is the upper limit of the axis, and by default follows the values.
+    """
     from matplotlib.ticker import MaxNLocator
 
     ends, low, high = [], 0.0, top or 0.0
@@ -104,9 +105,9 @@ def draw_lines(
     high = high if high > low else low + 1
     axes.set_ylim(low, high)
     height = -math.inf
-    for value, text, colour in sorted(
-        ends
-    ):  # names of lines that end close together are pushed apart
+    # Going upwards, each label has a minimum distance to the one below, so that the labels of lines
+    # that end close together do not overlap.
+    for value, text, colour in sorted(ends):
         height = max((value - low) / (high - low), height + 0.06)
         axes.text(
             1.0, height, text, color=colour, transform=axes.transAxes, verticalalignment="center"
@@ -114,14 +115,14 @@ def draw_lines(
 
 
 def class_colour(index: int) -> tuple[float, float, float]:
-    """RGB of a class above 0."""
+    """Return the RGB colour of a class above 0."""
     from matplotlib.colors import to_rgb
 
     return to_rgb(OF_CLASS[(index - 1) % len(OF_CLASS)])
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib Figure of `width` x `height` inches on the Agg canvas, apart from pyplot."""
+    """Return a matplotlib Figure of `width` x `height` inches on the Agg canvas."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -131,5 +132,6 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG, atomically."""
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")

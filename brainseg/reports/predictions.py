@@ -1,11 +1,13 @@
-"""predictions.h5: the masks, and on request the probabilities, of each patient that a run or an evaluation scored.
+"""The file predictions.h5 with the masks of each patient that a run or an evaluation scored.
 
-    volumes (V,), roles (V,) UTF-8     first_slice (V + 1,) int64: rows first_slice[v] to first_slice[v + 1] are volume v
-    masks (N, H, W) uint8              class index, after the threshold and the choice of components
-    probabilities (N, K, H, W) uint8   in 1/255, before both; K outputs of the model (1: tumour or not)
+    volumes (V,), roles (V,)           UTF-8
+    first_slice (V + 1,)               int64, rows first_slice[v] to first_slice[v + 1] are volume v
+    masks (N, H, W)                    uint8 class index, after threshold and choice of components
+    probabilities (N, K, H, W)         uint8 in 1/255, before both, K outputs of the model
 
-Masks are kept unless `predictions=none`, at about 150 bytes a slice; `predictions=probabilities` asks for both. Every dataset is
-checksummed, the large ones are compressed.
+Masks are written unless `predictions=none` and take about 150 bytes per slice. Probabilities are
+written under `predictions=probabilities`. Every dataset has checksums, and the large datasets are
+compressed.
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,10 @@ REMEDY = "make it again with python -m brainseg.evaluate"
 
 
 class Prediction(NamedTuple):
-    """One volume: mask uint8 (S, H, W); probability uint8 (S, K, H, W) in 1/255, or None."""
+    """The stored masks of a volume.
+
+    The mask is uint8 (S, H, W), and the probability uint8 (S, K, H, W) in 1/255 or None.
+    """
 
     volume: str
     role: str
@@ -36,7 +41,10 @@ class Prediction(NamedTuple):
     def of(
         cls, volume: str, role: str, mask: np.ndarray, probability: np.ndarray | None
     ) -> "Prediction":
-        """From a probability in [0, 1]: held in eight bits, an error of at most 0.002, because a float cohort would take 1 GB."""
+        """Return a prediction with a probability in [0, 1], rounded to eight bits.
+
+        The rounding error is at most 0.002. The float probabilities of a cohort would take 1 GB.
+        """
         return cls(
             volume,
             role,
@@ -46,20 +54,25 @@ class Prediction(NamedTuple):
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """Write the file atomically, volumes in the order given."""
+    """Write the file atomically, with the volumes in the order of `predictions`."""
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": False, "fletcher32": True}
-    first_slice = np.cumsum([0, *(len(one.mask) for one in predictions)], dtype=np.int64)
-    image = BytesIO()  # HDF5 would crash the interpreter where it found the disk full
+    slice_counts = [len(prediction.mask) for prediction in predictions]
+    first_slice = np.cumsum([0, *slice_counts], dtype=np.int64)
+    # The file is built in memory, because HDF5 would crash the interpreter on a full disk.
+    image = BytesIO()
     with h5py.File(image, "w", libver="latest") as file:
         file.create_dataset("first_slice", data=first_slice, fletcher32=True)
         for name, texts in (
-            ("volumes", [one.volume for one in predictions]),
-            ("roles", [one.role for one in predictions]),
+            ("volumes", [prediction.volume for prediction in predictions]),
+            ("roles", [prediction.role for prediction in predictions]),
         ):
             encoded = fixed_length(texts)
             file.create_dataset(name, data=encoded, chunks=encoded.shape, fletcher32=True)
         for name in ("masks", "probabilities"):
-            parts = [one.mask if name == "masks" else one.probability for one in predictions]
+            parts = [
+                prediction.mask if name == "masks" else prediction.probability
+                for prediction in predictions
+            ]
             if parts[0] is None:
                 continue
             shape = (int(first_slice[-1]), *parts[0].shape[1:])
@@ -70,7 +83,10 @@ def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> No
 
 
 def read_predictions(path: str | Path, volume: str) -> Prediction:
-    """One volume of the file. Raises DataError if it is not in it, or the file is damaged."""
+    """Return the prediction of a volume.
+
+    Raises DataError if the file is damaged or does not contain the volume.
+    """
     try:
         with h5py.File(path, "r", locking=False) as file:
             names = (
@@ -83,7 +99,9 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
             parts = {name: part_of(file, name, REMEDY) for name in names}
             volumes = [bytes(name).decode() for name in parts["volumes"][:]]
             if volume not in volumes:
-                raise DataError(f"{path}: no volume {volume}; it holds {', '.join(volumes[:5])}")
+                raise DataError(
+                    f"{path} does not contain volume {volume}; it contains {', '.join(volumes[:5])}"
+                )
             index = volumes.index(volume)
             start, stop = parts["first_slice"][index : index + 2]
             probability = parts["probabilities"][start:stop] if "probabilities" in parts else None
@@ -96,6 +114,7 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
     except DAMAGED as error:
         if isinstance(error, DataError):
             raise
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path}: damaged, or no predictions ({' '.join(str(error).split())[:200]}); {REMEDY}"
+            f"{path} is damaged or contains no predictions ({reason}); {REMEDY}"
         ) from error

@@ -1,4 +1,7 @@
-"""What a run or an evaluation leaves for a reader: patients.csv, slices.csv, summary.json, predictions.h5, pictures, viewer.html."""
+"""The results of a run or an evaluation and their files.
+
+The files are patients.csv, slices.csv, summary.json, predictions.h5, pictures/ and viewer.html.
+"""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,91 +19,101 @@ from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports import overlays, tables, viewer
 from brainseg.reports.predictions import Prediction, write_predictions
 
-PREFIX = {
-    "train": "train",
-    "validation": "val",
-    "test": "test",
-    "unknown": "unknown",
-}  # role of a patient -> name of its metrics
+# The prefix of the metrics of each role.
+PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}
 
 
 def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
-    """The metrics of (score, role) rows, each role under its own prefix; none without a row."""
-    of_role: dict[str, list[PatientScore]] = {}
+    """Return the metrics of (score, role) rows, with the prefix of each role.
+
+    A role without a row has no metrics.
+    """
+    role_scores: dict[str, list[PatientScore]] = {}
     for score, role in rows:
-        of_role.setdefault(role, []).append(score)
+        role_scores.setdefault(role, []).append(score)
     return {
         name: value
-        for role, scores in of_role.items()
+        for role, scores in role_scores.items()
         for name, value in summarise(scores, PREFIX[role]).items()
     }
 
 
-def _absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
+def _describe_absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
     """Return a line on each mean Dice that contains patients without the tumour, or the class.
 
     Their Dice is 1 or 0 by definition, so that a network that predicts nothing scores 1 on them.
     The line gives the mean over the other patients.
     """
-    of_class: dict[str, Sequence[PatientScore]] = {
+    metric_scores: dict[str, Sequence[PatientScore]] = {
         f"{metric}/{label}": [score.classes[label] for score in scores]
         for label in scores[0].classes
     }
-    of_class = of_class or {metric: scores}
+    metric_scores = metric_scores or {metric: scores}
     lines = []
-    for name, its_scores in of_class.items():
-        present = [score.dice for score in its_scores if score.tumour_pixels]
-        absent = len(its_scores) - len(present)
+    for name, class_scores in metric_scores.items():
+        present = [score.dice for score in class_scores if score.tumour_pixels]
+        absent = len(class_scores) - len(present)
         if absent:
-            what = name.removeprefix(f"{metric}/") if name != metric else "tumour"
-            others = (
+            label = name.removeprefix(f"{metric}/") if name != metric else "tumour"
+            present_mean = (
                 f"mean of the other {len(present)}: {np.mean(present):.4f}"
                 if present
                 else "no other patient"
             )
             lines.append(
-                f"{name}: {tables.format_count(absent, 'patient')} without {what}, "
-                f"where Dice is 1 if none is predicted, else 0; {others}"
+                f"{name}: {tables.format_count(absent, 'patient')} without {label}, "
+                f"where Dice is 1 if none is predicted, else 0; {present_mean}"
             )
     return lines
 
 
 class Results:
-    """Scores by role, never pooled over roles, and the masks of those to be drawn."""
+    """The scores of patients by role, never pooled over roles, and their predicted masks."""
 
     def __init__(self, dataset: MRIDataset, predictions: str = "none") -> None:
-        """`predictions` says what `write` keeps of each patient: none, masks or probabilities (64 KB a slice until then)."""
+        """Collect the results of `dataset`.
+
+        `predictions` selects what `write` puts in predictions.h5, which is none, masks or
+        probabilities. Probabilities take 64 KB of memory per slice until then.
+        """
         self.dataset = dataset
         self.rows: list[tuple[PatientScore, str]] = []
         self._masks: dict[str, bytes] = {}
         self._slices: dict[str, np.ndarray] = {}
-        self._keep = predictions
+        self._content = predictions
         self._predictions: list[Prediction] = []
 
     def add(self, evaluated: Iterable[PatientResult], roles: Mapping[str, str]) -> None:
-        """Take the patients of an evaluation; `roles` is by volume. Masks are kept compressed: 0.3 KB a slice."""
-        for one in evaluated:
-            self.rows.append((one.score, roles[one.score.patient]))
-            self._masks[one.score.patient] = zlib.compress(one.prediction.tobytes(), level=1)
-            true, predicted = one.truth > 0, one.prediction > 0
-            self._slices[one.score.patient] = np.stack(
-                [m.sum(axis=(1, 2)) for m in (true, predicted, true & predicted)], axis=1
+        """Add the patients of an evaluation, with their roles by volume."""
+        for result in evaluated:
+            name = result.score.patient
+            self.rows.append((result.score, roles[name]))
+            # A compressed mask takes 0.3 KB per slice.
+            self._masks[name] = zlib.compress(result.prediction.tobytes(), level=1)
+            true, predicted = result.truth > 0, result.prediction > 0
+            self._slices[name] = np.stack(
+                [mask.sum(axis=(1, 2)) for mask in (true, predicted, true & predicted)], axis=1
             )
-            if self._keep != "none":
-                kept = one.probability if self._keep == "probabilities" else None
+            if self._content != "none":
+                probability = result.probability if self._content == "probabilities" else None
                 self._predictions.append(
-                    Prediction.of(one.score.patient, roles[one.score.patient], one.prediction, kept)
+                    Prediction.of(name, roles[name], result.prediction, probability)
                 )
 
     def metrics(self) -> dict[str, float]:
-        """The summary of each role under its own prefix."""
+        """Return the metrics of each role, with the prefix of the role."""
         return summarise_by_role(self.rows)
 
     def explained(self) -> str:
-        """What a reader of the table must know: how sure the mean Dice of each role is, what is no mean over patients, the unit."""
+        """Return an explanation of the table of metrics.
+
+        It contains the interval of the mean Dice of each role, the metrics that are not means over
+        patients, and the unit of HD95.
+        """
         lines = []
         for role, prefix in PREFIX.items():
-            dice = np.array([score.dice for score in self.of(role)])
+            scores = self.scores_of(role)
+            dice = np.array([score.dice for score in scores])
             if len(dice):
                 interval = (
                     "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice))
@@ -110,27 +123,27 @@ class Results:
                 lines.append(
                     f"{prefix}/dice of {tables.format_count(len(dice), 'patient')}: {interval}"
                 )
-                lines += _absences(f"{prefix}/dice", self.of(role))
+                lines += _describe_absences(f"{prefix}/dice", scores)
         unit = "mm" if self.dataset.in_mm else "pixels"
-        lines.append(
-            f"Means over patients, but: patients_missed counts those with a tumour and a Dice below {MISSED_DICE}; "
-            "empty_slice_false_positives"
-        )
-        lines.append(
-            f"is a share of all slices without tumour; hd95 is the median over patients, in {unit}; hd95_undefined counts those "
-            "without."
-        )
+        lines += [
+            "Metrics are means over patients, with these exceptions:",
+            f"patients_missed counts patients with a tumour and a Dice below {MISSED_DICE}.",
+            "empty_slice_false_positives is a share of all slices without tumour.",
+            f"hd95 is the median over patients, in {unit}.",
+            "hd95_undefined counts patients without an hd95.",
+        ]
         return "\n".join(lines)
 
-    def of(self, role: str) -> list[PatientScore]:
-        return [score for score, its_role in self.rows if its_role == role]
+    def scores_of(self, role: str) -> list[PatientScore]:
+        """Return the scores of the patients with a role."""
+        return [score for score, row_role in self.rows if row_role == role]
 
-    def write(
-        self, folder: Path, further: dict[str, Any], pictures: bool = True
-    ) -> dict[str, float]:
-        """Write patients.csv, slices.csv, summary.json ({"metrics", **further}), pictures/overlays.png and what else was asked for.
+    def write(self, folder: Path, facts: dict[str, Any], pictures: bool = True) -> dict[str, float]:
+        """Write the files of the results to `folder`, and return the metrics.
 
-        Returns the metrics.
+        These are patients.csv, slices.csv and summary.json, which contains the metrics and `facts`.
+        predictions.h5 and pictures/overlays.png are written if they are requested. Otherwise those
+        of earlier scores are deleted.
         """
         metrics = self.metrics()
         order = list(PREFIX)
@@ -143,8 +156,8 @@ class Results:
         if self._predictions:
             write_predictions(folder / "predictions.h5", self._predictions)
         else:
-            (folder / "predictions.h5").unlink(missing_ok=True)  # of scores that these replace
-        write_json(folder / "summary.json", {**further, "metrics": metrics})
+            (folder / "predictions.h5").unlink(missing_ok=True)
+        write_json(folder / "summary.json", {**facts, "metrics": metrics})
         if pictures:
             overlays.draw_overlays(self._cases(), folder / "pictures" / "overlays.png")
         else:
@@ -152,15 +165,16 @@ class Results:
         return metrics
 
     def _cases(self) -> list[overlays.Case]:
-        """Best, median and worst patient of the most telling role that is there."""
-        role = next(role for role in ("test", "unknown", "validation", "train") if self.of(role))
-        scores = self.of(role)
+        """Return the best, median and worst patient of the first role that has patients."""
+        # Held-out patients tell most about the network, and training patients least.
+        roles = ("test", "unknown", "validation", "train")
+        scores = next(scores for role in roles if (scores := self.scores_of(role)))
         store = self.dataset.store
         cases = []
         for label, index in overlays.pick_cases(scores):
             start, stop = store.rows_of(scores[index].patient)
             truth = store.masks(start, stop)[:, 0]
-            kept = self._mask(scores[index].patient, truth.shape)
+            prediction = self._mask(scores[index].patient, truth.shape)
             channel = main_channel(store.channels)
             cases.append(
                 overlays.Case(
@@ -168,7 +182,7 @@ class Results:
                     scores[index].dice,
                     store.images(start, stop),
                     truth,
-                    kept,
+                    prediction,
                     channel,
                     label,
                     store.classes,
@@ -177,11 +191,16 @@ class Results:
         return cases
 
     def _mask(self, patient: str, shape: tuple[int, ...]) -> np.ndarray:
-        """What was predicted, uint8 (S, H, W)."""
+        """Return the predicted mask of a patient, uint8 (S, H, W)."""
         return np.frombuffer(zlib.decompress(self._masks[patient]), np.uint8).reshape(shape)
 
-    def view(self, path: Path, count: int, run: str, title: str, notes: Sequence[str]) -> None:
-        """Write the page viewer.html of the `count` most telling patients; `run` names what predicted, `notes` stand on top."""
+    def write_viewer(
+        self, path: Path, count: int, run: str, title: str, notes: Sequence[str]
+    ) -> None:
+        """Write viewer.html with the `count` most informative patients.
+
+        `run` is the name of the predictions, and `notes` are the lines at the top of the page.
+        """
         chosen = viewer.choose_slices([(role, score.dice) for score, role in self.rows], count)
         left_out = [
             score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen

@@ -1,4 +1,4 @@
-"""The text table of a run's metrics, and its patients.csv and slices.csv, written and read."""
+"""The text table of a run's metrics, and writers and readers of patients.csv and slices.csv."""
 
 import csv
 import math
@@ -14,6 +14,7 @@ from brainseg.evaluation.metrics import PatientScore
 if TYPE_CHECKING:
     import pandas as pd
 
+# The columns of patients.csv that docs/contracts.md fixes. They come first.
 COLUMNS = (
     "patient",
     "role",
@@ -24,9 +25,9 @@ COLUMNS = (
     "precision",
     "recall",
     "hd95",
-)  # the contract's, first
+)
 
-# With several foreground classes these of each come last, as dice/oedema.
+# With several foreground classes these columns of each class come last, such as dice/oedema.
 CLASS_COLUMNS = ("tumour_pixels", "predicted_pixels", "dice", "iou", "precision", "recall", "hd95")
 FURTHER_COLUMNS = (
     "dice_tumour_slices",
@@ -39,33 +40,37 @@ FURTHER_COLUMNS = (
 
 
 def metrics_table(metrics: Mapping[str, float], title: str) -> str:
-    """A plain text table: the parts that were scored (val, test, ...) side by side, then the other metrics by their whole name."""
+    """Return the metrics as a plain text table.
+
+    The scored parts (train, val, test, unknown) stand side by side. The other metrics follow by
+    their full name.
+    """
     parts = [part for part in ("train", "val", "test", "unknown") if f"{part}/dice" in metrics]
     names = list(
         dict.fromkeys(name.split("/", 1)[1] for name in metrics if name.split("/", 1)[0] in parts)
     )
-    others = [name for name in metrics if name.split("/", 1)[0] not in parts]
-    width = max((len(name) for name in [*names, *others]), default=0)
+    other_names = [name for name in metrics if name.split("/", 1)[0] not in parts]
+    width = max((len(name) for name in [*names, *other_names]), default=0)
     lines = [title, "-" * max(len(title), width + 12 * max(len(parts), 1))]
     if parts:
         lines.append(" " * width + "".join(f"{part:>12}" for part in parts))
     for name in names:
-        cells = [metrics.get(f"{part}/{name}") for part in parts]
+        values = [metrics.get(f"{part}/{name}") for part in parts]
         lines.append(
             f"{name:<{width}}"
-            + "".join(f"{'' if cell is None else number(cell):>12}" for cell in cells)
+            + "".join(f"{'' if value is None else number(value):>12}" for value in values)
         )
-    lines += [f"{name:<{width}}{number(metrics[name]):>12}" for name in others]
+    lines += [f"{name:<{width}}{number(metrics[name]):>12}" for name in other_names]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def format_count(count: int, what: str) -> str:
-    """1 patient, 2 patients."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def format_count(count: int, noun: str) -> str:
+    """Return a count with its noun, such as 1 patient or 2 patients."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def number(value: float) -> str:
-    """Four digits that say something: 17, 0.8412, 12.35, 1.000e-04."""
+    """Return a number with about four significant digits, such as 17, 0.8412, 12.35, 1.000e-04."""
     if float(value).is_integer():
         return f"{value:.0f}"
     return (
@@ -78,40 +83,44 @@ def number(value: float) -> str:
 
 
 def interval(low: float, high: float, form: str = ".3f") -> str:
-    """Return "0.812 to 0.901", and "none" where there is no interval, as over one patient (NaN)."""
+    """Return an interval such as "0.812 to 0.901".
+
+    The text is "none" if a limit is NaN, as for the interval over a single patient.
+    """
     return (
         f"{low:{form}} to {high:{form}}" if math.isfinite(low) and math.isfinite(high) else "none"
     )
 
 
 def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> None:
-    """Write one line for each (score, role), role being train, validation, test or unknown; an undefined value is an empty cell."""
+    """Write patients.csv with one line for each (score, role).
+
+    The role is train, validation, test or unknown. An undefined value is an empty cell.
+    """
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        of_classes = [
+        class_columns = [
             (column, label)
             for label in (rows[0][0].classes if rows else ())
             for column in CLASS_COLUMNS
         ]
         writer.writerow(
-            [*COLUMNS, *FURTHER_COLUMNS, *(f"{column}/{label}" for column, label in of_classes)]
+            [*COLUMNS, *FURTHER_COLUMNS, *(f"{column}/{label}" for column, label in class_columns)]
         )
         for score, role in rows:
             values = vars(score) | {"role": role}
-            own = [values[column] for column in (*COLUMNS, *FURTHER_COLUMNS)]
-            writer.writerow(
-                map(
-                    cell,
-                    [
-                        *own,
-                        *(getattr(score.classes[label], column) for column, label in of_classes),
-                    ],
-                )
-            )
+            patient_values = [values[column] for column in (*COLUMNS, *FURTHER_COLUMNS)]
+            class_values = [
+                getattr(score.classes[label], column) for column, label in class_columns
+            ]
+            writer.writerow(map(cell, [*patient_values, *class_values]))
 
 
 def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Write one line a slice, counted from 0 in its volume: pixels of truth, prediction and both; `counts` is int (S, 3) by patient."""
+    """Write slices.csv with one line per slice, numbered from 0 within its volume.
+
+    `counts` is int (S, 3) by patient, with the pixels of the truth, of the prediction and of both.
+    """
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["patient", "slice", "truth_pixels", "predicted_pixels", "overlap"])
@@ -120,14 +129,21 @@ def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
 
 
 def read_scores(path: str | Path) -> "pd.DataFrame":
-    """patients.csv or slices.csv as a table, an empty cell as NaN. A patient called 007 or NA is called so, not 7 or NaN."""
+    """Return patients.csv or slices.csv as a table, with NaN for an empty cell.
+
+    Patients remain text, so a patient named 007 or NA does not become 7 or NaN.
+    """
     import pandas as pd
 
     return pd.read_csv(path, dtype={"patient": str}, keep_default_na=False, na_values=[""])
 
 
 def cell(value: str | float | None) -> str:
-    """Text as it is, counts as integers, ratios with six decimals, and nothing for NaN or what was not measured."""
+    """Return the text of a CSV cell.
+
+    Text stays unchanged, counts are integers, and ratios have six decimals. NaN and None, which is
+    a value that was not measured, give an empty cell.
+    """
     if isinstance(value, float):
         return f"{value:.6f}" if math.isfinite(value) else ""
     return "" if value is None else str(value)

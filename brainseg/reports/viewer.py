@@ -1,12 +1,19 @@
-"""viewer.html: patients, their slices, and the masks of people and networks over them, on one page that opens offline.
+"""The page viewer.html, which shows the slices of patients with manual and predicted masks.
 
-    page        viewer.html, with viewer.css and viewer.js inside it; nothing is fetched, and nothing but that script may run
-    index       what the list of patients shows, as JSON; cases: one JSON each, parsed when that patient is opened
-    images      one mosaic of all slices for each channel, JPEG at quality 80: 5 KB a slice of 256 x 256, 8-bit
-    masks       each slice as runs of equal class, a uint32 each: class + 256 * length, row by row; base64
+The page opens offline.
 
-On the 61 real patients (38 slices, 3 channels) JPEG 80 took 1.0 MB of the page and 0.2 s a patient. WebP takes half of that, but
-three to ten times as long; lossless PNG 4.5 MB and 3 s.
+    page        viewer.html, which contains viewer.css and viewer.js. It fetches nothing and runs no
+                other script.
+    index       the list of patients, as JSON
+    cases       a JSON for each patient, parsed when that patient is opened
+    images      a mosaic of all slices for each channel, as 8-bit JPEG at quality 80, which takes
+                5 KB per slice of 256 x 256
+    masks       each slice as runs of equal class, row by row. A run is a uint32 of
+                class + 256 * length, in base64.
+
+On the 61 real patients (38 slices, 3 channels) JPEG 80 took 1.0 MB of the page and 0.2 s per
+patient. WebP takes half of that space, but three to ten times as long. Lossless PNG takes 4.5 MB
+and 3 s.
 """
 
 import base64
@@ -28,28 +35,42 @@ from brainseg.core.files import writing
 if TYPE_CHECKING:
     from brainseg.data.store import Store
 
-RUNS = 6  # predictions that the page has colours for
-QUALITY = 80  # of JPEG
-BLOCK = 8  # pixels: JPEG's blocks; a tile that fills them does not bleed into its neighbour
-SPARSE = 4  # percentiles are over every fourth row and column
-WHITE = 99.3  # percentile shown as white at first, as in the other pictures
-ROLES = ("test", "unknown", "validation", "train")  # the most telling first
+# The number of predictions for which the page has colours.
+RUNS = 6
+# The JPEG quality.
+QUALITY = 80
+# The side of a JPEG block in pixels. A tile of whole blocks does not bleed into its neighbour.
+BLOCK = 8
+# Percentiles are computed over every fourth row and column.
+SPARSE = 4
+# The percentile that is white when the page opens. The other pictures use the same value.
+WHITE = 99.3
+# The most informative role comes first.
+ROLES = ("test", "unknown", "validation", "train")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A patient to look at. Masks are (S, H, W) class indices, in the order of the page's runs; None: that run has none of this patient."""
+    """The images and masks of a patient to show.
+
+    Masks are class indices (S, H, W).
+    """
 
     name: str
-    images: np.ndarray  # (S, C, H, W); uint8 is shown as it is, other types are scaled by the channel's range in this volume
+    # (S, C, H, W). uint8 stays unchanged, other types are scaled by the channel's range in the
+    # volume.
+    images: np.ndarray
     channels: Sequence[str]
     truth: np.ndarray | None
+    # The mask of each run of the page, in the order of the runs, or None if a run has no mask of
+    # the patient.
     predictions: Sequence[np.ndarray | None]
-    dice: Sequence[float | None]  # of each run, over the volume; None: not scored
-    role: str = ""  # test, validation, train, unknown
-    spacing: Sequence[float] | None = (
-        None  # mm between slices, rows and columns; NaN or None: unknown
-    )
+    # The volume's Dice in each run, or None if it was not scored.
+    dice: Sequence[float | None]
+    # test, validation, train or unknown
+    role: str = ""
+    # The distances between slices, rows and columns in mm. NaN or None means unknown.
+    spacing: Sequence[float] | None = None
 
 
 def write_viewer(
@@ -61,33 +82,37 @@ def write_viewer(
     classes: Sequence[str] = (),
     left_out: Sequence[str] = (),
 ) -> None:
-    """Write the page, atomically; `cases` are taken one at a time, so that a cohort need not lie in memory.
+    """Write the page atomically.
 
-    `runs` name the predictions. `notes` are sentences on top, as which split; `classes` name the mask's indices, background first;
-    `left_out` are the patients that were scored and are not on the page. All text is escaped. Raises OSError.
+    `cases` are read one at a time, so the cohort need not fit in memory. `runs` are the names of
+    the predictions. `notes` are sentences at the top of the page, such as the name of the split.
+    `classes` are the names of the class indices, background first. `left_out` are the scored
+    patients that are not on the page. All text is escaped. Raises OSError.
     """
-    head, _, foot = _page(title).partition("<!-- cases -->")
+    head, _, foot = _fill_template(title).partition("<!-- cases -->")
     with writing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(head)
         patients = []
         for number, case in enumerate(cases):
-            patients.append(_summary(case))
-            file.write(_data(f"case-{number}", _content(case)))
-        several = list(classes) if len(classes) > 2 else []
+            patients.append(_summarise_case(case))
+            file.write(_json_block(f"case-{number}", _encode_case(case)))
         index = {
             "title": title,
             "notes": list(notes),
             "runs": list(runs),
-            "classes": several,
+            # With a single foreground class the page needs no choice of classes.
+            "classes": list(classes) if len(classes) > 2 else [],
             "left_out": list(left_out),
         }
-        file.write(_data("index", index | {"patients": patients}) + foot)
+        file.write(_json_block("index", index | {"patients": patients}) + foot)
 
 
 def choose_slices(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
-    """Indices of at most `count` of the (role, Dice), the most telling role first; of it half the worst, a quarter median, a quarter best.
+    """Return the indices of at most `count` patients, given their (role, Dice).
 
-    They come in the order of the scores; a Dice that is not known (NaN) counts as the best.
+    The patients of the most informative roles are taken first. If a role has too many patients,
+    half of those taken are the worst, a quarter are around the median, and a quarter are the best.
+    A Dice of NaN, which is unknown, counts as the best. The indices are in ascending order.
     """
     chosen: list[int] = []
     for role in (*ROLES, ""):
@@ -95,10 +120,11 @@ def choose_slices(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
             (i for i, score in enumerate(scores) if score[0] == role),
             key=lambda i: (math.isnan(scores[i][1]), scores[i][1]),
         )
-        room = count - len(chosen)
-        if len(order) > room:
-            worst, best = -(-room // 2), room // 4
-            middle = room - worst - best
+        free_places = count - len(chosen)
+        if len(order) > free_places:
+            worst, best = -(-free_places // 2), free_places // 4
+            middle = free_places - worst - best
+            # The middle patients are moved if they would overlap with the worst or the best.
             start = min(max(worst, (len(order) - middle) // 2), len(order) - best - middle)
             order = [*order[:worst], *order[start : start + middle], *order[len(order) - best :]]
         chosen += order
@@ -112,21 +138,25 @@ def case_of(
     dice: Sequence[float | None],
     role: str,
 ) -> Case:
-    """A volume of a cohort's file, with what each run predicted of it."""
+    """Return the case of a volume of `store`, with the predictions of each run."""
     start, stop = store.rows_of(volume)
     index = store.volumes.index(volume)
-    named = [
+    channels = [
         f"{name} (missing: FLAIR)" if copy else name
         for name, copy in zip(store.channels, store.copies[index], strict=True)
     ]
     images, truth = store.images(start, stop), store.masks(start, stop)[:, 0]
     return Case(
-        volume, images, named, truth, predictions, dice, role, store.spacing[index].tolist()
+        volume, images, channels, truth, predictions, dice, role, store.spacing[index].tolist()
     )
 
 
-def _page(title: str) -> str:
-    """The template with style and script inside; a policy lets exactly that script run, whatever the data say."""
+def _fill_template(title: str) -> str:
+    """Return the HTML template with its style and its script.
+
+    The page's content security policy contains the digests of both. Browsers then run no other
+    script, whatever the data contain.
+    """
     template, style, script = (
         (files("brainseg.reports") / f"viewer.{kind}").read_text("utf-8")
         for kind in ("html", "css", "js")
@@ -139,16 +169,20 @@ def _page(title: str) -> str:
     return template.replace("{{title}}", html.escape(title))
 
 
-def _data(name: str, content: Any) -> str:
-    """A block of JSON that HTML cannot end early: no `<` is left in it."""
+def _json_block(name: str, content: Any) -> str:
+    """Return an HTML element with JSON in which `<` is escaped, so that no text can end it."""
     text = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{name}">{text}</script>\n'
 
 
-def _summary(case: Case) -> dict[str, Any]:
-    """The patient's line of the list: volumes are voxels of any class, truth first; `largest` is the slice that opens."""
-    areas = [_areas(mask) for mask in _masks(case)]
-    shown = next((area for area in areas if area is not None and area.any()), None)
+def _summarise_case(case: Case) -> dict[str, Any]:
+    """Return the patient's line of the list.
+
+    `voxels` counts the voxels of any class in each mask, truth first. `largest` is the slice that
+    is shown when the patient is opened.
+    """
+    areas = [_count_pixels(mask) for mask in _list_masks(case)]
+    first_area = next((area for area in areas if area is not None and area.any()), None)
     spacing = np.asarray(case.spacing if case.spacing is not None else (math.nan,) * 3, np.float64)
     return {
         "name": case.name,
@@ -157,14 +191,18 @@ def _summary(case: Case) -> dict[str, Any]:
         "dice": [None if dice is None or math.isnan(dice) else float(dice) for dice in case.dice],
         "voxels": [None if area is None else int(area.sum()) for area in areas],
         "voxel_ml": float(spacing.prod()) / 1000 if np.isfinite(spacing).all() else None,
-        "largest": len(case.images) // 2 if shown is None else int(shown.argmax()),
+        "largest": len(case.images) // 2 if first_area is None else int(first_area.argmax()),
     }
 
 
-def _content(case: Case) -> dict[str, Any]:
-    """Pixels: a mosaic of each channel, each mask slice by slice, their areas, the boxes around the head and around all masks."""
+def _encode_case(case: Case) -> dict[str, Any]:
+    """Return the pixels of a patient.
+
+    These are a mosaic of each channel, the slices and areas of each mask, and the boxes around the
+    head and around all masks.
+    """
     _, _, height, width = case.images.shape
-    masks = _masks(case)
+    masks = _list_masks(case)
     columns = math.ceil(math.sqrt(len(case.images)))
     row_mm, column_mm = (
         float(side) for side in (case.spacing if case.spacing is not None else (1, 1, 1))[1:]
@@ -172,35 +210,39 @@ def _content(case: Case) -> dict[str, Any]:
     return {
         "height": height,
         "width": width,
-        "aspect": row_mm / column_mm
-        if math.isfinite(row_mm / column_mm)
-        else 1.0,  # height of a pixel over its width
+        # The height of a pixel divided by its width.
+        "aspect": row_mm / column_mm if math.isfinite(row_mm / column_mm) else 1.0,
         "columns": columns,
-        "tile": [_rounded(height), _rounded(width)],
+        "tile": [_round_to_blocks(height), _round_to_blocks(width)],
         "channels": [
-            _channel(name, case.images[:, index], columns)
+            _encode_channel(name, case.images[:, index], columns)
             for index, name in enumerate(case.channels)
         ],
         "masks": [
-            None if mask is None else [_runs(of_slice) for of_slice in mask] for mask in masks
+            None if mask is None else [_encode_runs(slice_mask) for slice_mask in mask]
+            for mask in masks
         ],
-        "areas": [None if mask is None else _areas(mask).tolist() for mask in masks],
-        "head": _head(case.images),
-        "box": _box([mask for mask in masks if mask is not None], height, width),
+        "areas": [None if mask is None else _count_pixels(mask).tolist() for mask in masks],
+        "head": _find_head(case.images),
+        "box": _bounding_box([mask for mask in masks if mask is not None], height, width),
     }
 
 
-def _masks(case: Case) -> list[np.ndarray | None]:
+def _list_masks(case: Case) -> list[np.ndarray | None]:
+    """Return the truth, followed by the prediction of each run."""
     return [case.truth, *case.predictions]
 
 
-def _areas(mask: np.ndarray | None) -> Any:
-    """Pixels above class 0 in each slice (S,)."""
+def _count_pixels(mask: np.ndarray | None) -> Any:
+    """Return the number of pixels above class 0 in each slice (S,)."""
     return None if mask is None else np.count_nonzero(mask, axis=(1, 2))
 
 
-def _channel(name: str, slices: np.ndarray, columns: int) -> dict[str, Any]:
-    """A mosaic (rows * columns tiles) of uint8 slices, and which grey value is shown as white at first."""
+def _encode_channel(name: str, slices: np.ndarray, columns: int) -> dict[str, Any]:
+    """Return a channel's name, its mosaic of slices, and the grey value that is white at first.
+
+    The mosaic is an image of rows * columns tiles.
+    """
     from PIL import Image
 
     if slices.dtype != np.uint8:
@@ -209,12 +251,12 @@ def _channel(name: str, slices: np.ndarray, columns: int) -> dict[str, Any]:
             (slices.astype(np.float32) - low) / (high - low or 1.0) * 255, 0, 255
         ).astype(np.uint8)
     count, height, width = slices.shape
-    rows, high, wide = -(-count // columns), _rounded(height), _rounded(width)
-    tiles = np.zeros((rows * columns, high, wide), np.uint8)
+    rows = -(-count // columns)
+    tile_height, tile_width = _round_to_blocks(height), _round_to_blocks(width)
+    tiles = np.zeros((rows * columns, tile_height, tile_width), np.uint8)
     tiles[:count, :height, :width] = slices
-    mosaic = (
-        tiles.reshape(rows, columns, high, wide).swapaxes(1, 2).reshape(rows * high, columns * wide)
-    )
+    grid = tiles.reshape(rows, columns, tile_height, tile_width).swapaxes(1, 2)
+    mosaic = grid.reshape(rows * tile_height, columns * tile_width)
     image = BytesIO()
     Image.fromarray(mosaic).save(image, "JPEG", quality=QUALITY)
     encoded = base64.b64encode(image.getvalue()).decode()
@@ -222,31 +264,44 @@ def _channel(name: str, slices: np.ndarray, columns: int) -> dict[str, Any]:
     return {"name": name, "white": max(white, 1.0), "image": f"data:image/jpeg;base64,{encoded}"}
 
 
-def _rounded(side: int) -> int:
+def _round_to_blocks(side: int) -> int:
+    """Return a side in pixels, rounded up to whole JPEG blocks."""
     return -(-side // BLOCK) * BLOCK
 
 
-def _runs(mask: np.ndarray) -> str:
-    """One slice as base64; nothing for an empty one. A run has at most 2**24 pixels."""
+def _encode_runs(mask: np.ndarray) -> str:
+    """Return the runs of a slice as base64, or an empty text if the slice has no mask.
+
+    A run has at most 2**24 pixels.
+    """
     if not mask.any():
         return ""
     flat = mask.reshape(-1).astype(np.uint32)
+    # The value before the first pixel differs from it, so that the first pixel starts a run.
     starts = np.flatnonzero(np.diff(flat, prepend=flat[0] + 1))
     lengths = np.diff(starts, append=len(flat)).astype(np.uint32)
     return base64.b64encode((flat[starts] | lengths << 8).astype("<u4").tobytes()).decode()
 
 
-def _head(images: np.ndarray) -> list[int]:
-    """[top, bottom, left, right] around the head in (S, C, H, W), with a margin: rows and columns of which more than 1 % is bright."""
+def _find_head(images: np.ndarray) -> list[int]:
+    """Return [top, bottom, left, right] around the head in images (S, C, H, W), with a margin.
+
+    The head covers the rows and columns in which more than 1 % of the pixels are bright.
+    """
     height, width = images.shape[2:]
     white = np.percentile(images[:, :, ::SPARSE, ::SPARSE], WHITE, axis=(0, 2, 3))[:, None, None]
-    bright = np.mean([(of_slice > 0.15 * white).any(axis=0) for of_slice in images], axis=0)
+    bright = np.mean([(channels > 0.15 * white).any(axis=0) for channels in images], axis=0)
     rows, columns = (bright.mean(axis=axis) > 0.01 for axis in (1, 0))
-    return _box([(rows[:, None] & columns)[None]], height, width, margin=4)
+    return _bounding_box([(rows[:, None] & columns)[None]], height, width, margin=4)
 
 
-def _box(masks: Sequence[np.ndarray], height: int, width: int, margin: int = 0) -> list[int]:
-    """[top, bottom, left, right] around every mask of the patient, in pixels; the whole image where there is none."""
+def _bounding_box(
+    masks: Sequence[np.ndarray], height: int, width: int, margin: int = 0
+) -> list[int]:
+    """Return [top, bottom, left, right] in pixels around all masks, or of the whole image.
+
+    The whole image is returned if all masks are empty.
+    """
     inside = np.zeros((height, width), bool)
     for mask in masks:
         inside |= mask.any(axis=0)
@@ -254,5 +309,5 @@ def _box(masks: Sequence[np.ndarray], height: int, width: int, margin: int = 0) 
     if not len(rows):
         return [0, height, 0, width]
     sides = [(int(side[0]) - margin, int(side[-1]) + 1 + margin) for side in (rows, columns)]
-    (top, bottom), (left, right) = sides
-    return [max(top, 0), min(bottom, height), max(left, 0), min(right, width)]
+    (top, bottom), (first_column, last_column) = sides
+    return [max(top, 0), min(bottom, height), max(first_column, 0), min(last_column, width)]

@@ -58,7 +58,7 @@ def test_a_patient_is_known_by_every_spelling(tmp_path: Path, names: list[str]) 
 def test_two_spellings_of_one_patient_are_there_twice(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("Patient,age\nTCGA_CS_4941,1\nTCGA-CS-4941,2\n")
     with pytest.raises(
-        DataError, match="patients TCGA-CS-4941 are there twice; leave one row of each"
+        DataError, match="has two rows for patients TCGA-CS-4941; keep one row of each"
     ):
         read_clinical(tmp_path / "data.csv")
 

@@ -255,7 +255,7 @@ def test_clinical_table_reads_back(tmp_path):
 NO_TABLE = "not a table"
 WRONG = {
     b"a,b\n1,2\n": "no column Patient",
-    b"Patient\nx\nx\n": "twice",
+    b"Patient\nx\nx\n": "two rows",
     b"\xff\xfe\x00": NO_TABLE,
     b"": NO_TABLE,
     None: NO_TABLE,

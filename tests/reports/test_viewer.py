@@ -450,7 +450,7 @@ def parsed(path: Path, name: str) -> Any:
 @settings(max_examples=50)
 def test_runs_give_the_mask_back(seed: int, height: int, width: int, classes: int) -> None:
     mask = np.random.default_rng(seed).integers(0, classes + 1, (height, width)).astype(np.uint8)
-    runs = np.frombuffer(base64.b64decode(viewer._runs(mask)), "<u4")
+    runs = np.frombuffer(base64.b64decode(viewer._encode_runs(mask)), "<u4")
     assert np.array_equal(np.repeat(runs & 255, runs >> 8), mask.ravel() if mask.any() else [])
 
 
