@@ -68,6 +68,7 @@ def run(config: EvaluateConfig) -> int:
     patients = _choose_patients(config, members, all_patients, store)
     clinical = read_clinical(config.clinical, patients) if config.clinical else None
     leaky = _check_ensemble(config, members, patients, store)
+    # For an ensemble the largest sweep counts.
     configurations_tried = max(count_configurations_tried(name) for name in config.checkpoint)
     datasets = [member.dataset(store, patients) for member in members]
     if data.resident == "yes":
@@ -101,6 +102,7 @@ def run(config: EvaluateConfig) -> int:
             "trained_on": [member.stored.get("fingerprint") for member in members],
         },
         "chosen_among": configurations_tried,
+        # A network that was trained under a leaky split has leaky scores, too.
         "leaky": leaky
         or any(member.split is not None and member.split.leaky for member in members),
     }
@@ -190,6 +192,7 @@ def _analyse_failures(
     """
     folder = folder_of(config)
     patients = tables.read_scores(folder / "patients.csv")
+    # Scores of different roles are never pooled, so only a single role is analysed.
     role = next(
         role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any()
     )
@@ -284,6 +287,7 @@ def _suggest_remedy(config: EvaluateConfig, member: TrainedModel, store: Store) 
     The most frequent cause are data that differ from the training data.
     """
     if member.stored.get("fingerprint") in (None, store.fingerprint):
+        # The data are those of the training, so only the parts can be wrong.
         return "choose other parts, or split=all"
     data_settings = (
         config.data.path,
@@ -331,6 +335,7 @@ def _check_ensemble(
 
 def check_request(config: EvaluateConfig) -> None:
     """Raise RequestError for mistakes that show before a file is created or read in full."""
+    # The device and the dataset are only checked here. `run` creates them again.
     choose_device(config.device)
     if config.data.path is not None:
         read_dataset_info(DataConfig(path=config.data.path))
