@@ -1,4 +1,4 @@
-"""What a run's parts share: what stays the same while training, and what the caller does besides."""
+"""The constant objects of a training run, and the callbacks of its loop."""
 
 import copy
 import math
@@ -14,7 +14,7 @@ from brainseg.training.state import State
 
 
 class TrainingContext(NamedTuple):
-    """What stays the same over a run."""
+    """The objects that stay the same during a run."""
 
     config: TrainConfig
     device: Device
@@ -24,11 +24,13 @@ class TrainingContext(NamedTuple):
 
     @property
     def steps_per_epoch(self) -> int:
+        """Return the number of optimizer steps per epoch."""
         return math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulate))
 
     @property
     def criterion_on_cpu(self) -> nn.Module:
-        """For whole patients, whose logits are gathered there: a loss may hold weights of its own."""
+        """Return the criterion for whole patients, whose logits are gathered on the CPU."""
+        # A loss may have weights of its own, so that a copy of it has to be moved.
         return (
             self.criterion
             if self.device.torch.type == "cpu"
@@ -37,8 +39,9 @@ class TrainingContext(NamedTuple):
 
 
 class Callbacks(NamedTuple):
-    """What the caller does besides: after each optimizer step, between validated patients, after each epoch."""
+    """Functions that the loop calls after each step, validated patient and epoch."""
 
     after_step: Callable[[State], None] = lambda state: None
     after_patient: Callable[[State], None] = lambda state: None
+    # The second argument is True if the epoch is the best so far.
     after_epoch: Callable[[State, bool], None] = lambda state, improved: None

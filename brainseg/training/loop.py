@@ -1,7 +1,8 @@
-"""The training loop: fit, one epoch, one step in sight. It knows neither files nor MLflow; whoever calls it passes hooks.
+"""The training loop. It writes no files and does not use MLflow: the caller passes callbacks.
 
-Nothing random is kept: before each step torch is seeded from (seed, epoch, step), and the order of an epoch's slices is a
-function of (seed, epoch). So a `State` at step k, saved and loaded, goes on to the same bits as if it had never stopped.
+No random state is stored. Before each step torch is seeded from (seed, epoch, step), and the order
+of an epoch's slices is a function of (seed, epoch). A `State` that is saved at step k and loaded
+again therefore continues to the same bits as a run that was never interrupted.
 """
 
 import math
@@ -27,17 +28,19 @@ from brainseg.training.state import State, StepResult, Window
 
 
 def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
-    """Train until `state.total_steps` or until val/dice has not risen for `patience` epochs; resumes wherever `state` is."""
+    """Train until `state.total_steps`, or until val/dice has not risen for `patience` epochs.
+
+    Training continues from wherever `state` is.
+    """
     forward = task.device.forward(state.model)
-    state.ticked = time.monotonic()
+    state.last_tick = time.monotonic()
     state.window = Window(state.step, state.elapsed)
     with naming_memory(task):
-        while _unfinished(state, task.config):
+        while _is_unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
             metrics = training_metrics(state, task)
-            if (
-                state.epoch + 1
-            ) % task.config.validate_every == 0 or state.step == state.total_steps:
+            is_last = state.step == state.total_steps
+            if is_last or (state.epoch + 1) % task.config.validate_every == 0:
                 metrics |= validate(state, task, hooks)
             improved = _finish_epoch(state, metrics)
             hooks.after_epoch(state, improved)
@@ -49,25 +52,25 @@ def train_epoch(
     """Take the remaining steps of the current epoch.
 
     On a GPU the losses stay on the device until the epoch ends. Call `collect_step_results` before
-    saving the state. Under on_nonfinite=skip each step is waited for, so that the statistics of batch
-    norm can be restored.
+    saving the state. Under on_nonfinite=skip the host waits for each step, so that the statistics
+    of batch norm can be restored.
     """
     config, device = task.config, task.device
     order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
-    first = (
-        state.epoch_began
-    )  # an epoch that a budget of minutes cut short stays short when the run is extended
+    # An epoch that a time budget cut short stays short when the run is extended.
+    first = state.epoch_began
     end = min(first + task.steps_per_epoch, state.total_steps)
-    look_at_once = not device.is_asynchronous or config.on_nonfinite == "skip"
+    # Reading a loss on a GPU waits for all queued work. On a CPU it costs nothing.
+    check_each_step = not device.is_asynchronous or config.on_nonfinite == "skip"
     state.model.train()
     while state.step < end:
         started = time.perf_counter()
         torch.manual_seed(seed_for(config.seed, "step", state.epoch, state.step - first))
         set_learning_rate(state, task)
-        chosen = order[(state.step - first) * config.batch_size * config.accumulate :][
-            : config.batch_size * config.accumulate
-        ]
+        slices_per_step = config.batch_size * config.accumulate
+        positions = order[(state.step - first) * slices_per_step :][:slices_per_step]
 
+        # The forward pass updates the statistics of batch norm before the loss is known.
         buffers = (
             [buffer.clone() for buffer in state.model.buffers()]
             if config.on_nonfinite == "skip"
@@ -75,28 +78,32 @@ def train_epoch(
         )
         state.optimizer.zero_grad(set_to_none=True)
         step_loss = torch.zeros((), device=device.torch)
-        for rows in np.split(chosen, range(config.batch_size, len(chosen), config.batch_size)):
+        for rows in np.split(
+            positions, range(config.batch_size, len(positions), config.batch_size)
+        ):
             image, mask = task.train.gather(rows, device.torch)
             if state.step < state.half_steps:
                 image, mask = downsample_by_two(image, mask, len(task.train.store.classes))
             image, mask = augment_batch(config.augment, image, mask, task.train.sequences)
             with device.autocast():
                 logits = forward(device.format(image))
-            loss = task.criterion(logits.float(), mask) * (len(rows) / len(chosen))
+            # The weights make the sum over the batches the mean over the step's slices.
+            loss = task.criterion(logits.float(), mask) * (len(rows) / len(positions))
             state.scaler.scale(loss).backward()
             step_loss += loss.detach()
         state.scaler.unscale_(state.optimizer)
         norm = nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
 
-        state.pending_steps.append(StepResult(state.step - first, chosen, step_loss, norm))
-        if not look_at_once or collect_step_results(state, task):
+        state.pending_steps.append(StepResult(state.step - first, positions, step_loss, norm))
+        if not check_each_step or collect_step_results(state, task):
             state.scaler.step(state.optimizer)
             if state.average is not None:
                 state.average.update_parameters(state.model)
         else:
-            for buffer, before in zip(state.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        state.scaler.update()  # also of a step left out: the next one's unscale_ is refused before it
+            for buffer, former in zip(state.model.buffers(), buffers, strict=True):
+                buffer.copy_(former)
+        # A skipped step needs the update, too: without it torch refuses the next unscale_.
+        state.scaler.update()
 
         state.step += 1
         plan_is_due = (
@@ -116,7 +123,7 @@ def train_epoch(
 def augment_batch(
     config: AugmentConfig, image: Tensor, mask: Tensor, sequences: Sequence[str] = ()
 ) -> tuple[Tensor, Tensor]:
-    """One batch, changed at random: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
+    """Augment one batch: image float32 (B, C, H, W) and mask uint8 (B, 1, H, W) share one draw."""
     draw = augment.sample_augmentation(
         config, image.shape[0], image.shape[1], device=image.device, sequences=sequences
     )
@@ -124,7 +131,10 @@ def augment_batch(
 
 
 def set_learning_rate(state: State, task: TrainingContext) -> float:
-    """Set the rate of the step to come: a function of the step and, under plateau, of the validations so far."""
+    """Set and return the learning rate of the next step.
+
+    The rate is a function of the step and, under plateau, of the validations so far.
+    """
     config = task.config
     rate = config.optimizer.lr * factor(
         config.scheduler,
@@ -142,7 +152,7 @@ def set_learning_rate(state: State, task: TrainingContext) -> float:
 
 
 def training_metrics(state: State, task: TrainingContext) -> dict[str, float]:
-    """The epoch's metrics of the steps: training loss, rate and speed."""
+    """Return the training loss, learning rate and speed of the epoch."""
     return {
         "train/loss": state.loss_sum / max(state.slices_seen, 1),
         "train/learning_rate": float(state.optimizer.param_groups[0]["lr"]),
@@ -157,11 +167,14 @@ def training_metrics(state: State, task: TrainingContext) -> dict[str, float]:
 
 
 def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str, float]:
-    """The contract's `val/...` over the validation patients, and the seconds of the epoch with them."""
+    """Return the `val/...` metrics of the validation patients.
+
+    "speed/epoch_seconds" then includes the seconds of the validation.
+    """
     started = time.perf_counter()
     scores = []
     config = task.config
-    for evaluated in evaluate(
+    for result in evaluate(
         state.validated,
         task.validation,
         config.inference,
@@ -169,7 +182,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
         config.batch_size,
         task.criterion_on_cpu,
     ):
-        scores.append(evaluated.score)
+        scores.append(result.score)
         hooks.after_patient(state)
     state.predicts_nothing = not any(score.predicted_pixels for score in scores)
     state.validation_seconds = time.perf_counter() - started
@@ -183,11 +196,12 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
 
 
 def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
-    """Write the epoch into the history and begin the next; returns whether it is the best so far.
+    """Append the epoch to the history, begin the next one, and return True for the best so far.
 
-    That is the highest val/dice, of equal ones the lowest val/loss: while a network predicts nothing, val/dice stays the same whatever
-    is learnt, 0 where every patient has tumour.
-    Patience and plateau begin to count at full size: at half size val/dice, which is of full slices, stays low whatever is learnt.
+    The best epoch has the highest val/dice and, among equal values, the lowest val/loss. While a
+    network predicts nothing, val/dice does not change (it is 0 if every patient has tumour), but
+    val/loss falls. Patience and plateau begin to count at full size: val/dice is measured on
+    full-size slices, and stays low while the network is trained at half size.
     """
     dice, loss = metrics.get("val/dice", -1.0), metrics.get("val/loss", math.inf)
     improved = "val/dice" in metrics and (dice, -loss) > (state.best, -state.best_loss)
@@ -204,8 +218,8 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
         }
     )
     if "val/dice" in metrics and state.step > state.half_steps:
-        last_at_half = sum(row["step"] <= state.half_steps for row in state.history) - 1
-        state.bad_epochs = state.epoch - max(state.risen_epoch, last_at_half)
+        last_half_epoch = sum(row["step"] <= state.half_steps for row in state.history) - 1
+        state.bad_epochs = state.epoch - max(state.risen_epoch, last_half_epoch)
         if state.plateau is not None:
             state.plateau.update(metrics["val/dice"])
     state.epoch += 1
@@ -213,8 +227,11 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
     return improved
 
 
-def _unfinished(state: State, config: TrainConfig) -> bool:
-    """Steps are left, or the last epoch has been trained but not validated (a run stopped just there)."""
+def _is_unfinished(state: State, config: TrainConfig) -> bool:
+    """Return True if steps are left, or if an epoch has been trained but not validated.
+
+    The latter happens if a run is stopped between its last step and the end of the validation.
+    """
     out_of_patience = config.patience is not None and state.bad_epochs >= config.patience
     return state.slices_seen + state.skipped > 0 or (
         state.step < state.total_steps and not out_of_patience

@@ -1,9 +1,10 @@
-"""The criteria. Each takes logits (B, K, H, W) and a mask (B, 1, H, W), and gives one number to minimise.
+"""Loss functions of logits (B, K, H, W) and a mask (B, 1, H, W).
 
-Legend:  B batch, K classes of the network, H W height and width, F foreground classes.
-K = 1 is one foreground class behind a sigmoid (F = 1), and the mask is 0 or 1 (or a share between them). K > 1 are classes
-behind a softmax of which class 0 is background (F = K - 1), and the mask holds class indices. Everything is summed in
-float32: a batch has a million pixels, more than bfloat16 (8 bits) or float16 (11 bits, at most 65,504) can count.
+Legend:  B batch, K outputs of the network, H W height and width, F foreground classes.
+K = 1 means one foreground class behind a sigmoid (F = 1). The mask is then 0 or 1, or a share
+between them. K > 1 means classes behind a softmax, of which class 0 is background (F = K - 1). The
+mask then contains class indices. All sums are in float32: a batch has a million pixels, more than
+bfloat16 (8 bits) or float16 (11 bits, at most 65,504) can count.
 """
 
 import inspect
@@ -27,14 +28,17 @@ from brainseg.core.extensions import (
 
 
 def check_shapes(logits: Tensor, mask: Tensor) -> None:
-    """Raise RequestError, naming both shapes, unless they are (B, K, H, W) and (B, 1, H, W)."""
+    """Raise RequestError unless the shapes are (B, K, H, W) and (B, 1, H, W)."""
     fits = logits.ndim == 4 and mask.shape == (logits.shape[0], 1, *logits.shape[2:])
-    rule = f"must be (B, 1, H, W) for logits (B, K, H, W), which are {tuple(logits.shape)}"
+    rule = f"must be (B, 1, H, W) for logits (B, K, H, W), and these are {tuple(logits.shape)}"
     check(fits, "mask shape", tuple(mask.shape), rule)
 
 
 def foreground(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K, H, W) and mask (B, 1, H, W) -> probability, float32, and truth of each foreground class (B, F, H, W)."""
+    """Return the probability and the truth of each foreground class, both (B, F, H, W).
+
+    The probability is float32. The arguments are logits (B, K, H, W) and a mask (B, 1, H, W).
+    """
     if logits.shape[1] == 1:
         return logits.float().sigmoid(), mask
     classes = torch.arange(1, logits.shape[1], device=mask.device).view(1, -1, 1, 1)
@@ -42,13 +46,19 @@ def foreground(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class DiceLoss(nn.Module):
-    """One minus the soft Dice coefficient (Milletari, Navab, Ahmadi 2016, "V-Net"; here without their squares).
+    """Dice loss, one minus the soft Dice coefficient.
 
-    Per foreground class, then averaged over the classes: 1 - (2 sum(p m) + smooth) / (sum(p) + sum(m) + smooth), with p the
-    probability and m the truth. The sums run over the whole batch, as in the reference: a slice without tumour then still
-    counts, through its false positives. `per_sample` takes them over each sample and averages the losses: every slice
-    weighs the same, but one without tumour gives almost no gradient until its probabilities are almost zero.
-    `smooth` (above 0) decides what two empty masks give: 0. Raises RequestError where shapes do not fit.
+    Reference: Milletari, Navab, Ahmadi 2016, "V-Net", here without their squares. The loss of a
+    foreground class, with p the probability and m the truth, is
+
+        1 - (2 sum(p m) + smooth) / (sum(p) + sum(m) + smooth)
+
+    and the losses of the classes are averaged. The sums run over the whole batch, as in the
+    reference implementation. A slice without tumour then still counts, through its false positives.
+    With `per_sample` the sums run over each sample, and the losses are averaged. Every slice then
+    has the same weight, but a slice without tumour has almost no gradient until its probabilities
+    are almost zero. `smooth` (above 0) makes the loss of two empty masks 0. Raises RequestError if
+    the shapes do not fit.
     """
 
     def __init__(self, smooth: float = 1.0, per_sample: bool = False) -> None:
@@ -58,13 +68,16 @@ class DiceLoss(nn.Module):
             "loss.smooth",
             smooth,
             "must be above 0",
-            "two empty masks would give 0 / 0",
+            "with 0 two empty masks would give 0 / 0",
         )
         self.smooth = smooth
         self.per_sample = per_sample
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of any float type, mask (B, 1, H, W) -> loss (), float32, in [0, 1]."""
+        """Return the loss (), float32, in [0, 1].
+
+        The arguments are logits (B, K, H, W) of any float type and a mask (B, 1, H, W).
+        """
         check_shapes(logits, mask)
         p, m = foreground(logits, mask)
         pixels = (2, 3) if self.per_sample else (0, 2, 3)
@@ -74,13 +87,17 @@ class DiceLoss(nn.Module):
 
 
 class BCEDiceLoss(nn.Module):
-    """weight * cross-entropy + (1 - weight) * Dice loss.
+    """Weighted mean of cross-entropy and Dice loss.
 
-    The cross-entropy (binary for K = 1, over the classes for K > 1) is the mean over all pixels: it looks at each pixel by
-    itself and has a useful gradient from the first step. The Dice loss looks at the overlap and is not drowned by the
-    background. weight=1 is the cross-entropy alone, weight=0 the Dice loss alone, the default their mean. The
-    cross-entropy starts near ln 2 = 0.69, and where 1 % of the pixels is tumour it is 0.056 as soon as the network knows
-    that share; from then on Dice leads at any middling weight. Arguments and errors otherwise as for `DiceLoss`.
+        weight * cross-entropy + (1 - weight) * Dice loss
+
+    The cross-entropy (binary for K = 1, over the classes for K > 1) is the mean over all pixels. It
+    treats each pixel separately and has a useful gradient from the first step. The Dice loss
+    measures the overlap and does not drown in the background. With weight=1 only the cross-entropy
+    counts, with weight=0 only the Dice loss, and by default their mean. The cross-entropy starts
+    near ln 2 = 0.69. If 1 % of the pixels is tumour, it is 0.056 as soon as the network has learnt
+    that share. After that the Dice loss dominates at any middle weight. The other arguments and the
+    errors are those of `DiceLoss`.
     """
 
     def __init__(self, smooth: float = 1.0, per_sample: bool = False, weight: float = 0.5) -> None:
@@ -95,7 +112,10 @@ class BCEDiceLoss(nn.Module):
         self.weight = weight
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of any float type, mask (B, 1, H, W) -> loss (), float32."""
+        """Return the loss (), float32.
+
+        The arguments are logits (B, K, H, W) of any float type and a mask (B, 1, H, W).
+        """
         check_shapes(logits, mask)
         if logits.shape[1] == 1:
             entropy = F.binary_cross_entropy_with_logits(logits.float(), mask.float())
@@ -108,23 +128,27 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {"dice": DiceLoss, "bce_dice": BCE
 
 
 class FloatMask(nn.Module):
-    """MONAI's losses want a mask of the logits' type."""
+    """A criterion that gets the mask in the type of the logits, as MONAI's losses require."""
 
     def __init__(self, criterion: nn.Module) -> None:
         super().__init__()
         self.criterion = criterion
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
-        """Logits (B, K, H, W), mask (B, 1, H, W) -> loss ()."""
+        """Return the loss () of logits (B, K, H, W) and a mask (B, 1, H, W)."""
         return self.criterion(logits, mask.to(logits.dtype))
 
 
 def build_loss(config: LossConfig, outputs: int = 1) -> nn.Module:
-    """The criterion for a network of K `outputs`: called as loss(logits (B, K, H, W), mask uint8 (B, 1, H, W)). Raises RequestError."""
-    own = LOSSES.get(config.name) or load_extension("brainseg.losses", config.name)
-    found = own or monai_class("monai.losses", config.name, nn.Module)
+    """Return the criterion for a network with K `outputs`.
+
+    The criterion is called with logits (B, K, H, W) and a mask, uint8, (B, 1, H, W). Raises
+    RequestError.
+    """
+    builtin = LOSSES.get(config.name) or load_extension("brainseg.losses", config.name)
+    factory = builtin or monai_class("monai.losses", config.name, nn.Module)
     check(
-        found is not None,
+        factory is not None,
         "loss.name",
         config.name,
         "no such loss",
@@ -132,33 +156,39 @@ def build_loss(config: LossConfig, outputs: int = 1) -> nn.Module:
             config.name, [*LOSSES, *registered_names("brainseg.losses")], "monai.losses", nn.Module
         ),
     )
-    if own:
-        return call_with_options(found, "loss", config, {})
-    return FloatMask(call_with_options(found, "loss", config, _activation(found, config, outputs)))
+    if builtin:
+        return call_with_options(factory, "loss", config, {})
+    return FloatMask(
+        call_with_options(factory, "loss", config, _monai_arguments(factory, config, outputs))
+    )
 
 
-def _activation(
-    found: Callable[..., nn.Module], config: LossConfig, outputs: int
+def _monai_arguments(
+    factory: Callable[..., nn.Module], config: LossConfig, outputs: int
 ) -> dict[str, Any]:
-    """What MONAI's losses must be told of the logits and the mask; ours see it from the shapes. Options of the request go first.
+    """Return the arguments that tell a MONAI loss how to read logits and mask.
 
-    One output: a sigmoid. Several: a softmax, and class indices to be spread over as many channels. A loss that measures overlap
-    (it takes `softmax`; the pixel-wise ones take `use_softmax`) leaves the background out, as ours: its Dice is always high.
+    Our losses see this in the shapes. One output means a sigmoid. Several outputs mean a softmax,
+    and class indices that are converted to one channel per class. The options of the request take
+    precedence.
     """
-    taken = inspect.signature(found).parameters
+    parameters = inspect.signature(factory).parameters
     if outputs == 1:
-        told: dict[str, Any] = {"sigmoid": True}
+        arguments: dict[str, Any] = {"sigmoid": True}
     else:
-        softmax = next((name for name in ("softmax", "use_softmax") if name in taken), None)
-        fits = softmax is not None and "to_onehot_y" in taken
+        softmax = next((name for name in ("softmax", "use_softmax") if name in parameters), None)
+        fits = softmax is not None and "to_onehot_y" in parameters
         check(
             fits,
             "loss.name",
             config.name,
-            f"the data have {outputs} classes, and it takes no softmax of class indices",
-            "use dice, bce_dice or a loss of MONAI that takes softmax and to_onehot_y, as DiceCELoss",
+            f"the data have {outputs} classes, and this loss takes no softmax of class indices",
+            "use dice, bce_dice, or a MONAI loss with the arguments softmax and to_onehot_y, "
+            "such as DiceCELoss",
         )
-        told = {
+        # Losses of overlap take `softmax`, pixel-wise losses take `use_softmax`. The former leave
+        # out the background, as ours do, because its Dice is always high.
+        arguments = {
             str(softmax): True,
             "to_onehot_y": True,
             **({"include_background": False} if softmax == "softmax" else {}),
@@ -168,9 +198,11 @@ def _activation(
             not sigmoid,
             "loss.options.sigmoid",
             "true",
-            f"the data have {outputs} classes behind a softmax",
-            "leave it out",
+            f"the data have {outputs} classes, which need a softmax",
+            "remove this option",
         )
     return {
-        name: value for name, value in told.items() if name in taken and name not in config.options
+        name: value
+        for name, value in arguments.items()
+        if name in parameters and name not in config.options
     }

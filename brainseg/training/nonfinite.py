@@ -1,4 +1,4 @@
-"""What a step may die of, named so that one knows what to lower: a number that is not finite, a full memory."""
+"""Errors of a training step: values that are not finite, and a full memory."""
 
 import logging
 import math
@@ -14,64 +14,80 @@ log = logging.getLogger("brainseg")
 
 
 class NonFiniteError(ArithmeticError):
-    """The loss or the gradient is not a number; raised before a checkpoint has seen it, on a CPU before any weight has."""
+    """The loss or the gradient is not finite.
+
+    The error is raised before a checkpoint is written and, on a CPU, before a weight changes.
+    """
 
 
 def collect_step_results(state: State, task: TrainingContext) -> bool:
-    """Take what the steps gave since the last look into the epoch's sums; returns whether the last of them was finite.
+    """Add the losses of all pending steps to the epoch's totals.
 
-    To look is to wait until the device has done all that it was given. Raises NonFiniteError for the first step that was not
-    finite, or counts it under on_nonfinite=skip. Under float16 the scaler itself leaves out steps whose gradient overflowed.
+    Returns True if the last step was finite. This synchronizes with the device. Raises
+    NonFiniteError for the first step that was not finite, or counts the step under
+    on_nonfinite=skip. Under float16 a gradient that is not finite is no error, because the loss
+    scaler skips the step.
     """
     pending, state.pending_steps = state.pending_steps, []
+    # A single transfer from the device for all steps.
     numbers = (
-        torch.stack([torch.stack([given.loss, given.norm]) for given in pending]).tolist()
+        torch.stack(
+            [torch.stack([result.loss, result.gradient_norm]) for result in pending]
+        ).tolist()
         if pending
         else []
-    )  # one transfer
-    finite = True
-    for given, (loss, norm) in zip(pending, numbers, strict=True):
-        finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
-        if finite:
-            state.loss_sum += loss * len(given.chosen)
-            state.slices_seen += len(given.chosen)
+    )
+    is_finite = True
+    for result, (loss, norm) in zip(pending, numbers, strict=True):
+        is_finite = math.isfinite(loss) and (math.isfinite(norm) or state.scaler.is_enabled())
+        if is_finite:
+            state.loss_sum += loss * len(result.positions)
+            state.slices_seen += len(result.positions)
             state.last_loss = loss
         else:
-            _skip_or_raise(state, task, given, loss, norm)
-    return finite
+            _skip_or_raise(state, task, result, loss, norm)
+    return is_finite
 
 
 def _skip_or_raise(
-    state: State, task: TrainingContext, given: StepResult, loss: float, norm: float
+    state: State, task: TrainingContext, result: StepResult, loss: float, norm: float
 ) -> None:
-    where = ", ".join(
-        f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in given.chosen
+    """Raise NonFiniteError for a step, or log and count the step under on_nonfinite=skip."""
+    slices = ", ".join(
+        f"{task.train.patients[i]} slice {task.train.slices[i]}" for i in result.positions
     )
-    what = f"loss {loss}, gradient norm {norm} at epoch {state.epoch} step {given.step}"
+    values = f"loss {loss}, gradient norm {norm} at epoch {state.epoch} step {result.step}"
     if task.config.on_nonfinite == "error":
-        kept = (
-            "no checkpoint has seen it" if task.device.is_asynchronous else "no weight was changed"
+        # On an asynchronous device later steps have already used the values.
+        consequence = (
+            "no checkpoint contains it" if task.device.is_asynchronous else "no weight was changed"
         )
         raise NonFiniteError(
-            f"{what}: not finite, {kept}; lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
-            f"or leave such steps out with on_nonfinite=skip; slices: {where}"
+            f"{values}: not finite, {consequence}; "
+            f"lower optimizer.lr={task.config.optimizer.lr}, set clip_norm, "
+            f"or set on_nonfinite=skip to leave such steps out; slices: {slices}"
         )
-    log.warning("%s: not finite, step left out; slices: %s", what, where)
+    log.warning("%s: not finite, step left out; slices: %s", values, slices)
     state.skipped += 1
 
 
 @contextmanager
 def naming_memory(task: TrainingContext) -> Iterator[None]:
-    """Name what to lower when the device's memory is full; torch's own error names an allocation in bytes."""
+    """Raise a MemoryError that names the settings to lower if the block runs out of memory.
+
+    Torch's own error only names the size of an allocation in bytes.
+    """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(
-            error
-        ):  # how torch says it for the CPU
+        # On a CPU torch raises a plain RuntimeError with this text.
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
         height, width = task.train.size
         shape = (task.config.batch_size, task.train.channels, height, width)
         rule = f"out of memory on {task.device.torch} with batches of shape {shape}"
-        remedy = f"lower batch_size={shape[0]} and raise accumulate={task.config.accumulate} instead, or lower model.width or model.depth"
+        remedy = (
+            f"lower batch_size={shape[0]} and raise accumulate={task.config.accumulate} instead, "
+            "or lower model.width or model.depth"
+        )
         raise MemoryError(f"{rule}; {remedy}") from error

@@ -1,4 +1,4 @@
-"""Optimizers by name: those of torch.optim, and those of installed packages (entry points `brainseg.optimizers`)."""
+"""Optimizers by name, from torch.optim and from the entry points `brainseg.optimizers`."""
 
 import inspect
 from collections.abc import Iterable
@@ -23,40 +23,43 @@ OPTIMIZERS = {
     and issubclass(value, torch.optim.Optimizer)
     and value is not torch.optim.Optimizer
 }
-# One pass over weight, gradient and moments instead of one for each operation: less than half the time, on the devices of FUSING.
-FUSED = ("adam", "adamw", "sgd")
-FUSING = ("cpu", "cuda")
-NEEDS_MORE = {"lbfgs": "needs a closure", "sparseadam": "takes sparse gradients only"}
+# Fused optimizers pass over weight, gradient and moments once instead of once per operation. They
+# take less than half the time.
+FUSED_OPTIMIZERS = ("adam", "adamw", "sgd")
+FUSED_DEVICES = ("cpu", "cuda")
+# The training step passes no closure, and its gradients are dense.
+UNSUPPORTED = {"lbfgs": "needs a closure", "sparseadam": "takes only sparse gradients"}
 
 
 def build_optimizer(
     config: OptimizerConfig, parameters: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """The optimizer over `parameters`. Raises RequestError."""
+    """Return the optimizer of `parameters`. Raises RequestError."""
     name = config.name.lower()
     check(
-        name not in NEEDS_MORE,
+        name not in UNSUPPORTED,
         "optimizer.name",
         config.name,
-        NEEDS_MORE.get(name, ""),
-        "choose another",
+        UNSUPPORTED.get(name, ""),
+        "choose another optimizer",
     )
-    found = OPTIMIZERS.get(name) or load_extension("brainseg.optimizers", config.name)
+    factory = OPTIMIZERS.get(name) or load_extension("brainseg.optimizers", config.name)
     check(
-        found is not None,
+        factory is not None,
         "optimizer.name",
         config.name,
         "no such optimizer",
         known_names(config.name, [*OPTIMIZERS, *registered_names("brainseg.optimizers")]),
     )
-    given: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
+    arguments: dict[str, Any] = {"params": list(parameters), "lr": config.lr}
     if config.weight_decay is not None:
-        given["weight_decay"] = config.weight_decay
-    own_choice = {"fused", "foreach", "differentiable"} & config.options.keys()
+        arguments["weight_decay"] = config.weight_decay
+    # A choice in the request takes precedence. Torch refuses `fused` with the other two options.
+    conflicts = {"fused", "foreach", "differentiable"} & config.options.keys()
     if (
-        name in FUSED
-        and not own_choice
-        and all(parameter.device.type in FUSING for parameter in given["params"])
+        name in FUSED_OPTIMIZERS
+        and not conflicts
+        and all(parameter.device.type in FUSED_DEVICES for parameter in arguments["params"])
     ):
-        given["fused"] = True
-    return call_with_options(found, "optimizer", config, given)
+        arguments["fused"] = True
+    return call_with_options(factory, "optimizer", config, arguments)

@@ -1,8 +1,10 @@
-"""Learning rates as functions of the step: the rate of a step is `optimizer.lr` times `factor(...)`.
+"""Learning rates as functions of the step.
 
-A function of (step, total) has no state to save: a run that resumes at step k goes on exactly as if it had never stopped. Under a
-budget of minutes the total changes with the pace; the plans that say so are kept in the checkpoint.
-Only `Plateau`, which waits for `val/dice`, has a state; three numbers, kept in the checkpoint.
+The rate of a step is `optimizer.lr` times `factor(...)`. A function of (step, total) has no state
+to save, so that a run which resumes at step k has the same rates as a run that was never
+interrupted. Under a time budget the total changes with the pace, and the plans with these totals
+are stored in the checkpoint. Only `Plateau`, which depends on `val/dice`, has a state of three
+numbers, which is stored in the checkpoint.
 """
 
 import math
@@ -22,12 +24,13 @@ def factor(
     half_share: float = 0.0,
     plans: Sequence[Plan] = (),
 ) -> float:
-    """The share of `optimizer.lr` at `step` of `total`, both in optimizer steps; the first step is 0, the last total - 1.
+    """Return the factor of `optimizer.lr` at `step`.
 
-    From step `total` on (a run that was asked for less) it stays at the end value. A plateau gives 1 here: multiply by
-    `Plateau.factor`. `half_steps` and `half_share` as in `position`. Under a budget of minutes the `plans` of the run say which share
-    of it is used at `step`, and what is drawn over the steps is drawn over that share. Raises RequestError for a schedule without a
-    formula.
+    Steps are optimizer steps, from 0 to total - 1. From step `total` on the factor keeps its end
+    value. For a plateau the factor is 1, and the caller multiplies by `Plateau.factor`. The
+    arguments `half_steps` and `half_share` are those of `position`. Under a time budget the curve
+    is a function of the share of the budget that is used at `step`, according to the `plans` of
+    the run. Raises RequestError for a schedule without a formula.
     """
     if plans:
         plan = plan_at(plans, step)
@@ -36,9 +39,9 @@ def factor(
         planned = position(step, total, half_steps, half_share)
     match scheduler:
         case StepConfig():
-            epoch = (
-                step // steps_per_epoch
-            )  # counted from 0, as in the reference, whose rate drops before its 31st epoch
+            # Epochs count from 0, as in the reference implementation, whose rate drops before its
+            # 31st epoch.
+            epoch = step // steps_per_epoch
             return scheduler.factor ** sum(drop <= epoch for drop in scheduler.epochs)
         case CosineConfig():
             return cosine(planned, total, scheduler.warmup, scheduler.final)
@@ -54,10 +57,11 @@ def factor(
 
 
 def position(step: int, total: int, half_steps: int, share: float) -> float:
-    """The step as if all steps took the same time: 0 to `total`, linear in the time that the run takes.
+    """Return the position in the run, from 0 to `total`, as if all steps took the same time.
 
-    Its first `half_steps` steps, at half resolution, are quick and many, yet take only `share` of the time: without this a cosine
-    would be near its end before the first image of full size.
+    The first `half_steps` steps, at half resolution, are many and fast and take only `share` of the
+    time. As a function of the plain step a cosine would be near its end before the first image of
+    full size.
     """
     if step < half_steps:
         return step / half_steps * share * total
@@ -67,27 +71,29 @@ def position(step: int, total: int, half_steps: int, share: float) -> float:
 
 
 def half_cosine(first: float, last: float, progress: float) -> float:
-    """From `first` to `last` along half a cosine; progress from 0 to 1, held at its ends beyond."""
+    """Return the value on half a cosine from `first` to `last`, with progress limited to [0, 1]."""
     progress = min(max(progress, 0.0), 1.0)
     return last + (first - last) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def cosine(step: float, total: int, warmup: float, final: float) -> float:
-    """Linear warm-up over warmup * total steps, then half a cosine (Loshchilov and Hutter 2017, SGDR, without restarts).
+    """Compute a linear warm-up over warmup * total steps, then half a cosine.
 
-    The warm-up counts from 1, so that the first step is not lost on a rate of 0, and for the same reason the curve reaches
-    `final` just behind the last step. Without warm-up it is torch's CosineAnnealingLR with T_max=total.
+    Reference: Loshchilov and Hutter 2017, SGDR, without restarts. The warm-up counts from 1, so
+    that the first step is not wasted on a rate of 0. For the same reason the curve reaches `final`
+    only after the last step. Without warm-up this is torch's CosineAnnealingLR with T_max=total.
     """
-    warm = min(round(warmup * total), total - 1)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return half_cosine(1.0, final, (step - warm) / (total - warm))
+    warmup_steps = min(round(warmup * total), total - 1)
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    return half_cosine(1.0, final, (step - warmup_steps) / (total - warmup_steps))
 
 
 def one_cycle(step: float, total: int, warmup: float, start: float, final: float) -> float:
-    """From `start` up to 1 and down to `final`, reached at the last step (Smith 2018, "Super-convergence").
+    """Compute a rise from `start` to 1 and a fall to `final`, which the last step reaches.
 
-    Two half cosines that meet at step warmup * total - 1: torch's OneCycleLR.
+    Reference: Smith 2018, "Super-convergence". The two half cosines meet at step
+    warmup * total - 1, as in torch's OneCycleLR.
     """
     last = total - 1
     peak = warmup * total - 1
@@ -100,9 +106,10 @@ def one_cycle(step: float, total: int, warmup: float, start: float, final: float
 
 
 class Plateau:
-    """Drops the rate when the validation score has not risen; the semantics of torch's ReduceLROnPlateau(mode="max").
+    """Learning-rate factor that falls when the validation score does not rise.
 
-    After more than `patience` epochs in a row without a new best score, `factor` is multiplied by `config.factor`, down to
+    The rules are those of torch's ReduceLROnPlateau(mode="max"). After more than `patience` epochs
+    in a row without a new best score, `factor` is multiplied by `config.factor`, down to
     `config.final`, and the count starts again. A score that is not a number counts as no rise.
     """
 
@@ -113,7 +120,7 @@ class Plateau:
         self.bad_epochs = 0
 
     def update(self, value: float) -> None:
-        """Take the score of an epoch, the higher the better; call once after each validation."""
+        """Update the factor with a score (higher is better), once after each validation."""
         if value > self.best:
             self.best = value
             self.bad_epochs = 0

@@ -1,4 +1,4 @@
-"""Everything that a training step changes, in one object: what a checkpoint keeps and a resume takes over."""
+"""The state of a training run: all that a training step changes, and that a checkpoint stores."""
 
 import math
 import time
@@ -17,66 +17,88 @@ from brainseg.device import Device
 from brainseg.training.plan import Plan
 from brainseg.training.schedules import Plateau
 
-Row = dict[
-    str, Any
-]  # one epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}
+# An epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}.
+Row = dict[str, Any]
 
 
 class Window(NamedTuple):
-    """The steps since the pace was last looked at."""
+    """The steps since the pace was last measured."""
 
-    step: int  # at its begin
-    elapsed: float  # seconds of the run at its begin
-    validating: float = 0.0  # seconds of it that were spent on validation
+    # Optimizer steps at the start of the window.
+    step: int
+    # Seconds of the run at the start of the window.
+    elapsed: float
+    # Seconds of the window that were spent on validation.
+    validating: float = 0.0
 
 
 class StepResult(NamedTuple):
-    """What a step gave, as long as the host has not looked at it."""
+    """Result of a training step that the host has not read yet."""
 
-    step: int  # within its epoch
-    chosen: np.ndarray  # positions of its slices
-    loss: Tensor  # (), on the device
-    norm: Tensor  # (), of the gradient
+    # Number of the step within its epoch.
+    step: int
+    # Positions of the slices in the training set.
+    positions: np.ndarray
+    # Shape (), on the device.
+    loss: Tensor
+    # Shape (), on the device.
+    gradient_norm: Tensor
 
 
 @dataclass
 class State:
-    """Everything that changes while training; `state_dict` has all of it, as containers, numbers, strings and tensors."""
+    """All that changes during training.
+
+    `state_dict` returns it as containers, numbers, strings and tensors. The fields from
+    `predicts_nothing` on are not part of a checkpoint.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: GradScaler
     total_steps: int
-    half_steps: int = 0  # the first so many of them see images of half the size
+    # Number of steps, from the first one, that use images of half the size.
+    half_steps: int = 0
     average: AveragedModel | None = None
     plateau: Plateau | None = None
-    epoch: int = 0  # the epoch under way, counted from 0
-    step: int = 0  # optimizer steps done
-    loss_sum: float = 0.0  # over the slices of this epoch seen so far
+    # The current epoch, counted from 0.
+    epoch: int = 0
+    # Optimizer steps done.
+    step: int = 0
+    # Sum of the loss over the slices of this epoch so far.
+    loss_sum: float = 0.0
     slices_seen: int = 0
-    seconds: float = 0.0  # spent on the steps of this epoch
-    best: float = -1.0  # highest val/dice
-    best_loss: float = math.inf  # its val/loss, the lowest on a tie of val/dice
+    # Seconds spent on the steps of this epoch.
+    seconds: float = 0.0
+    # Highest val/dice so far.
+    best: float = -1.0
+    # val/loss of the best epoch: among epochs of equal val/dice the lowest.
+    best_loss: float = math.inf
     best_epoch: int = -1
-    risen_epoch: int = (
-        -1
-    )  # the last one whose val/dice was above all before it: patience counts from it
+    # The last epoch whose val/dice was above all earlier ones. Patience counts from it.
+    risen_epoch: int = -1
     bad_epochs: int = 0
-    skipped: int = 0  # steps of this epoch left out because the loss or the gradient was not finite
+    # Steps of this epoch that were left out because loss or gradient was not finite.
+    skipped: int = 0
     history: list[Row] = field(default_factory=list)
-    plans: list[Plan] = field(
-        default_factory=list
-    )  # of a run that is counted in minutes, by their step
-    elapsed: float = 0.0  # seconds of the run, validations and saving included, as far as `tick` has counted them
-    validation_seconds: float = 0.0  # of the last validation
-    full_to_half: float = 1.0  # how much longer a step at full size takes than one at half size
-    predicts_nothing: bool = False  # in the last validation no pixel was predicted; never in a checkpoint, as what follows
-    window: Window | None = None  # the steps since the last plan
-    ticked: float | None = None  # when `tick` last counted; None while the run is not under way
-    pending_steps: list[StepResult] = field(
-        default_factory=list
-    )  # never in a checkpoint: `faults.look` comes first
-    last_loss: float = float("nan")  # of the last step looked at, for the progress bar
+    # The plans of a time budget, ordered by step.
+    plans: list[Plan] = field(default_factory=list)
+    # Seconds of the run up to the last `tick`, validations and saving included.
+    elapsed: float = 0.0
+    # Seconds of the last validation.
+    validation_seconds: float = 0.0
+    # Time of a step at full size divided by that of a step at half size.
+    full_to_half: float = 1.0
+    # True if no pixel was predicted in the last validation.
+    predicts_nothing: bool = False
+    # The steps since the last plan.
+    window: Window | None = None
+    # Time of the last `tick`, None while the run is not active.
+    last_tick: float | None = None
+    # `collect_step_results` empties this list before a checkpoint is written.
+    pending_steps: list[StepResult] = field(default_factory=list)
+    # Loss of the last step that was read, for the progress bar.
+    last_loss: float = float("nan")
 
     NUMBERS = (
         "total_steps",
@@ -91,13 +113,8 @@ class State:
         "bad_epochs",
         "skipped",
     )
-    LATER_NUMBERS = (
-        "best_loss",
-        "elapsed",
-        "validation_seconds",
-        "full_to_half",
-        "risen_epoch",
-    )  # which checkpoints of 1.0 lack
+    # Checkpoints of version 1.0 do not contain these numbers.
+    LATER_NUMBERS = ("best_loss", "elapsed", "validation_seconds", "full_to_half", "risen_epoch")
 
     @classmethod
     def create(
@@ -108,11 +125,10 @@ class State:
         device: Device,
         total_steps: int,
     ) -> "State":
-        """A state before the first step."""
+        """Return the state before the first step."""
         average = None
-        if (
-            config.ema_decay is not None
-        ):  # the normalisation's statistics are averaged with the weights they belong to
+        if config.ema_decay is not None:
+            # The statistics of the norms are averaged together with the weights they belong to.
             average = AveragedModel(
                 model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True
             )
@@ -129,30 +145,31 @@ class State:
 
     @property
     def epoch_began(self) -> int:
-        """The step at which the epoch under way began."""
+        """Return the step at which the current epoch began."""
         return self.history[-1]["step"] if self.history else 0
 
     def follow(self, plans: Sequence[Plan]) -> None:
-        """Take the steps of `plans`; its last one says how many there are."""
+        """Adopt `plans`, the last of which determines the number of steps."""
         self.plans = list(plans)
         self.total_steps, self.half_steps = plans[-1].total, plans[-1].half_steps
 
     def tick(self) -> None:
-        """Count the time since the last call as time of the run. Before `ticked` is set nothing is counted."""
-        if self.ticked is not None:
+        """Add the time since the last call to `elapsed`, or nothing if `last_tick` is None."""
+        if self.last_tick is not None:
             now = time.monotonic()
-            self.elapsed += now - self.ticked
-            self.ticked = now
+            self.elapsed += now - self.last_tick
+            self.last_tick = now
 
     @property
     def validated(self) -> nn.Module:
-        """The weights that are validated, kept and tested: the average if there is one."""
+        """Return the model that is validated, stored and tested, averaged under `ema_decay`."""
         return self.average.module if self.average is not None else self.model
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the content of a checkpoint. Call `collect_step_results` before this."""
         self.tick()
         assert not self.pending_steps, (
-            "steps that nobody has looked at may be not finite, and their losses would be lost"
+            "pending steps may be not finite, and their losses would be lost"
         )
         return {
             "model": self.validated.state_dict(),
@@ -167,7 +184,7 @@ class State:
         }
 
     def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """Take over a stored state. Raises RuntimeError (torch's) if the weights are those of another model."""
+        """Load a stored state. Torch raises RuntimeError if the weights are of another model."""
         self.model.load_state_dict(stored["training_model"] or stored["model"])
         if self.average is not None:
             self.average.module.load_state_dict(stored["model"])
@@ -179,6 +196,7 @@ class State:
         self.history = list(stored["history"])
         for name in self.NUMBERS:
             setattr(self, name, stored[name])
+        # A checkpoint of version 1.0 has no `risen_epoch`.
         self.risen_epoch = self.best_epoch
         for name in self.LATER_NUMBERS:
             setattr(self, name, stored.get(name, getattr(self, name)))
@@ -186,7 +204,7 @@ class State:
 
 
 def plans_of(stored: Mapping[str, Any]) -> list[Plan]:
-    """Return the plans that a checkpoint's content holds; none for a run that is counted in epochs."""
+    """Return the plans in a checkpoint's content, none for a run without a time budget."""
     return [
         Plan(int(step), float(share), int(total), int(half))
         for step, share, total, half in stored.get("plans", [])

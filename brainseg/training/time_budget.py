@@ -1,4 +1,4 @@
-"""How long a step and a validation take, from a few timed ones: what turns minutes into a number of steps."""
+"""The number of steps of a time budget, estimated from a short benchmark at the start."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from brainseg.training.state import State
 
 
 class StepTimings(NamedTuple):
-    """What a step, a step at half resolution and a validation take, in seconds."""
+    """Seconds of a step, of a step at half resolution, and of a validation."""
 
     step: float
     half_step: float
@@ -25,9 +25,10 @@ class StepTimings(NamedTuple):
 
 
 def begin_plan(state: State, scratch: State, task: TrainingContext, hooks: Callbacks) -> None:
-    """Give `state`, before its first step, the first plan of `max_minutes`, from a few timed steps on `scratch` (thrown away).
+    """Set the first plan of `max_minutes` for `state`, from a few timed steps on `scratch`.
 
-    The plan is made anew while the run goes on (`replanning.replan`): something else may have run while these steps were timed.
+    `scratch` is a state to be thrown away. During the run the plan is revised (`replan`), because
+    other processes may have slowed down these steps.
     """
     assert task.config.max_minutes is not None
     with naming_memory(task):
@@ -38,45 +39,48 @@ def begin_plan(state: State, scratch: State, task: TrainingContext, hooks: Callb
 
 
 def steps_at(pace: StepTimings, task: TrainingContext, minutes: float) -> tuple[int, int]:
-    """Return how many steps fit into `minutes`, validations included, and how many of them are at half resolution.
+    """Return how many steps fit into `minutes`, and how many of them are at half resolution.
 
-    At least one step is at full size.
+    Validations are included. At least one step is at full size.
     """
-    budget = minutes * 60 - pace.validation  # the last epoch is validated too, however short
+    # The last epoch is validated, too, however short it is.
+    budget = minutes * 60 - pace.validation
     validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
     share = task.config.half_resolution
     half_steps = steps_within(share * budget, pace.half_step + validation)
-    return half_steps + max(
-        1, steps_within((1 - share) * budget, pace.step + validation)
-    ), half_steps
+    full_steps = max(1, steps_within((1 - share) * budget, pace.step + validation))
+    return half_steps + full_steps, half_steps
 
 
 def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> StepTimings:
-    """Time a few steps of each size, and the validation of one patient, on a `scratch` state (thrown away)."""
+    """Time a few steps of each size, and the validation of one patient.
+
+    `scratch` is a state to be thrown away.
+    """
     forward = task.device.forward(scratch.model)
     half_step = (
-        _seconds_a_step(scratch, task, forward, hooks, half=True)
+        _seconds_per_step(scratch, task, forward, hooks, half=True)
         if task.config.half_resolution
         else 0.0
     )
-    step = _seconds_a_step(scratch, task, forward, hooks, half=False)
-    one = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
+    step = _seconds_per_step(scratch, task, forward, hooks, half=False)
+    patient = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
     started = time.perf_counter()
     for _ in evaluate(
         scratch.validated,
-        one,
+        patient,
         task.config.inference,
         task.device,
         task.config.batch_size,
         task.criterion_on_cpu,
     ):
         pass
-    return StepTimings(
-        step, half_step, (time.perf_counter() - started) * len(task.validation) / len(one)
-    )
+    # The time of a validation is proportional to the number of slices.
+    validation = (time.perf_counter() - started) * len(task.validation) / len(patient)
+    return StepTimings(step, half_step, validation)
 
 
-def _seconds_a_step(
+def _seconds_per_step(
     scratch: State,
     task: TrainingContext,
     forward: Callable[[Tensor], Tensor],
@@ -84,14 +88,15 @@ def _seconds_a_step(
     half: bool,
     rounds: int = 9,
 ) -> float:
-    """The median of some rounds: on a desktop something else runs for a moment, and a mean of few would give the run too few steps.
-
-    A round is a step; several on a device that works off a queue, whose host waits once a round. Fewer where the epoch ends before.
-    """
+    """Return the median seconds per step over some rounds, fewer if the epoch ends before."""
+    # Other programs on a desktop disturb single steps. A mean of so few steps would then be too
+    # high, and the run would get too few steps. On an asynchronous device the host waits once per
+    # round, so that a round has several steps.
     length = 5 if task.device.is_asynchronous else 1
     scratch.step, scratch.seconds, scratch.half_steps = 0, 0.0, (2 + rounds * length) * half
     paces = []
-    for steps in (2, *[length] * rounds):  # the first two also compile, allocate and fill caches
+    # The first two steps also compile, allocate and fill caches.
+    for steps in (2, *[length] * rounds):
         done, seconds = scratch.step, scratch.seconds
         scratch.total_steps = done + steps
         train_epoch(scratch, task, forward, hooks)

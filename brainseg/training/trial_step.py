@@ -1,11 +1,13 @@
-"""The first training step of a run, rehearsed before anything is created: a network, a loss or an optimizer that cannot do it is refused.
+"""Trial of the first training step before any file is created.
 
-The network sees the smallest batch of an epoch, in each size that the run will have. Batch norm fails on a batch of one whose
-features are one pixel wide, instance norm on any such batch, and a network with deep supervision returns a list. None of this shows
-when the network is built, or on a larger batch.
+A network, loss or optimizer that cannot do the step is refused. The network gets the smallest batch
+of an epoch, in each image size of the run. Batch norm fails on a batch of one image whose features
+are one pixel wide, instance norm on any batch of such features, and a network with deep supervision
+returns a list. These errors do not occur when the network is built, or on a larger batch.
 
-The rehearsal runs on the meta device, which computes shapes alone. What fails there runs once more with numbers on the CPU, whose
-result counts: some networks, such as SwinUNETR, read numbers while they are built, and the meta device has none.
+The trial runs on the meta device, which computes only shapes. A network that fails there is tried
+once more with values on the CPU, and that result counts: some networks, such as SwinUNETR, read
+values while they are built, and the meta device has none.
 """
 
 import os
@@ -24,59 +26,68 @@ from brainseg.training import losses, optimizers
 
 
 class Fault(NamedTuple):
-    """Why a network cannot train: the error itself, and the rule and the remedy of the message."""
+    """The reason why a network cannot train, and the rule and remedy of the error message."""
 
     reason: str
     rule: str
     remedy: str
 
 
-LONGEST_REASON = 200  # characters of another library's message
+# Characters of another library's error message.
+LONGEST_REASON = 200
 
 
 def smallest_batch(slices: int, batch_size: int) -> int:
-    """Return the slices of the smallest batch of an epoch: the last one holds what the others leave."""
+    """Return the number of slices of the smallest batch of an epoch, which is the last one."""
     return slices % batch_size or batch_size
 
 
 def check_training_step(
     config: TrainConfig, channels: int, classes: Sequence[str], size: tuple[int, int], slices: int
 ) -> int:
-    """Return the number of parameters of the run's network, whose first training step is sound.
+    """Return the number of parameters of the run's network after a successful trial step.
 
-    `channels` are those of an image, `size` is its height and width in pixels, `slices` is the length of an epoch. Raises
-    RequestError for a network that cannot be built, has too many parameters for this machine, or cannot train on the smallest
-    batch at one of the run's sizes, and for a loss or an optimizer that cannot do a step.
+    `channels` are those of an image, `size` is its height and width in pixels, `slices` is the
+    length of an epoch. Raises RequestError for a network that cannot be built, has too many
+    parameters for this machine, or cannot train on the smallest batch at one of the run's sizes,
+    and for a loss or an optimizer that cannot do a step.
     """
     outputs = networks.num_outputs(classes)
     halved = [(size[0] // 2, size[1] // 2)] if config.half_resolution else []
     # Two images stand for any larger batch.
     batch = min(smallest_batch(slices, config.batch_size), 2)
-    built = {each: _built(config, channels, outputs, each) for each in (size, *halved)}
+    built = {
+        image_size: _build_network(config, channels, outputs, image_size)
+        for image_size in (size, *halved)
+    }
     parameters = sum(parameter.numel() for parameter in built[size].parameters())
     _check_memory(config, parameters)
-    for each, network in built.items():
-        _check_network(config, network, (channels, *each), outputs, batch, slices)
+    for image_size, network in built.items():
+        _check_network(config, network, (channels, *image_size), outputs, batch, slices)
     _check_loss_and_optimizer(config, built[size], outputs)
     return parameters
 
 
-def _built(
+def _build_network(
     config: TrainConfig, channels: int, outputs: int, size: tuple[int, int], device: str = "meta"
 ) -> nn.Module:
-    """Return the network without numbers, or with numbers where it reads them while it is built. Raises RequestError."""
+    """Return the network without values, or with values if it reads them while it is built.
+
+    Raises RequestError.
+    """
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device):
             return networks.build_network(config.model, channels, outputs, size)
     except RequestError:
         if device == "cpu":
             raise
-        return _built(config, channels, outputs, size, "cpu")
+        return _build_network(config, channels, outputs, size, "cpu")
 
 
 def _check_memory(config: TrainConfig, parameters: int) -> None:
+    """Raise RequestError if the weights and the optimizer's state exceed this machine's memory."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # Weights, gradient and Adam's two moments, in float32.
+    # 16 bytes hold weight, gradient and Adam's two moments in float32.
     check(
         16 * parameters < memory,
         "model",
@@ -94,22 +105,25 @@ def _check_network(
     batch: int,
     slices: int,
 ) -> None:
-    """Raise RequestError if `network` cannot train on `batch` images of shape (C, H, W), or returns other than logits."""
+    """Raise RequestError if `network` cannot train on `batch` images of shape (C, H, W).
 
-    def fault(number: int) -> Fault | None:
+    A network that returns anything but logits is refused, too.
+    """
+
+    def find_fault(images: int) -> Fault | None:
         if _is_known_to_train(network, image[1:]):
             return None
-        at_first = _fault(network, (number, *image), outputs)
-        if at_first is None or not next(network.parameters()).is_meta:
-            return at_first
-        return _fault(
-            _built(config, image[0], outputs, image[1:], "cpu"), (number, *image), outputs
-        )
+        fault = _try_forward(network, (images, *image), outputs)
+        if fault is None or not next(network.parameters()).is_meta:
+            return fault
+        on_cpu = _build_network(config, image[0], outputs, image[1:], "cpu")
+        return _try_forward(on_cpu, (images, *image), outputs)
 
-    fault_of_batch = fault(batch)
-    if fault_of_batch is None:
+    fault = find_fault(batch)
+    if fault is None:
         return
-    if batch == 1 and fault(2) is None:
+    # If two images work, the batch size is wrong and not the network.
+    if batch == 1 and find_fault(2) is None:
         rule = (
             f"the last batch of an epoch holds 1 of {slices} slices"
             if config.batch_size > 1
@@ -119,19 +133,24 @@ def _check_network(
             False,
             "batch_size",
             config.batch_size,
-            f"{rule}, and model.name={config.model.name} cannot train on it ({fault_of_batch.reason})",
-            "choose a batch_size that leaves no remainder of 1, lower model.depth, or choose another model.norm",
+            f"{rule}, and model.name={config.model.name} cannot train on it ({fault.reason})",
+            "choose a batch_size that leaves no remainder of 1, lower model.depth, "
+            "or choose another model.norm",
         )
-    check(False, "model.name", config.model.name, fault_of_batch.rule, fault_of_batch.remedy)
+    check(False, "model.name", config.model.name, fault.rule, fault.remedy)
 
 
 def _is_known_to_train(network: nn.Module, size: tuple[int, ...]) -> bool:
-    """Return True for our U-Net while its lowest level has more than one pixel: it needs no rehearsal, which takes a while."""
+    """Return True for our U-Net if its lowest level has more than one pixel."""
+    # The trial takes a while, and this network does not need it.
     return isinstance(network, UNet) and max(size) > network.multiple
 
 
-def _fault(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | None:
-    """Return why `network` gives no logits for images of `shape` (B, C, H, W) in training or in eval mode, or None."""
+def _try_forward(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | None:
+    """Return why `network` gives no logits for images of `shape` (B, C, H, W), or None if it does.
+
+    The forward pass is tried in training mode and in eval mode.
+    """
     expected = (shape[0], outputs, *shape[2:])
     images = torch.zeros(shape, device=next(network.parameters()).device)
     for mode in (True, False):
@@ -139,13 +158,15 @@ def _fault(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | 
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
                 warnings.simplefilter("ignore")
                 logits = network.train(mode)(images)
-        except Exception as error:  # a network raises anything for what it cannot take
+        except Exception as error:
+            # Networks raise errors of any type for an input that they do not support.
             reason = _first_line(error)
             rule = f"takes no images of {shape[2]}x{shape[3]} pixels in training ({reason})"
             return Fault(
                 reason,
                 rule,
-                "choose another network or other model.* settings, or prepare images of another size",
+                "choose another network or other model.* settings, "
+                "or prepare images of another size",
             )
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             kind = (
@@ -163,16 +184,20 @@ def _fault(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | 
 
 
 def _check_loss_and_optimizer(config: TrainConfig, network: nn.Module, outputs: int) -> None:
-    """Raise RequestError if the optimizer refuses the network's parameters, or the loss or the optimizer cannot do a step."""
+    """Raise RequestError if the loss or the optimizer cannot do a step.
+
+    The optimizer must also accept the network's parameters.
+    """
     optimizers.build_optimizer(config.optimizer, network.parameters())
     criterion = losses.build_loss(config.loss, outputs)
+    # A single layer stands for the network.
     layer = nn.Conv2d(1, outputs, kernel_size=3, padding=1)
     optimizer = optimizers.build_optimizer(config.optimizer, layer.parameters())
     side = smallest_size(6)
     mask = (torch.arange(2 * side * side).reshape(2, 1, side, side) % max(outputs, 2)).to(
         torch.uint8
     )
-    for family, name, act in (
+    for group, name, act in (
         (
             "loss",
             config.loss.name,
@@ -182,9 +207,11 @@ def _check_loss_and_optimizer(config: TrainConfig, network: nn.Module, outputs: 
     ):
         try:
             act()
-        except Exception as error:  # as of networks
+        except Exception as error:
+            # Losses and optimizers raise errors of any type, too.
             raise RequestError(
-                f"{family}.name={name}: cannot do a training step ({_first_line(error)}); see {family}.options"
+                f"{group}.name={name}: cannot do a training step ({_first_line(error)}); "
+                f"change {group}.options, or choose another {group}"
             ) from error
 
 

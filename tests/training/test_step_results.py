@@ -204,7 +204,7 @@ def test_a_queue_names_the_first_step_that_is_not_finite(phantom_file: Path) -> 
     state = new_state(task)
     with pytest.raises(
         NonFiniteError,
-        match=r"epoch 0 step 1: not finite, no checkpoint has seen it.*PHANTOM_.* slice \d+",
+        match=r"epoch 0 step 1: not finite, no checkpoint contains it.*PHANTOM_.* slice \d+",
     ):
         fit(state, broken_at(state, task, 1), Callbacks())
     assert state.step == task.steps_per_epoch, "at the end of the epoch"
