@@ -59,6 +59,7 @@ from brainseg.config.schema import (
     restore,
 )
 from brainseg.config.train import (
+    EXTENDED,
     NOT_IDENTITY,
     CheckpointConfig,
     DeviceConfig,
@@ -69,6 +70,7 @@ from brainseg.config.train import (
 
 __all__ = [
     "CHOICES",
+    "EXTENDED",
     "NOT_IDENTITY",
     "TYPES",
     "AugmentConfig",

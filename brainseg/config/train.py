@@ -27,6 +27,8 @@ NOT_IDENTITY = (
     "allow_empty",
     "steps_of",
 )
+# The settings of which a resumed run may be given more.
+EXTENDED = ("epochs", "max_minutes", "patience")
 PREDICTIONS = ("none", "masks", "probabilities")
 
 

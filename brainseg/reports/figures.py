@@ -12,7 +12,7 @@ from typing import Any
 
 from brainseg.core.errors import DataError
 from brainseg.core.files import writing
-from brainseg.runs.history import best_row
+from brainseg.evaluation.history import best_row
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"
 # The colours of class 1, 2, ..., in turn.

@@ -11,8 +11,6 @@ from brainseg.runs.code_version import code_version
 
 # Increase this number when the same settings come to produce other results.
 IDENTITY_VERSION = 1
-# The settings of which a resumed run may be given more.
-EXTENDED = ("epochs", "max_minutes", "patience")
 
 
 def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | None = None) -> str:

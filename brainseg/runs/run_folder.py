@@ -23,7 +23,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from brainseg.config import TrainConfig, restore
+from brainseg.config import EXTENDED, TrainConfig, restore
 from brainseg.config.overrides import without_settings
 from brainseg.core.errors import InUseError, RequestError, check
 from brainseg.core.files import remove_partial, rename, write_json, write_text
@@ -31,7 +31,7 @@ from brainseg.core.processes import is_alive
 from brainseg.core.signals import Stopped
 from brainseg.data.split import Split
 from brainseg.runs.code_version import code_version
-from brainseg.runs.identity import EXTENDED, drop_non_identity, non_default_settings
+from brainseg.runs.identity import drop_non_identity, non_default_settings
 
 log = logging.getLogger("brainseg")
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from brainseg.runs.history import best_row
-from brainseg.runs.identity import EXTENDED
+from brainseg.config import EXTENDED
+from brainseg.evaluation.history import best_row
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.names import mlflow_keys
 from brainseg.tracking.runs import place_tags

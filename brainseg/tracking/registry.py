@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.client import connect, short_timeouts, store_of, tracking_uri
 from brainseg.tracking.lookup import SECONDS, model_of_run
 from brainseg.tracking.names import experiment_name
@@ -104,7 +103,7 @@ def _record(folder: Path) -> dict[str, Any]:
     Raises RequestError if the file is not valid.
     """
     try:
-        facts = RunFolder(folder).facts
+        facts = json.loads((folder / "run.json").read_text())
         tracking = facts["tracking"]
         if tracking is not None:
             tracking = {"uri": tracking["uri"], "experiment": tracking["experiment"]}

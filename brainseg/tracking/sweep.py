@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brainseg.config import TrackingConfig
-from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import connect, experiment_id, short_timeouts, tracking_uri
 from brainseg.tracking.mirror import replicate
@@ -35,12 +34,16 @@ def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) 
         client = connect(uri)
         experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
         for folder in folders:
-            run = run_of(client, experiment, RunFolder(folder).facts["uid"], folder)
-            state = RunFolder(folder).status["state"].upper()
+            if not (folder / "status.json").is_file():
+                # The run has not begun.
+                continue
+            uid = json.loads((folder / "run.json").read_text())["uid"]
+            run = run_of(client, experiment, uid, folder)
+            state = json.loads((folder / "status.json").read_text())["state"].upper()
             is_there = (
                 run is not None and sweep_tag(sweep) in run.data.tags and run.info.status == state
             )
-            if is_there or state == "NEW":
+            if is_there:
                 continue
             try:
                 replicate(folder, uri, SECONDS, tracking.experiment, sweep)

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brainseg.runs.history import best_row
+from brainseg.evaluation.history import best_row
 
 VALUES = st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5]))
 
