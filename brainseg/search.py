@@ -1,10 +1,11 @@
-"""Search good settings: Optuna proposes them, each trial is an ordinary run of `brainseg.train` with its folder and its MLflow run.
+"""Search for good settings: Optuna proposes them, and each trial is an ordinary training run.
 
     python -m brainseg.search space=quick trials=20 data.path=lgg.h5 epochs=10
-    python -m brainseg.search trials=20 model.depth=3,4,5 'optimizer.lr=tag(log,interval(1e-4,1e-2))'
+    python -m brainseg.search trials=20 model.depth=3,4 'optimizer.lr=tag(log,interval(1e-4,1e-2))'
 
-The same command again goes on to `trials` in all, and several at once share them. Trials are judged by val/dice alone; no test
-patient is looked at. See docs/search.md.
+Each trial has the run folder and the MLflow run of `brainseg.train`. The same command resumes the
+search until there are `trials` in all, and several processes may share them. Trials are judged by
+val/dice alone, and no test patient is used. See docs/search.md.
 """
 
 import importlib.util
@@ -33,113 +34,136 @@ from brainseg.tuning.study import Study, name_run, named_errors
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+# Names of the settings of the search itself. All remaining names are settings of brainseg.train.
 OWN = tuple(field.name for field in fields(SearchConfig))
 
 
 class Plan(NamedTuple):
-    """What a command line asks for."""
+    """The search that a command line describes."""
 
-    overrides: list[str]  # of brainseg.train, the same in every trial
+    # Overrides of brainseg.train that are the same in every trial.
+    overrides: list[str]
     space: search_space.Space
-    jobs: list[
-        TrainConfig
-    ]  # at the ends of the space: if these are in order, so is what lies between
+    # The settings at the ends of the space. If these are valid, so are the settings between them.
+    jobs: list[TrainConfig]
     database: Path
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What all trials of the study share, so that their values can be compared; and the space."""
+        """Return the settings that all trials share, and the space.
+
+        Trials can be compared only if they agree in all of these.
+        """
         job = self.jobs[0]
-        fixed = {
+        shared = {
             name: str(value)
             for name, value in drop_non_identity(non_default_settings(job)).items()
             if name not in self.space
         }
+        # The path may change if the content of the data file does not.
         if job.data.path is not None:
             with Store(Path(job.data.path)) as store:
-                fixed["data"] = store.fingerprint
-        return fixed | {f"space {name}": _described(one) for name, one in self.space.items()}
+                shared["data"] = store.fingerprint
+        return shared | {
+            f"space {name}": _format_dimension(dimension) for name, dimension in self.space.items()
+        }
 
     @property
-    def described(self) -> list[str]:
-        return [f"  {name}: {_described(one)}" for name, one in self.space.items()]
+    def space_lines(self) -> list[str]:
+        """Return a line of text for each setting of the space."""
+        return [
+            f"  {name}: {_format_dimension(dimension)}" for name, dimension in self.space.items()
+        ]
 
 
-def _described(dimension: search_space.Dimension) -> str:
+def _format_dimension(dimension: search_space.Dimension) -> str:
+    """Return a dimension as text, such as `low 0.0001, high 0.01, log True`."""
     return ", ".join(
         f"{key} {value}" for key, value in dimension.items() if value not in (None, False)
     )
 
 
 class Pruned(Stopped):
-    """The search has ended the run after an epoch: it would hardly become the best."""
+    """The search stopped the run after an epoch, because it was unlikely to become the best."""
 
 
 def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments that are the search's own (its settings, Hydra's flags), and the overrides of brainseg.train."""
-    trains = [
-        one
-        for one in argv
-        if "=" in one
-        and not one.startswith("-")
-        and setting_of(one).split(".")[0] not in (*OWN, "hydra")
+    """Return the arguments of the search itself, and the overrides of brainseg.train.
+
+    Settings of the search and Hydra's flags and settings belong to the search itself.
+    """
+    train_overrides = [
+        argument
+        for argument in argv
+        if "=" in argument
+        and not argument.startswith("-")
+        and setting_of(argument).split(".")[0] not in (*OWN, "hydra")
     ]
-    return [one for one in argv if one not in trains], trains
+    return [argument for argument in argv if argument not in train_overrides], train_overrides
 
 
 def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
-    """Compose the ends of the space; creates nothing. Raises RequestError."""
+    """Return the plan of a search without creating any files.
+
+    The settings at the ends of the space are composed. Raises RequestError if one is not valid.
+    """
     fixed, varied = search_space.format_value(overrides)
-    given = values_by_setting(fixed)
-    known = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
+    fixed_values = values_by_setting(fixed)
+    setting_names = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
         check(
-            given.get(name, "auto") == "auto",
+            fixed_values.get(name, "auto") == "auto",
             name,
-            given.get(name),
+            fixed_values.get(name),
             "a search makes its own runs",
             "leave it out",
         )
-    for name, value in {**given, **varied}.items():
+    # Names with a dot are checked when a job is composed.
+    for name, value in {**fixed_values, **varied}.items():
         check(
-            "." in name or name in known,
+            "." in name or name in setting_names,
             name,
             value,
             "no such setting of search or train",
-            suggest_setting(name, known),
+            suggest_setting(name, setting_names),
         )
-    chosen = config.space or (None if varied else "quick")
-    if chosen is not None:  # what is typed wins: it narrows the space, or takes a setting out of it
+    space_name = config.space or (None if varied else "quick")
+    if space_name is not None:
+        # Typed overrides have priority. They narrow the space, or fix one of its settings.
+        loaded = search_space.load_space(space_name)
         varied = {
-            name: one for name, one in search_space.load_space(chosen).items() if name not in given
+            name: dimension for name, dimension in loaded.items() if name not in fixed_values
         } | varied
     check(
         bool(varied),
         "space",
-        chosen,
-        "every setting of it is fixed on the command line",
+        space_name,
+        "every setting of this space is fixed on the command line",
         "leave one out",
     )
     for name in varied:
-        shared = (
+        selects_patients = (
             name.split(".")[0] == "split"
             or name in ("data.path", "data.limit_patients")
             or name.startswith("data.phantom")
         )
         check(
-            not shared,
+            not selects_patients,
             name,
             ",".join(map(str, search_space.ends(varied[name]))),
-            "scores of other patients could not be compared",
-            "fix it",
+            "must be the same in all trials, or they would be scored on other patients",
+            "give one value",
         )
-    first = {name: search_space.ends(one)[0] for name, one in varied.items()}
-    ends = [first] + [
-        first | {name: value}
-        for name, one in varied.items()
-        for value in search_space.ends(one)[1:]
+    # Only one setting at a time leaves its first end: the number of combinations of all ends would
+    # grow exponentially with the number of settings.
+    ends = {name: search_space.ends(dimension) for name, dimension in varied.items()}
+    first_ends = {name: values[0] for name, values in ends.items()}
+    corners = [first_ends] + [
+        first_ends | {name: value} for name, values in ends.items() for value in values[1:]
     ]
-    jobs = [compose_job("train", [*fixed, *search_space.overrides(settings)]) for settings in ends]
+    jobs = [
+        compose_job("train", [*fixed, *search_space.overrides(settings)]) for settings in corners
+    ]
     for job in jobs:
         check_budget([*overrides, *varied], job)
     check(
@@ -153,25 +177,25 @@ def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
         not jobs[0].rerun,
         "rerun",
         "true",
-        "a trial that was stopped could not go on in its folder",
-        "name another study=NAME",
+        "an interrupted trial could not be resumed in its folder",
+        "leave it out, and choose another study=NAME to begin anew",
     )
-    study = config.study or (Path(chosen).stem if chosen else "typed")
-    SearchConfig(study=study)  # the name of a file may be none for a study
+    study = config.study or (Path(space_name).stem if space_name else "typed")
+    # Checks the name, because not every name of a file is allowed as the name of a study.
+    SearchConfig(study=study)
     return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
 
 
 class Search:
-    """The command: `check` composes what is asked for, `run` runs it."""
+    """The command: `check` makes the plan of the search, `run` runs it."""
 
     def __init__(self, overrides: list[str]) -> None:
         self.overrides = overrides
 
     def check(self, config: SearchConfig) -> None:
-        """All that can be refused before anything is created. Raises RequestError."""
-        there = importlib.util.find_spec("optuna") is not None
+        """Check the request before anything is created. Raise RequestError if it cannot be run."""
         check(
-            there,
+            importlib.util.find_spec("optuna") is not None,
             "optuna",
             "not installed",
             "brainseg.search needs it",
@@ -181,43 +205,50 @@ class Search:
         for job in self.plan.jobs:
             if missing := train.check_request(job).missing:
                 raise RequestError(missing)
+        # Opening an existing study compares its settings with those of the plan.
         if self.plan.database.exists():
             Study(self.plan.database, self.plan.settings)
 
     def run(self, config: SearchConfig) -> int:
-        """Run trials until there are `config.trials` in all, then report; the exit code: 1 if one of them failed in this start."""
-        planned = self.plan
-        if planned.jobs[0].dry_run != "false":
-            print(
-                f"{config.trials} trials in all, study {planned.database}",
-                *planned.described,
-                sep="\n",
-            )
+        """Run trials until there are `config.trials` in all, print a summary, return the exit code.
+
+        The exit code is 1 if a trial of this process failed, else 0.
+        """
+        plan = self.plan
+        if plan.jobs[0].dry_run != "false":
+            title = f"{config.trials} trials in all, study {plan.database}"
+            print(title, *plan.space_lines, sep="\n")
             return 0
         logging.basicConfig(format="%(message)s")
         logging.getLogger("brainseg").setLevel(logging.INFO)
-        study = Study(planned.database, planned.settings)
+        study = Study(plan.database, plan.settings)
         print(
-            f"study {planned.database.stem}: {study.count()} of {config.trials} trials, in {planned.database}",
+            f"study {plan.database.stem}: {study.count()} of {config.trials} trials, "
+            f"in {plan.database}",
             flush=True,
         )
-        distributions, failed = search_space.distributions(planned.space), 0
-        with named_errors(planned.database):
+        distributions, failed = search_space.distributions(plan.space), 0
+        with named_errors(plan.database):
             while (trial := study.begin(config, distributions)) is not None:
-                failed += not run_trial(study, trial, planned)
-            proposed = {one.number: search_space.overrides(one.params) for one in study.trials()}
-            print(report.format_summary(study, planned.overrides, proposed))
+                failed += not run_trial(study, trial, plan)
+            proposed = {
+                trial.number: search_space.overrides(trial.params) for trial in study.trials()
+            }
+            print(report.format_summary(study, plan.overrides, proposed))
         return int(failed > 0)
 
 
-def run_trial(study: Study, trial: "Trial", planned: Plan) -> bool:
-    """Run one trial and write down how it ended; False if it failed, which never ends the search."""
+def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
+    """Run one trial, record its end in the study, and return False if it failed.
+
+    A failed trial never ends the search.
+    """
     varied = search_space.overrides(trial.params)
     job = Job(
-        (*planned.overrides, *varied),
-        planned.database.stem,
+        (*plan.overrides, *varied),
+        plan.database.stem,
         trial.number,
-        tuple(planned.space),
+        tuple(plan.space),
         choosing=True,
     )
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
@@ -233,17 +264,12 @@ def run_trial(study: Study, trial: "Trial", planned: Plan) -> bool:
         print(f"trial {trial.number}: {pruned}", flush=True)
     except Stopped:
         study.set_aside(trial)
-        print(f"trial {trial.number}: set aside; the same command goes on with it", flush=True)
+        print(f"trial {trial.number}: interrupted; the same command resumes it", flush=True)
         raise
-    except (
-        Exception
-    ) as error:  # whatever a trial dies of, the study goes on; run() has logged the traceback
-        reason = "; ".join(
-            [
-                f"{type(error).__name__}: {error}".strip().splitlines()[0],
-                *getattr(error, "__notes__", []),
-            ]
-        )
+    # No error of a trial ends the study. train.run has logged the traceback.
+    except Exception as error:
+        first_line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        reason = "; ".join([first_line, *getattr(error, "__notes__", [])])
         study.end(trial, "FAIL", reason)
         print(f"trial {trial.number} failed: {reason}", file=sys.stderr, flush=True)
         return False
@@ -251,36 +277,45 @@ def run_trial(study: Study, trial: "Trial", planned: Plan) -> bool:
 
 
 class TrialCallback:
-    """Tells the study a trial's epochs as they come, and ends the run where the study's pruner says so."""
+    """Callback that reports a trial's epochs to the study and stops runs that are pruned."""
 
     def __init__(self, trial: "Trial", by_time: bool = False) -> None:
-        """`by_time`: trials of equal minutes are compared at equal tenths of their steps; how many epochs these are differs."""
+        """Report at tenths of the steps if `by_time`, else at epochs.
+
+        Trials with equal time budgets differ in their number of epochs, so that they are compared
+        at equal tenths of their steps.
+        """
         self.trial, self.by_time, self.reported, self.last = trial, by_time, 0, -1
 
     def __call__(self, folder: RunFolder, state: State) -> None:
-        """Raises Pruned, but never after the last epoch: there is nothing left to save."""
+        """Report new epochs. Raise Pruned if the pruner stops the trial.
+
+        Pruned is never raised after the last epoch, because no time would be saved.
+        """
         if "folder" not in self.trial.user_attrs:
             name_run(self.trial, folder)
-        for row in state.history[self.reported :]:  # of a resumed run also the epochs before
-            if (
-                "val/dice" in row["metrics"] and row["step"] > state.half_steps
-            ):  # before, it says nothing of what the network will be
-                at = 10 * row["step"] // state.total_steps if self.by_time else row["epoch"]
-                if at > self.last:
-                    self.trial.report(row["metrics"]["val/dice"], at)
-                self.last = at
+        # The history of a resumed run also contains the epochs before the interruption.
+        for row in state.history[self.reported :]:
+            # At half resolution, val/dice does not predict the final score.
+            if "val/dice" in row["metrics"] and row["step"] > state.half_steps:
+                report_at = 10 * row["step"] // state.total_steps if self.by_time else row["epoch"]
+                # Several epochs may lie in the same tenth. Optuna keeps only the first report.
+                if report_at > self.last:
+                    self.trial.report(row["metrics"]["val/dice"], report_at)
+                self.last = report_at
         self.reported = len(state.history)
         if state.history and state.step < state.total_steps and self.trial.should_prune():
             raise Pruned(
-                f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the median of those that finished"
+                f"pruned after epoch {state.epoch - 1}: val/dice {state.best:.4f} is below the "
+                "median of the finished trials"
             )
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.search` and `brainseg search`."""
-    own, trains = split_arguments(sys.argv[1:])
-    command = Search(with_options_added(trains))
-    run_command("search", command.run, command.check, own)
+    """Run `python -m brainseg.search` or `brainseg search`."""
+    search_arguments, train_overrides = split_arguments(sys.argv[1:])
+    command = Search(with_options_added(train_overrides))
+    run_command("search", command.run, command.check, search_arguments)
 
 
 if __name__ == "__main__":

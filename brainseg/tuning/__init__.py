@@ -1,1 +1,1 @@
-"""Search for settings with Optuna."""
+"""Search for good settings with Optuna: search space, study, report."""

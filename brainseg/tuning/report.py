@@ -1,4 +1,4 @@
-"""What a search found, for a reader: the best trials, the importance of each setting, the command of the best, one picture."""
+"""Report of a search: best trials, importance of each setting, commands for the best, picture."""
 
 import shlex
 import warnings
@@ -12,42 +12,49 @@ from brainseg.tuning.study import Study
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-SHOWN = 10  # trials in the table
-ENOUGH = 6  # trials from which an importance says anything
+# Trials in the table.
+SHOWN = 10
+# Trials that must have ended before importances are computed. With fewer they mean nothing.
+ENOUGH = 6
 UNKNOWN = f"known from {ENOUGH} trials on, if they differ"
-VANISHED = "its process vanished twice (killed, or out of memory)"
+# Reason of a failed trial that has no recorded error.
+VANISHED = "its process was killed twice, perhaps because memory was short"
 
 
 def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:
-    """The last lines of a search; draws its picture. `fixed` are the overrides of all trials, `varied` those of each by number."""
-    ended, running = study.ended(), study.trials("RUNNING")
+    """Draw the picture of a search and return the text that is printed at its end.
+
+    `fixed` are the overrides of all trials, `varied` those of each trial by its number.
+    """
+    ended, running = study.ended_trials(), study.trials("RUNNING")
     best_first = sorted(
-        (one for one in ended if one.state.name == "COMPLETE"),
-        key=lambda one: (-_value(one), one.number),
+        (trial for trial in ended if trial.state.name == "COMPLETE"),
+        key=lambda trial: (-_value(trial), trial.number),
     )
     counts = {
         "finished": len(best_first),
         "pruned": _count(ended, "PRUNED"),
         "failed": _count(ended, "FAIL"),
-        "under way": len(running),
+        "running": len(running),
     }
-    counted = ", ".join(
+    # A count of 0 is printed for finished trials alone.
+    states = ", ".join(
         f"{number} {state}" for state, number in counts.items() if number or state == "finished"
     )
     lines = [
-        f"\nstudy {study.database.stem}: {study.count()} trials: {counted}   ({study.database})"
+        f"\nstudy {study.database.stem}: {study.count()} trials: {states}   ({study.database})"
     ]
     lines += [
-        f"  trial {one.number} failed: {one.user_attrs.get('reason', VANISHED)}"
-        for one in ended
-        if one.state.name == "FAIL"
+        f"  trial {trial.number} failed: {trial.user_attrs.get('reason', VANISHED)}"
+        for trial in ended
+        if trial.state.name == "FAIL"
     ]
     if not best_first:
         return "\n".join([*lines, "no trial has finished yet"])
     lines += ["", "  trial  val/dice  settings"]
     lines += [
-        f"  {one.number:5d}  {_value(one):8.4f}  {' '.join(varied[one.number])}"
-        for one in best_first[:SHOWN]
+        f"  {trial.number:5d}  {_value(trial):8.4f}  {' '.join(varied[trial.number])}"
+        for trial in best_first[:SHOWN]
     ]
     shares = importance(ended)
     listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or UNKNOWN
@@ -55,66 +62,63 @@ def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]])
     picture = study.folder / "search.png"
     draw_search(ended, shares, picture)
     best = best_first[0]
-    command = [
-        "python",
-        "-m",
-        "brainseg.train",
-        *without_settings(fixed, ("output",)),
-        *varied[best.number],
-    ]  # which is the root of all trials
-    test = ["python", "-m", "brainseg.evaluate", f"checkpoint={best.user_attrs['folder']}"]
+    best_folder = best.user_attrs["folder"]
+    # `output` is the root folder of all trials, so that a single run does not need it.
+    overrides = [*without_settings(fixed, ("output",)), *varied[best.number]]
     lines += [
         f"picture:     {picture}",
-        f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best.user_attrs['folder']}",
-        f"test it:     {shlex.join(test)}",
-        f"repeat it:   {shlex.join(command)}",
+        f"best:        trial {best.number}, val/dice {_value(best):.4f}, {best_folder}",
+        "test it:     "
+        + shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={best_folder}"]),
+        "repeat it:   " + shlex.join(["python", "-m", "brainseg.train", *overrides]),
     ]
     return "\n".join(lines)
 
 
 def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
-    """The share of each setting in what sets the best trials apart, the largest first; empty before there are enough.
+    """Return the share of each setting in what distinguishes the best trials, the largest first.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) compares how the best tenth, at least five trials, and all trials are
-    spread over a setting's values. It goes by ranks: unlike fANOVA it is not led by how bad the worst are, and a pruned trial
-    may take part with its last value (Optuna itself would leave it out, and with it most of what was learnt).
+    The result is empty if fewer than `ENOUGH` trials have a value, or if all values are equal.
+
+    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) compares how the best tenth of the trials, at
+    least five, and all trials are distributed over the values of a setting. The method uses ranks,
+    so that the values of the worst trials have no influence, unlike in fANOVA. A pruned trial takes
+    part with its last value. Optuna itself would exclude pruned trials, and with them most of the
+    information.
     """
     import optuna
 
-    judged = [one for one in trials if one.state.name != "FAIL"]
-    if len(judged) < ENOUGH or len({_value(one) for one in judged}) == 1:
+    judged = [trial for trial in trials if trial.state.name != "FAIL"]
+    if len(judged) < ENOUGH or len({_value(trial) for trial in judged}) == 1:
         return {}
-    study = optuna.create_study(direction="maximize")  # in memory
-    for one in judged:
+    # A copy in memory, in which pruned trials are complete.
+    study = optuna.create_study(direction="maximize")
+    for trial in judged:
         study.add_trial(
             optuna.create_trial(
-                params=one.params, distributions=one.distributions, value=_value(one)
+                params=trial.params, distributions=trial.distributions, value=_value(trial)
             )
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.filterwarnings(
-            "ignore", message="Target and region quantiles"
-        )  # so many share the best value
+        # Optuna warns if many trials share the best value.
+        warnings.filterwarnings("ignore", message="Target and region quantiles")
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(
             target_quantile=min(0.5, max(0.1, 5 / len(judged)))
         )
-        return {
-            name: float(share)
-            for name, share in optuna.importance.get_param_importances(
-                study, evaluator=evaluator
-            ).items()
-        }
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(share) for name, share in shares.items()}
 
 
 def draw_search(trials: "list[FrozenTrial]", shares: dict[str, float], path: Path) -> None:
-    """Draw every trial's val/dice with the best so far, and the importances as bars, as PNG."""
+    """Draw val/dice of every trial with the best so far, and the importances as bars, as PNG."""
     figure = new_figure(11, 4.2)
     history, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     best, steps = 0.0, []
-    for one in (one for one in trials if one.state.name == "COMPLETE"):
-        best = max(best, _value(one))
-        steps.append((one.number, best))
+    for trial in (trial for trial in trials if trial.state.name == "COMPLETE"):
+        best = max(best, _value(trial))
+        steps.append((trial.number, best))
+    # The line continues to the last trial, even if that trial did not finish.
     steps.append((trials[-1].number, best))
     history.step(
         *zip(*steps, strict=True),
@@ -127,18 +131,19 @@ def draw_search(trials: "list[FrozenTrial]", shares: dict[str, float], path: Pat
         ("COMPLETE", "finished", "o", BLUE),
         ("PRUNED", "pruned", "x", GREY),
     ):
-        points = [(one.number, _value(one)) for one in trials if one.state.name == state]
+        points = [(trial.number, _value(trial)) for trial in trials if trial.state.name == state]
         if points:
             history.scatter(
                 *zip(*points, strict=True), marker=marker, color=colour, label=label, s=28, zorder=3
             )
-    for one in (one for one in trials if one.state.name == "FAIL"):
-        history.axvline(one.number, color="#d62728", linewidth=1, linestyle=":", label="failed")
-    entries = dict(zip(*history.get_legend_handles_labels()[::-1], strict=True))  # failed once
+    for trial in (trial for trial in trials if trial.state.name == "FAIL"):
+        history.axvline(trial.number, color="#d62728", linewidth=1, linestyle=":", label="failed")
+    # Handles by label, so that the legend lists "failed" once for any number of failed trials.
+    handles = dict(zip(*history.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
-        entries.values(), entries.keys(), frameon=False, loc="outside lower left", ncols=4
+        handles.values(), handles.keys(), frameon=False, loc="outside lower left", ncols=4
     )
-    _plain(history, "val/dice of each trial", "trial")
+    _set_labels(history, "val/dice of each trial", "trial")
     names = list(shares)[::-1]
     bars.barh(names, [shares[name] for name in names], color=BLUE)
     for row, name in enumerate(names):
@@ -148,25 +153,29 @@ def draw_search(trials: "list[FrozenTrial]", shares: dict[str, float], path: Pat
             0.5, 0.5, UNKNOWN, color=GREY, horizontalalignment="center", transform=bars.transAxes
         )
         bars.set_yticks([])
+    # The number beside a bar of length 1 needs room as well.
     bars.set_xlim(0, 1.1)
-    _plain(bars, "Importance of each setting", "share")
+    _set_labels(bars, "Importance of each setting", "share")
     save_figure(figure, path)
 
 
-def _plain(axes: Any, title: str, across: str) -> None:
+def _set_labels(axes: Any, title: str, x_label: str) -> None:
+    """Set title and horizontal label of a plot and remove its upper and right border."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel(across)
+    axes.set_xlabel(x_label)
     axes.spines[["top", "right"]].set_visible(False)
-    if across == "trial":
+    # Trials are numbered, so that a tick between two integers would have no meaning.
+    if x_label == "trial":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _value(trial: "FrozenTrial") -> float:
-    """Its val/dice; of a pruned trial that of its last epoch."""
+    """Return val/dice of a trial, for a pruned trial that of its last epoch, or else 0."""
     return float(trial.value) if trial.value is not None else 0.0
 
 
 def _count(trials: "list[FrozenTrial]", state: str) -> int:
-    return sum(one.state.name == state for one in trials)
+    """Return the number of trials in a state."""
+    return sum(trial.state.name == state for trial in trials)

@@ -1,10 +1,13 @@
-"""What a search varies: a YAML file by setting name, or values typed as in a sweep.
+"""The search space: the settings that a search varies.
 
-    optimizer.lr: {low: 1e-4, high: 1e-2, log: true}      a number between two ends, on a logarithmic scale
-    model.width: {low: 8, high: 32, step: 8}              whole numbers if all are: 8, 16, 24, 32
-    optimizer: {choices: [adamw, sgd]}                    a setting or a group of choices; text is read as on the command line
+A space is a YAML file by setting name, or values typed as in a sweep.
 
-Typed: `model.depth=3,4,5`, `'model.width=range(8,33,8)'`, `'optimizer.lr=tag(log,interval(1e-4,1e-2))'`.
+    optimizer.lr: {low: 1e-4, high: 1e-2, log: true}    a number, on a logarithmic scale
+    model.width: {low: 8, high: 32, step: 8}            integers if all are: 8, 16, 24, 32
+    optimizer: {choices: [adamw, sgd]}                  a setting or a group of choices
+
+Text in a file is parsed as on the command line. Typed values are `model.depth=3,4,5`,
+`'model.width=range(8,33,8)'` or `'optimizer.lr=tag(log,interval(1e-4,1e-2))'`.
 """
 
 import math
@@ -22,63 +25,74 @@ from brainseg.core.errors import check
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Dimension = dict[
-    str, Any
-]  # {"low", "high", "log", "step"} with None for what is not given, or {"choices"}
+# The keys are "choices" alone, or "low", "high", "log" and "step", where step may be None.
+Dimension = dict[str, Any]
+# Dimension by setting name.
 Space = dict[str, Dimension]
 
 
 def load_space(name: str) -> Space:
-    """The space of `conf/search/NAME.yaml`, or of the YAML file `name`. Raises RequestError."""
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name) if own else CONFIGS / "search" / f"{name}.yaml"
-    known = ", ".join(sorted(one.stem for one in (CONFIGS / "search").glob("*.yaml")))
+    """Return the space of `conf/search/NAME.yaml`, or of the YAML file `name`.
+
+    Raises RequestError if there is no such file or its content is not a space.
+    """
+    is_file_name = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_file_name else CONFIGS / "search" / f"{name}.yaml"
+    names = ", ".join(sorted(file.stem for file in (CONFIGS / "search").glob("*.yaml")))
+    # A name with a slash could leave the folder conf/search.
     check(
-        path.is_file() and (own or "/" not in name),
+        path.is_file() and (is_file_name or "/" not in name),
         "space",
         name,
         "no such space",
-        f"known: {known}, or a YAML file of your own",
+        f"choose one of {names}, or give a YAML file",
     )
     with as_request_errors():
-        loaded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     check(
-        isinstance(loaded, dict) and bool(loaded),
+        isinstance(content, dict) and bool(content),
         "space",
         name,
         "must hold settings",
-        "as optimizer.lr: {low: 1e-4, high: 1e-2}",
+        "for example optimizer.lr: {low: 1e-4, high: 1e-2}",
     )
     return {
-        str(setting): _checked(f"space={name}: {setting}", str(setting), given)
-        for setting, given in loaded.items()
+        str(setting): _check_dimension(f"space={name}: {setting}", str(setting), dimension)
+        for setting, dimension in content.items()
     }
 
 
 def format_value(overrides: list[str]) -> tuple[list[str], Space]:
-    """The overrides of a command line that stay the same in every trial, and the space of those that are sweeps. Raises RequestError."""
+    """Return the fixed overrides of a command line, and the space of its sweeps.
+
+    Fixed overrides are the same in every trial. Raises RequestError if a sweep cannot be searched.
+    """
     parsed = parse_overrides("train", as_typed("train", overrides, sweeps=True))
-    swept = {one.get_key_element(): one for one in parsed if one.is_sweep_override()}
-    fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
-    return fixed, {
-        name.lstrip("+"): _checked(name, name.lstrip("+"), _typed(one))
-        for name, one in swept.items()
+    sweeps = {
+        override.get_key_element(): override for override in parsed if override.is_sweep_override()
     }
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
+    # Hydra marks a setting that is added with a leading "+".
+    space = {
+        name.lstrip("+"): _check_dimension(name, name.lstrip("+"), _parse_sweep(override))
+        for name, override in sweeps.items()
+    }
+    return fixed, space
 
 
-def _typed(override: Override) -> Dimension:
+def _parse_sweep(override: Override) -> Dimension:
+    """Return the dimension that a typed sweep describes. Raise RequestError for other sweeps."""
     value: Any = override.value()
     if isinstance(value, IntervalSweep):
         return {"low": value.start, "high": value.end, "log": "log" in value.tags}
     if isinstance(value, RangeSweep):
-        numbers = (
-            list(value.range()) if value.step else []
-        )  # Hydra takes a step of 0 until it counts
+        # Hydra accepts a step of 0, and fails only when it counts.
+        numbers = list(value.range()) if value.step else []
         check(
             len(numbers) > 1,
             override.get_key_element(),
             override.input_line,
-            "must name two values at least",
+            "must contain at least two values",
         )
         return {
             "low": min(numbers),
@@ -86,9 +100,9 @@ def _typed(override: Override) -> Dimension:
             "step": abs(numbers[1] - numbers[0]),
             "log": "log" in value.tags,
         }
-    supported = isinstance(value, ChoiceSweep)
+    # The remaining sweeps, such as glob(*), name no values.
     check(
-        supported,
+        isinstance(value, ChoiceSweep),
         override.get_key_element(),
         override.input_line,
         "cannot be searched",
@@ -97,54 +111,62 @@ def _typed(override: Override) -> Dimension:
     return {"choices": list(override.sweep_string_iterator())}
 
 
-def _checked(label: str, setting: str, given: Any) -> Dimension:
-    """A dimension as it is stored, every key there. Raises RequestError naming `label`, the value, the rule and the remedy."""
-    named = bool(re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", setting)) and not is_hydra_setting(
+def _check_dimension(label: str, setting: str, content: Any) -> Dimension:
+    """Return a dimension with all its keys.
+
+    Raises RequestError if `content` is not a dimension. The error begins with `label`.
+    """
+    # Hydra's own settings, such as hydra.run.dir, belong to the command and not to a trial.
+    is_setting = bool(re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", setting)) and not is_hydra_setting(
         f"{setting}="
     )
-    check(named, label, given, "is not a setting's name", "as optimizer.lr")
-    wrong = (
-        sorted(set(given) - {"low", "high", "log", "step", "choices"})
-        if isinstance(given, dict)
-        else [str(given)]
+    check(is_setting, label, content, "is not a setting's name", "use a name such as optimizer.lr")
+    unknown = (
+        sorted(set(content) - {"low", "high", "log", "step", "choices"})
+        if isinstance(content, dict)
+        else [str(content)]
     )
     check(
-        not wrong,
+        not unknown,
         label,
-        ", ".join(map(str, wrong)),
-        "must be {low, high}, with log or step if wanted, or {choices}",
+        ", ".join(map(str, unknown)),
+        "must be {low, high}, optionally with log or step, or {choices}",
     )
-    if "choices" in given:
-        choices = given["choices"]
-        check(set(given) == {"choices"}, label, given, "takes either choices or low and high")
-        plain = isinstance(choices, list) and all(
-            one is None or isinstance(one, bool | int | float | str) for one in choices
+    if "choices" in content:
+        choices = content["choices"]
+        check(
+            set(content) == {"choices"}, label, content, "must be either {choices} or {low, high}"
         )
         check(
-            plain,
+            isinstance(choices, list)
+            and all(
+                choice is None or isinstance(choice, bool | int | float | str) for choice in choices
+            ),
             f"{label}.choices",
             choices,
             "must be a list of numbers or names",
-            "a list as value is written as text: '[10,20]'",
+            "write a list that is one of the values as text: '[10,20]'",
         )
+        # Compared as the text that a run gets, in which close numbers may be equal.
         check(
-            len({text(one) for one in choices}) == len(choices) > 0,
+            len({text(choice) for choice in choices}) == len(choices) > 0,
             f"{label}.choices",
             choices,
             "must name each value once",
         )
         return {"choices": choices}
-    low, high, log, step = (given.get(key) for key in ("low", "high", "log", "step"))
+    low, high, log, step = (content.get(key) for key in ("low", "high", "log", "step"))
     for key, value in (
         ("low", low),
         ("high", high),
         *((("step", step),) if step is not None else ()),
     ):
-        number = (
+        # In Python, True and False are integers.
+        is_number = (
             isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         )
-        check(number, f"{label}.{key}", value, "must be a number")
-    check(low < high, label, f"{low} to {high}", "low must lie below high")
+        check(is_number, f"{label}.{key}", value, "must be a number")
+    check(low < high, label, f"{low} to {high}", "low must be below high")
     check(log in (None, True, False), f"{label}.log", log, "must be true or false")
     check(not log or low > 0, f"{label}.low", low, "must be above 0 on a logarithmic scale")
     check(
@@ -154,6 +176,7 @@ def _checked(label: str, setting: str, given: Any) -> Dimension:
         "has no meaning on a logarithmic scale",
         "leave out log or step",
     )
+    # Optuna would lower `high` with a mere warning. The tolerance allows for rounding.
     steps = (high - low) / step if step else 0
     check(
         step is None or (step > 0 and abs(steps - round(steps)) < 1e-9),
@@ -165,31 +188,33 @@ def _checked(label: str, setting: str, given: Any) -> Dimension:
 
 
 def distributions(space: Space) -> dict[str, "BaseDistribution"]:
-    """The space in Optuna's terms."""
+    """Return Optuna's distribution of each setting of the space."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    found: dict[str, BaseDistribution] = {}
-    for setting, one in space.items():
-        if "choices" in one:
-            found[setting] = CategoricalDistribution(one["choices"])
-        elif all(isinstance(one[key], int | None) for key in ("low", "high", "step")):
-            found[setting] = IntDistribution(
-                one["low"], one["high"], log=one["log"], step=one["step"] or 1
-            )
+    by_setting: dict[str, BaseDistribution] = {}
+    for setting, dimension in space.items():
+        if "choices" in dimension:
+            by_setting[setting] = CategoricalDistribution(dimension["choices"])
+            continue
+        low, high, log, step = (dimension[key] for key in ("low", "high", "log", "step"))
+        if all(isinstance(value, int | None) for value in (low, high, step)):
+            by_setting[setting] = IntDistribution(low, high, log=log, step=step or 1)
         else:
-            found[setting] = FloatDistribution(
-                one["low"], one["high"], log=one["log"], step=one["step"]
-            )
-    return found
+            by_setting[setting] = FloatDistribution(low, high, log=log, step=step)
+    return by_setting
 
 
 def ends(dimension: Dimension) -> list[Any]:
-    """The values to try before a search starts: every choice, or both ends; what lies between is as good."""
+    """Return the values to check before a search starts: every choice, or both ends of a range.
+
+    If both ends are valid, so are the values between them.
+    """
     return dimension["choices"] if "choices" in dimension else [dimension["low"], dimension["high"]]
 
 
 def overrides(settings: dict[str, Any]) -> list[str]:
-    """What a trial proposes, as overrides of `brainseg.train`; `options` are free and need Hydra's `++`."""
+    """Return the settings of a trial as overrides of `brainseg.train`."""
+    # `options` accept any name, so that Hydra needs "++" to set or add one.
     return [
         f"{'++' if '.options.' in name else ''}{name}={text(value)}"
         for name, value in settings.items()
@@ -197,7 +222,10 @@ def overrides(settings: dict[str, Any]) -> list[str]:
 
 
 def text(value: Any) -> str:
-    """A value as it is typed: four digits of a proposed number are read at a glance, and matter more than the twelve behind them."""
+    """Return a value as a user would type it, with four significant digits of a decimal number.
+
+    Four digits can be read at a glance. They matter more than the twelve digits that follow.
+    """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(float(f"{value:.4g}")) if isinstance(value, float) else str(value)

@@ -1,10 +1,12 @@
-"""The study of a search: its trials in one SQLite file, shared by any number of processes. The only module that talks to Optuna's storage.
+"""The study of a search: its trials in one SQLite file, shared by any number of processes.
 
-    runs/search/STUDY.db      every trial: its settings, val/dice of each epoch, how it ended, its run's folder
+    runs/search/STUDY.db      every trial: settings, val/dice of each epoch, state, run folder
     runs/search/STUDY/        locks, and the picture
 
-A trial is held by a lock that dies with its process, so that a vanished one is known at once, without a heartbeat. It is then
-proposed again as a new trial, which finds the old one's run folder by its settings and goes on there.
+No other module uses Optuna's storage. A process holds a lock for its trial, and the lock disappears
+with the process. Another process therefore detects a crash at once and without a heartbeat. The
+trial is then proposed again as a new trial, which finds the run folder of the old trial by its
+settings and resumes that run.
 """
 
 import json
@@ -29,80 +31,95 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
-VANISHINGS = (
-    2  # a trial that took its process with it so often (out of memory?) is not proposed again
-)
+# A trial whose process was killed this many times is not proposed again. It may need more memory
+# than there is, and would end every process that runs it.
+VANISHINGS = 2
 
 
 class Study:
-    """One study. `begin` a trial, then `finish`, `end` or `set_aside` it: one at a time in a process."""
+    """Study of a search. A process runs one trial at a time.
+
+    It calls `begin`, and after the run `finish`, `end` or `set_aside`.
+    """
 
     def __init__(self, database: Path, settings: dict[str, Any]) -> None:
-        """Open it, or begin it with `settings`: what its trials share, and its space. Raises RequestError if it has others."""
+        """Open the study, or create it with `settings`.
+
+        `settings` are the settings that all trials share, and the space. Raises RequestError if the
+        study was created with other settings.
+        """
         self.database, self.folder = database, database.with_suffix("")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / ".lock")
-        self.held = FileLock(self.folder / ".none")
-        with (
-            self.lock,
-            named_errors(database),
-        ):  # two processes that make the tables at once would fail
-            self.optuna = _open(database)
-            begun = self.optuna.user_attrs.get("settings")
-            if begun is None:
+        # A lock that is never acquired, so that it can be released before the first trial.
+        self.trial_lock = FileLock(self.folder / ".none")
+        # Two processes that create the tables at the same time would fail.
+        with self.lock, named_errors(database):
+            self.optuna = _open_study(database)
+            stored_settings = self.optuna.user_attrs.get("settings")
+            if stored_settings is None:
                 self.optuna.set_user_attr("settings", settings)
-        changed = _differences(begun, settings) if begun is not None else ""
+        changed = (
+            _describe_changes(stored_settings, settings) if stored_settings is not None else ""
+        )
         check(
             not changed,
             "study",
             database.stem,
-            f"was begun with other settings: {changed}",
-            "name another study=NAME for these",
+            f"was created with other settings: {changed}",
+            "repeat those settings, or choose another study=NAME",
         )
 
     def begin(self, config: SearchConfig, space: dict[str, "BaseDistribution"]) -> "Trial | None":
-        """The next trial, or None when `config.trials` have ended or are under way somewhere."""
+        """Return the next trial, or None if no trial is left to run.
+
+        No trial is left if `config.trials` trials have ended or are running in some process, or if
+        every combination of the space was tried.
+        """
         from optuna.pruners import MedianPruner, NopPruner
         from optuna.samplers import TPESampler
 
         with self.lock:
             for running in self.trials("RUNNING"):
-                self._take_back(running)
+                self._recover_crashed(running)
             if self.count() >= config.trials:
                 return None
-            untried = Untried(space, [one.params for one in self._counting()])
+            untried = Untried(space, [trial.params for trial in self._counted_trials()])
             if untried.exhausted and not self.trials("WAITING"):
                 print(
-                    f"every one of the {untried.size} combinations of the space is tried or under way",
+                    f"all {untried.size} combinations of the space were tried or are running",
                     flush=True,
                 )
                 return None
-            # Seeded by how many there were, a study that was stopped, even within a trial, proposes what it would have in one go.
+            # Seeded by the number of trials, an interrupted study makes the same proposals as an
+            # uninterrupted one, even if it was interrupted within a trial.
             seed = seed_for(config.sampler_seed, "proposal", self.count()) % 2**32
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # constant_liar is experimental: trials under way elsewhere count as poor, not as nothing
+                # Optuna warns that constant_liar is experimental. The option makes trials that run
+                # in other processes count as poor instead of being ignored.
+                warnings.simplefilter("ignore")
                 self.optuna.sampler = TPESampler(
                     seed=seed, n_startup_trials=config.random_trials, constant_liar=True
                 )
-            pruning = config.prune == "median"
             self.optuna.pruner = (
                 MedianPruner(config.prune_after, config.prune_warmup - 1)
-                if pruning
+                if config.prune == "median"
                 else NopPruner()
             )
             trial = self.optuna.ask(space)
             if "resumes" not in trial.user_attrs and untried.has_tried(trial.params):
-                trial = self._ask_again(trial, untried.draw(seed), space)
-            self.held = self._lock_of(trial.number)
-            self.held.acquire(timeout=0)
+                trial = self._replace_proposal(trial, untried.draw(seed), space)
+            self.trial_lock = self._lock_of(trial.number)
+            self.trial_lock.acquire(timeout=0)
             return trial
 
-    def _ask_again(
+    def _replace_proposal(
         self, trial: "Trial", params: dict[str, Any], space: "dict[str, BaseDistribution]"
     ) -> "Trial":
-        """Set aside a proposal that was tried before, which would run nothing, and return a trial of `params` instead."""
+        """Fail a proposal that was tried before, and return a trial of `params` instead.
+
+        A run with the same settings exists, so that the proposal would run nothing.
+        """
         from optuna.trial import TrialState
 
         trial.set_user_attr("repeats", True)
@@ -111,79 +128,95 @@ class Study:
         return self.optuna.ask(space)
 
     def finish(self, trial: "Trial") -> float:
-        """The run has ended well: its value is the val/dice of its best epoch."""
+        """Record that the run of a trial finished.
+
+        Returns the value of the trial: val/dice of the run's best epoch.
+        """
         summary = json.loads((Path(trial.user_attrs["folder"]) / "summary.json").read_text())
         value = float(summary["best"]["val/dice"])
         self.optuna.tell(trial, value)
-        self.held.release()
+        self.trial_lock.release()
         return value
 
     def end(self, trial: "Trial", state: str, reason: str) -> None:
-        """Write down that the trial was PRUNED or has FAILed."""
+        """Record that a trial ended without a value. `state` is PRUNED or FAIL."""
         from optuna.trial import TrialState
 
         trial.set_user_attr("reason", reason)
         self.optuna.tell(trial, state=TrialState[state])
-        self.held.release()
+        self.trial_lock.release()
 
     def set_aside(self, trial: "Trial | FrozenTrial", vanished: int = 0) -> None:
-        """An interrupted trial is to be proposed again; in its place it counts as nothing."""
+        """Propose an interrupted trial again, and exclude the interrupted trial from all counts.
+
+        `vanished` is how often its process was killed.
+        """
         from optuna.trial import TrialState
 
-        if (
-            trial.number not in self._resumed()
-        ):  # a kill between the two lines below must not propose it twice
+        # A crash between the two calls below must not lead to a second proposal.
+        if trial.number not in self._resumed_numbers():
             self.optuna.enqueue_trial(
                 trial.params, user_attrs={"resumes": trial.number, "vanished": vanished}
             )
         self.optuna.tell(trial.number, state=TrialState.FAIL)
-        self.held.release()
+        self.trial_lock.release()
 
     def count(self) -> int:
-        """Trials that have ended or are under way; what was set aside counts as the trial that resumes it."""
-        return len(self._counting())
+        """Return the number of trials that have ended or are running.
 
-    def ended(self) -> "list[FrozenTrial]":
-        """The trials that count and are no longer under way."""
-        return [trial for trial in self._counting() if trial.state.is_finished()]
+        An interrupted trial and the trial that resumes it count once.
+        """
+        return len(self._counted_trials())
 
-    def _counting(self) -> "list[FrozenTrial]":
-        """Return the trials less those set aside: what another trial resumes, and proposals that were tried before."""
-        resumed = self._resumed()
-        listed = self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING")
+    def ended_trials(self) -> "list[FrozenTrial]":
+        """Return the counted trials that are no longer running."""
+        return [trial for trial in self._counted_trials() if trial.state.is_finished()]
+
+    def _counted_trials(self) -> "list[FrozenTrial]":
+        """Return all trials except resumed ones and proposals that were tried before."""
+        resumed = self._resumed_numbers()
+        candidates = self.trials("COMPLETE", "PRUNED", "FAIL", "RUNNING")
         return [
             trial
-            for trial in listed
+            for trial in candidates
             if trial.number not in resumed and "repeats" not in trial.user_attrs
         ]
 
     def trials(self, *states: str) -> "list[FrozenTrial]":
+        """Return Optuna's trials in any of `states`, or in every state without arguments."""
         from optuna.trial import TrialState
 
         return self.optuna.get_trials(
             deepcopy=False, states=tuple(TrialState[state] for state in states) or None
         )
 
-    def _resumed(self) -> set[int]:
+    def _resumed_numbers(self) -> set[int]:
+        """Return the numbers of the trials that were proposed again."""
         return {
             trial.user_attrs["resumes"] for trial in self.trials() if "resumes" in trial.user_attrs
         }
 
-    def _take_back(self, trial: "FrozenTrial") -> None:
-        """Set a running trial aside if its process is gone; one that has vanished too often stays failed."""
+    def _recover_crashed(self, trial: "FrozenTrial") -> None:
+        """Propose a running trial again if its process no longer exists.
+
+        A trial whose process was killed `VANISHINGS` times fails instead.
+        """
         from optuna.trial import TrialState
 
         try:
             with self._lock_of(trial.number).acquire(timeout=0):
                 vanished = trial.user_attrs.get("vanished", 0) + 1
-                if vanished < VANISHINGS or trial.number in self._resumed():
+                if vanished < VANISHINGS or trial.number in self._resumed_numbers():
                     print(
-                        f"trial {trial.number}: its process is gone; it is tried again", flush=True
+                        f"trial {trial.number}: its process no longer exists; the trial is "
+                        "proposed again",
+                        flush=True,
                     )
                     self.set_aside(trial, vanished)
                 else:
                     self.optuna.tell(trial.number, state=TrialState.FAIL)
-        except Timeout:  # it is being run
+        except Timeout:
+            # A process holds the lock, so the trial is still running.
             pass
 
     def _lock_of(self, number: int) -> FileLock:
@@ -191,11 +224,12 @@ class Study:
 
 
 class Untried:
-    """The combinations of a space that no trial has yet."""
+    """The combinations of a space that no trial has tried."""
 
     def __init__(self, space: "dict[str, BaseDistribution]", tried: "list[dict[str, Any]]") -> None:
-        self.space, self.tried = space, {_typed(params) for params in tried}
-        counts = [_count(one) for one in space.values()]
+        self.space, self.tried = space, {_override_key(params) for params in tried}
+        # A single continuous setting makes the number of combinations infinite.
+        counts = [_count_values(distribution) for distribution in space.values()]
         self.size = (
             math.inf
             if None in counts
@@ -204,88 +238,92 @@ class Untried:
         self.exhausted = len(self.tried) >= self.size
 
     def has_tried(self, params: dict[str, Any]) -> bool:
-        """Return True if a trial has these settings, as they are typed for its run."""
-        return _typed(params) in self.tried
+        """Return True if the run of some trial has the same overrides."""
+        return _override_key(params) in self.tried
 
     def draw(self, seed: int) -> dict[str, Any]:
-        """Return a combination drawn at random; the space must not be exhausted."""
+        """Return an untried combination at random. The space must not be exhausted."""
         generator = random.Random(seed)
-        while self.has_tried(
-            params := {name: _draw(one, generator) for name, one in self.space.items()}
-        ):
-            pass
-        return params
+        while True:
+            params = {
+                name: _draw_value(distribution, generator)
+                for name, distribution in self.space.items()
+            }
+            if not self.has_tried(params):
+                return params
 
 
-def _typed(params: dict[str, Any]) -> tuple[str, ...]:
+def _override_key(params: dict[str, Any]) -> tuple[str, ...]:
+    """Return the sorted overrides of a trial. Proposals with an equal key give the same run."""
     return tuple(sorted(overrides(params)))
 
 
-def _count(distribution: "BaseDistribution") -> int | None:
-    """Return the number of values of a setting; None where they lie on a continuous scale."""
+def _count_values(distribution: "BaseDistribution") -> int | None:
+    """Return the number of values of a setting, or None if its scale is continuous."""
     choices, step = getattr(distribution, "choices", None), getattr(distribution, "step", None)
     if choices is not None:
         return len(choices)
     return None if step is None else round((distribution.high - distribution.low) / step) + 1  # type: ignore[attr-defined]
 
 
-def _draw(distribution: "BaseDistribution", generator: random.Random) -> Any:
-    """Return one value of a setting, each with the same probability."""
+def _draw_value(distribution: "BaseDistribution", generator: random.Random) -> Any:
+    """Return a random value of a setting, each value with the same probability."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
     if isinstance(distribution, CategoricalDistribution):
         return generator.choice(distribution.choices)
-    low, high, count = distribution.low, distribution.high, _count(distribution)  # type: ignore[attr-defined]
+    low, high, count = distribution.low, distribution.high, _count_values(distribution)  # type: ignore[attr-defined]
     if count is None:
         return generator.uniform(low, high)
+    # The sum of decimal numbers may exceed `high` by a rounding error.
     value = low + generator.randrange(count) * distribution.step  # type: ignore[attr-defined]
     return value if isinstance(distribution, IntDistribution) else min(value, high)
 
 
 def name_run(trial: "Trial", folder: RunFolder) -> None:
-    """Name the run of a trial in the study: its folder, and the uid under which MLflow has it (tag brainseg.uid)."""
+    """Record folder and uid of a trial's run in the study. In MLflow, the uid is brainseg.uid."""
     trial.set_user_attr("folder", str(folder.path))
     trial.set_user_attr("uid", folder.facts["uid"])
 
 
 @contextmanager
 def named_errors(database: Path) -> Iterator[None]:
-    """What SQLite refuses, as a full disk or a file that is no database, as an OSError of one line that names the file."""
+    """Raise errors of the storage as an OSError of one line that names the file.
+
+    Such errors are a full disk, or a file that is not a database.
+    """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (
-        StorageInternalError,
-        SQLAlchemyError,
-        RuntimeError,
-    ) as error:  # the last: tables of another version of Optuna
+    # RuntimeError means that another version of Optuna created the tables.
+    except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise OSError(
-            f"study={database}: cannot be used ({cause}); move it away, or name another study=NAME"
+            f"study={database}: cannot be used ({cause}); "
+            "move the file away, or choose another study=NAME"
         ) from error
 
 
-def _open(database: Path) -> "OptunaStudy":
+def _open_study(database: Path) -> "OptunaStudy":
+    """Return the Optuna study in a SQLite file, which is created if it does not exist."""
     import optuna
     from sqlalchemy.engine import URL
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = URL.create(
-        "sqlite", database=str(database.resolve())
-    ).render_as_string()  # a folder's name may hold signs such as ?
-    storage = optuna.storages.RDBStorage(
-        url, engine_kwargs={"connect_args": {"timeout": 60}}
-    )  # seconds for another's write to end
+    # The name of a folder may contain characters such as "?", which an address must escape.
+    url = URL.create("sqlite", database=str(database.resolve())).render_as_string()
+    # The timeout is in seconds. It is the time to wait for another process to end its write.
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
     return optuna.create_study(
         storage=storage, study_name=database.stem, direction="maximize", load_if_exists=True
     )
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between two flat sets of settings."""
-    keys = sorted(key for key in before | now if before.get(key) != now.get(key))
+def _describe_changes(stored: dict[str, Any], current: dict[str, Any]) -> str:
+    """Return the settings that changed, with both values."""
+    keys = sorted(key for key in stored | current if stored.get(key) != current.get(key))
     return "; ".join(
-        f"{key} was {before.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in keys
+        f"{key} was {stored.get(key, 'not set')}, is {current.get(key, 'not set')}" for key in keys
     )

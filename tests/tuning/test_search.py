@@ -178,13 +178,13 @@ def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
     assert (
         other.begin(config, dimensions).number == 1 and other.begin(config, dimensions) is None
     ), "two are under way"
-    first.held.release()  # as the kernel does when a process is killed
+    first.trial_lock.release()  # as the kernel does when a process is killed
     again = (third := start()).begin(config, dimensions)
     assert (again.number, again.params, again.user_attrs["resumes"]) == (2, lost.params, 0)
-    third.held.release()
+    third.trial_lock.release()
     assert start().begin(config, dimensions) is None
     assert [trial.state.name for trial in first.trials()] == ["FAIL", "RUNNING", "FAIL"]
-    assert [trial.number for trial in first.ended()] == [2] and first.count() == 2
+    assert [trial.number for trial in first.ended_trials()] == [2] and first.count() == 2
 
 
 def followed(
@@ -262,7 +262,10 @@ def test_trials_scored_on_other_patients_cannot_be_compared(
     varied: str, fake: SimpleNamespace, monkeypatch, capsys
 ) -> None:
     assert call(monkeypatch, "split=kfold", varied, "trials=3") == 2
-    assert "scores of other patients could not be compared; fix it" in capsys.readouterr().err
+    assert (
+        "must be the same in all trials, or they would be scored on other patients"
+        in capsys.readouterr().err
+    )
 
 
 def test_two_processes_never_run_the_same_settings_at_once() -> None:

@@ -26,7 +26,7 @@ def begun(study: Study, config: SearchConfig, value: float | None = 0.5) -> tupl
         study.end(trial, "FAIL", "it broke")
     else:
         study.optuna.tell(trial, value)
-        study.held.release()
+        study.trial_lock.release()
     return tuple(search_space.overrides(trial.params))
 
 
@@ -41,11 +41,8 @@ def test_six_combinations_are_six_trials_and_then_the_search_ends(
     tried = [begun(study, config, None if number == 2 else 0.5) for number in range(6)]
     assert len(set(tried)) == 6 and study.count() == 6
     assert begun(study, config) is None and study.count() == 6
-    assert (
-        "every one of the 6 combinations of the space is tried or under way"
-        in capsys.readouterr().out
-    )
-    assert len(study.ended()) == 6, "proposals that were tried before are in no table"
+    assert "all 6 combinations of the space were tried or are running" in capsys.readouterr().out
+    assert len(study.ended_trials()) == 6, "proposals that were tried before are in no table"
 
 
 def test_a_number_is_the_same_if_it_is_typed_the_same() -> None:
