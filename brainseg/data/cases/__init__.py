@@ -1,1 +1,1 @@
-"""The scans that `predict` and `segment` are given: found, assigned to channels, read, and written back."""
+"""Cases that `predict` and `segment` take as input, and the masks that are written for them."""

@@ -1,4 +1,4 @@
-"""Which image is which sequence: by the request, or by names that contradict nothing."""
+"""Assignment of a case's images to the channels of a checkpoint, by the request or by names."""
 
 import re
 import shlex
@@ -10,9 +10,10 @@ from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.readers.guess import last_word, sequence_of
 from brainseg.data.volume import main_channel
 
-# What a word in a file's name or a series' description says about its content.
+# Kinds of images, and the words in a file's name or series description that mean each kind.
 WORDS = {
-    "label": r"seg|.*mask|masks|.*seg|segmentations?|labels?|labelmap|roi|rois|gt|groundtruth|truth",
+    "label": r"seg|.*mask|masks|.*seg|segmentations?|labels?|labelmap"
+    r"|roi|rois|gt|groundtruth|truth",
     "ct": r"ct|cta|cbct",
     "pet": r"pet|fdg|suv",
     "diffusion": r"adc|dwi|dti|trace",
@@ -28,28 +29,29 @@ WORDS = {
     r"|(?:3d)?(?:t1|flair)w?(?:ce|c|gd|gad|post|km)w?|cet1w?",
     "pre": r"pre|precontrast",
 }
-# What is replaced before a text is cut into words. An image in the space of another is not that other.
+# Replacements before a text is cut into words. The name of an image that was registered to another
+# one also contains that other image's sequence, which must not count.
 REWRITTEN = (
     (r"space-[a-z0-9]+", " "),
     (r"(?:^|(?<=[\W_]))(?:in|to|reg2?)[\W_]?t[12]\w*", " "),
     (r"dark[\W_]?fluid", "darkfluid"),
     (r"\+c", " plusc "),
 )
-# The words that may stand beside a sequence's own.
+# The kinds whose words may also stand in the name of an image of this kind.
 WITH = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
 
 
 def assign(
     name: str, volumes: Sequence[ImageVolume], sequences: Mapping[str, str], channels: Sequence[str]
 ) -> dict[str, ImageVolume]:
-    """Return the image for each sequence: what `sequences` names, else what bears a channel's name.
+    """Return the image of each sequence, chosen by `sequences` or else by the channels' names.
 
-    An image alone is taken for the main channel. Raises RequestError if it is not clear which image is
-    which, or if a name contradicts what the image would be taken for.
+    A single image is assigned to the main channel. Raises RequestError if the assignment is
+    ambiguous, or if the name of an image contradicts its channel.
     """
     if sequences:
         return {
-            channel: _named(text, volumes, f"sequences.{channel}")
+            channel: _select_volume(text, volumes, f"sequences.{channel}")
             for channel, text in sequences.items()
         }
     main = channels[main_channel(channels)]
@@ -62,41 +64,47 @@ def assign(
     return chosen
 
 
-def check_names(names: Sequence[str], channel: str, channels: Sequence[str], shown: object) -> None:
-    """Refuse an image whose names contradict the sequence that it would be taken for.
+def check_names(
+    names: Sequence[str], channel: str, channels: Sequence[str], source: object
+) -> None:
+    """Raise RequestError if the names of an image contradict the channel it would be assigned to.
 
-    `shown` is the request's value of `input`. Raises RequestError.
+    `source` is the request's value of `input`, for the message.
     """
     words = contradictions(names, channel, channels)
     rule = f"would be taken for {channel}, and is named after {' and '.join(words)}"
     remedy = f"if it is {channel}, say so with {typed(f'sequences.{channel}', names[0])}"
-    check(not words, "input", shown, rule, remedy)
+    check(not words, "input", source, rule, remedy)
 
 
 def contradictions(names: Sequence[str], channel: str, channels: Sequence[str]) -> list[str]:
-    """Return the words in an image's names that contradict its being the sequence `channel`."""
+    """Return the words in an image's names that contradict the sequence `channel`."""
+    # An image that has exactly the channel's name fits, even if its other names differ.
     if any(plain(_stem(name)) == plain(channel) for name in names):
         return []
     text = " ".join(map(_stem, names))
-    named = [other for other in channels if f" {_spaced(other)} " in f" {_spaced(text)} "]
+    named = [other for other in channels if f" {_words_of(other)} " in f" {_words_of(text)} "]
     if named and channel not in named:
         return named
     present, allowed = _kinds(text), set(_kinds(channel))
     if not allowed:
-        # Nothing is known about a channel such as "A" but that it is a scan.
+        # The name of a channel such as "A" says nothing except that it is a scan.
         allowed = set(WORDS) - {"label", "ct", "localizer"}
+    # A pre-contrast channel is a T1-weighted one, whether or not its name says so.
     if "pre" in allowed:
         allowed.add("t1")
+    # Words of related kinds are accepted only beside a word of the channel's kind.
     if not allowed.isdisjoint(present):
         allowed = allowed.union(*(WITH.get(kind, set()) for kind in allowed))
     return [word for kind, word in present.items() if kind not in allowed]
 
 
 def channels_in(text: str, channels: Sequence[str]) -> list[str]:
-    """Return the channels that a text names: T1c, but not T1, in the name of a T1ce file.
+    """Return the channels that a text names, such as T1c, but not T1, for a T1ce file.
 
-    A word that `prepare` takes for a sequence, such as t2f or t1gd at the end of a file's name, names
-    the channel of that sequence too. Of names within each other the longest counts.
+    A word that `prepare` takes for a sequence, such as t2f or t1gd at the end of a file's name,
+    names the channel of that sequence, too. If a channel's name contains another channel's name,
+    only the longer name counts.
     """
     meaning = sequence_of(last_word(text))
     named = [name for name in channels if plain(name) in plain(text) or name == meaning]
@@ -108,71 +116,86 @@ def channels_in(text: str, channels: Sequence[str]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Return letters and digits alone, in lower case: how names of channels and files are compared."""
+    """Return only the letters and digits of a text, in lower case, to compare names."""
     return "".join(character for character in folded(text) if character.isalnum())
 
 
 def folded(text: str) -> str:
-    """Return a text as names are compared: whatever the case, or the way accents are encoded."""
+    """Return a text with its case and the encoding of its accents normalized."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
 def typed(setting: str, value: str) -> str:
-    """Return a setting as a user has to type it in a shell."""
+    """Return a setting quoted as a user has to type it in a shell."""
     return shlex.quote(f"{setting}={value}")
 
 
 def _by_name(
     name: str, volumes: Sequence[ImageVolume], channels: Sequence[str]
 ) -> dict[str, ImageVolume]:
-    """Return the images that bear the channels' names, if every image bears just one of them."""
+    """Return the images by channel, if each image has the name of exactly one channel.
+
+    Raises RequestError otherwise.
+    """
     matches = {}
     for channel in channels:
         named = [
             volume for volume in volumes if channel in channels_in(" ".join(volume.names), channels)
         ]
-        # T2_FLAIR contains T2, as the file of T2 does, and means another sequence.
-        fitting = [each for each in named if not contradictions(each.names, channel, channels)]
+        # T2_FLAIR contains T2, as the T2 file does, and means another sequence.
+        fitting = [
+            volume for volume in named if not contradictions(volume.names, channel, channels)
+        ]
         matches[channel] = fitting if len(named) > 1 else named
     clear = {channel: images[0] for channel, images in matches.items() if len(images) == 1}
-    sure = len(clear) == len(volumes) and len({id(volume) for volume in clear.values()}) == len(
-        volumes
-    )
+    distinct_ids = {id(volume) for volume in clear.values()}
+    is_clear = len(clear) == len(distinct_ids) == len(volumes)
     settings = " ".join(f"sequences.{channel}=NAME" for channel in channels)
-    rule = f"{len(volumes)} series, and it is not clear which is {', '.join(channels)}: {listed(volumes)}"
+    rule = (
+        f"{len(volumes)} series, and it is not clear which is "
+        f"{', '.join(channels)}: {listed(volumes)}"
+    )
     remedy = f"assign them: {settings}; a sequence that is left out counts as missing"
-    check(sure, "input", name, rule, remedy)
+    check(is_clear, "input", name, rule, remedy)
     return clear
 
 
 def listed(volumes: Sequence[ImageVolume]) -> str:
-    """Return the names of images for a message, of more than twelve the first."""
+    """Return the names of at most twelve images, for a message."""
     names = [" | ".join(volume.names) for volume in volumes[:12]]
     return "; ".join([*names, "..."] if len(volumes) > 12 else names)
 
 
-def _named(text: str, volumes: Sequence[ImageVolume], setting: str) -> ImageVolume:
-    """Return the one image that is called so, or has this in one of its names."""
-    wanted = folded(text).removeprefix("./").rstrip("/")
+def _select_volume(text: str, volumes: Sequence[ImageVolume], setting: str) -> ImageVolume:
+    """Return the only image with this name, or with this text in one of its names.
+
+    Raises RequestError if no image or several images match.
+    """
+    name_part = folded(text).removeprefix("./").rstrip("/")
     exact = [
         volume
         for volume in volumes
-        if any(wanted in (folded(name), folded(name).rpartition("/")[2]) for name in volume.names)
+        if any(
+            name_part in (folded(name), folded(name).rpartition("/")[2]) for name in volume.names
+        )
     ]
-    # A number within a UID or another number means nothing.
-    part = (
+    # A number that occurs within a UID or within another number means nothing.
+    partial = (
         []
-        if wanted.isdigit()
-        else [volume for volume in volumes if any(wanted in folded(name) for name in volume.names)]
+        if name_part.isdigit()
+        else [
+            volume for volume in volumes if any(name_part in folded(name) for name in volume.names)
+        ]
     )
-    matches = exact or part
+    matches = exact or partial
     rule = f"fits {len(matches)} of the series; must fit one"
     check(len(matches) == 1, setting, text, rule, f"there are: {listed(volumes)}")
     return matches[0]
 
 
 def _kinds(text: str) -> dict[str, str]:
-    """Return what the words of a text say about an image: kind, and the word that says so."""
+    """Return the kinds that the words of a text mean, and for each kind the first such word."""
+    # A capital letter within a name begins a word, as in sagittalFlair.
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     for pattern, replacement in REWRITTEN:
         text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
@@ -185,10 +208,11 @@ def _kinds(text: str) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    """Return a file's name without what it ends with; other names as they are."""
+    """Return a file's name without its suffix. Other names are returned unchanged."""
     endings = r"\.(?:nii|hdr|img|mha|mhd|nrrd|nhdr|mgh|mgz|ome|tiff?|dcm)(?:\.(?:gz|bz2|tiff?))?$"
     return re.sub(endings, "", name, flags=re.IGNORECASE)
 
 
-def _spaced(text: str) -> str:
+def _words_of(text: str) -> str:
+    """Return the words of a text in lower case, separated by single spaces."""
     return " ".join(re.findall("[a-z0-9]+", text.lower()))

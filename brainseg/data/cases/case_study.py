@@ -1,4 +1,4 @@
-"""Studies of a cohort's cases: images with a mask to be scored against, and cases that cannot be read."""
+"""Cases of a cohort: readable ones, perhaps with a mask to be scored against, and faulty ones."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,17 @@ from brainseg.data.readers.regrid import axial_grid
 
 @dataclass
 class CohortCase(ImageCase):
-    """An `ImageCase` whose patient is known, and whose mask is read where there is one."""
+    """An `ImageCase` of a known patient, perhaps with a mask that is read with its images."""
 
     patient: str
     mask: ImageFile | None = None
     labels: Labels = field(default_factory=Labels)
-    # The file that says what the values of the mask mean.
+    # The file that defines the meaning of the values in the mask.
     labels_file: Path | None = None
 
     @property
     def files(self) -> Sequence[Path]:
-        """Return the files of the images, and those that the score depends on."""
+        """Return the files of the images, and the files that the score depends on."""
         files = [*super().files]
         if self.mask is not None:
             files += [*self.mask.open().files, *([self.labels_file] if self.labels_file else [])]
@@ -35,21 +35,23 @@ class CohortCase(ImageCase):
 
     @property
     def assignment(self) -> Mapping[str, str]:
-        """Return the file of each sequence, and that of the mask under "mask"."""
+        """Return the file of each sequence, and the file of the mask under "mask"."""
         mask = {"mask": str(self.mask.path)} if self.mask is not None else {}
         return {**super().assignment, **mask}
 
     def read(self) -> Scan:
         """Return the images, and the mask as class indices. Raises DataError naming the file.
 
-        A mask with values of no class is not returned, and becomes a note.
+        If a mask contains values that belong to no class, a note is added instead of the mask.
         """
         scan = super().read()
         masks = self._read_mask(self.mask) if self.mask is not None else None
         return scan._replace(masks=masks, patient=self.patient)
 
     def _read_mask(self, file: ImageFile) -> np.ndarray | None:
+        """Return class indices (S, H, W), or None for unknown values. Raises DataError."""
         volume = file.open()
+        # The mask may be stored with another order of axes than the images.
         difference = axial_grid(self.grid).difference(axial_grid(volume.grid))
         if difference:
             rule = (
@@ -57,7 +59,8 @@ class CohortCase(ImageCase):
             )
             raise DataError(f"{file.path}: {rule}; resample it, or remove it")
         voxels = volume.read()
-        if note := _describe_strange(voxels, self.labels):
+        if note := _describe_unknown_values(voxels, self.labels):
+            # A case may be read more than once, and its note is shown once.
             self.notes = list(dict.fromkeys([*self.notes, note]))
             return None
         try:
@@ -66,23 +69,25 @@ class CohortCase(ImageCase):
             raise DataError(f"{file.path}: {error}") from error
 
 
-def _describe_strange(voxels: np.ndarray, labels: Labels) -> str:
-    """Return a note on whole values of a mask that belong to no class, "" if there are none."""
+def _describe_unknown_values(voxels: np.ndarray, labels: Labels) -> str:
+    """Return a note on integer values of a mask that belong to no class, "" if there are none."""
     present = np.unique(voxels)
-    whole = [int(value) for value in present if value == np.rint(value)]
-    allowed = labels.values or ({0, 255} if set(whole) <= {0, 255} else {0, 1})
-    if set(whole) <= set(allowed):
+    # Fractions are no labels: `map_labels` raises an error for them.
+    integers = [int(value) for value in present if value == np.rint(value)]
+    # Masks of one class are stored as 0 and 1, or as 0 and 255.
+    allowed = labels.values or ({0, 255} if set(integers) <= {0, 255} else {0, 1})
+    if set(integers) <= set(allowed):
         return ""
-    values = ",".join(str(value) for value in whole if value)
+    values = ",".join(str(value) for value in integers if value)
     return (
-        f"not scored: masks with the values {values}, and nothing says which classes they are; "
-        f"prepare takes classes.NAME=[{values}], and evaluate scores its file"
+        f"not scored: mask with the values {values}, whose classes are unknown; "
+        f"name them in prepare, as classes.NAME=[{values}], and score its file with evaluate"
     )
 
 
 @dataclass
 class FaultyCase:
-    """A case that cannot be read: `read` raises its problem, so that other cases are segmented."""
+    """A case that cannot be read. `read` raises its problem, so that other cases are segmented."""
 
     name: str
     channels: Sequence[str]
@@ -106,7 +111,7 @@ class FaultyCase:
         raise DataError(self.problem)
 
     def write(
-        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, is_multiclass: bool
     ) -> list[Path]:
         """Raise DataError, because a case that cannot be read has no mask."""
         raise DataError(self.problem)

@@ -1,4 +1,4 @@
-"""Patients of a folder of DICOM series, a study each, told apart by PatientID and StudyInstanceUID."""
+"""Cohorts of DICOM series, one case per patient, grouped by PatientID and StudyInstanceUID."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,10 @@ def find_patients(
     channels: Sequence[str],
     list_images: ListImages,
 ) -> list[InputCase]:
-    """Return a study per patient of the DICOM series below `path`, an empty list for one patient.
+    """Return one case per patient of the DICOM series below `path`, an empty list for one patient.
 
-    `list_images` returns the images in a folder, and lines on what is left aside. Raises
-    RequestError if the folders do not tell the patients apart, or if no patient can be read.
+    `list_images` returns the images in a folder, and one line per ignored file or group of files.
+    Raises RequestError if several patients share a folder, or if no patient can be read.
     """
     groups: dict[tuple[str, ...], list[DicomVolume]] = {}
     for image in images:
@@ -33,22 +33,23 @@ def find_patients(
             groups.setdefault(image.images[0].series[:2], []).append(image)
     if len(groups) < 2:
         return []
-    # Some tools replace the study's UID series by series: then one patient's names must be clear.
+    # Some tools give each series of a study a new study UID. The series of one patient are then
+    # one case if their names show which is which.
     is_one_patient = len({patient for patient, *_ in groups}) == 1
     if (sequences or is_one_patient) and _is_assigned(path, images, sequences, channels):
         return []
-    studies = [
-        _study_of(folder, sequences, channels, list_images)
+    cases = [
+        _make_input_case(folder, sequences, channels, list_images)
         for folder in _folders_of(path, list(groups.values()))
     ]
-    refuse_faulty(path, studies)
-    return studies
+    refuse_faulty(path, cases)
+    return cases
 
 
 def _is_assigned(
     path: Path, images: Sequence[ImageVolume], sequences: Mapping[str, str], channels: Sequence[str]
 ) -> bool:
-    """Return True if it is clear which of all series is which sequence."""
+    """Return True if the sequence of every series is clear."""
     try:
         assign(str(path), images, sequences, channels)
     except RequestError:
@@ -57,9 +58,9 @@ def _is_assigned(
 
 
 def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Path]:
-    """Return the subfolder of each group. Raises RequestError unless each has one of its own."""
+    """Return the subfolder of each group. Raises RequestError if two groups share a subfolder."""
     folders = [
-        {Path(os.path.relpath(file, path)).parts[0] for each in group for file in each.files}
+        {Path(os.path.relpath(file, path)).parts[0] for volume in group for file in volume.files}
         for group in groups
     ]
     names = [name for group in folders for name in group]
@@ -71,21 +72,21 @@ def _folders_of(path: Path, groups: Sequence[Sequence[DicomVolume]]) -> list[Pat
         "input",
         path,
         rule,
-        "give each a subfolder of its own, or give one of them",
+        "move each patient or study into a subfolder of its own, or give the folder of one",
     )
     return [path / name for name in sorted(names)]
 
 
-def _study_of(
+def _make_input_case(
     folder: Path, sequences: Mapping[str, str], channels: Sequence[str], list_images: ListImages
 ) -> InputCase:
-    """Return the study of one patient's folder, a `FaultyCase` if it cannot be assigned."""
+    """Return the case in one patient's folder, a `FaultyCase` if its series cannot be assigned."""
     check_name(folder.name)
-    # The headers are read once more, so that each patient has its own lines on other files.
-    images, left_aside = list_images(folder)
+    # The headers are read once more, so that each case lists only the ignored files of its folder.
+    images, ignored = list_images(folder)
     try:
-        study = make_case(folder.name, assign(str(folder), images, sequences, channels), channels)
+        case = make_case(folder.name, assign(str(folder), images, sequences, channels), channels)
     except (DataError, RequestError) as error:
         return FaultyCase(folder.name, channels, str(error), {"": images[0].files[0]})
-    study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
-    return study
+    case.notes = [*case.notes, *(f"ignored: {line}" for line in ignored)]
+    return case

@@ -1,11 +1,13 @@
-"""What `input=` means: a cohort or a patient of TIFF slices, a TIFF stack, images, a folder of them.
+"""Interpretation of `input=` and `sequences.NAME=` as cases.
 
-input=kaggle_3m                                       every patient of it
-input=scan.tif                                        a stack of slices, the sequences as its channels
-input=flair.nii.gz                                    one sequence: FLAIR, or the one that is needed
-input=[pre.nii.gz,flair.nii.gz,post.nii.gz]           in the checkpoint's order; null: missing
-input=folder sequences.FLAIR=t2_flair.nii.gz          a file, a subfolder, or a part of a description
-input=folder sequences.FLAIR='*_flair.nii.gz'         every case of a cohort; see `cohort`, `dicom_cohort`
+input=kaggle_3m                                  every patient of the cohort
+input=scan.tif                                   a stack of slices, with the sequences as channels
+input=flair.nii.gz                               FLAIR, or the only sequence of the checkpoint
+input=[pre.nii.gz,flair.nii.gz,post.nii.gz]      in the checkpoint's order, null for a missing one
+input=folder sequences.FLAIR=t2_flair.nii.gz     a file, a subfolder, or a part of a description
+input=folder sequences.FLAIR='*_flair.nii.gz'    every case of a cohort
+
+Cohorts are listed by `cohort` and `dicom_cohort`.
 """
 
 import itertools
@@ -38,26 +40,26 @@ def find_cases(
     volume: int | None = None,
     classes: Sequence[str] = CLASSES,
 ) -> list[InputCase]:
-    """Return the studies that a request means, judged by names and headers; voxels are read later.
+    """Return the cases that a request means, from names and headers. Voxels are read later.
 
-    `channels` are the sequences that the checkpoint needs, and `volume` is the number of the volume of
-    files that hold several. `classes` are those of the checkpoint, which masks are scored by. Raises
-    RequestError for whatever is wrong with them.
+    `channels` and `classes` are the sequences and classes of the checkpoint. `volume` is the number
+    of the volume to read from files with several volumes. Raises RequestError for any fault in the
+    request or in the headers.
     """
     sequences = _by_channel(sequences, channels)
     try:
         if not isinstance(source, str):
-            return [_list(source, sequences, channels, volume)]
+            return [_case_from_list(source, sequences, channels, volume)]
         if Path(source).is_dir():
-            return _folder(Path(source), sequences, channels, classes, volume)
-        return [_file(Path(source), sequences, channels, volume)]
+            return _cases_in_folder(Path(source), sequences, channels, classes, volume)
+        return [_case_from_file(Path(source), sequences, channels, volume)]
     except DataError as error:
-        # Names and headers are judged before anything is created, so that the request is wrong.
-        raise RequestError(_line(source, str(error))) from error
+        # Nothing has been created yet, so the fault is reported as a fault of the request.
+        raise RequestError(_with_path(source, str(error))) from error
 
 
 def check_input(source: Source) -> None:
-    """Refuse a path that does not exist, or a file of prepared slices. Raises RequestError."""
+    """Raise RequestError for a path that does not exist, or for a file of prepared slices."""
     for path in [source] if isinstance(source, str) else source:
         if path is None:
             continue
@@ -74,10 +76,14 @@ def check_input(source: Source) -> None:
 
 
 def study_name(path: Path) -> str:
-    """Return the name of a study: its folder's, or its file's without .nii.gz and the like."""
+    """Return the name of a case: its folder's name, or its file's name without suffixes.
+
+    Raises RequestError for a name that cannot be the name of a folder of results.
+    """
     path = path.absolute()
     name = path.name
     if path.is_file():
+        # Names may end with several suffixes, such as .nii.gz and .ome.tif.
         for suffix in (".gz", ".bz2", Path(name).suffix):
             shorter = (
                 name[: -len(suffix)] if suffix and name.lower().endswith(suffix.lower()) else ""
@@ -89,7 +95,10 @@ def study_name(path: Path) -> str:
 
 
 def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[str, str]:
-    """Return `sequences` under the checkpoint's names of the channels, whatever their case."""
+    """Return `sequences` with the checkpoint's spelling of the channels' names.
+
+    Raises RequestError for a channel that is named twice.
+    """
     by_folded_name = {folded(channel): channel for channel in channels}
     renamed = {by_folded_name.get(folded(name), name): text for name, text in sequences.items()}
     rule = "names a channel of the checkpoint twice"
@@ -97,20 +106,20 @@ def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[s
     return renamed
 
 
-def _folder(
+def _cases_in_folder(
     path: Path,
     sequences: Mapping[str, str],
     channels: Sequence[str],
     classes: Sequence[str],
     volume: int | None,
 ) -> list[InputCase]:
-    """Return the studies of a cohort, or the one study of a patient's folder."""
-    if not sequences and (studies := tiff_folder.find_patients(path, channels)):
-        return list(studies)
+    """Return the cases of a cohort, or the single case of a patient's folder."""
+    if not sequences and (slice_cases := tiff_folder.find_patients(path, channels)):
+        return list(slice_cases)
     if cases := find_cohort(path, sequences, channels, classes, volume):
         return cases
     name = study_name(path)
-    images, left_aside = images_in(path, volume)
+    images, ignored = images_in(path, volume)
 
     def list_images(folder: Path) -> tuple[list[ImageVolume], list[str]]:
         return images_in(folder, volume)
@@ -118,19 +127,19 @@ def _folder(
     if cases := dicom_cohort.find_patients(path, images, sequences, channels, list_images):
         return cases
     rule = "holds no slices, NIfTI files or DICOM series that can be read"
-    reason = f" ({left_aside[0]})" if left_aside else ""
+    reason = f" ({ignored[0]})" if ignored else ""
     below = list_files(path, IMAGE_SUFFIXES) if not images else []
-    remedy = f"name those below it, such as {below[0]}, by patterns: {PATTERN}" if below else ""
+    remedy = f"select files below it, such as {below[0]}, by patterns: {PATTERN}" if below else ""
     check(bool(images), "input", path, rule + reason, remedy)
-    study = make_case(name, assign(str(path), images, sequences, channels), channels)
-    study.notes = [*study.notes, *(f"left aside: {line}" for line in left_aside)]
-    return [study]
+    case = make_case(name, assign(str(path), images, sequences, channels), channels)
+    case.notes = [*case.notes, *(f"ignored: {line}" for line in ignored)]
+    return [case]
 
 
-def _file(
+def _case_from_file(
     path: Path, sequences: Mapping[str, str], channels: Sequence[str], volume: int | None
 ) -> InputCase:
-    """Return the study of a file alone: a stack with all channels, or one sequence."""
+    """Return the case of a single file, which holds all channels of a stack or one sequence."""
     main = channels[main_channel(channels)]
     if not is_tiff(path):
         image = open_image(path, volume)
@@ -145,32 +154,36 @@ def _file(
         "leave it out",
     )
     if sequences:
-        fits = list(sequences.values()) == [path.name]
+        names_file = list(sequences.values()) == [path.name]
         remedy = typed(f"sequences.{main}", path.name)
         rule = "must name the one file of input"
-        check(fits, "sequences", ", ".join(sequences.values()), rule, f"as {remedy}")
+        check(names_file, "sequences", ", ".join(sequences.values()), rule, f"as {remedy}")
         return tiff_stack.find_stack(study_name(path), {next(iter(sequences)): path}, channels)
-    study = tiff_stack.find_stack(study_name(path), {main: path}, channels)
-    if main in study.stacks:
+    case = tiff_stack.find_stack(study_name(path), {main: path}, channels)
+    # A stack with all channels is stored under "". Its name does not have to fit one channel.
+    if main in case.stacks:
         check_names([path.name], main, channels, path)
-    return study
+    return case
 
 
-def _list(
+def _case_from_list(
     source: Sequence[str | None],
     sequences: Mapping[str, str],
     channels: Sequence[str],
     volume: int | None,
 ) -> InputCase:
-    """Return the study of one file or folder for each sequence, all of one kind."""
-    shown, order = _shown(source), ", ".join(channels)
-    rule = f"{len(source)} files; the checkpoint needs {len(channels)} sequences, in this order: {order}"
-    check(len(source) == len(channels), "input", shown, rule, "null stands for a missing one")
+    """Return the case of a list with one file or folder per channel, all of one format."""
+    input_text, order = _format_source(source), ", ".join(channels)
+    rule = (
+        f"{len(source)} files; "
+        f"the checkpoint needs {len(channels)} sequences, in this order: {order}"
+    )
+    check(len(source) == len(channels), "input", input_text, rule, "null stands for a missing one")
     rule = "the order of input says which is which"
     check(not sequences, "sequences", ",".join(sequences), rule, "leave one of them out")
     pairs = zip(channels, source, strict=True)
     paths = {channel: Path(path) for channel, path in pairs if path is not None}
-    check(bool(paths), "input", shown, "holds no file")
+    check(bool(paths), "input", input_text, "holds no file")
     for channel, path in paths.items():
         named = channels_in(path.name, channels)
         rule = f"is given as {channel}, and named after {' and '.join(named)}"
@@ -190,7 +203,10 @@ def _list(
 
 
 def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume], list[str]]:
-    """Return the image files in a folder and the DICOM series in it or below; and what is left aside."""
+    """Return the image files in a folder, the DICOM series in or below it, and ignored files.
+
+    Each ignored file or group of files is one line of text. Raises RequestError, DataError.
+    """
     files = sorted(
         file
         for file in folder.iterdir()
@@ -205,8 +221,8 @@ def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume
 
 def is_tiff(path: Path) -> bool:
     """Return True if a file is a TIFF, by its name or its first bytes. Raises DataError."""
-    named = path.name.lower().endswith(tiff_stack.SUFFIXES)
-    return named or read_start(path, 4) in formats.TIFF
+    has_tiff_name = path.name.lower().endswith(tiff_stack.SUFFIXES)
+    return has_tiff_name or read_start(path, 4) in formats.TIFF
 
 
 def image_at(path: Path, volume: int | None = None) -> ImageVolume:
@@ -220,26 +236,29 @@ def image_at(path: Path, volume: int | None = None) -> ImageVolume:
 
 
 def _shared_name(paths: Sequence[Path]) -> str:
-    """Return what several files are called: what their names begin with, such as P1, or their folder."""
+    """Return the words that all the files' names begin with, else the name of their folder."""
     if len({path.name for path in paths}) == 1:
         return study_name(paths[0])
-    # Whole words only: of flair_1 and flair_12 it is flair.
+    # Only whole words count. The shared name of flair_1 and flair_12 is flair.
     words = [re.split(r"([_\-. ])", path.name) for path in paths]
-    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
-    name = "".join(column[0] for column in same).strip("_-. ")
+    shared_words = itertools.takewhile(
+        lambda column: len(set(column)) == 1, zip(*words, strict=False)
+    )
+    name = "".join(column[0] for column in shared_words).strip("_-. ")
     return name if name and name.isprintable() else study_name(paths[0].absolute().parent)
 
 
-def _shown(source: Source) -> str:
+def _format_source(source: Source) -> str:
+    """Return the value of `input` as a user types it."""
     return source if isinstance(source, str) else f"[{','.join(path or 'null' for path in source)}]"
 
 
-def _line(source: Source, message: str) -> str:
-    """Return a message of one line that names no path twice."""
+def _with_path(source: Source, message: str) -> str:
+    """Return a message that begins with the path it concerns, and names no path twice."""
     paths = [source] if isinstance(source, str) else [path for path in source if path is not None]
     for path in paths:
         if message.startswith(f"{Path(path)}: "):
             return f"input={path}: {message.removeprefix(f'{Path(path)}: ')}"
         if message.startswith(str(Path(path))):
             return message
-    return f"input={_shown(source)}: {message}"
+    return f"input={_format_source(source)}: {message}"

@@ -1,4 +1,4 @@
-"""Studies of images in memory: arrays, tensors and nibabel images, as `brainseg.segment` takes them."""
+"""Cases of images in memory (arrays, tensors and nibabel images) for `brainseg.segment`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ KINDS = "a path, an array, a torch tensor or a nibabel image"
 
 @dataclass(frozen=True)
 class NibabelVolume:
-    """A nibabel image in memory, or not yet read from its file."""
+    """An `ImageVolume` of a nibabel image, in memory or not yet read from its file."""
 
     image: Any
     files: Sequence[Path] = ()
@@ -34,9 +34,11 @@ class NibabelVolume:
 
     @cached_property
     def grid(self) -> Grid:
+        """Return the grid of the image. Raises DataError."""
         shape = tuple(int(side) for side in self.image.shape)
-        spatial, further = (*shape, 1, 1)[:3], shape[3:]
-        if any(side != 1 for side in further):
+        # Trailing dimensions of length 1 are dropped. An image of one slice may have only two.
+        spatial, extra_sides = (*shape, 1, 1)[:3], shape[3:]
+        if any(side != 1 for side in extra_sides):
             raise DataError(
                 f"an image of shape {shape}: must have three dimensions; slice it to one volume"
             )
@@ -45,7 +47,7 @@ class NibabelVolume:
         check_volume(spatial, "image")
         if self.image.affine is None or not spans_volume(np.asarray(self.image.affine)):
             raise DataError(
-                "an image without a usable affine: give its array of axial slices instead"
+                "an image without a usable affine; give its array of axial slices instead"
             )
         affine = np.array(self.image.affine, np.float64)
         check_shear(affine, "image")
@@ -53,6 +55,7 @@ class NibabelVolume:
         return Grid((i, j, k), affine)
 
     def read(self) -> np.ndarray:
+        """Return finite real numbers (i, j, k). Raises DataError."""
         voxels = np.asanyarray(self.image.dataobj)
         check_finite(voxels, "image")
         return voxels.reshape(self.grid.shape)
@@ -60,7 +63,7 @@ class NibabelVolume:
 
 @dataclass
 class ArrayCase:
-    """Axial slices (S, H, W) by sequence."""
+    """A case of arrays: axial slices (S, H, W) of each sequence."""
 
     arrays: Mapping[str, np.ndarray]
     channels: Sequence[str]
@@ -71,32 +74,35 @@ class ArrayCase:
     assignment: Mapping[str, str] = field(default_factory=dict)
 
     def read(self) -> Scan:
+        """Return images uint8 (S, C, H, W). Raises DataError."""
         return Scan(compose(self.arrays, self.channels), None)
 
     def write(
-        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, is_multiclass: bool
     ) -> list[Path]:
+        """Raise NotImplementedError, because arrays belong to no file format."""
         raise NotImplementedError("arrays have no format of their own")
 
 
 def case_in_memory(images: Images, channels: Sequence[str]) -> InputCase:
-    """Return the study of what a caller of `segment` gives. Raises RequestError."""
+    """Return the case of the images that a caller of `segment` passes. Raises RequestError."""
     try:
-        return _study(images, channels)
+        return _make_case(images, channels)
     except DataError as error:
         raise RequestError(f"images: {error}") from error
 
 
-def _study(images: Images, channels: Sequence[str]) -> InputCase:
+def _make_case(images: Images, channels: Sequence[str]) -> InputCase:
+    """Return the case of `images`. Raises RequestError, DataError."""
     if isinstance(images, str | Path):
-        return _only(str(images), channels)
+        return _case_at_path(str(images), channels)
     if isinstance(images, SpatialImage):
         main = channels[main_channel(channels)]
         return make_case("volume", {main: NibabelVolume(images)}, channels)
     if isinstance(images, np.ndarray | torch.Tensor):
         return ArrayCase(_by_channel(_array(images), channels), channels)
     if isinstance(images, Mapping):
-        return _named(images, channels)
+        return _case_by_sequence(images, channels)
     check(
         isinstance(images, Sequence) and not isinstance(images, bytes),
         "images",
@@ -105,7 +111,7 @@ def _study(images: Images, channels: Sequence[str]) -> InputCase:
     )
     assert isinstance(images, Sequence)
     if len(images) == 1 and isinstance(images[0], str | Path):
-        return _only(str(images[0]), channels)
+        return _case_at_path(str(images[0]), channels)
     rule = f"must hold one for each sequence: {', '.join(channels)}"
     check(
         len(images) == len(channels),
@@ -115,25 +121,24 @@ def _study(images: Images, channels: Sequence[str]) -> InputCase:
         "None stands for a missing one",
     )
     pairs = zip(channels, images, strict=True)
-    return _named({name: image for name, image in pairs if image is not None}, channels)
+    images_by_name = {name: image for name, image in pairs if image is not None}
+    return _case_by_sequence(images_by_name, channels)
 
 
-def _only(path: str, channels: Sequence[str]) -> InputCase:
-    """Return the one study that a path means."""
+def _case_at_path(path: str, channels: Sequence[str]) -> InputCase:
+    """Return the only case at a path. Raises RequestError if there are several."""
     check_input(path)
-    studies = find_cases(path, {}, channels)
-    check(
-        len(studies) == 1,
-        "images",
-        path,
-        f"holds {len(studies)} patients",
-        "give the folder of one",
-    )
-    return studies[0]
+    cases = find_cases(path, {}, channels)
+    rule = f"holds {len(cases)} patients"
+    check(len(cases) == 1, "images", path, rule, "give the folder of one patient")
+    return cases[0]
 
 
-def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> InputCase:
-    """Return the study of one image for each named sequence, all arrays or all images with a position."""
+def _case_by_sequence(images: Mapping[Any, Any], channels: Sequence[str]) -> InputCase:
+    """Return the case of images by sequence, which are all arrays or all placed in the patient.
+
+    Raises RequestError, DataError.
+    """
     check_sequences([str(name) for name in images], channels)
     placed = {
         name: image
@@ -143,9 +148,9 @@ def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> InputCase:
     if not placed:
         arrays = {str(name): _array(image) for name, image in images.items()}
         shapes = {array.shape for array in arrays.values()}
-        alike = len(shapes) == 1 and len(next(iter(shapes))) == 3
+        has_one_shape = len(shapes) == 1 and len(next(iter(shapes))) == 3
         rule = "must be (slices, height, width), all of one shape"
-        check(alike, "images", ", ".join(map(str, sorted(shapes))), rule)
+        check(has_one_shape, "images", ", ".join(map(str, sorted(shapes))), rule)
         return ArrayCase(arrays, channels)
     rule = "arrays, and images with a position in the patient; all must be of one kind"
     check(len(placed) == len(images), "images", ", ".join(map(str, images)), rule)
@@ -165,7 +170,10 @@ def _named(images: Mapping[Any, Any], channels: Sequence[str]) -> InputCase:
 
 
 def _by_channel(array: np.ndarray, channels: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the sequences of an array (S, C, H, W), or (S, H, W) of a checkpoint of one sequence."""
+    """Return the sequences of an array (S, C, H, W), or (S, H, W) for a single channel.
+
+    Raises RequestError.
+    """
     if array.ndim == 3 and len(channels) == 1:
         array = array[:, None]
     fits = array.ndim == 4 and array.shape[1] == len(channels)
@@ -183,5 +191,5 @@ def _array(image: object) -> np.ndarray:
     check(isinstance(image, np.ndarray), "images", type(image).__name__, f"must be {KINDS}")
     assert isinstance(image, np.ndarray)
     check(image.dtype.kind in "buif", "images", image.dtype, "must hold real numbers")
-    check(image.size > 0, "images", image.shape, "holds no pixel")
+    check(image.size > 0, "images", image.shape, "holds no pixels")
     return image

@@ -1,8 +1,8 @@
-"""What one mask belongs to: a study, of one image for each sequence.
+"""A case, which has one image for each sequence and gets one mask.
 
-Axes: S slices from bottom to top, C channels, H W height and width, K outputs of the network. Whatever
-the source's orientation is, `read` returns axial slices with the face up, as in the public data set,
-and `write` puts the mask back on the source's grid.
+Axes are S slices from bottom to top, C channels, H and W height and width, and K outputs of the
+network. For every orientation of the source, `read` returns axial slices with the face up, as in
+the public data set, and `write` puts the mask back on the source's grid.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from brainseg.data.readers.base import Scan, check_images
 
 
 class InputCase(Protocol):
-    """One scan, judged by its headers and not yet read."""
+    """Protocol of the cases of `predict`. Headers are checked, and voxels are not yet read."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class InputCase(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return what a user should know, one line each."""
+        """Return remarks for the user, one line each."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -43,7 +43,7 @@ class InputCase(Protocol):
 
     @property
     def assignment(self) -> Mapping[str, str]:
-        """Return where each sequence comes from, in words, in the order of the files."""
+        """Return the source of each sequence in words, in the order of the files."""
 
     @property
     def voxel_millilitres(self) -> float | None:
@@ -56,17 +56,18 @@ class InputCase(Protocol):
         """
 
     def write(
-        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, is_multiclass: bool
     ) -> list[Path]:
-        """Write class indices uint8 (S, H, W) and a probability float32 (S, K, H, W) if there is one.
+        """Write class indices uint8 (S, H, W) and an optional probability float32 (S, K, H, W).
 
-        `several`: there is more than one foreground class. Returns the files. Raises OSError.
+        `is_multiclass` is True for more than one foreground class. Returns the written files.
+        Raises OSError.
         """
 
 
 @dataclass
 class ImageCase:
-    """Sequences on one grid, by name; the mask is a NIfTI file on that grid."""
+    """A case of image files by sequence, all on one grid. Its mask is a NIfTI file on that grid."""
 
     name: str
     channels: Sequence[str]
@@ -87,63 +88,66 @@ class ImageCase:
 
     @property
     def voxel_millilitres(self) -> float | None:
-        # The header of a single slice rarely holds its thickness.
-        known = self.grid.spacing_known and min(self.grid.shape) > 1
-        return self.grid.voxel_millilitres if known else None
+        # The header of a single slice rarely holds its thickness, so its volume is unknown.
+        has_volume = self.grid.spacing_known and min(self.grid.shape) > 1
+        return self.grid.voxel_millilitres if has_volume else None
 
     def read(self) -> Scan:
         axial = {}
         for channel, volume in self.volumes.items():
             voxels = volume.read()
+            # The file may have been replaced since its header was read.
             if voxels.shape != self.grid.shape:
                 raise DataError(
                     f"{volume.files[0]}: its header gave {self.grid.shape} voxels; start again"
                 )
             axial[channel] = self.grid.to_axial(voxels)
-        known = self.voxel_millilitres is not None
-        return Scan(compose(axial, self.channels), None, self.grid.axial_spacing if known else None)
+        has_spacing = self.voxel_millilitres is not None
+        spacing = self.grid.axial_spacing if has_spacing else None
+        return Scan(compose(axial, self.channels), None, spacing)
 
     def write(
-        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, several: bool
+        self, folder: Path, mask: np.ndarray, probability: np.ndarray | None, is_multiclass: bool
     ) -> list[Path]:
         written = [self._write(folder / f"{self.name}_mask.nii.gz", mask)]
         for output in range(probability.shape[1] if probability is not None else 0):
             assert probability is not None
-            suffix = f"_{output}" if several else ""
+            suffix = f"_{output}" if is_multiclass else ""
             path = folder / f"{self.name}_probability{suffix}.nii.gz"
             written.append(self._write(path, probability[:, output]))
         return written
 
     def _write(self, path: Path, slices: np.ndarray) -> Path:
         first = next(iter(self.volumes.values()))
-        header = first.stored if isinstance(first, NiftiVolume) else None
+        header = first.stored_header if isinstance(first, NiftiVolume) else None
         return write_nifti(path, self.grid.from_axial(slices), self.grid, header)
 
 
 def make_case(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[str]) -> ImageCase:
-    """Return the study of one image for each sequence. Raises RequestError, DataError."""
+    """Return the case of one image for each sequence. Raises RequestError, DataError."""
     check_sequences(list(volumes), channels)
     ordered = {channel: volumes[channel] for channel in channels if channel in volumes}
     for (channel, first), (other, second) in itertools.combinations(ordered.items(), 2):
-        same = not {path.resolve() for path in first.files}.isdisjoint(
+        is_same = not {path.resolve() for path in first.files}.isdisjoint(
             path.resolve() for path in second.files
         )
-        same = same and _number_of(first) == _number_of(second)
+        # Two volumes of one file may be two sequences.
+        is_same = is_same and _number_of(first) == _number_of(second)
         rule = f"{channel} and {other} are the same file"
-        check(not same, "input", described(first), rule, "leave a missing sequence out")
-    (first_channel, first), *others = ordered.items()
-    for channel, volume in others:
+        check(not is_same, "input", described(first), rule, "leave a missing sequence out")
+    (first_channel, first), *remaining = ordered.items()
+    for channel, volume in remaining:
         difference = first.grid.difference(volume.grid)
         rule = f"{channel} and {first_channel} lie on different grids ({difference})"
         remedy = "resample them to one grid, as registration does"
         check(not difference, "input", described(volume), rule, remedy)
     notes = [
-        f"{channel}: {note}" if others else note
+        f"{channel}: {note}" if remaining else note
         for channel, volume in ordered.items()
         for note in volume.notes
     ]
     if first.grid.plane != "axial":
-        notes.append(f"{first.grid.plane} slices: the network has seen axial ones")
+        notes.append(f"{first.grid.plane} slices: the network was trained on axial slices")
     if not isinstance(first, NiftiVolume):
         notes.append("the mask is a NIfTI file on the same grid")
     return ImageCase(name, channels, ordered, notes)
@@ -152,8 +156,8 @@ def make_case(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[
 def compose(sequences: Mapping[str, np.ndarray], channels: Sequence[str]) -> np.ndarray:
     """Return images uint8 (S, C, H, W) from one array (S, H, W) for each sequence.
 
-    FLAIR stands in for a missing sequence, as in the public data set. Each sequence is scaled to eight
-    bits by itself, as `prepare` does it. Raises DataError for values that are not finite.
+    FLAIR stands in for a missing sequence, as in the public data set. Each sequence is scaled to
+    eight bits by itself, as in `prepare`. Raises DataError for values that are not finite.
     """
     scaled = {}
     for name, images in sequences.items():
@@ -163,20 +167,20 @@ def compose(sequences: Mapping[str, np.ndarray], channels: Sequence[str]) -> np.
 
 
 def check_sequences(names: Sequence[str], channels: Sequence[str]) -> None:
-    """Raise RequestError for an unknown sequence, or for a missing one that nothing can stand in for."""
-    known = ", ".join(channels)
+    """Raise RequestError for an unknown sequence, or for a missing one without a substitute."""
+    known_names = ", ".join(channels)
     for name in names:
         rule = "the checkpoint knows no such sequence"
-        check(name in channels, "sequences", name, rule, f"known: {known}")
-    stands_in = "FLAIR" in names or set(channels) <= set(names)
-    rule = f"the checkpoint needs {known}, and only FLAIR can stand in for another"
+        check(name in channels, "sequences", name, rule, f"known: {known_names}")
+    is_complete = "FLAIR" in names or set(channels) <= set(names)
+    rule = f"the checkpoint needs {known_names}, and only FLAIR can stand in for another"
     check(
-        stands_in, "input", ", ".join(names), rule, "give FLAIR at least, as sequences.FLAIR=FILE"
+        is_complete, "input", ", ".join(names), rule, "give FLAIR at least, as sequences.FLAIR=FILE"
     )
 
 
 def _number_of(volume: ImageVolume) -> int:
-    """Return the number of a volume among those of its file, from 1."""
+    """Return the number of a volume among the volumes of its file, from 1."""
     # A DICOM object has `number`, and files of other formats have `volume`.
     return getattr(volume, "number", None) or getattr(volume, "volume", None) or 1
 

@@ -1,4 +1,4 @@
-"""What the readers of single images share: the protocol `ImageVolume`, and checks of sizes and values."""
+"""Protocol `ImageVolume` of the readers of single images, and shared checks of sizes and values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,16 @@ import numpy as np
 from brainseg.core.errors import DataError
 from brainseg.data.imageio.grid import Grid
 
-# Such as 1024 slices of 512 x 512; 2 GB while the values are scaled to eight bits.
+# Voxels, such as 1024 slices of 512 x 512. They take 2 GB while they are scaled to eight bits.
 LARGEST_VOLUME = 2**28
-# Millimetres; from microscopy of a specimen to the thickest slice of a localizer.
+# Millimetres, from microscopy of a specimen to the thickest slice of a localizer.
 SMALLEST_SIDE, LARGEST_SIDE = 0.005, 100.0
-# Degrees from perpendicular; a gantry is tilted by at most 30.
+# Degrees from perpendicular. A gantry is tilted by at most 30 degrees.
 LARGEST_SHEAR = 45.0
 
 
 class ImageVolume(Protocol):
-    """One three-dimensional image in one file, or in the files of one DICOM series."""
+    """Protocol of a three-dimensional image, in one file or in the files of one DICOM series."""
 
     @property
     def files(self) -> Sequence[Path]:
@@ -26,22 +26,23 @@ class ImageVolume(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """Return the names by which a request may select this volume: file, folder, description, UID."""
+        """Return the names that select this volume, such as file, folder, description or UID."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return what a user should know about how the image is read, one line each."""
+        """Return remarks on how the image is read, one line each."""
 
     @property
     def grid(self) -> Grid:
-        """Return the grid as the header gives it. Raises DataError naming the file."""
+        """Return the grid that the header gives. Raises DataError naming the file."""
 
     def read(self) -> np.ndarray:
         """Return finite real numbers (i, j, k), rescaled as the header says. Raises DataError."""
 
 
 def check_volume(shape: Sequence[int], place: object) -> None:
-    """Raise DataError for a size that the header gives, before a voxel is read."""
+    """Raise DataError if the header asks for no voxels, or for more than `LARGEST_VOLUME`."""
+    # Python integers cannot overflow, as the product of NumPy's integers could.
     voxels = 1
     for side in shape:
         voxels *= max(0, int(side))
@@ -62,14 +63,14 @@ def check_finite(voxels: np.ndarray, place: object) -> None:
 
 
 def is_plausible(sides: np.ndarray) -> bool:
-    """Return True if a voxel of these sides in mm can be one of a scan."""
+    """Return True if a scan can have voxels with these sides in mm."""
     return bool(((sides >= SMALLEST_SIDE) & (sides <= LARGEST_SIDE)).all())
 
 
 def volume_index(volume: int | None, count: int, place: object) -> int:
-    """Return the index from 0 of the volume to read, of `count` in a file.
+    """Return the index of the volume to read, from 0, in a file of `count` volumes.
 
-    `volume` is the number that the request gives, from 1, or None. Raises DataError naming `place`.
+    `volume` is the number in the request, from 1, or None. Raises DataError naming `place`.
     """
     if count == 1 and volume not in (None, 1):
         raise DataError(f"{place}: holds one volume, and no volume {volume}; leave volume out")
@@ -84,7 +85,7 @@ def volume_index(volume: int | None, count: int, place: object) -> int:
 
 
 def spans_volume(affine: np.ndarray) -> bool:
-    """Return True if the columns of a finite affine enclose a volume."""
+    """Return True if an affine is finite and its columns enclose a volume."""
     sides = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not sides.all():
         return False
@@ -100,8 +101,8 @@ def check_shear(affine: np.ndarray, place: object) -> str:
     off = float(np.degrees(np.arcsin(min(1.0, np.abs(cosines.T @ cosines - np.eye(3)).max()))))
     if off > LARGEST_SHEAR:
         raise DataError(
-            f"{place}: its axes are {off:.0f} degrees from perpendicular; at most {LARGEST_SHEAR:g} are read; "
-            "resample it to a straight grid"
+            f"{place}: its axes are {off:.0f} degrees from perpendicular; "
+            f"at most {LARGEST_SHEAR:g} are read; resample it to a straight grid"
         )
     if off < 0.5:
         return ""

@@ -1,9 +1,9 @@
-"""DICOM: the volumes of all series below a folder, and of a single file.
+"""DICOM volumes of all series below a folder, and of a single file.
 
-Every file's header is read once. Its frames, whether files of one slice or items of enhanced
-objects, are grouped to series, wherever in the folder they lie, and a series is split into volumes.
-A fault of one file is a fault of its series alone: it is raised when that series is read, and other
-series can be chosen.
+Every file's header is read once. Frames are files of one slice, or items of enhanced objects. They
+are grouped to series, wherever in the folder they lie, and a series is split into volumes. A fault
+of one file is a fault of its series alone. It is raised when that series is read, and other series
+can be chosen.
 """
 
 import os
@@ -31,7 +31,7 @@ from brainseg.data.imageio.dicom_pixels import CONVERT, read_values
 from brainseg.data.imageio.dicom_volumes import FrameGroup, split_series
 from brainseg.data.imageio.grid import Grid
 
-# What pydicom raises for pixels that it cannot decode.
+# Exceptions of pydicom for pixels that it cannot decode.
 DECODE_ERRORS = (*PARSE_ERRORS, RuntimeError)
 
 
@@ -40,12 +40,12 @@ class DicomVolume:
     """An `ImageVolume` of a DICOM series."""
 
     group: FrameGroup
-    # The files that hold the frames, or that could.
+    # The files that hold the frames. For a damaged series, the files that may hold them.
     images: Sequence[ImageFile]
     names: Sequence[str]
-    # From 1, of the volume in its series.
+    # Number of the volume in its series, from 1.
     number: int = 1
-    # Why the series cannot be read, "" if nothing speaks against it.
+    # The reason why the series cannot be read, "" if it can.
     problem: str = ""
 
     @property
@@ -55,7 +55,7 @@ class DicomVolume:
 
     @property
     def modality(self) -> str:
-        """Return the modality, such as MR, and "unknown" if the header does not say."""
+        """Return the modality, such as MR, or "unknown" if the header gives none."""
         return self.images[0].modality
 
     @property
@@ -68,7 +68,7 @@ class DicomVolume:
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return what a user should know about how the volume is read, one line each."""
+        """Return remarks on how the volume is read, one line each."""
         notes, frames = [self._shear_note], self.group.frames
         if self.modality != "MR":
             notes.append(f"DICOM modality {self.modality}, not MR")
@@ -93,7 +93,7 @@ class DicomVolume:
 
     @property
     def _shear_note(self) -> str:
-        """Return a note on a tilted gantry, "" if slices are straight or cannot be read at all."""
+        """Return a note on a tilted gantry, "" if slices are straight or cannot be read."""
         try:
             affine = self.grid.affine[:3, :3]
         except DataError:
@@ -106,7 +106,7 @@ class DicomVolume:
 
     @cached_property
     def _frames_and_grid(self) -> tuple[Sequence[Frame], Grid]:
-        """Return the frames along the normal, and their grid. Raises DataError."""
+        """Return the frames in their order along the normal, and their grid. Raises DataError."""
         for problem in (self.problem, self.group.problem):
             if problem:
                 raise DataError(problem)
@@ -135,12 +135,12 @@ class DicomVolume:
                 with parsing():
                     dataset = read_pixels(image.path)
                     assert image.form is not None, "a file without pixels has a problem"
-                    for frame, values, padded in read_values(
+                    for frame, values, frame_padding in read_values(
                         image.path, dataset, image.form, chosen
                     ):
                         volume[slices[frame]] = values
-                        if padded is not None:
-                            padding[slices[frame]] = padded
+                        if frame_padding is not None:
+                            padding[slices[frame]] = frame_padding
             except DataError:
                 raise
             except (OSError, *DECODE_ERRORS) as error:
@@ -151,21 +151,26 @@ class DicomVolume:
             count = int((~np.isfinite(volume)).sum())
             raise DataError(f"{self.place}: {count:,} voxels are NaN or infinite")
         if padding.any():
-            rest = volume[~padding]
-            volume[padding] = min(rest.min(), 0) if rest.size else 0
+            # Padding becomes background, which is 0 or a lower measured value.
+            measured = volume[~padding]
+            volume[padding] = min(measured.min(), 0) if measured.size else 0
         return volume.transpose(2, 1, 0)
 
     @property
     def _dtype(self) -> np.dtype:
-        """Return the type that holds all values: the stored one, or a float if any is rescaled."""
-        stored = np.result_type(*(image.form.dtype for image in self.images if image.form))
+        """Return the type of all values, which is a float type if any frame is rescaled."""
+        stored_type = np.result_type(*(image.form.dtype for image in self.images if image.form))
         if not any(frame.is_rescaled for frame in self.group.frames):
-            return stored
-        return np.dtype(np.float32 if stored.itemsize <= 2 or stored == np.float32 else np.float64)
+            return stored_type
+        # A float32 holds integers of up to 24 bits exactly.
+        is_small = stored_type.itemsize <= 2 or stored_type == np.float32
+        return np.dtype(np.float32 if is_small else np.float64)
 
 
 def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
-    """Return the volumes of all DICOM series in `folder` and below it, and lines on other files.
+    """Return the volumes of all DICOM series in or below `folder`, and one line per other file.
+
+    Files of one folder that are ignored for the same reason share a line.
 
     Raises DataError for a folder that cannot be listed.
     """
@@ -178,20 +183,20 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
         elif content is not None and content.problem and not content.series[2]:
             damaged.append(content)
         elif content is not None:
-            # Series without a UID are told apart by their folders.
+            # Series without a UID are distinguished by their folders.
             by_series[content.series if content.series[2] else (str(path.parent),)].append(content)
     volumes = [
         volume for images in by_series.values() for volume in _volumes_of(images, folder, damaged)
     ]
     problems = [image.problem for image in damaged] + [volume.problem for volume in volumes]
-    return volumes, [*_lines(not_read, folder), *dict.fromkeys(filter(None, problems))]
+    return volumes, [*_describe_ignored(not_read, folder), *dict.fromkeys(filter(None, problems))]
 
 
 def open_file(path: Path, volume: int | None = None) -> DicomVolume:
-    """Return the volume in one file, or the volume of this number, from 1, among several.
+    """Return the volume in a file, or the volume with this number, from 1, among several.
 
-    Raises DataError for a file that holds no image, for several volumes of which none is chosen, and
-    for a number that no volume has.
+    Raises DataError for a file without an image, for several volumes if `volume` is None, and for a
+    number that no volume has.
     """
     content = read_file(path)
     if content is None:
@@ -202,10 +207,12 @@ def open_file(path: Path, volume: int | None = None) -> DicomVolume:
         raise DataError(content.problem)
     volumes = _volumes_of([content], path.parent, [])
     if volume is None and len(volumes) > 1:
-        listed = "; ".join(f"{each.number}: {each.group.detail}" for each in volumes[:12])
-        listed += "; ..." if len(volumes) > 12 else ""
+        details = "; ".join(
+            f"{candidate.number}: {candidate.group.detail}" for candidate in volumes[:12]
+        )
+        details += "; ..." if len(volumes) > 12 else ""
         remedy = f"choose one with volume=N, from 1 to {len(volumes)}"
-        raise DataError(f"{path} holds {len(volumes)} volumes ({listed}); {remedy}")
+        raise DataError(f"{path} holds {len(volumes)} volumes ({details}); {remedy}")
     return volumes[volume_index(volume, len(volumes), path)]
 
 
@@ -216,8 +223,9 @@ def _files_below(folder: Path) -> list[Path]:
         raise DataError(f"{error.filename} cannot be listed ({error.strerror})") from error
 
     paths = []
-    for parent, below, names in os.walk(folder, onerror=refuse):
-        below.sort()
+    for parent, subfolders, names in os.walk(folder, onerror=refuse):
+        # os.walk visits the subfolders in the order of this list.
+        subfolders.sort()
         paths += [Path(parent) / name for name in sorted(names)]
     return [path for path in paths if path.is_file()]
 
@@ -225,10 +233,10 @@ def _files_below(folder: Path) -> list[Path]:
 def _volumes_of(
     images: Sequence[ImageFile], root: Path, damaged: Sequence[ImageFile]
 ) -> list[DicomVolume]:
-    """Return the volumes of one series. Files that are `damaged` could belong to it."""
+    """Return the volumes of one series, with a problem if a damaged file may belong to it."""
     folders = {image.path.parent for image in images}
-    faulty = [*images, *(image for image in damaged if image.path.parent in folders)]
-    problem = next((image.problem for image in faulty if image.problem), "")
+    candidates = [*images, *(image for image in damaged if image.path.parent in folders)]
+    problem = next((image.problem for image in candidates if image.problem), "")
     instances = {frame: image.instance for image in images for frame in image.frames}
     try:
         groups = split_series(list(instances), instances) if not problem else [FrameGroup(())]
@@ -255,8 +263,8 @@ def _names(images: Sequence[ImageFile], root: Path, detail: str, label: str) -> 
     return [name if name.isprintable() else ascii(name) for name in names if name]
 
 
-def _lines(not_read: Sequence[LeftAside], root: Path) -> list[str]:
-    """Return a line for the files of each folder that are left aside for one reason."""
+def _describe_ignored(not_read: Sequence[LeftAside], root: Path) -> list[str]:
+    """Return one line for all files of a folder that are ignored for the same reason."""
     by_reason = defaultdict(list)
     for file in not_read:
         by_reason[file.path.parent, file.reason].append(os.path.relpath(file.path, root))

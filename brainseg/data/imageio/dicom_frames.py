@@ -1,8 +1,8 @@
-"""Frames of a DICOM file: position, spacing, rescaling and acquisition of each image plane.
+"""Frames of a DICOM file, each with its position, spacing, rescaling and acquisition.
 
-A file of one slice gives one frame. An enhanced multi-frame object gives one per item of its
-functional groups, whose values may differ from frame to frame. Both are the same `Frame` to all
-further code.
+A file of one slice gives one frame. An enhanced multi-frame object gives one frame per item of its
+functional groups, whose values may differ from frame to frame. All other modules use the same
+`Frame` for both.
 """
 
 import math
@@ -15,8 +15,9 @@ from pydicom.dataset import Dataset
 
 from brainseg.core.errors import DataError
 
-# Attributes in which several volumes of one series may differ, in the order in which they are
-# tried: label, unit, keyword in a file of one slice, sequence and keyword in an enhanced object.
+# Attributes that may distinguish the volumes of one series, in the order in which they are tried.
+# Each has a label, a unit, a keyword in files of one slice, and a sequence and a keyword in
+# enhanced objects.
 ATTRIBUTES = (
     ("stack", "", "", "FrameContentSequence", "StackID"),
     ("image type", "", "ImageType", "MRImageFrameTypeSequence", "FrameType"),
@@ -49,7 +50,7 @@ ATTRIBUTES = (
     ),
     ("acquisition", "", "AcquisitionNumber", "FrameContentSequence", "FrameAcquisitionNumber"),
 )
-# Where a legacy converted object keeps the attributes that have no functional group.
+# Sequences of a legacy converted object for the attributes that have no functional group.
 CONVERTED = (
     "UnassignedPerFrameConvertedAttributesSequence",
     "UnassignedSharedConvertedAttributesSequence",
@@ -60,31 +61,31 @@ POSITION, ORIENTATION = "ImagePositionPatient", "ImageOrientationPatient"
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Header of one two-dimensional image. Positions are DICOM's: LPS, in mm."""
+    """Header of one two-dimensional image. Positions are DICOM's LPS coordinates in mm."""
 
     path: Path
-    # From 0, of the frame in the file.
+    # Index of the frame in the file, from 0.
     index: int
     # True if an item of functional groups describes the frame.
     is_multiframe: bool
-    # Pixels along (i, j): columns and rows of the image.
+    # Pixels along (i, j), which are the columns and the rows of the image.
     shape: tuple[int, int]
-    # (3,) centre of the first pixel.
+    # Centre of the first pixel, (3,).
     position: tuple[float, ...] | None
-    # (6,) unit vectors along i and along j.
+    # Unit vectors along i and along j, (6,).
     orientation: tuple[float, ...] | None
-    # (2,) mm between neighbours along i and along j.
+    # Distances in mm between neighbours along i and along j, (2,).
     spacing: tuple[float, ...] | None
-    # Millimetres.
+    # Thickness of the slice in mm.
     thickness: float | None
     slope: float
     intercept: float
-    # From a label of ATTRIBUTES to the value as text.
+    # Values as text by the labels of ATTRIBUTES.
     attributes: Mapping[str, str]
 
     @property
     def is_rescaled(self) -> bool:
-        """Return True if values differ from the stored ones."""
+        """Return True if the values differ from the stored values."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
 
@@ -120,7 +121,7 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Return an attribute as text without surrounding blanks, several values as a/b."""
+    """Return an attribute as text without surrounding blanks. Several values are joined as a/b."""
     value = dataset.get(keyword)
     if value is None:
         return ""
@@ -128,7 +129,7 @@ def text(dataset: Dataset, keyword: str) -> str:
 
 
 def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) -> Frame:
-    """Return one frame. Of `groups`, those of the frame come before the shared ones."""
+    """Return one frame. In `groups`, the frame's own groups come before the shared groups."""
     try:
         spacing = numbers(_holder(dataset, groups, MEASURES), "PixelSpacing", 2)
         is_usable = spacing is not None and min(spacing) > 0
@@ -158,7 +159,7 @@ def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) 
 
 
 def _orientation(holder: Dataset) -> tuple[float, ...] | None:
-    """Return the directions along i and j with unit length. Raises DataError."""
+    """Return the directions along i and j with unit length, None if absent. Raises DataError."""
     directions = numbers(holder, ORIENTATION, 6)
     if directions is None:
         return None
@@ -171,8 +172,8 @@ def _orientation(holder: Dataset) -> tuple[float, ...] | None:
 
 
 def _attributes(dataset: Dataset, groups: Sequence[Dataset]) -> Mapping[str, str]:
-    """Return what may tell this frame from one of another volume at the same place."""
-    # A converted object repeats the attributes of single slices. Files of one slice hold them.
+    """Return the attributes that may distinguish this frame from other frames at its place."""
+    # A converted object repeats the attributes of files of one slice, under the same keywords.
     converted = [item for group in groups for name in CONVERTED for item in _items(group, name)[:1]]
     values = {}
     for label, unit, keyword, sequence, enhanced_keyword in ATTRIBUTES:
@@ -192,13 +193,13 @@ def _gradient(groups: Sequence[Dataset]) -> str:
     """Return the direction of the diffusion gradient, which lies one sequence deeper."""
     for group in groups:
         for item in _items(group, "MRDiffusionSequence")[:1]:
-            for deeper in _items(item, "DiffusionGradientDirectionSequence")[:1]:
-                return text(deeper, "DiffusionGradientOrientation")
+            for direction in _items(item, "DiffusionGradientDirectionSequence")[:1]:
+                return text(direction, "DiffusionGradientOrientation")
     return ""
 
 
 def _holder(dataset: Dataset, groups: Sequence[Dataset], sequence: str) -> Dataset:
-    """Return the item that holds an attribute: the frame's, the shared one, or the header."""
+    """Return the item that holds an attribute, in the functional groups or in the header."""
     for group in groups:
         if items := _items(group, sequence):
             return items[0]
@@ -206,15 +207,17 @@ def _holder(dataset: Dataset, groups: Sequence[Dataset], sequence: str) -> Datas
 
 
 def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Return the items of a sequence, none if the dataset does not contain it."""
     return dataset.get(keyword) or []
 
 
 def _is_single(value: object) -> bool:
+    """Return True for a single value, False for several values of one attribute."""
     return isinstance(value, str | bytes | int | float) or not isinstance(value, Sequence)
 
 
 def _short_text(value: str) -> str:
-    """Return a printable text of at most 64 characters, without zeros behind a decimal."""
+    """Return a printable text of at most 64 characters, without trailing zeros of decimals."""
     with suppress(ValueError):
         value = f"{float(value):.6g}"
     value = value if value.isprintable() else ascii(value)

@@ -1,4 +1,4 @@
-"""Grid of a DICOM stack, from the positions that the header gives for each slice."""
+"""Grid of a DICOM stack, computed from the position of each slice in its header."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,10 @@ from brainseg.data.imageio.dicom_frames import Frame
 from brainseg.data.imageio.dicom_volumes import normal_of
 from brainseg.data.imageio.grid import PLANES, Grid
 
-# Share of the distance between slices by which a single distance, and a place, may differ.
+# Largest deviations of a single distance and of a slice's position, as fractions of the usual
+# distance between slices.
 UNEVEN, DISPLACED = 0.1, 0.25
-# Degrees. A gantry is tilted by at most 30.
+# Degrees. A gantry is tilted by at most 30 degrees.
 LARGEST_SHEAR = 45.0
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -19,8 +20,8 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def stack(frames: Sequence[Frame], place: str) -> tuple[list[Frame], Grid]:
     """Return the frames in the order of their positions along the normal, and their grid.
 
-    `frames` have one orientation and lie at different places. Raises DataError, naming `place`, for
-    slices that are unevenly spaced or of unknown position. A tilted gantry gives a sheared grid.
+    `frames` have one orientation and lie at different places. A tilted gantry gives a sheared grid.
+    Raises DataError, naming `place`, for unevenly spaced slices and for slices of unknown position.
     """
     normal = normal_of(frames[0])
     has_positions = normal is not None and all(frame.position is not None for frame in frames)
@@ -57,7 +58,10 @@ def shear(step: np.ndarray, normal: np.ndarray) -> float:
 
 
 def _single_slice(frame: Frame, normal: np.ndarray | None, place: str) -> Grid:
-    """Return the grid of a slice alone, whose thickness is not a distance between slices."""
+    """Return the grid of a single slice. Its thickness is not a distance between slices.
+
+    Raises DataError for a slice that is not axial.
+    """
     if normal is not None and (axis := int(np.argmax(np.abs(normal)))) != 2:
         rule = f"a single {PLANES[axis]} slice, and the network takes axial slices"
         raise DataError(f"{place}: {rule}. Give the whole series")
@@ -82,7 +86,7 @@ def _affine(frame: Frame, origin: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def _check_distances(frames: Sequence[Frame], distances: np.ndarray, place: str) -> None:
-    """Raise DataError, naming distances and slices, unless all distances are about equal."""
+    """Raise DataError, naming the slices, unless all distances are about equal."""
     usual = float(np.median(distances))
     furthest = int(np.argmax(np.abs(distances - usual)))
     if abs(distances[furthest] - usual) <= UNEVEN * usual:
@@ -93,6 +97,6 @@ def _check_distances(frames: Sequence[Frame], distances: np.ndarray, place: str)
     ]
     raise DataError(
         f"{place}: slices are {distances[furthest]:.2f} mm apart between {names[0]} and "
-        f"{names[1]}, and {usual:.2f} mm elsewhere. A slice is missing, or they are unevenly spaced; "
-        "copy the series again, or save it as NIfTI with even spacing"
+        f"{names[1]}, and {usual:.2f} mm elsewhere. A slice is missing, or they are unevenly "
+        "spaced; copy the series again, or save it as NIfTI with even spacing"
     )

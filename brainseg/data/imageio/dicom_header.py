@@ -1,4 +1,4 @@
-"""Header of one DICOM file, read without its pixels: an image, or the reason why it is none."""
+"""Header of one DICOM file, read without its pixels."""
 
 import logging
 import struct
@@ -21,7 +21,7 @@ from brainseg.data.imageio import dicom_pixels
 from brainseg.data.imageio.base import LARGEST_VOLUME, check_volume
 from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame, read_frames, text
 
-# A damaged or hostile file makes pydicom raise any of these. An OSError is not among them.
+# Exceptions of pydicom for damaged or hostile files. OSError is handled separately.
 PARSE_ERRORS = (
     InvalidDicomError,
     BytesLengthException,
@@ -72,7 +72,7 @@ TAGS = (
     "DoubleFloatPixelData",
     *{keyword for _, _, keyword, *_ in ATTRIBUTES if keyword},
 )
-# Modalities whose objects may have pixels, but not those of a scan.
+# Modalities whose objects may have pixels, but are no scans.
 NO_SCANS = {
     "SEG": "a segmentation",
     "RTDOSE": "a radiation dose",
@@ -103,9 +103,9 @@ class ImageFile:
     """A DICOM file that holds an image, or that is too damaged to say what it holds."""
 
     path: Path
-    # Why the series of the file cannot be read, "" if it can.
+    # The reason why the series of the file cannot be read, "" if it can.
     problem: str = ""
-    # Patient, study and series, "" for what was not read.
+    # IDs of patient, study and series, "" where the header was not read.
     series: tuple[str, ...] = ("", "", "")
     # SOP Instance UID.
     instance: str = ""
@@ -118,10 +118,10 @@ class ImageFile:
 
 
 def read_file(path: Path) -> ImageFile | LeftAside | None:
-    """Return the header of `path`, None if the file neither is nor claims to be DICOM.
+    """Return the header of `path`, None if neither its content nor its name is DICOM.
 
-    Whatever is wrong with the file becomes the `problem` of an `ImageFile`, so that the other files
-    of a folder can be read.
+    A fault of the file becomes the `problem` of an `ImageFile`, so that the other files of a folder
+    can be read.
     """
     try:
         with path.open("rb") as stream:
@@ -133,7 +133,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
         return ImageFile(path, _damage_message(path)) if _claims_to_be_dicom(path, start) else None
     try:
         with parsing(), path.open("rb") as stream:
-            # A deflated file is inflated as a whole, and its length says nothing of its pixels.
+            # A deflated file is inflated as a whole. Its length says nothing about its pixels.
             is_deflated = has_preamble and _is_deflated(path)
             dataset = pydicom.dcmread(
                 stream, force=True, stop_before_pixels=not is_deflated, specific_tags=list(TAGS)
@@ -144,7 +144,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
     except DataError as error:
         return ImageFile(path, str(error))
     except (OSError, *PARSE_ERRORS) as error:
-        # An OSError without the system's reason is pydicom's, for a sequence that ends too early.
+        # pydicom raises an OSError without the system's reason for a sequence that ends too early.
         reason = getattr(error, "strerror", None)
         return ImageFile(
             path, f"{path} cannot be read ({reason})" if reason else _damage_message(path)
@@ -152,7 +152,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
 
 
 def read_pixels(path: Path) -> FileDataset:
-    """Return the part of a file that pixels are decoded from. Raises OSError, PARSE_ERRORS."""
+    """Return the elements needed to decode the pixels of a file. Raises OSError, PARSE_ERRORS."""
     dataset = pydicom.dcmread(path, force=True, specific_tags=list(dicom_pixels.TAGS))
     dataset.file_meta.TransferSyntaxUID = dicom_pixels.syntax_of(dataset)
     return dataset
@@ -165,7 +165,7 @@ def parsing() -> Iterator[None]:
     level = logger.level
     with config.disable_value_validation(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Failures of its decoders are logged with a traceback, besides the error that is raised.
+        # pydicom logs a traceback for every failed decoder, besides raising an error.
         logger.setLevel(logging.CRITICAL)
         try:
             yield
@@ -174,7 +174,7 @@ def parsing() -> Iterator[None]:
 
 
 def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | LeftAside:
-    """Return a parsed file as an image or as the reason why it is none. Raises DataError."""
+    """Return a parsed file as an image, or with the reason why it is none. Raises DataError."""
     sop_class = uid.UID(text(dataset, "SOPClassUID"))
     media_class = dataset.file_meta.get("MediaStorageSOPClassUID")
     modality = text(dataset, "Modality")
@@ -193,7 +193,7 @@ def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | Le
     )
     colours = text(dataset, "PhotometricInterpretation")
     if not (dataset.get("Rows") and dataset.get("Columns") and colours):
-        # A spectrum has rows and columns, too. An image without them was cut.
+        # A spectrum has rows and columns, too. An image that lacks them is truncated.
         if sop_class and not sop_class.name.endswith("Image Storage"):
             return LeftAside(path, f"an object without an image ({_printable(sop_class.name)})")
         rule = "has no image: it is truncated, or its pixels were removed"
@@ -230,7 +230,8 @@ def _is_deflated(path: Path) -> bool:
         return False
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     with path.open("rb") as stream:
-        # The group's length counts from the element behind it: preamble, magic and 12 bytes.
+        # The group's length counts from the end of its element, which lies behind the preamble
+        # (128 bytes), the mark DICM (4 bytes) and the element itself (12 bytes).
         stream.seek(144 + int(meta.FileMetaInformationGroupLength))
         while piece := inflater.unconsumed_tail or stream.read(2**20):
             size += len(inflater.decompress(piece, 2**20))
@@ -245,17 +246,19 @@ def _begins_like_a_dataset(start: bytes) -> bool:
 
 
 def _claims_to_be_dicom(path: Path, start: bytes) -> bool:
-    """Return True if a file that does not begin as DICOM is named like it or is empty."""
+    """Return True if a file that does not begin as DICOM has a DICOM name or is empty."""
     if path.name.startswith("."):
-        # Such as the companions that macOS leaves beside copied files.
+        # macOS leaves hidden companions beside copied files.
         return False
     has_no_format = not path.suffix or path.suffix[1:].isdecimal()
     return path.suffix.lower() in SUFFIXES or (has_no_format and not start.strip(b"\0"))
 
 
 def _damage_message(path: Path) -> str:
+    """Return the message for a file that cannot be parsed."""
     return f"{path} is damaged or no DICOM file. Copy it again from its source, or remove it"
 
 
 def _printable(value: str) -> str:
+    """Return a printable text of at most 100 characters."""
     return (value if value.isprintable() else ascii(value))[:100]

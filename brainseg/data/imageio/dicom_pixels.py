@@ -1,4 +1,4 @@
-"""Pixels of a DICOM file: whether the file holds them all, and their values after decoding."""
+"""Pixels of a DICOM file: a check that all of them are present, and their decoded values."""
 
 import math
 import struct
@@ -41,7 +41,7 @@ TAGS = (
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
-# Tags of the element with the pixels.
+# Tags of the elements that may hold the pixels.
 FLOAT, DOUBLE, INTEGER = 0x7FE00008, 0x7FE00009, 0x7FE00010
 # The length of an element that ends with a delimiter, such as compressed pixels.
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -53,17 +53,17 @@ class PixelFormat:
     """Storage of the pixels of a file."""
 
     syntax: UID
-    # The type of the stored values.
+    # Type of the stored values.
     dtype: np.dtype
     bits_stored: int
     # True for MONOCHROME1, where the highest stored value is the darkest.
     is_inverted: bool
-    # The lowest and the highest stored value that is no measurement.
+    # Lowest and highest stored value that stands for padding, None without padding.
     padding: tuple[float, float] | None
 
 
 def syntax_of(dataset: FileDataset) -> UID:
-    """Return the transfer syntax, inferred if the file has no meta information."""
+    """Return the transfer syntax. Without meta information, it is inferred from the encoding."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax:
         return UID(syntax)
@@ -74,19 +74,18 @@ def syntax_of(dataset: FileDataset) -> UID:
 
 
 def read_format(path: Path, dataset: FileDataset, stream: BinaryIO, count: int) -> PixelFormat:
-    """Return how `path` stores `count` frames, after a check that all of their bytes are there.
+    """Return the format of the pixels of `count` frames, and check that no byte is missing.
 
-    `stream` is at the element with the pixels. If the file is deflated, `dataset` has this element.
-    Raises DataError naming the file.
+    `stream` is at the element with the pixels. For a deflated file, `dataset` contains this
+    element. Raises DataError naming the file.
     """
-    bits, stored = (
-        int(dataset.BitsAllocated),
-        int(dataset.get("BitsStored") or dataset.BitsAllocated),
-    )
+    bits = int(dataset.BitsAllocated)
+    bits_stored = int(dataset.get("BitsStored") or bits)
     high = dataset.get("HighBit")
-    if bits not in (8, 16, 32, 64) or not 0 < stored <= bits or high not in (None, stored - 1):
+    is_valid = bits in (8, 16, 32, 64) and 0 < bits_stored <= bits
+    if not is_valid or high not in (None, bits_stored - 1):
         raise DataError(
-            f"{path}: {stored} of {bits} bits up to bit {high} are not a way to store pixels"
+            f"{path}: {bits_stored} of {bits} bits up to bit {high} are not a way to store pixels"
         )
     syntax = syntax_of(dataset)
     needed = math.ceil(int(dataset.Rows) * int(dataset.Columns) * count * bits / 8)
@@ -101,53 +100,54 @@ def read_format(path: Path, dataset: FileDataset, stream: BinaryIO, count: int) 
     if dtype.itemsize * 8 != bits:
         raise DataError(f"{path}: BitsAllocated is {bits}, and its pixels are {dtype.name}")
     is_inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    return PixelFormat(syntax, dtype, stored, is_inverted, _padding(dataset, dtype))
+    return PixelFormat(syntax, dtype, bits_stored, is_inverted, _padding(dataset, dtype))
 
 
 def read_values(
     path: Path, dataset: FileDataset, form: PixelFormat, frames: Sequence[Frame]
 ) -> Iterator[tuple[Frame, np.ndarray, np.ndarray | None]]:
-    """Yield each of a file's `frames`, its rescaled values (j, i), and where they are padding.
+    """Yield each of `frames`, its rescaled values (j, i), and the mask of its padding or None.
 
-    Values keep the stored type if nothing rescales them. `dataset` holds the pixels. Raises
-    DataError naming `path`, and what pydicom raises for pixels that cannot be decoded.
+    Values that are not rescaled keep the stored type. `dataset` holds the pixels. Raises DataError
+    naming `path`, and pydicom's exceptions for pixels that cannot be decoded.
     """
     by_index = {frame.index: frame for frame in frames}
     if form.syntax.is_encapsulated:
         _check_codestreams(path, dataset, frames[0], form)
     decoded = 0
-    # All frames are decoded in one pass: to look up single ones walks through the file for each.
-    for index, stored in enumerate(pixels.iter_pixels(dataset, raw=True)):
+    # All frames are decoded in one pass, because decoding a single frame walks through the file.
+    for index, values in enumerate(pixels.iter_pixels(dataset, raw=True)):
         if index not in by_index:
             continue
         frame = by_index[index]
-        if stored.shape != frame.shape[::-1]:
+        if values.shape != frame.shape[::-1]:
             raise DataError(f"{path}: frame {index + 1} has other sizes than the header says")
-        padded = None
+        padding = None
         if form.padding is not None:
-            padded = (stored >= form.padding[0]) & (stored <= form.padding[1])
+            # The header gives padding as stored values, before inversion and rescaling.
+            padding = (values >= form.padding[0]) & (values <= form.padding[1])
         if form.is_inverted:
-            stored = invert_grey_values(stored, form)
+            values = invert_grey_values(values, form)
         if frame.is_rescaled:
-            stored = stored * np.float64(frame.slope) + frame.intercept
+            values = values * np.float64(frame.slope) + frame.intercept
         decoded += 1
-        yield frame, stored, padded
+        yield frame, values, padding
     if decoded < len(frames):
         raise DataError(f"{path}: {decoded} of its {len(frames)} frames can be decoded")
 
 
 def _padding(dataset: FileDataset, dtype: np.dtype) -> tuple[float, float] | None:
-    """Return the range of stored values that stand for no measurement, None if there are none."""
+    """Return the lowest and highest stored value of padding, None if there is no padding."""
     first = numbers(dataset, "PixelPaddingValue", 1)
     if first is None or (first == (0.0,) and dtype.kind == "u"):
-        # An unsigned 0 is background already.
+        # An unsigned 0 is the lowest value, and so background without any treatment.
         return None
     last = numbers(dataset, "PixelPaddingRangeLimit", 1) or first
     return min(first[0], last[0]), max(first[0], last[0])
 
 
 def invert_grey_values(stored: np.ndarray, form: PixelFormat) -> np.ndarray:
-    """Return stored values with the darkest lowest, as in MONOCHROME2."""
+    """Return stored values with the darkest pixel lowest, as in MONOCHROME2."""
     if stored.dtype.kind == "f":
         return -stored
     # The bitwise complement maps the range of a signed or unsigned integer onto itself, reversed.
@@ -189,6 +189,7 @@ def _check_stream(
 
 
 def _check_bytes(path: Path, available: int, needed: int) -> None:
+    """Raise DataError if the file holds fewer bytes of pixels than the header asks for."""
     if available < needed:
         raise DataError(
             f"{path}: truncated: it holds {available:,} of the {needed:,} bytes that its pixels "
@@ -197,7 +198,7 @@ def _check_bytes(path: Path, available: int, needed: int) -> None:
 
 
 def check_decoder(path: Path, syntax: UID) -> None:
-    """Raise DataError naming what to install unless a decoder for `syntax` is installed."""
+    """Raise DataError, naming the package to install, if there is no decoder for `syntax`."""
     try:
         decoder = pixels.get_decoder(syntax)
     except NotImplementedError as error:
@@ -210,7 +211,10 @@ def check_decoder(path: Path, syntax: UID) -> None:
 
 
 def _check_codestreams(path: Path, dataset: FileDataset, frame: Frame, form: PixelFormat) -> None:
-    """Refuse compressed frames that would become larger than the header says. Raises DataError."""
+    """Raise DataError if compressed frames have other sizes than the header says.
+
+    A decoder would allocate as much memory as the compressed frame asks for.
+    """
     offsets = dataset.get("ExtendedOffsetTable"), dataset.get("ExtendedOffsetTableLengths")
     encoded = encaps.generate_frames(
         dataset.PixelData,
@@ -220,7 +224,7 @@ def _check_codestreams(path: Path, dataset: FileDataset, frame: Frame, form: Pix
     expected = frame.shape[0] * frame.shape[1] * form.dtype.itemsize
     for index, codestream in enumerate(encoded):
         if form.syntax == RLELossless:
-            # Run lengths add at most 1 byte to 128, and 64 bytes of header to a frame.
+            # Run-length encoding adds at most 1 byte to 128, and a frame has 64 bytes of header.
             is_plausible = len(codestream) <= expected * 1.1 + 1024
         else:
             is_plausible = codestream_size(codestream) == (*frame.shape, 1)
@@ -230,8 +234,8 @@ def _check_codestreams(path: Path, dataset: FileDataset, frame: Frame, form: Pix
 
 
 def codestream_size(codestream: bytes) -> tuple[int, int, int] | None:
-    """Return columns, rows and samples of a JPEG, JPEG-LS or JPEG 2000 codestream, or None."""
-    # A JPEG 2000 codestream begins with the markers SOC and SIZ, perhaps behind boxes of a file.
+    """Return columns, rows and samples of a JPEG, JPEG-LS or JPEG 2000 codestream, else None."""
+    # A JPEG 2000 codestream begins with the markers SOC and SIZ, perhaps after boxes of a file.
     start = codestream.find(b"\xff\x4f\xff\x51", 0, 4096)
     if 0 <= start <= len(codestream) - 42:
         x_end, y_end, x_start, y_start = struct.unpack_from(">4L", codestream, start + 8)
@@ -239,7 +243,7 @@ def codestream_size(codestream: bytes) -> tuple[int, int, int] | None:
     place = 2
     while place + 10 <= len(codestream) and codestream[place] == 0xFF:
         marker, length = codestream[place + 1], struct.unpack_from(">H", codestream, place + 2)[0]
-        # Start of frame: all of C0 to CF but the tables C4, C8 and CC; F7 is that of JPEG-LS.
+        # Start of frame is any marker from C0 to CF but the tables C4, C8 and CC. JPEG-LS uses F7.
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
             rows, columns, samples = struct.unpack_from(">HHB", codestream, place + 5)
             return columns, rows, samples

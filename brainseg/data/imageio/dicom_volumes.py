@@ -1,8 +1,8 @@
-"""Volumes of a DICOM series: frames grouped by geometry, then by what their headers differ in.
+"""Volumes of a DICOM series, from frames grouped by geometry and then by their attributes.
 
 A series may hold a localizer's three orientations, several echoes, time points or b-values. Frames
-that lie at different places make up one volume, whatever else they differ in. Only where several
-frames lie at one place do their attributes decide which volume each belongs to.
+at different places make up one volume, even if their attributes differ. If several frames lie at
+one place, their attributes decide which volume each of them belongs to.
 """
 
 import os
@@ -18,7 +18,7 @@ from brainseg.data.imageio.grid import PLANES
 
 # Millimetres along the normal of the slices.
 SAME_PLACE = 0.01
-# Orientations and sizes in one series, such as a localizer.
+# Number of orientations and sizes in one series, such as a localizer.
 MOST_GEOMETRIES = 32
 
 
@@ -27,14 +27,14 @@ class FrameGroup:
     """Frames of one volume."""
 
     frames: Sequence[Frame]
-    # How the volume differs from the others of its series, "" if there is no other.
+    # The difference from other volumes of the series in words, "" if there are no others.
     detail: str = ""
-    # Why the frames cannot be one volume, "" if nothing speaks against it.
+    # The reason why the frames cannot be one volume, "" if they can.
     problem: str = ""
 
 
 def split_series(frames: Sequence[Frame], instances: Mapping[Frame, str]) -> list[FrameGroup]:
-    """Return the volumes of a series, in the order of what they differ in.
+    """Return the volumes of a series, sorted by the attributes that distinguish them.
 
     `instances` holds the UID of the file of each frame. Raises DataError for more orientations and
     sizes than a localizer has.
@@ -64,14 +64,14 @@ def geometry_name(frame: Frame) -> str:
 
 
 def normal_of(frame: Frame) -> np.ndarray | None:
-    """Return the unit vector (3,) across a frame, LPS, None if the header does not say."""
+    """Return the unit vector (3,) across a frame in LPS, None without an orientation."""
     if frame.orientation is None:
         return None
     return np.cross(frame.orientation[:3], frame.orientation[3:])
 
 
 def _by_geometry(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return frames grouped by size, orientation and pixel spacing, but for rounding."""
+    """Return frames grouped by size, orientation and pixel spacing, up to rounding errors."""
     groups: list[list[Frame]] = []
     for frame in frames:
         for group in groups:
@@ -115,7 +115,7 @@ def _by_attributes(frames: Sequence[Frame], instances: Mapping[Frame, str]) -> l
 
 
 def _places(frames: Sequence[Frame]) -> dict[Frame, int]:
-    """Return a number per frame: equal for frames that lie at one place along the normal."""
+    """Return a number per frame, equal for frames that lie at one place along the normal."""
     normal = normal_of(frames[0])
     if normal is None or any(frame.position is None for frame in frames):
         return {frame: number for number, frame in enumerate(frames)}
@@ -126,7 +126,7 @@ def _places(frames: Sequence[Frame]) -> dict[Frame, int]:
 
 
 def _separators(frames: Sequence[Frame]) -> dict[str, Callable[[Frame], str]]:
-    """Return what may tell volumes apart: a label, and a function that gives a frame's value."""
+    """Return functions of a frame whose values may distinguish volumes, by label."""
 
     def attribute(label: str) -> Callable[[Frame], str]:
         return lambda frame: frame.attributes.get(label, "")
@@ -134,7 +134,7 @@ def _separators(frames: Sequence[Frame]) -> dict[str, Callable[[Frame], str]]:
     shared = os.path.commonpath([frame.path.parent for frame in frames])
     by_label = {label: attribute(label) for label, *_ in ATTRIBUTES}
     by_label["folder"] = lambda frame: os.path.relpath(frame.path.parent, shared)
-    # Each single slice is a file. Only the files of multi-frame objects may be volumes.
+    # Each single slice is a file, so only the files of multi-frame objects may be volumes.
     by_label["file"] = lambda frame: frame.path.name if frame.is_multiframe else ""
     return by_label
 
@@ -142,7 +142,7 @@ def _separators(frames: Sequence[Frame]) -> dict[str, Callable[[Frame], str]]:
 def _separate(
     group: FrameGroup, places: Mapping[Frame, int], label: str, value_of: Callable[[Frame], str]
 ) -> list[FrameGroup]:
-    """Return the parts of a group by one attribute, or the group if it separates nothing."""
+    """Return the parts of a group by one attribute, or the group if nothing is separated."""
     by_place = defaultdict(list)
     by_value = defaultdict(list)
     for frame in group.frames:
@@ -153,7 +153,7 @@ def _separate(
     if len(by_value) > most or all(len(set(values)) == 1 for values in by_place.values()):
         return [group]
     parts = []
-    for value in sorted(by_value, key=_numerically):
+    for value in sorted(by_value, key=_numeric_key):
         detail = ", ".join(filter(None, (group.detail, f"{label} {value or 'unknown'}")))
         parts.append(FrameGroup(by_value[value], detail))
     return parts
@@ -171,7 +171,7 @@ def _by_order(
         return [group]
     is_object = len({frame.path for frame in group.frames}) == 1
     if is_object and len(counts) == 1:
-        # One object's frames have an order of their own, which numbers the volumes.
+        # The frames of one object have an order, which numbers the volumes.
         ordered = zip(*by_place.values(), strict=True)
         details = (f"{group.detail}, " if group.detail else "") + "repetition"
         return [FrameGroup(part, f"{details} {number}") for number, part in enumerate(ordered, 1)]
@@ -180,7 +180,7 @@ def _by_order(
 
 
 def _repetition(first: Frame, second: Frame, instances: Mapping[Frame, str]) -> str:
-    """Return a sentence that names two frames at one place."""
+    """Return a message on two frames at one place."""
     if first.path == second.path:
         both = f"frames {first.index + 1} and {second.index + 1} of {first.path}"
     else:
@@ -190,7 +190,7 @@ def _repetition(first: Frame, second: Frame, instances: Mapping[Frame, str]) -> 
     return f"{both} lie at one place, and nothing in their headers tells two volumes apart"
 
 
-def _numerically(value: str) -> tuple[bool, float, str]:
+def _numeric_key(value: str) -> tuple[bool, float, str]:
     """Return a key that sorts "9 ms" before "12 ms"."""
     try:
         return False, float(value.split(" ")[0]), value

@@ -1,8 +1,8 @@
-"""What a file is by its first bytes, and how to convert the formats that are not read."""
+"""Formats that are recognised by a file's first bytes but not read, and how to convert them."""
 
 from pathlib import Path
 
-# (place in the file, bytes that stand there, name of the format, remedy)
+# Place in the file, bytes at this place, name of the format, remedy.
 UNREADABLE = (
     (0, b"CDF", "MINC", "convert it to NIfTI with mnc2nii or nibabel"),
     (
@@ -60,19 +60,21 @@ BY_SUFFIX = {
 # MINC 2 and MATLAB 7.3 are HDF5 files; weights and NumPy's archives are zip archives.
 CONTAINERS = ("HDF5", "a zip archive")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # 348, the header's length, in both orders of bytes
+# The length of the header, 348, in both byte orders.
+ANALYZE = (b"\x5c\x01\0\0", b"\0\0\x01\x5c")
 
 
 def unreadable_reason(path: Path, start: bytes) -> tuple[str, str]:
-    """Return the name of a file's format, which no reader knows, and the remedy; "" if it has none."""
+    """Return the name of a file's unreadable format and the remedy, "" and "" if it is unknown."""
     for offset, mark, name, remedy in UNREADABLE:
         if start[offset : offset + len(mark)] == mark:
+            # The suffix tells which format is stored in a container.
             if name in CONTAINERS:
                 return BY_SUFFIX.get(path.suffix.lower(), (name, remedy))
             return name, remedy
     if start[:4] in ANALYZE and len(start) >= 348:
         return (
-            "Analyze 7.5, which does not say left from right",
+            "Analyze 7.5, which does not distinguish left from right",
             "convert it to NIfTI with nibabel, and check the sides",
         )
     name, remedy = BY_SUFFIX.get(path.suffix.lower(), ("", ""))

@@ -1,4 +1,4 @@
-"""FreeSurfer's MGH and MGZ with nibabel: one sequence in a file, packed or not."""
+"""Reader of FreeSurfer's MGH and MGZ files with nibabel, compressed or not."""
 
 import math
 from collections.abc import Sequence
@@ -21,13 +21,15 @@ from brainseg.data.imageio.base import (
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.imageio.streams import check_length, read_at, read_start
 
-HEADER, FIRST_VOXEL = 90, 284  # bytes
+# Bytes of the header that are read, and the place of the first voxel.
+HEADER, FIRST_VOXEL = 90, 284
+# Types of voxels by the code in the header.
 TYPES = {0: "uint8", 1: "int32", 3: "float32", 4: "int16", 10: "uint16"}
 
 
 @dataclass(frozen=True)
 class MghVolume:
-    """One sequence in one file; of a file of several frames the one with number `volume`, from 1."""
+    """An `ImageVolume` of a file, or of its frame with number `volume`, from 1."""
 
     path: Path
     volume: int | None = None
@@ -42,7 +44,8 @@ class MghVolume:
 
     @cached_property
     def header(self) -> MGHHeader:
-        """Return the header; its footer holds no position. Raises DataError."""
+        """Return the header. Raises DataError."""
+        # The footer of the file is not read, because it holds no position.
         start = read_start(self.path, HEADER)
         if len(start) < HEADER:
             raise DataError(f"{self.path}: truncated within its header; copy or download it again")
@@ -55,6 +58,7 @@ class MghVolume:
 
     @cached_property
     def grid(self) -> Grid:
+        """Return the grid that the header gives. Raises DataError naming the file."""
         header = self.header
         *sides, frames = (int(side) for side in header["dims"])
         i, j, k = sides
@@ -68,11 +72,13 @@ class MghVolume:
                 f"{self.path}: its header maps voxels to no volume; set its direction cosines anew"
             )
         check_shear(affine, self.path)
-        known = bool(header["goodRASFlag"]) and is_plausible(np.linalg.norm(affine[:3, :3], axis=0))
-        return Grid((i, j, k), affine, known, bool(header["goodRASFlag"]))
+        has_orientation = bool(header["goodRASFlag"])
+        spacing_known = has_orientation and is_plausible(np.linalg.norm(affine[:3, :3], axis=0))
+        return Grid((i, j, k), affine, spacing_known, has_orientation)
 
     @property
     def notes(self) -> Sequence[str]:
+        """Return remarks on how the image is read, one line each."""
         notes = [check_shear(self.grid.affine, self.path)]
         if not self.grid.orientation_known:
             notes.append(
@@ -83,6 +89,7 @@ class MghVolume:
         return tuple(filter(None, notes))
 
     def read(self) -> np.ndarray:
+        """Return finite real numbers (i, j, k). Raises DataError."""
         size = math.prod(self.grid.shape) * self._type.itemsize
         content = read_at(self.path, FIRST_VOXEL + ((self.volume or 1) - 1) * size, size)
         voxels = np.frombuffer(content, self._type).reshape(self.grid.shape, order="F")

@@ -1,4 +1,4 @@
-"""Headers of NIfTI-1 and NIfTI-2: which class reads one, and the two files of a pair."""
+"""Headers of NIfTI-1 and NIfTI-2, and the two files of a pair of .hdr and .img."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from nibabel.wrapstruct import WrapStructError
 from brainseg.core.errors import DataError
 from brainseg.data.imageio.streams import read_start
 
-Header = nibabel.Nifti1Header  # NIfTI-2 headers are a subclass
+# Headers of NIfTI-2 are a subclass.
+Header = nibabel.Nifti1Header
 PAIR = {".hdr": ".img", ".img": ".hdr"}
 
 
@@ -27,7 +28,7 @@ def read_header(path: Path) -> Header:
 
 
 def header_class_of(start: bytes) -> type[Header] | None:
-    """Return the class of header that a file with these first bytes has, None if it is no NIfTI."""
+    """Return the header class of a file with these first bytes, None if it is no NIfTI file."""
     if start[344:347] in (b"n+1", b"ni1"):
         return nibabel.Nifti1Header
     if start[4:7] in (b"n+2", b"ni2"):
@@ -36,7 +37,7 @@ def header_class_of(start: bytes) -> type[Header] | None:
 
 
 def has_suffix(path: Path) -> bool:
-    """Return True if a file is named like NIfTI, packed or not, in whatever case."""
+    """Return True if a file has the suffix of NIfTI in any case, compressed or not."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
     return name.endswith((".nii", *PAIR))
 
@@ -50,16 +51,16 @@ def has_header_beside(path: Path) -> bool:
 
 
 def pair_suffix(path: Path) -> str:
-    """Return .hdr or .img, also of .hdr.gz, in lower case; "" for a single file."""
+    """Return .hdr or .img in lower case, also for .hdr.gz, and "" for a single file."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".bz2")
     return name[-4:] if name[-4:] in PAIR else ""
 
 
 def partner(path: Path) -> Path:
-    """Return the other file of a pair, whatever the case of its suffix. Raises DataError."""
+    """Return the other file of a pair, with its suffix in any case. Raises DataError."""
     stem = path.name[: path.name.lower().rindex(pair_suffix(path))]
-    wanted = stem + PAIR[pair_suffix(path)]
+    partner_name = stem + PAIR[pair_suffix(path)]
     for other in sorted(path.parent.iterdir()):
-        if other.name.lower().removesuffix(".gz").removesuffix(".bz2") == wanted.lower():
+        if other.name.lower().removesuffix(".gz").removesuffix(".bz2") == partner_name.lower():
             return other
-    raise DataError(f"{path}: the other half of the pair, {wanted}, is not beside it")
+    raise DataError(f"{path}: the other half of the pair, {partner_name}, is not beside it")

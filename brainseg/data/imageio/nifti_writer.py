@@ -1,4 +1,4 @@
-"""Writer of masks and probabilities: NIfTI on the grid of the source."""
+"""Writer of masks and probabilities as NIfTI on the grid of the source."""
 
 import gzip
 from pathlib import Path
@@ -14,8 +14,8 @@ from brainseg.data.imageio.nifti_header import Header
 def write_nifti(path: Path, voxels: np.ndarray, grid: Grid, source: Header | None = None) -> Path:
     """Write an array (i, j, k) as .nii.gz on the grid of its source, and return the path.
 
-    With `source`, the header of a NIfTI file, the codes, matrices and units of both forms are copied
-    from it unchanged. Otherwise sform and qform hold the grid's affine. Raises OSError.
+    `source` is the header of a NIfTI file. The codes, matrices and units of its sform and qform are
+    copied unchanged. Without it, sform and qform hold the grid's affine. Raises OSError.
     """
     header = nibabel.Nifti1Header() if source is None else _copy_of(source)
     header.set_data_shape(voxels.shape)
@@ -25,19 +25,20 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: Grid, source: Header | Non
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     padding = bytes(int(header.single_vox_offset) - header.sizeof_hdr)
-    little = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
-    content = header.binaryblock + padding + little.tobytes(order="F")
+    little_endian = voxels.astype(voxels.dtype.newbyteorder("<"), copy=False)
+    content = header.binaryblock + padding + little_endian.tobytes(order="F")
     with writing(path) as temporary:
-        # Without the time in it, the packed file depends on the voxels alone.
+        # mtime=0 leaves the time out, so the file's bytes depend on header and voxels alone.
         temporary.write_bytes(gzip.compress(content, 6, mtime=0))
     return path
 
 
 def _copy_of(source: Header) -> Header:
-    """Return a little-endian header for one file with the fields of `source` that say where it lies."""
+    """Return a little-endian header of a single file with the position and units of `source`."""
     single = nibabel.Nifti2Header if source.sizeof_hdr == 540 else nibabel.Nifti1Header
     swapped = source.as_byteswapped("<")
     header, blank = single(swapped.binaryblock, "<", check=False), single(endianness="<")
+    # These fields describe the values of the source, not the values of a mask.
     for field in (
         "scl_slope",
         "scl_inter",
@@ -58,7 +59,7 @@ def _copy_of(source: Header) -> Header:
 
 
 def _set_forms(header: Header, grid: Grid) -> None:
-    """Set sform and qform to the grid; a sheared grid has no qform."""
+    """Set sform and qform to the grid."""
     header.set_xyzt_units("mm")
     code = 1 if grid.orientation_known else 0
     header.set_sform(grid.affine, code=code)
@@ -66,5 +67,6 @@ def _set_forms(header: Header, grid: Grid) -> None:
     if np.allclose(axes.T @ axes, np.eye(3), atol=1e-3):
         header.set_qform(grid.affine, code=code)
     else:
+        # A qform is a rotation and cannot represent a sheared grid.
         header.set_zooms(grid.spacing)
         header["qform_code"] = 0

@@ -1,4 +1,4 @@
-"""`open_image`: the reader of an image file, chosen by the file's first bytes and its name."""
+"""Choice of the reader of an image file by the file's first bytes and its name."""
 
 from pathlib import Path
 
@@ -8,16 +8,16 @@ from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.streams import check_length, read_start
 
 METAIMAGE, NRRD, MGH = (".mha", ".mhd"), (".nrrd", ".nhdr"), (".mgh", ".mgz", ".mgh.gz")
-# What a folder is searched for. Of a pair the header stands for both files.
+# Suffixes of the image files in a folder. The header of a pair stands for both files.
 SUFFIXES = (".nii", ".nii.gz", ".nii.bz2", ".hdr", ".hdr.gz", *METAIMAGE, *NRRD, *MGH)
 READ = "read are NIfTI, DICOM, NRRD, MetaImage, MGZ and TIFF"
 
 
 def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
-    """Return the image in a file, its voxels not yet read.
+    """Return the image in a file, without reading its voxels.
 
-    `volume` chooses one volume, counted from 1, of a file that holds several. Raises DataError naming
-    the file if there is no such file, or if no reader knows its content.
+    `volume` is the number, from 1, of the volume to read from a file that holds several. Raises
+    DataError naming the file if there is no such file, or if no reader knows its content.
     """
     path = Path(path)
     start, name = read_start(path, 540), path.name.lower()
@@ -45,10 +45,10 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
     if start[:4] in formats.ANALYZE:
         raise DataError(f"{path}: truncated within its header; copy or download it again")
     if nifti_header.has_suffix(path):
-        # Of a damaged packed file the first bytes may be anything.
+        # The first bytes of a damaged compressed file may be anything. Unpacking shows the damage.
         check_length(path, 1)
         raise DataError(f"{path}: not a NIfTI file, whatever its name says; {READ}")
     if name.endswith(NRRD):
         raise DataError(f"{path}: not an NRRD file, whatever its name says; {READ}")
-    # Old DICOM files have no mark at byte 128.
+    # Old DICOM files have no mark at byte 128, so any other file may be DICOM.
     return dicom.open_file(path, volume)

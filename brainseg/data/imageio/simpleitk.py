@@ -1,7 +1,7 @@
-"""NRRD and MetaImage with SimpleITK: one sequence in a file, or in a text header with a file of voxels.
+"""Reader of NRRD and MetaImage with SimpleITK, in one file or with voxels in a second file.
 
-The text header is read here, too, because SimpleITK assumes 1 mm and the patient's axes where a header
-is silent, and because it allocates whatever size a header asks for.
+The text header is read here, too, for two reasons. SimpleITK assumes 1 mm and the patient's axes
+where a header gives none, and it allocates any size that a header asks for.
 """
 
 import math
@@ -28,21 +28,25 @@ from brainseg.data.imageio.base import (
 )
 from brainseg.data.imageio.grid import Grid
 
-LONGEST_HEADER = 2**16  # bytes
-MOST_PACKED = 1100  # bytes that deflate can pack into one, at most
+# Bytes at the start of a file in which the text header must end.
+LONGEST_HEADER = 2**16
+# Upper limit of the compression ratio of deflate.
+MOST_PACKED = 1100
 NRRD, METAIMAGE = "NrrdImageIO", "MetaImageIO"
 VOXELS_IN = {NRRD: ("data file", "datafile"), METAIMAGE: ("elementdatafile",)}
 SPACING_IN = {NRRD: ("spacings", "space directions"), METAIMAGE: ("elementspacing", "elementsize")}
 ORIENTATION_IN = {NRRD: ("space",), METAIMAGE: ("transformmatrix", "rotation", "orientation")}
-TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # SimpleITK's axes are left, posterior, superior
+# SimpleITK's axes point to the left, to the back and to the head.
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
 class ItkVolume:
-    """One sequence; of a file of four dimensions the volume with number `volume`, from 1."""
+    """An `ImageVolume` of a file, or of its volume with number `volume`, from 1."""
 
     path: Path
-    reader: str  # SimpleITK's name for the format
+    # SimpleITK's name of the format.
+    reader: str
     volume: int | None = None
 
     @cached_property
@@ -56,7 +60,7 @@ class ItkVolume:
 
     @cached_property
     def fields(self) -> Mapping[str, str]:
-        """Return the text header's fields by name, in lower case. Raises DataError."""
+        """Return the values of the text header by field, in lower case. Raises DataError."""
         try:
             with open(self.path, "rb") as file:
                 start = file.read(LONGEST_HEADER)
@@ -67,13 +71,14 @@ class ItkVolume:
         for line in lines.decode("latin-1").splitlines():
             name, _, value = line.partition(":" if self.reader == NRRD else "=")
             fields.setdefault(name.strip().lower(), value.strip().lstrip("="))
+            # The voxels may follow this field, which is always the last.
             if name.strip().lower() == "elementdatafile":
                 break
         return fields
 
     @cached_property
     def header(self) -> Any:
-        """Return a SimpleITK reader that has read the header. Raises DataError."""
+        """Return a SimpleITK reader after it has read the header. Raises DataError."""
         import SimpleITK as sitk
 
         reader = sitk.ImageFileReader()
@@ -87,17 +92,18 @@ class ItkVolume:
             )
         if reader.GetNumberOfComponents() != 1:
             raise DataError(
-                f"{self.path}: holds {reader.GetNumberOfComponents()} values in each voxel (colours or "
-                "vectors); save the grey values of one sequence"
+                f"{self.path}: holds {reader.GetNumberOfComponents()} values in each voxel "
+                "(colours or vectors); save the grey values of one sequence"
             )
         return reader
 
     @cached_property
     def grid(self) -> Grid:
+        """Return the grid that the header gives. Raises DataError naming the file."""
         header = self.header
-        i, j, k, *further = header.GetSize()
+        i, j, k, *extra_sides = header.GetSize()
         check_volume((i, j, k), self.path)
-        volume_index(self.volume, math.prod(further), self.path)
+        volume_index(self.volume, math.prod(extra_sides), self.path)
         if self._type.kind not in "iuf":
             raise DataError(f"{self.path}: voxels are {self._type}; must be real numbers")
         self._check_length(math.prod(header.GetSize()))
@@ -113,13 +119,14 @@ class ItkVolume:
             )
         check_shear(affine, self.path)
         spacing = " ".join(self.fields.get(name, "") for name in SPACING_IN[self.reader])
-        known = bool(spacing.strip()) and "nan" not in spacing.lower()
-        known = known and is_plausible(np.linalg.norm(affine[:3, :3], axis=0))
-        oriented = any(name in self.fields for name in ORIENTATION_IN[self.reader])
-        return Grid((i, j, k), affine, known, oriented)
+        has_spacing = bool(spacing.strip()) and "nan" not in spacing.lower()
+        has_spacing = has_spacing and is_plausible(np.linalg.norm(affine[:3, :3], axis=0))
+        has_orientation = any(name in self.fields for name in ORIENTATION_IN[self.reader])
+        return Grid((i, j, k), affine, has_spacing, has_orientation)
 
     @property
     def notes(self) -> Sequence[str]:
+        """Return remarks on how the image is read, one line each. Raises DataError."""
         notes = [check_shear(self.grid.affine, self.path)]
         if not self.grid.spacing_known:
             notes.append("the header gives no usable size of a voxel: no volume in millilitres")
@@ -149,9 +156,10 @@ class ItkVolume:
 
     @cached_property
     def _type(self) -> np.dtype:
-        """Return the type of a voxel, from an image of one, because SimpleITK has no table of types."""
+        """Return the type of a voxel."""
         import SimpleITK as sitk
 
+        # SimpleITK has no table of types, so an image of one voxel is made.
         return sitk.GetArrayFromImage(sitk.Image([1, 1, 1], self.header.GetPixelIDValue())).dtype
 
     @cached_property
@@ -176,30 +184,33 @@ class ItkVolume:
     def _check_length(self, voxels: int) -> None:
         """Raise DataError if the file of voxels is too short for what the header asks for."""
         encoding = self.fields.get("encoding", "raw").lower()
+        # The length of numbers written as text is unknown.
         if (
             encoding in ("ascii", "text", "txt", "hex")
             or self.fields.get("binarydata", "").lower() == "false"
         ):
             return
-        item = self._type.itemsize
+        needed = voxels * self._type.itemsize
         is_packed = encoding != "raw" or self.fields.get("compresseddata", "").lower() == "true"
-        held = self._voxel_path.stat().st_size * (MOST_PACKED if is_packed else 1)
-        if held < voxels * item:
+        # The exact length of compressed voxels is unknown before they are unpacked.
+        largest_size = self._voxel_path.stat().st_size * (MOST_PACKED if is_packed else 1)
+        if largest_size < needed:
             raise DataError(
-                f"{self.path}: truncated: its header asks for {voxels * item:,} bytes, more than "
+                f"{self.path}: truncated: its header asks for {needed:,} bytes, more than "
                 f"{self._voxel_path.name} holds; copy or download it again"
             )
 
 
 @contextmanager
 def asking(place: object) -> Iterator[None]:
-    """Turn what SimpleITK raises into a DataError of one line, and silence what it writes to stderr."""
+    """Turn SimpleITK's exceptions into a DataError of one line, and silence its stderr."""
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     sys.stderr.flush()
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    # Libraries in C++ write to the file descriptor, which sys.stderr does not control.
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
     try:
         yield
     except RuntimeError as error:
@@ -208,4 +219,4 @@ def asking(place: object) -> Iterator[None]:
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.close(nowhere)
+        os.close(devnull)

@@ -1,4 +1,4 @@
-"""Files as streams of bytes, unpacked if their content is packed, whatever their names end with."""
+"""Files as streams of bytes, which are unpacked if the content is compressed, for any suffix."""
 
 import bz2
 import gzip
@@ -10,14 +10,15 @@ from pathlib import Path
 
 from brainseg.core.errors import DataError
 
-CHUNK = 2**20  # bytes unpacked at a time
+# Number of bytes that are unpacked at a time.
+CHUNK = 2**20
 GZIP, BZIP2 = b"\x1f\x8b", b"BZh"
 
 
 @contextmanager
 def open_unpacked(path: Path) -> Iterator[BufferedIOBase]:
     """Yield the file as a stream of unpacked bytes. Raises DataError naming the file."""
-    # To open a pipe would wait for its other end.
+    # Opening a pipe would wait for a process at its other end.
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file"
         raise DataError(f"{path}: is {kind}; give a file")
@@ -42,7 +43,7 @@ def open_unpacked(path: Path) -> Iterator[BufferedIOBase]:
 
 
 def read_start(path: Path, count: int) -> bytes:
-    """Return the first `count` unpacked bytes, or fewer if the file is shorter. Raises DataError."""
+    """Return the first `count` unpacked bytes, fewer for a shorter file. Raises DataError."""
     with open_unpacked(path) as stream:
         return stream.read(count)
 
@@ -50,8 +51,8 @@ def read_start(path: Path, count: int) -> bytes:
 def check_length(path: Path, needed: int) -> None:
     """Raise DataError if the file, unpacked, is shorter than `needed` bytes.
 
-    Packed files are unpacked to their end, where the checksum is, but no further than `CHUNK`
-    bytes behind what is needed, so that a small file cannot occupy the machine for hours.
+    Packed files are unpacked to their end, where the checksum is, but at most `CHUNK` bytes beyond
+    `needed`, so that a small file cannot occupy the machine for hours.
     """
     with open_unpacked(path) as stream:
         length = 0
@@ -59,8 +60,8 @@ def check_length(path: Path, needed: int) -> None:
             length += len(chunk)
     if length < needed:
         raise DataError(
-            f"{path}: truncated: it holds {length:,} of the {needed:,} bytes that its header asks for; "
-            "copy or download it again"
+            f"{path}: truncated: it holds {length:,} of the {needed:,} bytes "
+            "that its header asks for; copy or download it again"
         )
 
 

@@ -1,9 +1,9 @@
-"""Read one slice or mask from a TIFF file. tifffile decodes the pixels after its header was checked.
+"""Reader of single slices and masks in TIFF files. Headers are checked before tifffile decodes.
 
-A damaged header can ask for terabytes, or for pixels that the file does not contain (tifffile leaves
-such memory as it was). The checks here follow what the decoder will read: the size of the image, and
-of every strip or tile the bytes that lie in the file. Padding is allowed: in the public archive the
-last of 24 strips has 11 rows, of which the image needs three.
+A damaged header can ask for terabytes, or for pixels that the file does not contain. tifffile
+leaves the memory of such pixels as it was. The checks follow the decoder. They cover the size of
+the image, and for every strip or tile the bytes in the file. Padding is allowed. In the public
+archive, the last of 24 strips has 11 rows, of which the image needs three.
 """
 
 import logging
@@ -19,11 +19,14 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
 from brainseg.core.errors import DataError
 
-LARGEST = 4096  # pixels of a side
-LARGEST_FILE = 2**27  # bytes, which is more than four channels of the largest slice take
+# Largest side of an image in pixels.
+LARGEST = 4096
+# Bytes, which is more than four channels of the largest slice take.
+LARGEST_FILE = 2**27
 PLAIN = {COMPRESSION.NONE, COMPRESSION.LZW, COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE}
 PACKED = {COMPRESSION.PACKBITS, COMPRESSION.LZMA, COMPRESSION.ZSTD, COMPRESSION.JPEG}
-FAX = {COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6}  # masks of one bit
+# Compressions of masks of one bit.
+FAX = {COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6}
 COMPRESSIONS = PLAIN | PACKED | FAX
 # MINISWHITE files are inverted, a palette is applied, and YCbCr exists only inside JPEG.
 COLOURS = {
@@ -35,7 +38,8 @@ COLOURS = {
 }
 SLICE_TYPES = ("uint8", "uint16", "int16")
 MASK_TYPES = ("bool", *SLICE_TYPES)
-# tifffile trusts the types and values of tags. Of 200,000 mutated files none raised anything else.
+# Exceptions of tifffile, which trusts the types and values of tags. Of 200,000 mutated files, none
+# raised anything else.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -47,12 +51,12 @@ UNREADABLE = (
     struct.error,
 )
 
-# Without a handler tifffile writes to stderr what the report says in one line.
+# Without a handler, tifffile logs to stderr the faults that the report lists in one line each.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 def read_slice(path: Path, channels: int, offsets: dict[Path, int] | None = None) -> np.ndarray:
-    """Return the pixels (C, H, W) of a slice: uint8, or uint16 or int16 to be stretched by volume.
+    """Return the pixels (C, H, W) of a slice as uint8, uint16 or int16.
 
     `offsets` is filled as in `read_tiff`. Raises DataError naming the file.
     """
@@ -63,14 +67,15 @@ def read_slice(path: Path, channels: int, offsets: dict[Path, int] | None = None
 
 
 def read_mask(path: Path, offsets: dict[Path, int] | None = None) -> np.ndarray:
-    """Return the class index (H, W), uint8, of a mask of two values: 0, and 1, 255 or 65535.
+    """Return the class indices (H, W), uint8, of a mask with the values 0 and 1, 255 or 65535.
 
-    `offsets` is filled as in `read_tiff`. Raises DataError naming the file, with the values and how
-    many pixels have each.
+    `offsets` is filled as in `read_tiff`. Raises DataError naming the file, its values and the
+    number of pixels of each value.
     """
     pixels = read_tiff(path, MASK_TYPES, offsets)
     if pixels.shape[2] == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, :1]  # a grey image stored as RGB
+        # A grey image may be stored as RGB.
+        pixels = pixels[:, :, :1]
     if pixels.shape[2] != 1:
         raise DataError(f"{path}: {pixels.shape[2]} channels; a mask must have 1")
     tumour = pixels[:, :, 0] != 0
@@ -78,8 +83,8 @@ def read_mask(path: Path, offsets: dict[Path, int] | None = None) -> np.ndarray:
     is_binary = np.count_nonzero(pixels == largest) == np.count_nonzero(tumour)
     if largest not in (0, 1, 255, 65535) or (largest and not is_binary):
         values, counts = np.unique(pixels, return_counts=True)
-        listed = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
-        text = ", ".join(listed[:6]) + (", ..." if len(listed) > 6 else "")
+        entries = [f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True)]
+        text = ", ".join(entries[:6]) + (", ..." if len(entries) > 6 else "")
         raise DataError(f"{path}: mask values {text}; must be 0 and 255, or 0 and 1")
     return tumour.view(np.uint8)
 
@@ -90,8 +95,8 @@ def read_tiff(
     """Return the pixels (H, W, C) of a TIFF of one page, as tifffile decodes them.
 
     MINISWHITE is inverted, a palette of greys is applied and an opaque alpha channel is dropped. If
-    the file contains the pixels uncompressed in one piece, its place in bytes is put into `offsets`.
-    Raises DataError naming the file.
+    the file contains the pixels uncompressed in one piece, `offsets` gets the place of their first
+    byte. Raises DataError naming the file.
     """
     try:
         size = path.stat().st_size
@@ -104,7 +109,7 @@ def read_tiff(
             fault = fault_of(page, size, types) or _fault_of_pages(file)
             start = 0 if fault else _start_of_plain_pixels(page)
             if start:
-                # A tenth of the time that the decoder takes for the strips of the public archive.
+                # This takes a tenth of the decoder's time for the strips of the public archive.
                 stored = np.frombuffer(content, np.uint8, page.nbytes, start)
                 pixels = stored.reshape(page.imagelength, page.imagewidth, -1)
             elif not fault:
@@ -122,9 +127,9 @@ def read_tiff(
 
 
 def _start_of_plain_pixels(page: TiffPage) -> int:
-    """Return where all pixels lie in one piece as they are decoded, 0 if they do not.
+    """Return the place of the pixels if they lie in one piece as decoded, else 0.
 
-    `fault_of` has found nothing against the page.
+    The page must have passed `fault_of`.
     """
     is_plain = page.compression == COMPRESSION.NONE and page.dtype == np.uint8
     is_plain = is_plain and page.bitspersample == 8 and page.predictor == 1 and page.fillorder == 1
@@ -140,7 +145,10 @@ def _start_of_plain_pixels(page: TiffPage) -> int:
 
 
 def fault_of(page: TiffPage, size: int, types: Sequence[str]) -> str:
-    """Return what keeps a page from being decoded whole, "" if nothing. `size`: bytes of the file."""
+    """Return the fault that prevents the decoding of a page, "" if there is none.
+
+    `size` is the number of bytes of the file.
+    """
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
     if not (0 < height <= LARGEST and 0 < width <= LARGEST):
         return f"its header says {height}x{width} pixels; a side must lie between 1 and {LARGEST}"
@@ -165,7 +173,7 @@ def fault_of(page: TiffPage, size: int, types: Sequence[str]) -> str:
 
 
 def _fault_of_segments(page: TiffPage, size: int) -> str:
-    """Return what is missing of the strips or tiles that the decoder will read."""
+    """Return a fault if the file lacks part of the strips or tiles that the decoder will read."""
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
     is_planar = page.planarconfig == 2
     per_row = 1 if is_planar else samples
@@ -189,7 +197,7 @@ def _fault_of_segments(page: TiffPage, size: int) -> str:
         return ""
     row_bytes = math.ceil(columns * per_row * page.bitspersample / 8)
     strips = math.ceil(height / rows)
-    # The last strip needs the rows that are left, and may contain more. A tile is always whole.
+    # The last strip needs only the remaining rows, and may contain more. A tile is always complete.
     last = rows if page.is_tiled else height - (strips - 1) * rows
     for index, length in enumerate(lengths):
         is_last = not page.is_tiled and index % strips == strips - 1
@@ -199,9 +207,9 @@ def _fault_of_segments(page: TiffPage, size: int) -> str:
 
 
 def has_lost_pages(file: TiffFile) -> bool:
-    """Return True if the last page that could be read points to a further one.
+    """Return True if the last page that could be read points to another page.
 
-    tifffile leaves out whatever lies behind the end of a truncated file.
+    tifffile leaves out the pages behind the end of a truncated file.
     """
     kind, handle = file.tiff, file.filehandle
     start = file.pages[-1].offset
@@ -215,15 +223,17 @@ def has_lost_pages(file: TiffFile) -> bool:
 def _fault_of_pages(file: TiffFile) -> str:
     """Return a fault if the file contains more images than its first page."""
     pages = file.pages[1:] if len(file.pages) > 1 else []
-    others = [page for page in pages if not page.aspage().is_reduced]
+    # A reduced page is a thumbnail of the image.
+    extra_pages = [page for page in pages if not page.aspage().is_reduced]
     images = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
-    if others or images > 1:
-        return f"{max(1 + len(others), images)} pages; a slice is one page"
+    if extra_pages or images > 1:
+        return f"{max(1 + len(extra_pages), images)} pages; a slice is one page"
     return ""
 
 
 def _fault_of_jpeg(page: TiffPage) -> str:
-    """Return a fault if a JPEG stream is larger than its strip or tile: it decides what is allocated."""
+    """Return a fault if a JPEG stream is larger than its strip or tile."""
+    # The decoder allocates the size that the stream asks for, not the size of the strip.
     rows, columns = page.chunks[:2] if page.planarconfig != 2 else page.chunks[1:3]
     file = page.parent.filehandle
     for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
@@ -239,7 +249,7 @@ def _fault_of_jpeg(page: TiffPage) -> str:
 
 
 def _visible(page: TiffPage, stored: np.ndarray) -> np.ndarray:
-    """Return the pixels (H, W, C) as a viewer shows them, from those that tifffile decoded."""
+    """Return the decoded pixels (H, W, C) with the colours that a viewer shows."""
     pixels = np.moveaxis(stored, 0, -1) if page.axes == "SYX" else np.atleast_3d(stored)
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
         colours = (page.colormap >> 8).astype(np.uint8)[:, pixels[:, :, 0]]

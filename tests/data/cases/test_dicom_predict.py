@@ -40,7 +40,7 @@ def test_a_series_beside_a_colour_capture(weights: Path, tmp_path: Path) -> None
     mask = mask_of(weights, tmp_path / "in")
     assert np.array_equal(mask_in_place(mask), truth())
     summary = (weights.parent / "out" / "summary.json").read_text()
-    assert "left aside: capture.dcm: a colour image" in summary
+    assert "ignored: capture.dcm: a colour image" in summary
 
 
 def test_slopes_that_differ_by_slice_do_not_empty_the_mask(weights: Path, tmp_path: Path) -> None:

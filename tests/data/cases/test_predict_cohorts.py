@@ -110,7 +110,7 @@ def test_bids_has_a_study_per_session(tmp_path: Path) -> None:
 def test_brats_has_a_study_per_case_and_leaves_t2_aside(tmp_path: Path) -> None:
     facts = segment(tmp_path, write_brats(tmp_path / "brats", "BraTS2021_00001", "BraTS2021_00002"))
     check_masks(tmp_path, "BraTS2021_00001", "BraTS2021_00002")
-    assert any(note.startswith("T2 left aside") for note in facts["notes"])
+    assert any(note.startswith("T2 ignored") for note in facts["notes"])
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_the_grid_is_nibabels_and_the_mask_carries_both_forms(
     source = nibabel.load(saved(tmp_path / "a.nii", image))
     volume = open_image(tmp_path / "a.nii")
     assert np.allclose(volume.grid.affine, source.affine)
-    write_nifti(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid, volume.stored)
+    write_nifti(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid, volume.stored_header)
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert np.array_equal(mask.affine, source.affine)
     for form in ("get_sform", "get_qform"):
@@ -93,7 +93,7 @@ def test_axial_slices_and_their_way_back_agree_with_nibabel(axes: str, tmp_path:
     assert np.array_equal(slices, canonical[::-1, ::-1].transpose(2, 1, 0))
     assert volume.grid.axcodes == axes and np.allclose(volume.grid.affine, stored.affine)
     lesion = (slices == 17).astype(np.uint8)
-    write_nifti(tmp_path / "m.nii.gz", volume.grid.from_axial(lesion), volume.grid, volume.stored)
+    write_nifti(tmp_path / "m.nii.gz", volume.grid.from_axial(lesion), volume.grid, volume.stored_header)
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(stored.dataobj) == 17)
     assert np.array_equal(mask.affine, stored.affine) and mask.get_data_dtype() == np.uint8
@@ -322,7 +322,7 @@ def test_a_pair_and_a_whole_file_are_told_apart_by_their_content(tmp_path: Path)
 def test_nifti_2_is_read_and_its_mask_is_nifti_2(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.nii.gz", nibabel.Nifti2Image(voxels(), TURNED))
     volume = open_image(path)
-    write_nifti(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid, volume.stored)
+    write_nifti(tmp_path / "m.nii.gz", np.ones(SHAPE, np.uint8), volume.grid, volume.stored_header)
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert isinstance(mask, nibabel.Nifti2Image) and np.array_equal(mask.affine, TURNED)
 
@@ -342,7 +342,7 @@ def test_a_big_endian_file_has_a_mask_that_nibabel_reads(tmp_path: Path) -> None
     path = saved(tmp_path / "a.nii", nibabel.Nifti1Image(voxels(), TURNED, header))
     volume = open_image(path)
     values = np.linspace(0, 1, 60, dtype=np.float32).reshape(SHAPE)
-    write_nifti(tmp_path / "m.nii.gz", values, volume.grid, volume.stored)
+    write_nifti(tmp_path / "m.nii.gz", values, volume.grid, volume.stored_header)
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert np.array_equal(mask.get_fdata(), values) and np.allclose(mask.affine, TURNED)
 
