@@ -1,4 +1,4 @@
-"""From a folder of slices to one HDF5 file, verified first.
+"""Verify a folder of slices and convert it to one HDF5 file.
 
     python -m brainseg.prepare source=kaggle_3m output=lgg.h5
     python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240        also nnU-Net, BIDS, BraTS
@@ -27,18 +27,21 @@ from brainseg.data.readers.base import Reading
 from brainseg.data.readers.registry import scanner
 from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 
-SHOWN = 20  # names of ignored files
+# Number of ignored files that are listed by name.
+SHOWN = 20
 
 
 def check_request(config: PrepareConfig) -> None:
-    """Raise RequestError, before anything is read, if there is no such source or reader or the output cannot be written."""
+    """Raise RequestError if source or reader do not exist, or the output cannot be written.
+
+    This check reads no data.
+    """
     source, output = Path(config.source), Path(config.output)
     rule = "is a file" if source.is_file() else "no such folder"
-    check(
-        source.is_dir(), "source", source, rule, "name the folder that holds the patients' folders"
-    )
+    remedy = "name the folder that contains the patients' folders"
+    check(source.is_dir(), "source", source, rule, remedy)
     scanner(source, reading_of(config))
-    check(not output.is_dir(), "output", output, "is a folder", "name a file, as lgg.h5")
+    check(not output.is_dir(), "output", output, "is a folder", "name a file, such as lgg.h5")
     if output.is_file():
         check(
             not is_open_elsewhere(output),
@@ -47,8 +50,10 @@ def check_request(config: PrepareConfig) -> None:
             OPEN,
             "close that program, or remove the file",
         )
-    ours = not output.exists() or is_store(output)
-    check(ours, "output", output, f"is there already and {FOREIGN}", "name another, or remove it")
+    # Only files of this command may be overwritten.
+    is_replaceable = not output.exists() or is_store(output)
+    rule = f"already exists and is {FOREIGN}"
+    check(is_replaceable, "output", output, rule, "name another file, or remove this file")
     folder = next(folder for folder in target(output).absolute().parents if folder.exists())
     check(
         folder.is_dir() and os.access(folder, os.W_OK),
@@ -60,7 +65,10 @@ def check_request(config: PrepareConfig) -> None:
 
 
 def run(config: PrepareConfig) -> int:
-    """Prepare the file and print what is in it; 1, with the whole report on stderr, if the data are faulty."""
+    """Prepare the file, print its content and return the exit code.
+
+    If the data are faulty, the exit code is 1, and the complete report goes to stderr.
+    """
     start = time.perf_counter()
     try:
         summary = convert(
@@ -80,26 +88,26 @@ def run(config: PrepareConfig) -> int:
         return stop.exit_code
     for line in describe(summary, Path(config.output)):
         print(line)
-    print(
-        f"took {time.perf_counter() - start:.1f} s; next: python -m brainseg.train data.path={shlex.quote(config.output)}"
-    )
+    command = f"python -m brainseg.train data.path={shlex.quote(config.output)}"
+    print(f"took {time.perf_counter() - start:.1f} s; next: {command}")
     return 0
 
 
 def reading_of(config: PrepareConfig) -> Reading:
-    """Return the settings that say how the source is read."""
+    """Return the settings of the reader."""
     return Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
 
 
 def describe(summary: Summary, output: Path) -> list[str]:
-    """The summary in lines for the terminal."""
+    """Return the summary as lines for the terminal."""
     volumes = summary.volumes
     slices = sum(volume.shape[0] for volume in volumes)
     with_tumour = sum(int((volume.tumour_pixels > 0).sum()) for volume in volumes)
     _, _, height, width = volumes[0].shape
     size = output.stat().st_size
     lines = [
-        f"reader: {summary.reader}; channels: {', '.join(summary.channels)}; classes: {', '.join(summary.classes)}"
+        f"reader: {summary.reader}; channels: {', '.join(summary.channels)}; "
+        f"classes: {', '.join(summary.classes)}"
     ]
     lines += [f"fault: {fault}" for fault in summarise(summary.faults)]
     left_out = len(summary.left_out)
@@ -114,7 +122,7 @@ def describe(summary: Summary, output: Path) -> list[str]:
         [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
     )
     for index, channel in enumerate(summary.channels):
-        for what, found in {
+        for label, names in {
             f"no {channel} (FLAIR stands in for it)": [
                 volume.name for volume in volumes if volume.copies[index]
             ],
@@ -123,30 +131,35 @@ def describe(summary: Summary, output: Path) -> list[str]:
             ],
         }.items():
             lines += (
-                [f"{what} in {len(found)} of {len(volumes)} volumes: {enumerate_names(found)}"]
-                if found
+                [f"{label} in {len(names)} of {len(volumes)} volumes: {enumerate_names(names)}"]
+                if names
                 else []
             )
     for index, name in enumerate(summary.classes) if len(summary.classes) > 2 else ():
         pixels = [int(volume.class_pixels[index]) for volume in volumes]
-        line = f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, {sum(pixels):,} pixels"
-        absent = (
+        line = (
+            f"class {index}, {name}: in {sum(map(bool, pixels))} of {len(volumes)} volumes, "
+            f"{sum(pixels):,} pixels"
+        )
+        absence = (
             ""
             if any(pixels)
             else "; every mean Dice would contain a Dice of 1 for it, so leave the class out"
         )
-        lines += [f"{'warning: ' if absent else ''}{line}{absent}"] if index else []
+        lines += [f"{'warning: ' if absence else ''}{line}{absence}"] if index else []
     lines += [
         f"{len({volume.patient for volume in volumes})} patients, {len(volumes)} volumes, "
-        f"{slices} slices of {height}x{width} pixels, {with_tumour} with {' or '.join(summary.classes[1:])}",
+        f"{slices} slices of {height}x{width} pixels, "
+        f"{with_tumour} with {' or '.join(summary.classes[1:])}",
         f"{output}: {'written' if summary.written else 'unchanged, nothing to do'}, "
-        f"{size / 1e6:.1f} MB, {size / slices / 1e6:.3f} MB a slice, fingerprint {summary.fingerprint}",
+        f"{size / 1e6:.1f} MB, {size / slices / 1e6:.3f} MB per slice, "
+        f"fingerprint {summary.fingerprint}",
     ]
     return lines
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.prepare` and `brainseg prepare`."""
+    """Run `python -m brainseg.prepare` or `brainseg prepare`."""
     run_command("prepare", run, check_request)
 
 

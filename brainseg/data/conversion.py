@@ -1,4 +1,4 @@
-"""From a folder of slices to the HDF5 file: verify everything, then write, or say why not."""
+"""Conversion of a source folder to one HDF5 file, written only if all data are sound."""
 
 import json
 from collections import deque
@@ -26,7 +26,10 @@ Item = TypeVar("Item")
 
 
 class FaultyCohortError(DataError):
-    """The source cannot be used. The message is the report with some faults of each kind, `faults` is the whole list."""
+    """Error for a source that cannot be used.
+
+    The message reports some faults of each kind. The attribute `faults` is the complete list.
+    """
 
     def __init__(self, source: str | Path, faults: list[str]) -> None:
         counted = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
@@ -38,18 +41,22 @@ class FaultyCohortError(DataError):
 
 @dataclass(frozen=True)
 class Summary:
-    """What `convert` found and did."""
+    """Content of a source and the outcome of its conversion."""
 
-    written: bool  # False: the file was there already, with this very content
+    # False if the file already existed with the same content.
+    written: bool
     volumes: list[Volume]
     channels: Sequence[str]
     classes: Sequence[str]
     fingerprint: str
     warnings: list[str]
     ignored: list[str]
-    left_out: list[str]  # patients with faults, under on_fault="skip_patient"
-    faults: list[str]  # theirs
-    reader: str  # by which the source was read
+    # Patients with faults, under on_fault="skip_patient".
+    left_out: list[str]
+    # The faults of those patients.
+    faults: list[str]
+    # Name of the reader that read the source.
+    reader: str
 
 
 def convert(
@@ -61,36 +68,42 @@ def convert(
     on_duplicate: str = "error",
     reading: Reading | None = None,
 ) -> Summary:
-    """Verify the folder `source`, read as `reading` says, and write it as one HDF5 file; an equal file is left as it is.
+    """Verify the folder `source` and write it as one HDF5 file.
 
-    Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves the patients with faults out. The same scan
-    under the names of two patients is a fault of the later one, unless `on_duplicate="keep_together"` makes them one patient.
-    Raises RequestError for an unknown reader or a folder without a volume, FaultyCohort with all faults, DataError if the source
-    changes meanwhile, OSError if the disk is full.
+    `reading` contains the settings of the reader. A file at `output` with the same content is left
+    as it is. Nothing is written unless every file is sound, or `on_fault="skip_patient"` leaves out
+    the patients with faults. The same scan under the names of two patients is a fault of the later
+    patient, unless `on_duplicate="keep_together"` makes them one patient.
+
+    Raises RequestError for an unknown reader or a folder without a volume, FaultyCohortError with
+    all faults, DataError if the source changes during the conversion, OSError if the disk is full.
     """
 
-    def show(items: Iterable[Item], total: int, what: str = "verify") -> Iterable[Item]:
-        return tqdm(
-            items, what, total, unit="volume", leave=False, disable=None if progress else True
-        )  # None: not into a log file
+    def show(items: Iterable[Item], total: int, step: str = "verify") -> Iterable[Item]:
+        # With disable=None tqdm shows the bar on a terminal only, not in a log file.
+        disable = None if progress else True
+        return tqdm(items, step, total, unit="volume", leave=False, disable=disable)
 
     reader, scan = scanner(source, reading or Reading())
-    found = scan(source, workers, show)
-    if (
-        not found.folders and len(found.faults) == 1
-    ):  # nothing there: the wrong folder, no fault of the data
-        raise RequestError(f"source={source}: {found.faults[0]}")
-    # A scan whose twin is left out is no duplicate, so faulty patients go first.
-    cohort = found.without(found.faulty_patients) if on_fault == "skip_patient" else found
+    source_cohort = scan(source, workers, show)
+    # A source without any volume is the wrong folder, which is an error of the request.
+    if not source_cohort.folders and len(source_cohort.faults) == 1:
+        raise RequestError(f"source={source}: {source_cohort.faults[0]}")
+    skips_patients = on_fault == "skip_patient"
+    # A scan whose copy is left out is no duplicate, so faulty patients are removed first.
+    cohort = (
+        source_cohort.without(source_cohort.faulty_patients) if skips_patients else source_cohort
+    )
     mark_duplicates(cohort.folders, together=on_duplicate == "keep_together")
-    cohort = cohort.without(cohort.faulty_patients) if on_fault == "skip_patient" else cohort
+    cohort = cohort.without(cohort.faulty_patients) if skips_patients else cohort
     if cohort.faults:
-        raise FaultyCohortError(source, found.faults)
+        raise FaultyCohortError(source, source_cohort.faults)
     if not cohort.volumes:
-        raise FaultyCohortError(source, [*found.faults, "no patient is without a fault"])
+        raise FaultyCohortError(source, [*source_cohort.faults, "no patient is without a fault"])
     written = not _is_up_to_date(output, cohort)
     if written:
-        # Read again in this process: to hand volumes over from workers costs more than it saves, and to keep them costs memory.
+        # This process reads the source again. Passing volumes from the workers would cost more time
+        # than it saves, and keeping them would cost memory.
         write_store(
             output,
             cohort.volumes,
@@ -99,8 +112,8 @@ def convert(
             cohort.classes,
             _preparation(reader, reading, cohort),
         )
-    left_out = found.faulty_patients if on_fault == "skip_patient" else []
-    warnings = [*found.warnings, *find_doubts(cohort.volumes, cohort.classes)]
+    left_out = source_cohort.faulty_patients if skips_patients else []
+    warnings = [*source_cohort.warnings, *find_doubts(cohort.volumes, cohort.classes)]
     return Summary(
         written,
         cohort.volumes,
@@ -108,17 +121,18 @@ def convert(
         cohort.classes,
         cohort.fingerprint,
         warnings,
-        found.ignored,
+        source_cohort.ignored,
         left_out,
-        found.faults,
+        source_cohort.faults,
         reader,
     )
 
 
 def _load_ahead(cohort: Cohort) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield images and masks of each volume. The next one is loaded by a thread while HDF5 writes.
+    """Yield images and masks of each volume, while a thread loads the next volume.
 
-    Reading and hashing release Python's lock, so the writing of the file takes half as long.
+    Reading and hashing release Python's lock during the writes of HDF5, so the file is written in
+    half the time.
     """
     with ThreadPoolExecutor(1) as pool:
         pending = deque(pool.submit(cohort.load, folder) for folder in cohort.folders[:1])
@@ -129,7 +143,7 @@ def _load_ahead(cohort: Cohort) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _preparation(reader: str, reading: Reading | None, cohort: Cohort) -> str:
-    """Return reader, settings and notes as JSON; "" for slices that are stored as they are."""
+    """Return reader, settings and notes as JSON, or "" if slices are stored unchanged."""
     settings = {
         name: value
         for name, value in vars(reading or Reading()).items()
@@ -141,14 +155,16 @@ def _preparation(reader: str, reading: Reading | None, cohort: Cohort) -> str:
 
 
 def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
-    """Whether the file holds this very content and every checksum in it is right."""
+    """Return True if the file contains this cohort and all its checksums are correct."""
     if not Path(output).exists():
         return False
     try:
         with Store(output) as store:
-            if store.fingerprint != cohort.fingerprint:  # names, patients and spacing are in it
+            # The fingerprint includes names, patients and spacing.
+            if store.fingerprint != cohort.fingerprint:
                 return False
             store.verify()
-    except DataError:  # damaged or of another version: it is written again
+    except DataError:
+        # A file that is damaged or of another version is written again.
         return False
     return True

@@ -1,8 +1,11 @@
-"""Slices as samples and as batches: the same numbers from memory or from the file, one by one or gathered on the device.
+"""Slices as samples and batches, equal whether they come from memory or from the file.
 
-rows        which slices of the file are meant; a position counts within this data set
-raw         uint8 (B, (2k+1) * C, H, W): a slice with k neighbours on each side, edges repeated, in the order of the slices
-image       float32, raw normalised by its volume's percentiles: clip((raw - low) / (high - low), 0, 1)
+row         the index of a slice in the file
+position    the index of a slice in a data set
+raw         uint8 (B, (2k+1) * C, H, W), a slice with k neighbours on each side, in the order of the
+            slices, where edge slices are repeated
+image       float32, raw normalised by the percentiles of its volume as
+            clip((raw - low) / (high - low), 0, 1)
 """
 
 import os
@@ -22,19 +25,24 @@ from brainseg.data.transfer import to_device
 
 
 class Sample(NamedTuple):
-    image: Tensor  # float32 (C, H, W) in [0, 1]
-    mask: Tensor  # uint8 (1, H, W), class index
-    patient: str  # the volume's folder name
+    # float32 (C, H, W) in [0, 1].
+    image: Tensor
+    # uint8 (1, H, W), class index.
+    mask: Tensor
+    # Name of the volume's folder.
+    patient: str
     slice_number: int
 
 
 class Batch(NamedTuple):
-    image: Tensor  # float32 (B, C, H, W) in [0, 1], on the device
-    mask: Tensor  # uint8 (B, 1, H, W), class index, on the device
+    # float32 (B, C, H, W) in [0, 1], on the device.
+    image: Tensor
+    # uint8 (B, 1, H, W), class index, on the device.
+    mask: Tensor
 
 
 class View:
-    """A lazy, read-only column of the data set: `view[i]`, `view[a:b]`, `len(view)`."""
+    """A lazy, read-only column of the data set with `view[i]`, `view[a:b]` and `len(view)`."""
 
     def __init__(self, read: Callable[[int], Any], length: int) -> None:
         self._read, self._length = read, length
@@ -53,13 +61,15 @@ class MRIDataset(Dataset[Sample]):
 
     Args:
         path: the HDF5 file.
-        indices: slices by their row in the file; None: all.
-        patients: only slices of these patients (names without date, or volumes with it); None: all.
-        volume: one channel by name, as "FLAIR"; None: all.
-        context: neighbouring slices on each side, as further channels.
+        indices: rows of the slices in the file, or None for all.
+        patients: patients whose slices are taken (names without date, or volumes with date), or
+            None for all.
+        volume: the name of one channel, such as "FLAIR", or None for all.
+        context: the number of neighbouring slices on each side, which become channels.
 
-    Raises RequestError for an unknown patient or channel or an index out of range, DataError for a damaged file.
-    `dataset[i]` is a `Sample`, `dataset[a:b]` a data set; `images masks patients slices` are views of the columns.
+    Raises RequestError for an unknown patient or channel or an index out of range, and DataError
+    for a damaged file. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a data set. The properties
+    `images`, `masks`, `patients` and `slices` are views of the columns.
     """
 
     def __init__(
@@ -73,14 +83,14 @@ class MRIDataset(Dataset[Sample]):
         self.store = path if isinstance(path, Store) else Store(Path(path))
         self.context, self.volume = context, volume
         check(context >= 0, "context", context, "must be at least 0")
-        known = self.store.channels
+        channels = self.store.channels
         check(
-            volume is None or volume in known,
+            volume is None or volume in channels,
             "data.volume",
             volume,
-            f"no such channel; known: {', '.join(known)}",
+            f"the data have no such channel; choose from {', '.join(channels)}, or null for all",
         )
-        self._channel = None if volume is None else self.store.channels.index(volume)
+        self._channel = None if volume is None else channels.index(volume)
         count = self.store.shape[0]
         self.rows = (
             np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64).reshape(-1)
@@ -98,49 +108,52 @@ class MRIDataset(Dataset[Sample]):
         if patients is not None:
             unknown = sorted(set(patients) - set(self.store.patients) - set(self.store.volumes))
             check(not unknown, "patients", ", ".join(unknown[:5]), "not in the data")
-            wanted = [
+            is_selected = [
                 v in patients or p in patients
                 for v, p in zip(self.store.volumes, self.store.patients, strict=True)
             ]
-            self.rows = self.rows[np.asarray(wanted)[self._volume_of_row[self.rows]]]
+            self.rows = self.rows[np.asarray(is_selected)[self._volume_of_row[self.rows]]]
         self._low, self._high = torch.from_numpy(self.store.low), torch.from_numpy(self.store.high)
         if self._channel is not None:
             self._low, self._high = (
                 limit[:, self._channel : self._channel + 1] for limit in (self._low, self._high)
             )
-        self.memory: Batch | None = (
-            None  # raw images (M, C, H, W) and masks (M, 1, H, W), both uint8
-        )
-        self._place = np.full(count, -1)  # where a row lies in that memory
+        # Raw images (M, C, H, W) and masks (M, 1, H, W), both uint8.
+        self.memory: Batch | None = None
+        # The index of each row in `memory`, or -1 for a row that was not loaded.
+        self._place = np.full(count, -1)
 
     @property
     def channels(self) -> int:
-        """Channels of an image: (2 * context + 1) times those chosen."""
+        """Return the number of channels, (2 * context + 1) times the selected channels."""
         return (2 * self.context + 1) * self._low.shape[1]
 
     @property
     def sequences(self) -> list[str]:
-        """The names of a slice's own channels, without its neighbours."""
+        """Return the names of the channels of a slice without its neighbours."""
         return list(self.store.channels) if self.volume is None else [self.volume]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
+        """Return height and width in pixels."""
         return int(self.store.shape[2]), int(self.store.shape[3])
 
     @property
     def in_mm(self) -> bool:
-        """Whether distances are in mm, for the whole cohort or not at all: medians would mix two units."""
+        """Return True if the spacing of all volumes is known, so that distances are in mm.
+
+        Otherwise all distances are in pixels, because a median must not mix two units.
+        """
         return bool(np.isfinite(self.store.spacing).all())
 
     @property
     def volumes(self) -> list[int]:
-        """Indices of the volumes that these slices belong to, in the file's order."""
+        """Return the indices of the volumes of these slices, in the order of the file."""
         return [int(v) for v in np.unique(self._volume_of_row[self.rows])]
 
     @property
     def has_tumour(self) -> np.ndarray:
-        """bool (len,): whether a slice has any tumour pixel."""
+        """Return an array bool (len,), True for each slice with a tumour pixel."""
         return self.store.tumour_pixels[self.rows] > 0
 
     images = property(lambda self: View(lambda i: self[i].image, len(self)))
@@ -171,35 +184,37 @@ class MRIDataset(Dataset[Sample]):
         return Sample(batch.image[0], batch.mask[0], self.patients[position], self.slices[position])
 
     def of_volume(self, volume: int) -> np.ndarray:
-        """Positions of the slices of one volume, from bottom to top."""
+        """Return the positions of a volume's slices, from bottom to top."""
         return np.flatnonzero(self._volume_of_row[self.rows] == volume)
 
     def bytes_needed(self) -> int:
-        """Memory that `hold` takes, in bytes."""
+        """Return the memory that `hold` takes, in bytes."""
         slices = sum(int(np.diff(self.store.first_slice)[v]) for v in self.volumes)
         return slices * (self._low.shape[1] + 1) * self.size[0] * self.size[1]
 
     def fits(self, device: torch.device | str = "cpu") -> bool:
-        """Whether the slices take at most half of the memory that is free now, the machine's and on a GPU also the GPU's."""
-        known = (
-            "SC_AVPHYS_PAGES" in os.sysconf_names
-        )  # not on a Mac, whose whole memory then counts as free
-        free = os.sysconf("SC_AVPHYS_PAGES" if known else "SC_PHYS_PAGES") * os.sysconf(
-            "SC_PAGE_SIZE"
-        )
+        """Return True if the slices take at most half of the free memory.
+
+        This is the memory of the host. For a GPU the smaller of host and GPU memory counts.
+        """
+        # macOS does not report free memory, so that all its memory counts as free.
+        pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+        free = os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
         if torch.device(device).type == "cuda":
             free = min(free, torch.cuda.mem_get_info(device)[0])
         return self.bytes_needed() < free / 2
 
     def hold(self, device: torch.device | str = "cpu", memory: Batch | None = None) -> "MRIDataset":
-        """Read these slices' whole volumes into memory on `device`, as stored (uint8); batches are the same to the bit.
+        """Read the volumes of these slices into memory on `device` and return self.
 
-        With the `memory` of a data set of the same volumes and channel nothing is read.
+        They stay as they are stored (uint8), and batches are bitwise equal to those from the file.
+        With the `memory` of a data set of the same volumes and channel, nothing is read.
         """
+        # Complete volumes are read, because the context of a slice can be any slice of its volume.
         rows = np.flatnonzero(np.isin(self._volume_of_row, self.volumes))
         if memory is None:
-            read = self._read(rows)
-            memory = Batch(read.image.to(device), read.mask.to(device))
+            raw = self._read(rows)
+            memory = Batch(raw.image.to(device), raw.mask.to(device))
         self._place[rows] = np.arange(len(rows))
         self.memory = memory
         return self
@@ -207,26 +222,28 @@ class MRIDataset(Dataset[Sample]):
     def gather(
         self, positions: Sequence[int] | np.ndarray, device: torch.device | str = "cpu"
     ) -> Batch:
-        """The samples at `positions` as one batch on `device`, normalised there: image (B, C, H, W), mask (B, 1, H, W)."""
+        """Return the samples at `positions` as one batch on `device`.
+
+        The batch has image (B, C, H, W) and mask (B, 1, H, W). Images are normalised on `device`.
+        """
         rows = self.rows[np.asarray(positions)]
         volumes = self._volume_of_row[rows]
         first, last = self.store.first_slice[volumes], self.store.first_slice[volumes + 1] - 1
-        around = np.arange(-self.context, self.context + 1)
-        neighbours = np.clip(rows[:, None] + around, first[:, None], last[:, None])
+        offsets = np.arange(-self.context, self.context + 1)
+        # The first and last slice of a volume stand in for neighbours beyond the volume.
+        neighbours = np.clip(rows[:, None] + offsets, first[:, None], last[:, None])
         raw = to_device(self._images(neighbours.reshape(-1)), device).reshape(
-            len(rows), len(around), -1, *self.size
+            len(rows), len(offsets), -1, *self.size
         )
-        chosen = torch.from_numpy(volumes)
+        volume_index = torch.from_numpy(volumes)
         low, high = (
-            to_device(limit[chosen][:, None, :, None, None], device)
+            to_device(limit[volume_index][:, None, :, None, None], device)
             for limit in (self._low, self._high)
         )
-        span = torch.where(
-            high > low, high - low, torch.inf
-        )  # a constant channel says nothing: zeros
-        image = (
-            raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)
-        )  # in place: fresh memory made it four times slower
+        # Division by infinity gives zeros for a constant channel, which contains no information.
+        span = torch.where(high > low, high - low, torch.inf)
+        # The operations work in place, because new memory for each made them four times slower.
+        image = raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)
         return Batch(image.flatten(1, 2), to_device(self._masks(rows), device))
 
     def _images(self, rows: np.ndarray) -> Tensor:
@@ -244,16 +261,20 @@ class MRIDataset(Dataset[Sample]):
         return self._read(rows, images=False).mask
 
     def _read(self, rows: np.ndarray, images: bool = True, masks: bool = True) -> Batch:
-        """Rows from the file, in any order and with repeats; neighbouring rows are read in one go."""
+        """Return rows of the file, in any order and with repeats.
+
+        Consecutive rows are read at once.
+        """
         unique, inverse = np.unique(rows, return_inverse=True)
+        # Each run is a sequence of consecutive rows.
         runs = np.split(unique, np.flatnonzero(np.diff(unique) != 1) + 1) if len(unique) else []
-        nothing = np.empty((0, 0, *self.size), np.uint8)
+        empty = np.empty((0, 0, *self.size), np.uint8)
         image = [self.store.images(int(run[0]), int(run[-1]) + 1) for run in runs] if images else []
         mask = [self.store.masks(int(run[0]), int(run[-1]) + 1) for run in runs] if masks else []
         if self._channel is not None:
             image = [part[:, self._channel : self._channel + 1] for part in image]
         stacked = [
-            torch.from_numpy(np.concatenate(parts)[inverse] if parts else nothing)
+            torch.from_numpy(np.concatenate(parts)[inverse] if parts else empty)
             for parts in (image, mask)
         ]
         return Batch(*stacked)
@@ -262,34 +283,38 @@ class MRIDataset(Dataset[Sample]):
 def epoch_order(
     dataset: MRIDataset, seed: int, epoch: int, tumour_share: float | None = None
 ) -> np.ndarray:
-    """Positions of one epoch: every slice once, or `tumour_share` of as many from the tumour slices, each as evenly as it goes.
+    """Return the positions of the slices of one epoch in their order.
 
-    A function of (seed, epoch) alone, so that a resumed run goes on in the same order.
+    Without `tumour_share` every slice comes once. With it the epoch has the same length, and this
+    share of its positions are tumour slices. Within the slices with tumour, and within those
+    without, the numbers of repetitions differ by at most one. The order is a function of
+    (seed, epoch) alone, so that a resumed run continues in the same order.
     """
     generator = generator_for(seed, "order", epoch)
     if tumour_share is None:
         return torch.randperm(len(dataset), generator=generator).numpy()
     tumour = dataset.has_tumour
-    drawn = []
-    for positions, count in (
-        (np.flatnonzero(tumour), round(tumour_share * len(dataset))),
-        (np.flatnonzero(~tumour), len(dataset) - round(tumour_share * len(dataset))),
+    tumour_count = round(tumour_share * len(dataset))
+    parts = []
+    for positions, count, rule in (
+        (np.flatnonzero(tumour), tumour_count, "no training slice has tumour"),
+        (np.flatnonzero(~tumour), len(dataset) - tumour_count, "every training slice has tumour"),
     ):
-        there = bool(len(positions)) or not count
         check(
-            there,
+            bool(len(positions)) or not count,
             "data.tumour_share",
             tumour_share,
-            "the training slices have none of that kind",
+            rule,
             "set it to null",
         )
+        # Each round is a permutation of all positions, so that slices are repeated evenly.
         rounds = [
             torch.randperm(len(positions), generator=generator).numpy()
             for _ in range(-(-count // max(len(positions), 1)))
         ]
-        drawn.append(positions[np.concatenate([*rounds, np.empty(0, np.int64)])[:count]])
-    together = np.concatenate(drawn)
-    return together[torch.randperm(len(together), generator=generator).numpy()]
+        parts.append(positions[np.concatenate([*rounds, np.empty(0, np.int64)])[:count]])
+    order = np.concatenate(parts)
+    return order[torch.randperm(len(order), generator=generator).numpy()]
 
 
 def _position(index: int, length: int) -> int:

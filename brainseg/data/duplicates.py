@@ -1,4 +1,4 @@
-"""Scans that are in a cohort twice. A split by names would train and test on the same images."""
+"""Duplicate scans in a cohort, with which a split by names would train and test on equal images."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ SHARE = 0.2
 
 
 def shared_slices(folders: Sequence[Folder]) -> dict[tuple[int, int], int]:
-    """Return the number of slices that two volumes share, by their positions in `folders`, if it is
-    a fifth or more of either.
+    """Return the number of shared slices of each pair of volumes with many shared slices.
 
-    Slices are compared pixel by pixel in the main channel, as they are and mirrored. Constant
-    slices do not count.
+    The key of a pair contains the positions of both volumes in `folders`. A pair is returned if it
+    shares a fifth or more of the slices of either volume. Slices are compared pixel by pixel in the
+    main channel, as they are and mirrored. Constant slices do not count.
     """
     holders: dict[bytes, list[int]] = defaultdict(list)
     for position, folder in enumerate(folders):
@@ -27,34 +27,33 @@ def shared_slices(folders: Sequence[Folder]) -> dict[tuple[int, int], int]:
     return {
         pair: count
         for pair, count in sorted(counts.items())
-        if count >= SHARE * _fewest(folders, pair)
+        if count >= SHARE * _count_fewest_slices(folders, pair)
     }
 
 
-def _fewest(folders: Sequence[Folder], pair: tuple[int, int]) -> int:
-    """Return the number of slices of the smaller volume, without those that are constant."""
+def _count_fewest_slices(folders: Sequence[Folder], pair: tuple[int, int]) -> int:
+    """Return the number of slices of the smaller volume, without constant slices."""
     return min(
         len(volume.slice_hashes) for position in pair if (volume := folders[position].volume)
     )
 
 
 def mark_duplicates(folders: Sequence[Folder], together: bool) -> None:
-    """Add a fault to the later of two volumes that hold the same scan and are of different
-    patients.
+    """Add a fault to each volume whose scan also belongs to an earlier patient.
 
-    If `together`, they become volumes of one patient instead, so that no split parts them, and the
-    fault becomes a warning. Two equal volumes of one patient are a warning in either case: they
-    count twice.
+    If `together`, both volumes become volumes of one patient instead, so that no split separates
+    them, and the fault becomes a warning. Two equal volumes of one patient get a warning in either
+    case, because the scan counts twice.
     """
     renamed: dict[str, str] = {}
     for (first, second), count in shared_slices(folders).items():
         earlier, later = folders[first], folders[second]
-        fewest = _fewest(folders, (first, second))
+        fewest = _count_fewest_slices(folders, (first, second))
         equal = (
             f"{later.path.name}: {count} of {fewest} slices are also in "
             f"{earlier.path.name}, as they are or mirrored"
         )
-        patients = [_resolved(folder.patient, renamed) for folder in (earlier, later)]
+        patients = [_resolve_patient(folder.patient, renamed) for folder in (earlier, later)]
         if earlier.patient == later.patient:
             later.warnings.append(
                 f"{equal}; both are volumes of {later.patient}, so the scan counts twice"
@@ -64,14 +63,17 @@ def mark_duplicates(folders: Sequence[Folder], together: bool) -> None:
             later.faults.append(f"{equal}; a split would train and test on the same scan; {remedy}")
         else:
             later.warnings.append(f"{equal}; they are kept together as volumes of one patient")
+            # The alphabetically first name becomes the name of both patients.
             renamed |= {max(patients): min(patients)} if patients[0] != patients[1] else {}
     for folder in folders:
         if folder.volume and folder.patient in renamed:
-            folder.volume = replace(folder.volume, patient=_resolved(folder.patient, renamed))
+            folder.volume = replace(
+                folder.volume, patient=_resolve_patient(folder.patient, renamed)
+            )
 
 
-def _resolved(patient: str, renamed: dict[str, str]) -> str:
-    """Return the name under which a patient is stored, following the renamings to their end."""
+def _resolve_patient(patient: str, renamed: dict[str, str]) -> str:
+    """Return the name under which a patient is stored, after all renamings."""
     while patient in renamed:
         patient = renamed[patient]
     return patient

@@ -1,19 +1,20 @@
-"""Intensities of a scan as eight bits. MRI has no unit, so the scale is the volume's own."""
+"""Conversion of intensities to eight bits, scaled for each volume because MRI has no unit."""
 
 import numpy as np
 
 from brainseg.data.volume import percentile
 
-LARGEST_TABLE = 2**20  # levels of a channel that are stretched by a table
+# Largest number of intensity levels for which a lookup table is used.
+LARGEST_TABLE = 2**20
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
     """Return images (S, C, H, W) as uint8, stretched unless they are whole numbers from 0 to 255.
 
     The 0.5th percentile of a channel becomes 0 and the 99.5th becomes 255. The network's input is
-    cut at the 10th and 99th percentile, so that the loss is rounding by 1/510 of that range: MRI
-    has no unit, and its noise is coarser. A channel that is all but constant is stretched from its
-    smallest to its largest value.
+    cut at the 10th and 99th percentile, so that the only loss is rounding by 1/510 of that range.
+    The noise of MRI is coarser than this rounding. An almost constant channel, in which both
+    percentiles are equal, is stretched from its smallest to its largest value.
     """
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
@@ -24,7 +25,8 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
         if images.dtype.kind in "bui" and smallest >= 0 and largest <= 255:
             stretched[:, channel] = values
         elif images.dtype.kind in "iu" and int(largest) - int(smallest) < LARGEST_TABLE:
-            # Scanners store a few thousand values: counting and a table take a tenth of the time.
+            # Scanners store a few thousand different values. For these a histogram and a lookup
+            # table take a tenth of the time.
             offsets = (
                 values - smallest
                 if images.dtype.kind == "u"
@@ -42,7 +44,10 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 
 
 def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as uint8, from `low` to `high`, or over their whole range if these are equal."""
+    """Return values as uint8, stretched from `low` to `high`.
+
+    If both are equal, the values are stretched from the smallest to the largest value.
+    """
     low, high = (low, high) if low < high else (values.min(), values.max())
     if not low < high:
         return np.zeros(values.shape, np.uint8)

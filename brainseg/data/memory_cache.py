@@ -1,4 +1,4 @@
-"""Slices that stay in memory from one run to the next of the same process: a sweep reads its data once."""
+"""Cache of slices for the runs of one process, so that a sweep reads its data once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,10 @@ from brainseg.data.dataset import Batch, MRIDataset
 
 
 class Key(NamedTuple):
-    """What the bytes in memory depend on. The fingerprint is read anew for each run: a file may be replaced between two."""
+    """Identity of the cached slices.
+
+    The fingerprint is read for each run, because a file may be replaced between two runs.
+    """
 
     path: str
     fingerprint: str
@@ -18,31 +21,32 @@ class Key(NamedTuple):
     device: str
 
 
-_kept: dict[
-    Key, Batch
-] = {}  # a global, because a run ends between two jobs and takes everything else with it
+# A global variable, because all other objects of a run are freed when the job ends.
+_cache: dict[Key, Batch] = {}
 
 
 def cache_in_memory(
     parts: Sequence[MRIDataset], device: torch.device, resident: str = "auto"
 ) -> None:
-    """Hold the parts' slices in memory on `device`, or under resident=auto those that fit; taken over from the run before.
+    """Load the slices of the parts into memory on `device`, or reuse those of the previous run.
 
-    What that run held and this one does not need is let go first, so that a sweep over data settings never holds two.
+    With resident=yes all parts are loaded, with resident=auto those that fit, and with resident=no
+    none. Slices that this run does not need are freed first, so that a sweep over data settings
+    never holds the data of two runs.
     """
-    wanted = [(_key(part, device), part) for part in parts] if resident != "no" else []
-    for key in _kept.keys() - {key for key, _ in wanted}:
-        del _kept[key]
-    for key, part in wanted:
-        if key in _kept or resident == "yes" or part.fits(device):
-            memory = part.hold(device, _kept.get(key)).memory
+    requests = [(_key(part, device), part) for part in parts] if resident != "no" else []
+    for key in _cache.keys() - {key for key, _ in requests}:
+        del _cache[key]
+    for key, part in requests:
+        if key in _cache or resident == "yes" or part.fits(device):
+            memory = part.hold(device, _cache.get(key)).memory
             assert memory is not None
-            _kept[key] = memory
+            _cache[key] = memory
 
 
 def clear_cache() -> None:
-    """Let go of everything."""
-    _kept.clear()
+    """Remove all slices from the cache."""
+    _cache.clear()
 
 
 def _key(part: MRIDataset, device: torch.device) -> Key:

@@ -1,4 +1,7 @@
-"""One volume in memory, in the place of the HDF5 file: `MRIDataset` gives the same numbers of it as of a prepared cohort."""
+"""A volume in memory that replaces the HDF5 file of a cohort.
+
+`MRIDataset` gives the same numbers for this volume as for a prepared cohort.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +14,15 @@ from brainseg.data.volume import CHANNELS, CLASSES, UNKNOWN, compute_volume_stat
 
 
 class MemoryStore(Store):
-    """A `Store` of one volume that was never written.
+    """A `Store` of one volume without a file.
 
     Args:
-        name: of the volume; the patient is that name without its date.
-        scan: images uint8 (S, C, H, W); masks (S, H, W) class index, or None where nobody knows (zeros then).
-        channels: names of the C channels.
-        classes: names by class index, background first.
+        name: the name of the volume. The patient is this name without its date, unless the scan
+            names the patient.
+        scan: images uint8 (S, C, H, W) and masks (S, H, W) class index. Masks that are None become
+            zeros.
+        channels: the names of the C channels.
+        classes: the names by class index, background first.
     """
 
     def __init__(
@@ -57,7 +62,6 @@ class MemoryStore(Store):
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
         if not 0 <= start <= stop <= len(self._pixels[name]):
-            raise IndexError(
-                f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {len(self._pixels[name])}"
-            )
+            count = len(self._pixels[name])
+            raise IndexError(f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {count}")
         return self._pixels[name][start:stop]

@@ -1,12 +1,10 @@
-"""Names of files and folders in a cohort: which ones belong to the system, and which ones look like
-images.
-"""
+"""Names of system files, images and slices in a cohort."""
 
 import re
 from pathlib import Path
 
-# Finder, Explorer, archivers and network drives leave these in every folder. Nobody put them there,
-# so no report names them.
+# Finder, Explorer, archivers and network drives create these in every folder. Reports leave them
+# out, because no user created them.
 SYSTEM = (
     "thumbs.db",
     "ehthumbs.db",
@@ -36,29 +34,28 @@ SLICE = re.compile(r"(?P<volume>.+)_(?P<number>[0-9]+)(?P<mask>_mask)?\.tiff?", 
 
 
 def is_system(name: str) -> bool:
-    """Return True for a hidden file or folder and for what an operating system leaves behind."""
+    """Return True for hidden files and folders and for those of an operating system."""
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
 def is_image(name: str) -> bool:
-    """Return True if the file's suffix is that of an image format."""
+    """Return True if the file name has the suffix of an image format."""
     return name.casefold().endswith(IMAGES)
 
 
 def printable(name: str) -> str:
-    """Return the name as it can be printed.
+    r"""Return a printable form of the name.
 
-    Bytes that are not UTF-8 become escapes such as `\\udcfc`.
+    Bytes that are not UTF-8 become escapes such as `\udcfc`.
     """
     return name if name.isprintable() else ascii(name)
 
 
 def misnamed(folder: Path, names: list[str], has_slices: bool) -> list[str]:
-    """Return a fault for each image whose name does not fit its folder, or one fault if all bear
-    another folder's name.
+    """Return a fault for each misnamed image, or one fault if all bear another folder's name.
 
-    `names` are the misnamed images of the folder, and `has_slices` says that the folder holds
-    others with the right name.
+    `names` are the images of the folder whose name does not match the folder. `has_slices` is True
+    if the folder also contains images with matching names.
     """
     if not names:
         return []

@@ -1,4 +1,4 @@
-"""Which data a config means: a prepared file, or the phantom that is made on first use."""
+"""Access to the data of a config, a prepared file or the phantom that is made on first use."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,23 +11,25 @@ from brainseg.data.volume import CHANNELS, CLASSES, patient_of
 
 
 class DatasetInfo(NamedTuple):
-    """What can be known of a cohort before anything is made or read in full."""
+    """Properties of a cohort that are known before the data are made or read in full."""
 
-    patients: list[str]  # sorted names without dates
-    size: tuple[int, int]  # height, width in pixels
+    # Sorted names without dates.
+    patients: list[str]
+    # Height and width in pixels.
+    size: tuple[int, int]
     channels: list[str]
     classes: list[str]
 
 
 def open_store(config: DataConfig) -> Store:
-    """The prepared file; makes the phantom cohort if that is asked for and not there yet."""
+    """Return the prepared file, or the phantom cohort, which is made if its file does not exist."""
     return Store(
         Path(config.path) if config.path is not None else cohort.ensure_cohort(config.phantom)
     )
 
 
 def fingerprint(config: DataConfig) -> str | None:
-    """The data's fingerprint; None where the phantom would have to be made first."""
+    """Return the fingerprint of the data, or None if there is no file, as before the first use."""
     path = Path(config.path) if config.path is not None else cohort.cohort_file(config.phantom)
     if not path.is_file():
         return None
@@ -36,19 +38,22 @@ def fingerprint(config: DataConfig) -> str | None:
 
 
 def read_dataset_info(config: DataConfig) -> DatasetInfo:
-    """Patients, size and channels, creating nothing. Raises RequestError (no such file), DataError (not such a file)."""
+    """Return patients, size, channels and classes without creating a file.
+
+    Raises RequestError if the file does not exist, and DataError if it is not a prepared file.
+    """
     if config.path is not None:
         path = Path(config.path)
-        make = f"make it with python -m brainseg.prepare source={path if path.is_dir() else 'DIR'} output=FILE"
+        source = path if path.is_dir() else "DIR"
         check(
             path.is_file(),
             "data.path",
             path,
             "a folder, not a prepared file" if path.is_dir() else "no such file",
-            make,
+            f"make it with python -m brainseg.prepare source={source} output=FILE",
         )
         with Store(path) as store:
-            found = DatasetInfo(
+            info = DatasetInfo(
                 sorted(set(store.patients)),
                 (store.shape[2], store.shape[3]),
                 store.channels,
@@ -56,20 +61,19 @@ def read_dataset_info(config: DataConfig) -> DatasetInfo:
             )
     else:
         names = sorted({patient_of(name) for name in cohort.patient_names(config.phantom)})
-        found = DatasetInfo(
+        info = DatasetInfo(
             names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES)
         )
-    known = config.volume is None or config.volume in found.channels
     check(
-        known,
+        config.volume is None or config.volume in info.channels,
         "data.volume",
         config.volume,
-        "no such channel",
-        f"known: {', '.join(found.channels)}, or null for all",
+        "the data have no such channel",
+        f"choose from {', '.join(info.channels)}, or null for all",
     )
-    return found._replace(patients=found.patients[: config.limit_patients])
+    return info._replace(patients=info.patients[: config.limit_patients])
 
 
-def in_channels(config: DataConfig, found: DatasetInfo) -> int:
-    """Channels of the network's input: those chosen, for the slice and its neighbours."""
-    return (1 if config.volume is not None else len(found.channels)) * (2 * config.context + 1)
+def in_channels(config: DataConfig, info: DatasetInfo) -> int:
+    """Return the number of input channels, the selected channels of a slice and its neighbours."""
+    return (1 if config.volume is not None else len(info.channels)) * (2 * config.context + 1)

@@ -1,5 +1,6 @@
-"""Doubts about masks: scores on a cohort without tumour, or with inverted masks, are close to 1 and
-mean nothing.
+"""Plausibility of masks, since scores without tumour or with inverted masks mean nothing.
+
+Scores on such a cohort are close to 1.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ REMEDY = "check the masks in the source, or set allow_empty=true"
 
 
 def find_doubts(volumes: Sequence[Volume], classes: Sequence[str]) -> list[str]:
-    """Return a warning for each property of the masks with which scores would mean little."""
+    """Return a warning for each property of the masks that makes scores meaningless."""
     tumour = " or ".join(classes[1:])
     empty = [volume.name for volume in volumes if not volume.tumour_pixels.any()]
     covered = [volume.name for volume in volumes if 2 * volume.covered_slices > volume.shape[0]]
@@ -48,10 +49,7 @@ def find_doubts(volumes: Sequence[Volume], classes: Sequence[str]) -> list[str]:
 
 
 def check_parts(store: Store, split: Split) -> None:
-    """Refuse a split of which a part has no tumour, or masks that look inverted.
-
-    Raises RequestError naming the part.
-    """
+    """Raise RequestError if a part of the split has no tumour, or masks that look inverted."""
     tumour, pixels = " or ".join(store.classes[1:]), store.shape[2] * store.shape[3]
     patient_of_row = np.repeat(store.patients, np.diff(store.first_slice))
     for part in PARTS:

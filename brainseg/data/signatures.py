@@ -1,25 +1,27 @@
-"""Signatures of volumes: whether two files hold the same scan of a patient, without reading a pixel."""
+"""Signatures of volumes, which identify equal scans in two files without reading pixels."""
 
 import hashlib
 
 from brainseg.data.store import Store
 
-LENGTH = 16  # hexadecimal digits of each half: 64 bits, for cohorts of thousands of patients
+# Hexadecimal digits of each half. 64 bits suffice for cohorts of thousands of patients.
+LENGTH = 16
 
 
 def signatures_of(store: Store) -> dict[str, list[str]]:
     """Return the signatures of each patient's volumes, by the patient's name."""
-    found: dict[str, list[str]] = {}
+    signatures: dict[str, list[str]] = {}
     for index, patient in enumerate(store.patients):
-        found.setdefault(patient, []).append(signature(store, index))
-    return found
+        signatures.setdefault(patient, []).append(signature(store, index))
+    return signatures
 
 
 def signature(store: Store, index: int) -> str:
-    """Return the signature of a volume by its index: a digest of its images, a dash, a digest of its masks.
+    """Return the signature of the volume `index`, two digests of images and masks with a dash.
 
-    The images enter by their size, their number and each sequence's 10th and 99th percentile, the masks by
-    the tumour pixels of each slice. These lie in memory, so that a signature costs microseconds.
+    The digest of the images covers their size, their number and the 10th and 99th percentile of
+    each sequence. The digest of the masks covers the number of tumour pixels of each slice. All of
+    these are in memory, so that a signature costs microseconds.
     """
     start, stop = int(store.first_slice[index]), int(store.first_slice[index + 1])
     size = f"{stop - start} {store.shape[1:]} ".encode()
@@ -29,5 +31,5 @@ def signature(store: Store, index: int) -> str:
 
 
 def is_same_scan(first: str, second: str, has_masks: bool = True) -> bool:
-    """Return True if two signatures are of the same scan; without masks its images decide."""
+    """Return True if two signatures belong to the same scan. Without masks only images count."""
     return first == second if has_masks else first.split("-")[0] == second.split("-")[0]

@@ -1,7 +1,8 @@
-"""Patient-level splits: drawn once from (sorted names, split.seed), hashed, stored beside the run, checked at each use.
+"""Patient-level splits, which are hashed, stored in the run folder and checked at each use.
 
-Two volumes of one patient are never parted. Patients are shuffled within their institution (the second part of
-TCGA_<institution>_<number>) and dealt out so that each institution is spread evenly over the parts.
+A split is drawn once from (sorted names, split.seed). All volumes of a patient are in one part.
+Patients are shuffled within their institution, the second part of TCGA_<institution>_<number>. They
+are assigned so that each institution is spread evenly over the parts.
 """
 
 import hashlib
@@ -24,7 +25,10 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """Patients of each part, sorted by name. `leaky` marks parts that share patients (the reference's draw)."""
+    """Patients of each part, sorted by name.
+
+    `leaky` marks a split whose parts share patients, as in the reference implementation.
+    """
 
     name: str
     train: tuple[str, ...]
@@ -34,28 +38,33 @@ class Split:
 
     @property
     def sha256(self) -> str:
-        """Identifies who is in which part, however it was drawn."""
+        """Return the hash of the parts, which does not depend on how the patients were drawn."""
         return hashlib.sha256(
             json.dumps([self.train, self.validation, self.test]).encode()
         ).hexdigest()
 
     def role(self, patient: str) -> str:
-        """The part a patient is in: train before validation before test, `unknown` if in none."""
+        """Return the part of a patient, or `unknown` if the patient is in no part.
+
+        Of several parts train comes before validation, and validation before test.
+        """
         return next((part for part in PARTS if patient in getattr(self, part)), "unknown")
 
     def verify(self, patients: Sequence[str] | None = None) -> "Split":
-        """Return self if no patient is in two parts and, when `patients` is given, each of those is in one.
+        """Return self if no patient is in two parts, and if each of `patients` is in a part.
 
-        Raises RequestError naming the patients. The reference's draw, whose parts overlap by design, is excepted.
+        Raises RequestError naming the patients otherwise. A leaky split, whose parts overlap by
+        design, is exempt from both rules. Patients of the split that are not in `patients` are an
+        error for every split.
         """
         named = [*self.train, *self.validation, *self.test]
-        twice = sorted(patient for patient, count in Counter(named).items() if count > 1)
+        repeated = sorted(patient for patient, count in Counter(named).items() if count > 1)
         check(
-            self.leaky or not twice,
+            self.leaky or not repeated,
             f"split={self.name}",
-            _some(twice),
+            _list_names(repeated),
             "patients in more than one part",
-            "one part each",
+            "put each patient in one part",
         )
         if patients is not None:
             missing, foreign = (
@@ -65,21 +74,21 @@ class Split:
             check(
                 self.leaky or not missing,
                 f"split={self.name}",
-                _some(missing),
+                _list_names(missing),
                 "patients of the data are in no part",
-                "add them",
+                "add them to a part",
             )
             check(
                 not foreign,
                 f"split={self.name}",
-                _some(foreign),
+                _list_names(foreign),
                 "patients are not in the data",
-                "remove them",
+                "remove them from the split",
             )
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """For split.json and the checkpoint: plain lists."""
+        """Return the split with lists instead of tuples, for split.json and the checkpoint."""
         plain = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
@@ -88,34 +97,39 @@ class Split:
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Split":
-        """The inverse of `as_dict`; raises RequestError if the names do not have the stored hash."""
+        """Return the split that `as_dict` stored.
+
+        Raises RequestError if the names do not have the stored hash.
+        """
         try:
             train, validation, test = (tuple(stored[part]) for part in PARTS)
             split = cls(stored["name"], train, validation, test, bool(stored.get("leaky", False)))
-            digest, own = str(stored["sha256"]), split.sha256
+            stored_hash = str(stored["sha256"])
         except (KeyError, TypeError) as error:
             raise RequestError(
-                f"split: not what a run stores ({type(error).__name__}: {error})"
+                f"split: not a split that a run stored ({type(error).__name__}: {error})"
             ) from error
         check(
-            own == digest,
+            split.sha256 == stored_hash,
             "split",
-            digest[:10],
-            "the stored names do not have this hash; it was edited",
+            stored_hash[:10],
+            "the stored names do not have this hash, so the split was edited",
         )
         check(
             not split.leaky or split.name == "reference",
             "split",
             split.name,
-            "only the reference's draw may be leaky; it was edited",
+            "only split=reference may be leaky, so the split was edited",
         )
         return split.verify()
 
 
 def make_split(config: SplitConfig, patients: Sequence[str]) -> Split:
-    """The split that `config` asks for over `patients` (names without dates, any order, repeats allowed).
+    """Return the split of `patients` that `config` describes.
 
-    Depends on the set of names and `split.seed` alone. Raises RequestError if the cohort is too small or a file is wrong.
+    `patients` are names without dates, in any order and with repeats. The split depends on the set
+    of names and `split.seed` alone. Raises RequestError if the cohort is too small or a file is
+    wrong.
     """
     names = sorted(set(patients))
     if isinstance(config, HoldoutConfig):
@@ -130,13 +144,18 @@ def make_split(config: SplitConfig, patients: Sequence[str]) -> Split:
         split = _reference(names)
     else:
         raise RequestError(
-            f"split.name={config.name}: choose it as split={config.name}, which brings the settings it needs"
+            f"split.name={config.name}: the name alone lacks the settings of this split; "
+            f"set split={config.name} instead"
         )
     return split.verify(names)
 
 
 def _shuffled_institutions(names: list[str], seed: int) -> list[list[str]]:
-    """Names as `case_001` have no institution: where each patient would be its own, all are shuffled together."""
+    """Return the patients of each institution in random order.
+
+    Names such as `case_001` contain no institution. If every patient would be an institution of one
+    patient, all patients are shuffled as one institution.
+    """
     generator = np.random.default_rng(seed)
     institutions = [
         list(group)
@@ -148,12 +167,17 @@ def _shuffled_institutions(names: list[str], seed: int) -> list[list[str]]:
 
 
 def _institution(name: str) -> str:
+    """Return the second part of a patient's name, or "" for a name of one part."""
     parts = name.split("_")
     return parts[1] if len(parts) > 1 else ""
 
 
 def _kfold(config: KFoldConfig, names: list[str]) -> Split:
-    """One counter goes on over all institutions, so fold sizes and each institution's share differ by at most one."""
+    """Return the split of `config.fold`, with the next fold for validation.
+
+    One counter runs over all institutions. The sizes of the folds, and the patients of each
+    institution in them, therefore differ by at most one.
+    """
     rule = f"the cohort has {len(names)} patients; at least {config.folds} are needed"
     check(len(names) >= config.folds, "split.folds", config.folds, rule, "lower split.folds")
     folds: list[list[str]] = [[] for _ in range(config.folds)]
@@ -168,11 +192,17 @@ def _kfold(config: KFoldConfig, names: list[str]) -> Split:
         for name in members
         if fold not in (config.fold, validation)
     ]
-    return Split("kfold", _sorted(train), _sorted(folds[validation]), _sorted(folds[config.fold]))
+    return Split(
+        "kfold", _sort_names(train), _sort_names(folds[validation]), _sort_names(folds[config.fold])
+    )
 
 
 def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
-    """Each institution gives every part its share rounded down; who is over goes to the parts that lag most so far."""
+    """Return a split with the shares of `config` within each institution.
+
+    Every part gets its share of the institution's patients, rounded down. Each remaining patient
+    goes to the part that is furthest below its share so far.
+    """
     shares = np.array([config.train, config.validation, config.test])
     check(
         config.train > 0 and config.validation > 0,
@@ -180,27 +210,28 @@ def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
         f"{config.train}, {config.validation}",
         "training and validation need patients",
     )
-    # Every part is within one of its share: with a share of one patient or more none is empty, whatever the institutions.
-    least = math.ceil(1 / shares[shares > 0].min() - 1e-9)
-    rule = f"{len(names)} patients; at least {least} are needed for the smallest part to have one"
-    check(len(names) >= least, "split", "holdout", rule, "use more patients or other shares")
+    # The size of every part differs from its share by less than one patient. A part whose share is
+    # one patient or more is therefore never empty, for any distribution over institutions.
+    minimum = math.ceil(1 / shares[shares > 0].min() - 1e-9)
+    rule = f"{len(names)} patients; at least {minimum} are needed to have one in each part"
+    check(len(names) >= minimum, "split", "holdout", rule, "use more patients or other shares")
     members: list[list[str]] = [[], [], []]
     seen = 0
     for group in _shuffled_institutions(names, config.seed):
         seen += len(group)
         counts = np.floor(shares * len(group) + 1e-9).astype(int)
         lag = shares * seen - [len(part) for part in members] - counts
-        lag[
-            shares * len(group) - counts < 1e-9
-        ] = -math.inf  # a part whose share came out even takes no extra
+        # A part whose share is a whole number of patients gets no remaining patient.
+        lag[shares * len(group) - counts < 1e-9] = -math.inf
         counts[np.argsort(-lag, kind="stable")[: len(group) - counts.sum()]] += 1
         for part, start, count in zip(members, np.cumsum(counts) - counts, counts, strict=True):
             part.extend(group[start : start + count])
-    train, validation, test = (_sorted(part) for part in members)
+    train, validation, test = (_sort_names(part) for part in members)
     return Split("holdout", train, validation, test)
 
 
 def _from_file(path: Path) -> Split:
+    """Return the split of a JSON file with lists of patients. Raises RequestError."""
     check(
         path.is_file(),
         "split.path",
@@ -210,10 +241,11 @@ def _from_file(path: Path) -> Split:
     )
     try:
         stored = json.loads(path.read_text())
-        train, validation, test = (_sorted(stored.get(part, [])) for part in PARTS)
+        train, validation, test = (_sort_names(stored.get(part, [])) for part in PARTS)
     except (ValueError, AttributeError, TypeError) as error:
         raise RequestError(
-            f"split.path={path}: must be a JSON object with lists of names train, validation, test ({error})"
+            f"split.path={path}: must be a JSON object with the lists of names train, validation, "
+            f"test ({error})"
         ) from error
     check(
         bool(train) and bool(validation),
@@ -225,7 +257,11 @@ def _from_file(path: Path) -> Split:
 
 
 def _reference(names: list[str]) -> Split:
-    """The reference's own draw: both parts come from the whole cohort, so most validation patients were trained on."""
+    """Return the split of the reference implementation.
+
+    Both parts are drawn from all patients, so that most validation patients are in the training
+    part, too.
+    """
     train, validation = (
         np.random.default_rng(42).choice(
             names, size=int(share * len(names)), replace=False, shuffle=False
@@ -239,12 +275,14 @@ def _reference(names: list[str]) -> Split:
         f"{len(names)} patients; at least 5 are needed",
         "use more patients",
     )
-    return Split("reference", _sorted(train), _sorted(validation), (), leaky=True)
+    return Split("reference", _sort_names(train), _sort_names(validation), (), leaky=True)
 
 
-def _sorted(names: Any) -> tuple[str, ...]:
+def _sort_names(names: Any) -> tuple[str, ...]:
+    """Return the names as text in alphabetical order."""
     return tuple(sorted(str(name) for name in names))
 
 
-def _some(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
+    """Return the first five names and the number of the others."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

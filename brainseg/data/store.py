@@ -1,18 +1,28 @@
-"""The HDF5 file of a cohort: written once by `store_writer`, opened everywhere, and no flipped bit in it passes silently.
+"""The HDF5 file of a cohort, with checksums that detect damaged bits.
 
-    images         (N, C, H, W) uint8     as in the source; N slices sorted by volume name, then slice number
+The file is written once by `store_writer`. N is the number of slices, V of volumes, C of channels,
+K of classes.
+
+    images         (N, C, H, W) uint8     as in the source, sorted by volume name and slice number
     masks          (N, 1, H, W) uint8     class index, compressed
-    slice_number   (N,) int32             tumour_pixels (N,) int32: pixels of class > 0
-    volumes        (V,) UTF-8             the volume's folder; patients (V,): that name without its date
+    slice_number   (N,) int32             number of the slice in the source
+    tumour_pixels  (N,) int32             number of pixels of classes above 0
+    volumes        (V,) UTF-8             name of the volume's folder
+    patients       (V,) UTF-8             name of the volume's folder without its date
     first_slice    (V + 1,) int64         rows first_slice[v] to first_slice[v + 1] are volume v
-    low, high      (V, C) float32         10th and 99th percentile of the whole volume; input = clip((image - low) / (high - low), 0, 1)
-    copies         (V, C) uint8           1: the channel is a copy of FLAIR, its own sequence is missing
-    spacing        (V, 3) float32         mm between slices, rows and columns; NaN unknown
-    channels (C,), classes (K,) UTF-8     names; attributes: format, schema, fingerprint
-    preparation                           attribute, JSON: reader, settings and notes, where slices are not stored as they were
+    low, high      (V, C) float32         10th and 99th percentile of all pixels of the volume, with
+                                          input = clip((image - low) / (high - low), 0, 1)
+    copies         (V, C) uint8           1 if the sequence is missing and the channel copies FLAIR
+    spacing        (V, 3) float32         mm between slices, rows and columns, NaN if unknown
+    channels       (C,) UTF-8             names of the sequences
+    classes        (K,) UTF-8             names by class index
 
-Every dataset carries Fletcher-32 checksums; libver="latest" adds them to the metadata. Images are left uncompressed: gzip
-halves them, but reads ten times and writes twenty times as slowly (measured on the 61 real patients).
+The attributes of the file are format, schema and fingerprint. If slices are not stored as they were
+in the source, the attribute preparation contains reader, settings and notes as JSON.
+
+Every dataset has Fletcher-32 checksums, and libver="latest" adds checksums to the metadata. Images
+are not compressed. gzip would halve their size, but reading would take ten times and writing twenty
+times as long (measured on the 61 real patients).
 """
 
 import math
@@ -31,7 +41,8 @@ FORMAT, SCHEMA = np.bytes_("brainseg"), 1
 OPEN = "is open for writing in another program, or was not closed"
 FOREIGN = "not a file that brainseg.prepare made"
 REMEDY = "make it again with python -m brainseg.prepare"
-TYPES = {  # of every part; text is bytes of a fixed length
+# Type of every dataset. Text consists of bytes of a fixed length.
+TYPES = {
     "images": "u1",
     "masks": "u1",
     "slice_number": "i4",
@@ -46,16 +57,16 @@ TYPES = {  # of every part; text is bytes of a fixed length
     "channels": "S",
     "classes": "S",
 }
-DAMAGED = (
-    OSError,
-    KeyError,
-    ValueError,
-    RuntimeError,
-)  # none of 90,000 damaged files made h5py raise anything else
+# Errors of h5py for damaged files. None of 90,000 damaged files raised another error.
+DAMAGED = (OSError, KeyError, ValueError, RuntimeError)
 
 
 def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
-    """The dataset `name`, if it lies in this very file (else DataError): HDF5 can also refer to other files, or to nothing."""
+    """Return the dataset `name` of the file.
+
+    Raises DataError if the dataset is not in this file. HDF5 can also refer to other files, or to
+    nothing.
+    """
     part, link = file[name], file.get(name, getlink=True)
     if (
         not isinstance(part, h5py.Dataset)
@@ -63,14 +74,15 @@ def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
         or part.is_virtual
         or part.external
     ):
-        raise DataError(f"{file.filename}: {name} is no dataset of this file; {remedy}")
+        raise DataError(f"{file.filename}: {name} is not a dataset of this file; {remedy}")
     return part
 
 
 def is_open_elsewhere(path: str | Path) -> bool:
-    """Return True if the file says that a program has it open for writing, or was stopped before it closed the file.
+    """Return True if a program has the file open for writing, or was stopped before it closed it.
 
-    HDF5 keeps that in the lowest bit of the byte behind the signature, the version and two sizes, from version 3 on.
+    From version 3 on, HDF5 stores this in the lowest bit of the byte after the signature, the
+    version and two sizes.
     """
     try:
         with Path(path).open("rb") as file:
@@ -86,7 +98,7 @@ def is_open_elsewhere(path: str | Path) -> bool:
 
 
 def is_store(path: str | Path) -> bool:
-    """Whether the file was made by `write_store`, of whatever schema version."""
+    """Return True if `write_store` made the file, in any schema version."""
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _has_format(file)
@@ -95,16 +107,18 @@ def is_store(path: str | Path) -> bool:
 
 
 def _has_format(file: h5py.File) -> bool:
-    """Return True if the file says that it is one of ours. Another program's attribute of that name may be an array."""
+    """Return True if the file has the format attribute of brainseg."""
+    # The attribute of another program with this name may be an array.
     value = file.attrs.get("format")
     return isinstance(value, bytes) and value == FORMAT
 
 
 class Store:
-    """The file, opened for reading. Small arrays are read at once; pixels are read when asked for.
+    """The HDF5 file, opened for reading.
 
-    It pickles, and it may be used after a fork: each process opens the file for itself. Raises DataError, naming the file,
-    if it is none of ours, of another schema version, or damaged.
+    Small arrays are read when the file is opened, and pixels are read on demand. A store can be
+    pickled and used after a fork, because each process opens the file itself. Raises DataError
+    naming the file if it is not a prepared file, has another schema version, or is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -126,12 +140,12 @@ class Store:
             ) from error
 
     def _read_header(self, file: h5py.File) -> None:
+        """Read all datasets but the pixels. Raises DataError if they are not consistent."""
         if not _has_format(file):
             raise DataError(f"{self.path}: {FOREIGN}; {REMEDY}")
         if (schema := file.attrs["schema"]) != SCHEMA:
-            raise DataError(
-                f"{self.path}: schema version {schema}; this version of brainseg reads {SCHEMA}; {REMEDY}"
-            )
+            rule = f"schema version {schema}, but this version of brainseg reads {SCHEMA}"
+            raise DataError(f"{self.path}: {rule}; {REMEDY}")
         self._check_parts(file)
         self.fingerprint: str = bytes(file.attrs["fingerprint"]).decode()
         self.preparation: str = bytes(file.attrs.get("preparation", b"")).decode()
@@ -150,7 +164,7 @@ class Store:
         self._check_shapes(file)
 
     def _check_parts(self, file: h5py.File) -> None:
-        """Each part lies in this very file and has its type."""
+        """Raise DataError unless each dataset is in this file and has its type."""
         for name, kind in TYPES.items():
             part = part_of(file, name)
             if part.dtype.kind != "S" if kind == "S" else part.dtype != kind:
@@ -159,16 +173,22 @@ class Store:
                 )
         images = file["images"]
         if images.ndim != 4 or images.id.get_storage_size() < math.prod(images.shape):
+            size = images.id.get_storage_size()
             raise DataError(
-                f"{self.path}: images of shape {images.shape} in {images.id.get_storage_size()} bytes; {REMEDY}"
+                f"{self.path}: images of shape {images.shape} in {size} bytes; {REMEDY}"
             )
-        if (rows := file["slice_number"].shape) != images.shape[:1]:  # before it is read
+        # This shape is checked here because `_check_shapes` comes after `slice_number` is read.
+        if (rows := file["slice_number"].shape) != images.shape[:1]:
             raise DataError(
-                f"{self.path}: slice_number has shape {rows}, must have {images.shape[:1]}; {REMEDY}"
+                f"{self.path}: slice_number has shape {rows}, must have {images.shape[:1]}; "
+                f"{REMEDY}"
             )
 
     def _check_shapes(self, file: h5py.File) -> None:
-        """The parts must fit one another: a file can be whole and still not be what it says."""
+        """Raise DataError unless shapes and values of the datasets are consistent.
+
+        A file without damage can still be inconsistent.
+        """
         slices, channels, height, width = self.shape
         volumes = len(self.volumes)
         expected = {
@@ -203,11 +223,17 @@ class Store:
             )
 
     def images(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop of the images: (n, C, H, W) uint8. Raises DataError naming volume and slice if they are damaged."""
+        """Return the rows start to stop of the images, (n, C, H, W) uint8.
+
+        Raises DataError naming volume and slice if they are damaged.
+        """
         return self._rows("images", start, stop)
 
     def masks(self, start: int, stop: int) -> np.ndarray:
-        """Rows start to stop of the masks: (n, 1, H, W) uint8 class index. Raises DataError as `images`."""
+        """Return the rows start to stop of the masks, (n, 1, H, W) uint8 class index.
+
+        Raises DataError naming volume and slice if they are damaged.
+        """
         return self._rows("masks", start, stop)
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -218,8 +244,9 @@ class Store:
         try:
             return self._file()[name][start:stop]
         except DAMAGED as error:
+            # Reading the rows again one by one raises the error of the damaged slice.
             for row in range(start, stop) if stop - start > 1 else ():
-                self._rows(name, row, row + 1)  # raises at the slice that is damaged
+                self._rows(name, row, row + 1)
             place = (
                 f"slice {self.slice_number[start]} of {self.volumes[self.volume_of(start)]}"
                 if stop > start
@@ -230,18 +257,22 @@ class Store:
             ) from error
 
     def rows_of(self, volume: str) -> tuple[int, int]:
-        """The rows of a volume, by its name: from, to. Raises ValueError if it is not in the file."""
+        """Return the first row of a volume and the row after its last row.
+
+        Raises ValueError if the file does not contain the volume.
+        """
         index = self.volumes.index(volume)
         return int(self.first_slice[index]), int(self.first_slice[index + 1])
 
     def volume_of(self, row: int) -> int:
-        """Index of the volume that a row belongs to."""
+        """Return the index of the volume that a row belongs to."""
         return int(np.searchsorted(self.first_slice, row, side="right")) - 1
 
     def verify(self) -> None:
-        """Read everything once and compare it with the fingerprint. Raises DataError.
+        """Read all data and raise DataError if they do not have the fingerprint.
 
-        This finds what Fletcher-32 cannot, by its nature: words of 0x0000 that have become 0xFFFF, or the reverse.
+        Fletcher-32 cannot detect words of 0x0000 that have become 0xFFFF, or the reverse, but the
+        fingerprint does.
         """
         digests = []
         bounds = zip(
@@ -264,19 +295,22 @@ class Store:
             raise DataError(f"{self.path}: the content does not have its fingerprint; {REMEDY}")
 
     def _file(self) -> h5py.File:
-        """The handle of this process. One inherited through a fork shares its file position with the parent: close, open anew."""
+        """Return the file handle of this process."""
+        # A handle that was inherited through a fork shares its file position with the parent
+        # process, so each process opens its own handle.
         if self._handle is None or self._process != os.getpid():
             self.close()
             self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
         return self._handle
 
     def close(self) -> None:
-        """Close the handle; reading opens it again."""
+        """Close the file handle, which the next read opens again."""
         if self._handle is not None:
             self._handle.close()
         self._handle = None
 
     def __getstate__(self) -> dict[str, Any]:
+        # h5py handles cannot be pickled.
         return self.__dict__ | {"_handle": None}
 
     def __enter__(self) -> "Store":
@@ -292,4 +326,5 @@ class Store:
 
 
 def _reason(error: BaseException) -> str:
+    """Return the first 200 characters of the error's message on one line, or its type."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,7 @@
-"""Writes the HDF5 file of a cohort, whose parts are listed in `store`: all of it or, on a full disk, nothing but an error."""
+"""Writing of the HDF5 file of a cohort, in the format of `store`.
+
+On a full disk no file is written, and an error is raised.
+"""
 
 import errno
 import math
@@ -14,11 +17,10 @@ from brainseg.core.files import remove_stale, target, writing
 from brainseg.data.store import FORMAT, SCHEMA
 from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed_patients
 
-HELD = 2**24  # bytes of pixels that HDF5 holds back before it writes them, in both datasets
-SMALL, SMALL_ROW = (
-    16_384,
-    1024,
-)  # bytes that suffice for all but the pixels: of a file, and of each slice
+# Bytes of pixels that HDF5 buffers before it writes them, in both datasets together.
+HELD = 2**24
+# Bytes that suffice for all but the pixels, for each file and for each slice.
+SMALL, SMALL_ROW = 16_384, 1024
 
 
 def write_store(
@@ -29,16 +31,19 @@ def write_store(
     classes: Sequence[str] = CLASSES,
     preparation: str = "",
 ) -> None:
-    """Write the file atomically; its bytes depend on the arguments alone.
+    """Write the file atomically, with bytes that depend on the arguments alone.
 
-    `volumes` are sorted by name; `pixels` gives images (S, C, H, W) and masks (S, 1, H, W), uint8, of each in turn.
-    `preparation` says in JSON how the source was read.
+    `volumes` are sorted by name. `pixels` yields images (S, C, H, W) and masks (S, 1, H, W), both
+    uint8, of each volume in this order. `preparation` describes in JSON how the source was read.
+    Raises OSError if the disk is full.
     """
-    remove_stale(path)  # a killed process leaves as much as the file takes, hidden
+    # A killed process leaves a hidden file that may be as large as the complete file.
+    remove_stale(path)
     small = SMALL + SMALL_ROW * sum(volume.shape[0] for volume in volumes)
     with writing(path) as temporary:
         _check_room(path, volumes)
-        with temporary.open("wb") as file:  # while HDF5 is not there yet
+        # The space for the first writes of HDF5 is reserved before HDF5 opens the file.
+        with temporary.open("wb") as file:
             _reserve(file.fileno(), small)
         with h5py.File(
             temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2
@@ -52,6 +57,7 @@ def write_store(
                 first_slice[:-1], first_slice[1:], pixels, strict=True
             ):
                 size = image.nbytes + mask.nbytes
+                # Pixels that HDF5 has buffered are not yet part of the size of the file.
                 needed = file.id.get_filesize() + small + round(1.01 * (min(written, HELD) + size))
                 reserved = _reserve(file.id.get_vfd_handle(), needed, reserved)
                 images[start:stop] = image
@@ -59,15 +65,14 @@ def write_store(
                 written += size
             file.flush()
             end = file.id.get_filesize()
-        os.truncate(
-            temporary, min(end, temporary.stat().st_size)
-        )  # what was reserved and not needed
+        # The file ends where HDF5 stopped writing, without the rest of the reserved space.
+        os.truncate(temporary, min(end, temporary.stat().st_size))
 
 
 def _write_header(
     file: h5py.File, volumes: Sequence[Volume], channels: Sequence[str], classes: Sequence[str]
 ) -> np.ndarray:
-    """Write all but the pixels and make room for those; returns `first_slice`."""
+    """Write all datasets but the pixels, create empty datasets for these, return `first_slice`."""
     file.attrs["format"], file.attrs["schema"] = FORMAT, SCHEMA
     renamed = renamed_patients(
         (volume.name for volume in volumes), (volume.patient for volume in volumes)
@@ -112,11 +117,9 @@ def _write_header(
 
 
 def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
-    """Refuse at once what the disk has no room for: images as they are, and 2 % for all else."""
-    needed, free = (
-        int(1.02 * sum(math.prod(volume.shape) for volume in volumes)),
-        shutil.disk_usage(target(path).absolute().parent).free,
-    )
+    """Raise OSError if the disk has too little space for the images and 2 % for all other data."""
+    needed = int(1.02 * sum(math.prod(volume.shape) for volume in volumes))
+    free = shutil.disk_usage(target(path).absolute().parent).free
     if needed > free:
         full = os.strerror(errno.ENOSPC)
         raise OSError(
@@ -126,25 +129,29 @@ def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
         )
 
 
-def _reserve(descriptor: int, size: int, before: int = 0) -> int:
-    """Let the disk promise a file of `size` bytes, and return how many it has promised; raises OSError if it cannot.
+def _reserve(descriptor: int, size: int, reserved: int = 0) -> int:
+    """Reserve disk space for a file of `size` bytes and return the number of reserved bytes.
 
-    HDF5 cannot close a file that it could not write, and crashes the interpreter at its end: so it must not be HDF5 that finds the
-    disk full. No promise is to be had on macOS, and none that counts from a file system that never writes in place, as ZFS.
+    `reserved` is the number of bytes that earlier calls reserved. Raises OSError if the disk has
+    too little space. HDF5 cannot close a file that it could not write, and then crashes the
+    interpreter at its end. The full disk must therefore be detected before HDF5 writes. macOS
+    cannot reserve space, and a file system that never writes in place, such as ZFS, does not
+    guarantee it.
     """
-    if size > before and hasattr(os, "posix_fallocate"):
+    if size > reserved and hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(descriptor, before, size - before)
+            os.posix_fallocate(descriptor, reserved, size - reserved)
         except OSError as error:
-            if error.errno not in (
-                errno.EOPNOTSUPP,
-                errno.EINVAL,
-            ):  # the file system knows no promises
+            # These two errors mean that the file system cannot reserve space.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-    return max(size, before)
+    return max(size, reserved)
 
 
 def fixed_length(values: Sequence[str]) -> np.ndarray:
-    """Strings of fixed length: those of variable length lie outside the chunks, where nothing checks them."""
+    """Return the strings with a fixed length.
+
+    HDF5 stores strings of variable length outside of the chunks, where no checksum covers them.
+    """
     encoded = [value.encode() for value in values]
     return np.array(encoded, h5py.string_dtype("utf-8", max(map(len, encoded))))

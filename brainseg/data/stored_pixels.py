@@ -1,8 +1,8 @@
-"""Pixels of a verified volume that are read for the second time, without a decoder.
+"""Reading of uncompressed pixels of a verified volume without a decoder.
 
-`prepare` reads every file twice, to verify all of them before it writes. tifffile takes 20 times as
-long as the file system. The caller compares the digest of the volume, so that a file that has
-changed costs time and never gives wrong pixels.
+`prepare` reads every file twice, because it verifies all files before it writes. For the second
+reading tifffile takes 20 times as long as the file system. The caller compares the digest of the
+volume, so that a file that has changed costs time but never gives wrong pixels.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from brainseg.data.volume import Slice
 
 
 def read_plain_pixels(folder: Folder, shape: tuple[int, ...]) -> list[Slice]:
-    """Return the slices of a volume of `shape` (S, C, H, W) from the places that the first reading noted.
+    """Return the slices of a volume, read from the offsets that the first reading recorded.
 
-    Returns an empty list unless every file contains its pixels uncompressed in one piece. Nothing is
-    checked here.
+    `shape` is (S, C, H, W). The list is empty unless every file contains its pixels uncompressed in
+    one piece. The values are not checked.
     """
     slices: list[Slice] = []
     _, channels, height, width = shape

@@ -1,11 +1,14 @@
-"""From the host's memory to a device's."""
+"""Transfer of tensors from the host to a device."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A tensor on `device`. A GPU fetches it from page-locked memory by itself: the host need not wait until it gets there."""
+    """Return the tensor on `device`.
+
+    The copy to a GPU runs asynchronously from page-locked memory, so that the host does not wait.
+    """
     if torch.device(device).type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -12,21 +12,23 @@ EXPECTED = "<folder>/<folder>_<number>.tif and <folder>_<number>_mask.tif"
 
 @dataclass
 class Tree:
-    """The folders below a source, as `walk` sorts them."""
+    """The folders below a source, sorted by their content."""
 
-    # Each folder that has folders of slices below it, with those.
+    # Folders of slices by the folder that contains them.
     cohorts: dict[Path, list[Path]] = field(default_factory=dict)
-    # Folders that hold a slice with the folder's own name.
+    # Folders that contain a slice with the name of the folder.
     patients: set[Path] = field(default_factory=set)
-    # Folders that hold images, none of them named as a slice.
+    # Folders that contain images, of which none has the name of a slice.
     pictures: list[Path] = field(default_factory=list)
-    faulty: list[Folder] = field(default_factory=list)  # folders that cannot be entered
+    # Folders that cannot be entered.
+    faulty: list[Folder] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
 
 
 def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
-    """Sort a folder and all below it into `tree`, and return True if there are images anywhere in
-    it.
+    """Add a folder and all folders below it to `tree`.
+
+    Returns True if any of them contains an image.
     """
     entries = entries_of(folder)
     names = [entry.name for entry in entries if not is_folder(entry)]
@@ -40,7 +42,8 @@ def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
     else:
         place = "" if folder is top else f"{folder.path.relative_to(top.path)}/"
         tree.ignored += [printable(f"{place}{name}") for name in names if name != "data.csv"]
-    # A link within the source may lead to a folder above it, so no folder is looked for behind one.
+    # A link within the source may lead to a folder above it, so the folders behind a link are not
+    # searched.
     below = [] if folder is not top and folder.path.is_symlink() else filter(is_folder, entries)
     for entry in below:
         has_images = _enter(entry, top, tree) or has_images
@@ -48,8 +51,9 @@ def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
 
 
 def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
-    """Sort the folder behind an entry into `tree`, and return True if there are images anywhere in
-    it.
+    """Add the folder behind an entry and all folders below it to `tree`.
+
+    Returns True if any of them contains an image.
     """
     folder = Folder(Path(entry.path))
     has_images = False
@@ -77,8 +81,9 @@ def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
 
 
 def describe_places(tree: Tree, source: Path) -> str:
-    """Return the fault of a source with more than one cohort, such as the two copies in the public
-    archive.
+    """Return the fault of a source with more than one cohort.
+
+    The public archive, for example, contains two copies of the cohort.
     """
     places = [f"{path} ({len(folders)})" for path, folders in sorted(tree.cohorts.items())]
     more = f" and {len(places) - 3} more places" if len(places) > 3 else ""
@@ -90,9 +95,7 @@ def describe_places(tree: Tree, source: Path) -> str:
 
 
 def describe_absence(tree: Tree, source: Path) -> str:
-    """Return the fault of a source without a patient, with an example of the images that are there
-    instead.
-    """
+    """Return the fault of a source without a patient, with an example of its images."""
     loose = [name for name in tree.ignored if is_image(name)]
     if any(SLICE.fullmatch(Path(name).name) for name in loose):
         return (
@@ -106,9 +109,9 @@ def describe_absence(tree: Tree, source: Path) -> str:
         if is_image(name) and not is_system(name)
     ]
     names = [printable(name) for name in examples + loose]
-    instead = (
+    other_images = (
         f"; its images have other names, such as {names[0]}: rename them, or choose another reader"
         if names
         else ""
     )
-    return f"no patient found: expected {EXPECTED}{instead}"
+    return f"no patient found: expected {EXPECTED}{other_images}"

@@ -1,4 +1,4 @@
-"""What is known of one volume (one scan of one patient) beside its pixels, and how it is worked out from them."""
+"""Properties of a volume (one scan of one patient), and their computation from its pixels."""
 
 import hashlib
 import json
@@ -11,32 +11,43 @@ import numpy as np
 
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
 CLASSES = ("background", "tumour")
-UNKNOWN = (math.nan, math.nan, math.nan)  # spacing
+# Spacing of a volume that gives no voxel size.
+UNKNOWN = (math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """What the HDF5 file holds of one volume beside its pixels: S slices of C channels."""
+    """Properties of a volume that the HDF5 file stores beside the pixels.
+
+    The volume has S slices of C channels.
+    """
 
     name: str
-    slice_number: np.ndarray  # (S,) int32, rising
-    shape: tuple[int, ...]  # (S, C, H, W)
-    low: np.ndarray  # (C,) float32, 10th percentile of all pixels of the channel
-    high: np.ndarray  # (C,) float32, 99th percentile
-    copies: (
-        np.ndarray
-    )  # (C,) bool: equals FLAIR in every pixel, which stands in for a sequence that is missing
-    tumour_pixels: np.ndarray  # (S,) int32, pixels of class > 0
-    class_pixels: (
-        np.ndarray
-    )  # (256,) int64, pixels of each class in the volume; that of class 0 is not counted
-    digest: str  # SHA-256 of name, spacing where known, slice numbers, pixels and classes
-    spacing: tuple[float, ...] = UNKNOWN  # mm between slices, rows and columns; NaN unknown
-    covered_slices: int = 0  # slices on which classes above 0 cover more than half of the head
-    slice_hashes: frozenset[bytes] = (
-        frozenset()
-    )  # of each slice of the main channel that is not constant
-    patient: str = ""  # the volume's name without its date; another name if a reader says so, or if that patient has the same scan
+    # (S,) int32, rising.
+    slice_number: np.ndarray
+    # (S, C, H, W).
+    shape: tuple[int, ...]
+    # (C,) float32, the 10th percentile of all pixels of each channel.
+    low: np.ndarray
+    # (C,) float32, the 99th percentile of all pixels of each channel.
+    high: np.ndarray
+    # (C,) bool, True for a channel whose sequence is missing and that equals FLAIR in every pixel.
+    copies: np.ndarray
+    # (S,) int32, the number of pixels of classes above 0.
+    tumour_pixels: np.ndarray
+    # (256,) int64, the number of pixels of each class in the volume. Class 0 is not counted.
+    class_pixels: np.ndarray
+    # SHA-256 of name, spacing where known, slice numbers, pixels and classes.
+    digest: str
+    # mm between slices, rows and columns, NaN if unknown.
+    spacing: tuple[float, ...] = UNKNOWN
+    # Number of slices on which classes above 0 cover more than half of the head.
+    covered_slices: int = 0
+    # Hash of each slice of the main channel that is not constant.
+    slice_hashes: frozenset[bytes] = frozenset()
+    # The volume's name without its date, unless the reader names the patient or another patient has
+    # the same scan.
+    patient: str = ""
 
     def __post_init__(self) -> None:
         if not self.patient:
@@ -44,22 +55,27 @@ class Volume:
 
     @property
     def constant(self) -> np.ndarray:
-        """(C,) bool: scaling between `low` and `high` leaves nothing but zeros of this channel."""
+        """Return a bool (C,), True for a channel that the normalisation turns into zeros."""
         return self.low >= self.high
 
 
 def patient_of(volume: str) -> str:
-    """The volume's name without its date: eight digits, so that `scan_001` and `scan_002` stay two patients."""
+    """Return the volume's name without its date.
+
+    A date has eight digits, so that `scan_001` and `scan_002` remain two patients.
+    """
     return re.sub(r"_[0-9]{8}$", "", volume)
 
 
-Slice = tuple[
-    int, np.ndarray, np.ndarray
-]  # number, image (C, H, W) uint8, class index (H, W) uint8
+# Slice number, image (C, H, W) uint8 and class index (H, W) uint8.
+Slice = tuple[int, np.ndarray, np.ndarray]
 
 
 def main_channel(channels: Sequence[str]) -> int:
-    """Which channel is shown in pictures, and taken to be given where only one is: FLAIR, on which the masks are drawn; else the first."""
+    """Return the index of the channel that pictures show and that a single image is assumed to be.
+
+    This is FLAIR, on which the masks are drawn, or the first channel if there is no FLAIR.
+    """
     return list(channels).index("FLAIR") if "FLAIR" in channels else 0
 
 
@@ -70,21 +86,25 @@ def compute_volume_stats(
     spacing: Sequence[float] = UNKNOWN,
     patient: str = "",
 ) -> Volume:
-    """Work out a `Volume` from its slices, with one of them in memory at a time; for arrays: `zip(numbers, images, masks[:, 0])`."""
-    content = _begin(name, spacing)
+    """Compute the properties of a volume from its slices.
+
+    Only one slice is in memory at a time. Slices of arrays are `zip(numbers, images, masks[:, 0])`.
+    """
+    content = _start_hash(name, spacing)
     flair = channels.index("FLAIR") if "FLAIR" in channels else None
     histogram, copies = (
         np.zeros((len(channels), 256), np.int64),
         np.full(len(channels), flair is not None),
     )
     numbers, tumour_pixels, size = [], [], (0, 0)
-    main, slice_hashes, of_slices = main_channel(channels), set(), []
+    main, slice_hashes, slice_histograms = main_channel(channels), set(), []
     class_pixels = np.zeros(256, np.int64)
     for number, image, mask in slices:
-        _add(content, number, image, mask)
+        _add_slice(content, number, image, mask)
         counts = np.array([_histogram(channel) for channel in image])
         histogram += counts
-        of_slices.append(counts[main])
+        slice_histograms.append(counts[main])
+        # Constant slices, such as empty ones, are equal in many volumes.
         if np.count_nonzero(counts[main]) > 1:
             slice_hashes.add(hash_slice(image[main]))
         copies &= [
@@ -95,7 +115,8 @@ def compute_volume_stats(
         tumour_pixels.append(np.count_nonzero(mask))
         if mask.max() > 1:
             class_pixels[1:] += np.bincount(mask.ravel(), minlength=256)[1:]
-        else:  # ten times as fast
+        else:
+            # For a mask of two classes the count of the tumour suffices and is ten times as fast.
             class_pixels[1] += tumour_pixels[-1]
         size = image.shape[1:]
     low, high = (
@@ -114,7 +135,7 @@ def compute_volume_stats(
         digest=content.hexdigest(),
         spacing=tuple(map(float, spacing)),
         covered_slices=_count_covered(
-            np.reshape(of_slices, (-1, 256)), np.array(tumour_pixels), low[main], high[main]
+            np.reshape(slice_histograms, (-1, 256)), np.array(tumour_pixels), low[main], high[main]
         ),
         slice_hashes=frozenset(slice_hashes),
         patient=patient,
@@ -122,9 +143,10 @@ def compute_volume_stats(
 
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
-    """Return how often each value 0 to 255 occurs in uint8 pixels: `np.bincount(pixels.ravel(), minlength=256)`.
+    """Return the number of uint8 pixels with each value from 0 to 255.
 
-    Two neighbours are counted as one number of 16 bits, which takes half the time where the pixels outnumber those numbers.
+    This equals `np.bincount(pixels.ravel(), minlength=256)`. Two neighbours are counted as one
+    number of 16 bits, which takes half the time if there are more pixels than 16-bit numbers.
     """
     if pixels.size % 2 or pixels.size < 2**15:
         return np.bincount(pixels.ravel(), minlength=256)
@@ -137,41 +159,48 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
 def _count_covered(
     histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float
 ) -> int:
-    """Return on how many slices the tumour covers more than half of the head, from the histograms (S, 256) of the slices.
+    """Return the number of slices on which the tumour covers more than half of the head.
 
-    The head is what is brighter than the background: above the 10th percentile by a tenth of the range up to the 99th.
+    `histograms` (S, 256) are those of the slices. The head consists of the pixels that are brighter
+    than the 10th percentile plus a tenth of the range between the 10th and 99th percentile.
     """
     head = histograms[:, int(low + 0.1 * (high - low)) + 1 :].sum(axis=1)
     return int(np.count_nonzero((tumour_pixels > 0) & (2 * tumour_pixels > head)))
 
 
 def hash_slice(pixels: np.ndarray) -> bytes:
-    """Return 16 bytes that identify a slice (H, W) uint8. Its left-right mirror image has the same hash."""
+    """Return 16 bytes that identify a slice (H, W) uint8 and its left-right mirror image."""
     content = min(pixels.tobytes(), pixels[:, ::-1].tobytes())
     return hashlib.blake2b(f"{pixels.shape}".encode() + content, digest_size=16).digest()
 
 
 def digest(name: str, slices: Iterable[Slice], spacing: Sequence[float] = UNKNOWN) -> str:
-    """The SHA-256 that `compute_volume_stats` finds, without the rest."""
-    content = _begin(name, spacing)
+    """Return the SHA-256 of a volume, without the other properties of `compute_volume_stats`."""
+    content = _start_hash(name, spacing)
     for number, image, mask in slices:
-        _add(content, number, image, mask)
+        _add_slice(content, number, image, mask)
     return content.hexdigest()
 
 
-def _begin(name: str, spacing: Sequence[float]) -> "hashlib._Hash":
-    known = np.asarray(spacing, np.float32)  # as it is stored
-    return hashlib.sha256(name.encode() + (b"" if np.isnan(known).all() else known.tobytes()))
+def _start_hash(name: str, spacing: Sequence[float]) -> "hashlib._Hash":
+    """Return a hash of the name and of the spacing, unless this is unknown."""
+    # float32 is the type in which the file stores the spacing.
+    stored = np.asarray(spacing, np.float32)
+    return hashlib.sha256(name.encode() + (b"" if np.isnan(stored).all() else stored.tobytes()))
 
 
-def _add(content: "hashlib._Hash", number: int, image: np.ndarray, mask: np.ndarray) -> None:
+def _add_slice(content: "hashlib._Hash", number: int, image: np.ndarray, mask: np.ndarray) -> None:
     content.update(f"\n{number} {image.shape}\n".encode())
     content.update(np.ascontiguousarray(image).data)
     content.update(np.ascontiguousarray(mask).data)
 
 
 def percentile(histogram: np.ndarray, share: float) -> float:
-    """`np.percentile(values, 100 * share)` from how often each value 0, 1, 2, ... occurs: 20 times as fast, and equal."""
+    """Return `np.percentile(values, 100 * share)` from the histogram of the values.
+
+    `histogram` contains the number of values that equal 0, 1, 2 and so on. The result is equal, and
+    the computation is 20 times as fast.
+    """
     position = (histogram.sum() - 1) * share
     below = int(position)
     lower, upper = np.searchsorted(
@@ -186,10 +215,12 @@ def fingerprint(
     classes: Sequence[str] = CLASSES,
     patients: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the SHA-256 of volumes sorted by name: of the content alone, not of paths or dates.
+    """Return the SHA-256 of a cohort from the digests of its volumes, sorted by name.
 
-    Names of channels and classes other than the public set's count. `patients` are volumes whose patient does not follow from
-    the volume's name, from `renamed_patients`: they count too, because splits depend on them.
+    The fingerprint depends on the content, not on paths or dates. The names of channels and classes
+    enter it only if they differ from those of the public data set. `patients` contains the patients
+    that do not follow from the volume's name, as `renamed_patients` returns them. They enter the
+    fingerprint, too, because splits depend on them.
     """
     names = [list(channels), list(classes)]
     named = "" if names == [list(CHANNELS), list(CLASSES)] else json.dumps(names)

@@ -325,6 +325,6 @@ def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path
     alone = dataclasses.replace(data, volume="FLAIR")
     with pytest.raises(
         RequestError,
-        match=r"augment.missing=0.1: FLAIR stands in .* the sequences are FLAIR; set it to 0",
+        match=r"augment.missing=0.1: FLAIR replaces .* the sequences are FLAIR; set it to 0",
     ):
         train.check_request(TrainConfig(data=alone, **rest))

@@ -155,7 +155,7 @@ def test_command_says_what_is_in_the_file(
         "written",
         "ignored: notes.txt",
         "warning: TCGA_BB_0009_20010101: slices are numbered up to 3, without 2",
-        "MB a slice, fingerprint",
+        "MB per slice, fingerprint",
         "no pre-contrast (FLAIR stands in for it) in 1 of 4 volumes: TCGA_BB_0009_20010101",
         "constant FLAIR (gives zeros) in 1 of 4 volumes: TCGA_BB_0009_20010101",
     ]:

@@ -257,7 +257,7 @@ def test_slices_in_another_layout_of_hdf5_are_no_file_of_ours(tmp_path: Path) ->
     [
         (
             lambda file: file.attrs.__setitem__("schema", 2),
-            "schema version 2; this version of brainseg reads 1",
+            "schema version 2, but this version of brainseg reads 1",
         ),
         (lambda file: file.__delitem__("masks"), "masks"),
         (

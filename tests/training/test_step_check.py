@@ -204,7 +204,7 @@ def test_a_share_of_tumour_slices_that_are_not_there_is_refused(without_tumour: 
         else:
             with pytest.raises(
                 RequestError,
-                match=rf"data.tumour_share={share}: the training slices have none of that kind",
+                match=rf"data.tumour_share={share}: no training slice has tumour",
             ):
                 train.check_request(request)
 

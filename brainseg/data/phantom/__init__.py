@@ -1,1 +1,1 @@
-"""Synthetic patients, with which everything can be tried without data."""
+"""Synthetic patients, for trials of the package without data."""

@@ -1,8 +1,9 @@
-"""What a synthetic head is made of: skull, face, brain, lesions and tumour, as maps of tissue in three dimensions.
+"""Anatomy of a synthetic head, with skull, face, brain, lesions and tumour as maps of tissue.
 
-Places are given in head units: x to the right of the picture, y to the front (up), z to the crown; the head's half-length is
-1, about 90 mm. A map holds the share of each voxel, 0 to 1, that a tissue fills, so that edges are as soft as a scanner's.
-A layer is a tissue's name and its map; layers are painted one over the other, in the order of the lists returned here.
+Positions are in head units, with x to the right of the picture, y to the front (up) and z to the
+crown. The half-length of the head is 1, about 90 mm. A map contains the share of each voxel, 0 to
+1, that a tissue fills, so that edges are as soft as those of a scanner. A layer is the name of a
+tissue and its map. Layers are painted over each other, in the order of the lists returned here.
 """
 
 import math
@@ -10,18 +11,25 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Array = np.ndarray  # float32
+# float32.
+Array = np.ndarray
 Layer = tuple[str, Array]
 Random = np.random.Generator
 
 
 def soft(distance: Array, pixel: float) -> Array:
-    """Share of a voxel that is inside, from the signed distance of its centre to the edge (positive inside)."""
+    """Return the share of each voxel that is inside of an edge.
+
+    `distance` is the signed distance of the voxel's centre to the edge, positive inside.
+    """
     return np.clip(distance / pixel + 0.5, 0, 1)
 
 
 def smooth_noise(random: Random, shape: tuple[int, ...], cells: tuple[int, ...]) -> Array:
-    """Smooth random field of unit variance, about: a cubic B-spline over a lattice of `cells` along each axis."""
+    """Return a smooth random field of about unit variance.
+
+    It is a cubic B-spline over a lattice of random values with `cells` cells along each axis.
+    """
     field = random.standard_normal([n + 3 for n in cells]).astype(np.float32)
     for size, n in zip(shape, cells, strict=True):
         position = np.linspace(0, n - 1e-4, size, dtype=np.float32)
@@ -32,26 +40,28 @@ def smooth_noise(random: Random, shape: tuple[int, ...], cells: tuple[int, ...])
             np.clip(2 - distance, 0, None) ** 3 / 6,
         )
         weights /= np.sqrt((weights**2).sum(1, keepdims=True))
-        field = np.moveaxis(
-            np.tensordot(weights, field, (1, 0)), 0, -1
-        )  # this axis goes last, so that after all of them the order is back
+        # The new axis moves to the end, which restores the order of the axes after the last one.
+        field = np.moveaxis(np.tensordot(weights, field, (1, 0)), 0, -1)
     return field
 
 
 def to_segment(
     point: Array, start: tuple[float, float, float], end: tuple[float, float, float]
 ) -> Array:
-    """Distance of each point (3, S, H, W) to a line segment."""
-    a, line = (
-        np.array(start, np.float32).reshape(3, 1, 1, 1),
-        np.subtract(end, start).astype(np.float32).reshape(3, 1, 1, 1),
-    )
-    along = np.clip(((point - a) * line).sum(0) / (line**2).sum(), 0, 1)
-    return np.sqrt(((point - a - along * line) ** 2).sum(0))
+    """Return the distance (S, H, W) of each point (3, S, H, W) to a line segment."""
+    origin = np.array(start, np.float32).reshape(3, 1, 1, 1)
+    line = np.subtract(end, start).astype(np.float32).reshape(3, 1, 1, 1)
+    # The position of the nearest point, 0 at the start of the segment and 1 at its end.
+    fraction = np.clip(((point - origin) * line).sum(0) / (line**2).sum(), 0, 1)
+    return np.sqrt(((point - origin - fraction * line) ** 2).sum(0))
 
 
 def head_depth(random: Random, point: Array) -> Array:
-    """Depth under the skin: an egg, wider behind, high-domed above, that closes below the jaw."""
+    """Return the depth under the skin.
+
+    The head has the shape of an egg that is wider at the back, has a high dome and closes below the
+    jaw.
+    """
     x, y, z = point
     width, egg, square = (
         random.uniform(0.76, 0.86),
@@ -68,7 +78,7 @@ def head_depth(random: Random, point: Array) -> Array:
 
 
 def skull_and_face(random: Random, point: Array, pixel: float) -> tuple[list[Layer], Array]:
-    """Layers outside the brain, in the order in which they are painted, and the depth under the inside of the skull."""
+    """Return the layers outside the brain in painting order, and the depth inside of the skull."""
     x, y, z = point
     side = np.stack([np.abs(x), y, z])
     shape = z.shape
@@ -78,9 +88,10 @@ def skull_and_face(random: Random, point: Array, pixel: float) -> tuple[list[Lay
     texture = smooth_noise(random, shape, (5, 20, 20)) + 0.6 * smooth_noise(
         random, shape, (5, 40, 40)
     )
-    texture = texture + texture[..., ::-1]  # a face is roughly symmetric
-    # The brain's lower edge rises from the neck over the temporal lobes to the roof of the orbits; behind and below it hangs the
-    # cerebellum, with the brain stem that leaves through the neck.
+    # A face is roughly symmetric.
+    texture = texture + texture[..., ::-1]
+    # The lower edge of the brain rises from the neck over the temporal lobes to the roof of the
+    # orbits. The cerebellum lies behind and below it, and the brain stem leaves through the neck.
     floor = np.interp(y, (-0.4, -0.1, 0.35, 0.5, 0.9), (-0.62, -0.60, -0.56, -0.34, -0.2)).astype(
         np.float32
     )
@@ -116,10 +127,12 @@ def skull_and_face(random: Random, point: Array, pixel: float) -> tuple[list[Lay
 
 
 def ventricles_at(random: Random, point: Array) -> tuple[Array, Array, Array]:
-    """Depth inside the ventricles, distance to the tips of the horns, and to the choroid plexus."""
-    side = np.stack(
-        [np.abs(point[0] - 0.02 * random.normal()), point[1], point[2]]
-    )  # both sides from one, a little off the midline
+    """Return the depth inside the ventricles, and the distances to horns and choroid plexus.
+
+    The distance to the horns is that to their tips.
+    """
+    # The absolute value of x mirrors one side to the other, at a plane a little off the midline.
+    side = np.stack([np.abs(point[0] - 0.02 * random.normal()), point[1], point[2]])
     size, bend = random.uniform(0.035, 0.085), random.uniform(0.8, 1.2)
     tip, front, body = (0.13 * bend, 0.36, -0.02), (0.05, 0.14, 0.10), (0.09 * bend, -0.10, 0.20)
     atrium, back, temple = (
@@ -144,26 +157,31 @@ def ventricles_at(random: Random, point: Array) -> tuple[Array, Array, Array]:
 
 
 def fold_distance(random: Random, point: Array, pixel: float) -> tuple[Array, Array]:
-    """Distance to the nearest open sulcus and to the nearest closed one: level lines of a noise.
+    """Return the distances to the nearest open sulcus and to the nearest closed sulcus.
 
-    The noise hardly changes along the radius, so that folds run inwards from the surface.
+    Sulci are level lines of a noise. The noise hardly changes along the radius, so that folds run
+    inwards from the surface.
     """
     from scipy.ndimage import map_coordinates
 
     radius = np.sqrt((point**2).sum(0)) + 1e-3
     warp = np.stack([0.05 * smooth_noise(random, radius.shape, (5, 12, 12)) for _ in range(3)])
     lattice = random.standard_normal((32, 32, 32)).astype(np.float32)
-    where = (point / radius * (0.55 + 0.45 * radius) + warp) * 11 + 15.5
-    noise = map_coordinates(lattice, where, order=3, prefilter=False, mode="grid-wrap")
-    down, right = np.gradient(noise, axis=(1, 2))
-    slope = np.sqrt(down**2 + right**2 + 1e-4) / pixel
+    position = (point / radius * (0.55 + 0.45 * radius) + warp) * 11 + 15.5
+    noise = map_coordinates(lattice, position, order=3, prefilter=False, mode="grid-wrap")
+    gradient_y, gradient_x = np.gradient(noise, axis=(1, 2))
+    slope = np.sqrt(gradient_y**2 + gradient_x**2 + 1e-4) / pixel
+    # The difference to the level divided by the slope approximates the distance to the level line.
     return np.abs(noise) / slope, np.abs(np.abs(noise) - 0.7) / slope
 
 
 def brain(
     random: Random, point: Array, inside: Array, pixel: float
 ) -> tuple[list[Layer], Array, Array]:
-    """Layers of the brain in painting order, the share of cerebrum that a tumour may take, and its share of white matter."""
+    """Return the layers of the brain in painting order, and maps of cerebrum and white matter.
+
+    The map of the cerebrum excludes ventricles and brain stem, where no tumour may grow.
+    """
     x, y, z = point
     side = np.stack([np.abs(x), y, z])
     gap, cortex = random.uniform(0.006, 0.016), random.uniform(0.030, 0.042)
@@ -173,13 +191,15 @@ def brain(
     folds += 0.012 * smooth_noise(random, z.shape, (6, 16, 16)) + 0.6 * np.clip(
         inside - random.uniform(0.12, 0.22), 0, None
     )
-    closed += 0.5 * np.clip(inside - 0.24, 0, None)  # folds end some 15 to 20 mm under the surface
+    # Folds end some 15 to 20 mm under the surface.
+    closed += 0.5 * np.clip(inside - 0.24, 0, None)
     sylvian = to_segment(side, (0.70, 0.0, 0.05), (0.40, 0.12, -0.08))
     surface = np.minimum.reduce([inside, folds, midline + np.clip(callosum, 0, None), sylvian])
     fossa = 0.4 * (1 - np.sqrt((x / 0.56) ** 2 + ((y + 0.47) / 0.44) ** 2))
+    # The depth in the cerebellum.
     tent = np.minimum(-0.16 - 0.6 * np.abs(x) - z, fossa) + 0.015 * smooth_noise(
         random, z.shape, (3, 8, 8)
-    )  # depth in the cerebellum
+    )
     stem = soft(0.12 - to_segment(point, (0, 0.0, -0.30), (0, -0.14, -1.0)), pixel) * soft(
         -0.2 - z, 0.05
     )
@@ -190,13 +210,10 @@ def brain(
     tissue = soft(surface - gap, 1.2 * pixel) * (1 - 0.7 * soft(0.01 - np.abs(tent), 0.02))
     white = soft(np.minimum(surface - gap - cortex, closed - 0.7 * cortex), 1.3 * pixel)
     ventricles, horns, plexus = ventricles_at(random, point)
-    nuclei = np.maximum.reduce(
-        [
-            0.085 - to_segment(side, (0.13, -0.08, 0.02), (0.10, 0.02, 0.0)),  # thalamus
-            0.050 - to_segment(side, (0.30, 0.16, 0.0), (0.32, -0.08, 0.02)),  # putamen
-            0.035 - to_segment(side, (0.13, 0.26, 0.02), (0.17, 0.0, 0.2)),  # caudate
-        ]
-    )
+    thalamus = 0.085 - to_segment(side, (0.13, -0.08, 0.02), (0.10, 0.02, 0.0))
+    putamen = 0.050 - to_segment(side, (0.30, 0.16, 0.0), (0.32, -0.08, 0.02))
+    caudate = 0.035 - to_segment(side, (0.13, 0.26, 0.02), (0.17, 0.0, 0.2))
+    nuclei = np.maximum.reduce([thalamus, putamen, caudate])
     sinus = soft(0.03 - to_segment(point, (0, -0.84, 0.2), (0, -0.6, 0.62)), pixel) * soft(
         inside + 0.02, pixel
     )
@@ -218,7 +235,10 @@ def brain(
 
 
 def lesions(random: Random, point: Array, pixel: float) -> Array:
-    """Small white-matter hyperintensities, as bright as tumour on FLAIR: none in some patients, up to 14 in others."""
+    """Return a map of 0 to 14 small white-matter hyperintensities.
+
+    These lesions are as bright as tumour on FLAIR.
+    """
     total = np.zeros_like(point[0])
     for _ in range(int(random.integers(0, 15))):
         angle, radius = random.uniform(0, 2 * np.pi), random.uniform(0.25, 0.6)
@@ -231,8 +251,9 @@ def lesions(random: Random, point: Array, pixel: float) -> Array:
 
 
 def tumour_centre(random: Random, point: Array) -> tuple[Array, float]:
-    """Where a tumour sits (3, 1, 1, 1), and its radius in head units; its middle is on a slice, so that none is lost between two."""
+    """Return the centre of a tumour (3, 1, 1, 1) and its radius in head units."""
     x, y = random.uniform(0.2, 0.5) * random.choice((-1, 1)), random.uniform(-0.55, 0.5)
+    # The centre lies on a slice, so that no tumour is lost between two slices.
     levels = point[2].mean((1, 2))
     z = levels[np.abs(levels - random.uniform(-0.05, 0.45)).argmin()]
     return np.array((x, y, z), np.float32).reshape(3, 1, 1, 1), math.exp(
@@ -241,9 +262,13 @@ def tumour_centre(random: Random, point: Array) -> tuple[Array, float]:
 
 
 def displace(random: Random, point: Array, centre: Array, radius: float) -> Array:
-    """Mass effect: where the tissue of each voxel was before the tumour pushed it away (midline and ventricles shift)."""
-    away = point - centre
-    return point - random.uniform(0.0, 0.5) * away * np.exp(-(away**2).sum(0) / (1.6 * radius) ** 2)
+    """Return the position of each voxel's tissue before the tumour displaced it.
+
+    This mass effect shifts the midline and the ventricles.
+    """
+    offset = point - centre
+    strength = random.uniform(0.0, 0.5)
+    return point - strength * offset * np.exp(-(offset**2).sum(0) / (1.6 * radius) ** 2)
 
 
 def tumour(
@@ -255,7 +280,10 @@ def tumour(
     cerebrum: Array,
     white: Array,
 ) -> tuple[NDArray[np.bool_], Array]:
-    """The tumour's mask, one connected body, and its level: 1 at the centre, 0 at the edge, which follows the white matter."""
+    """Return the mask of the tumour, which is one connected body, and its level.
+
+    The level falls from 1 at the centre to 0 at the edge. The edge follows the white matter.
+    """
     from scipy.ndimage import label
 
     stretch = np.exp(random.normal(0, 0.2, 3)).reshape(3, 1, 1, 1)
@@ -265,12 +293,11 @@ def tumour(
     )
     other_side = np.clip(-point[0] * np.sign(centre[0]), 0, 0.1) * 6
     level = (1 - distance + edge + 0.25 * (white - 1) - other_side).astype(np.float32)
-    ball = (
-        4 / 3 * math.pi * radius**3 / (pixel**2 * float(point[2, 1, 0, 0] - point[2, 0, 0, 0]))
-    )  # in voxels
-    for limit in np.arange(
-        0, -1.5, -0.1
-    ):  # sulci can cut a tumour to pieces: it grows until one is large enough
+    voxel = pixel**2 * float(point[2, 1, 0, 0] - point[2, 0, 0, 0])
+    # The number of voxels of a ball with this radius.
+    ball = 4 / 3 * math.pi * radius**3 / voxel
+    # Sulci can cut a tumour into parts, so it grows until one part is large enough.
+    for limit in np.arange(0, -1.5, -0.1):
         parts, _ = label((cerebrum > 0.5) & (level >= limit))
         sizes = np.bincount(parts.ravel(), minlength=2)[1:]
         if sizes.max() >= max(3, 0.3 * ball):
@@ -279,15 +306,17 @@ def tumour(
 
 
 def tumour_layers(random: Random, mask: NDArray[np.bool_], level: Array) -> list[Layer]:
-    """What a tumour looks like: a diffuse bright body; in some a dark necrotic core, in some of those an enhancing rim."""
+    """Return the layers of a tumour in painting order.
+
+    Every tumour has a diffuse bright body. Some have a dark necrotic core, too, and some of these
+    have an enhancing rim.
+    """
     from scipy.ndimage import gaussian_filter
 
     body = gaussian_filter(mask.astype(np.float32), (0, 0.8, 0.8)) * random.uniform(0.8, 1.0)
     body *= np.clip(0.92 + 0.08 * smooth_noise(random, mask.shape, (6, 20, 20)), 0, 1)
-    layers = [
-        ("tumour", body),
-        ("gliosis", random.uniform(0, 1) * body),
-    ]  # the more of the latter, the less it shows beside FLAIR
+    # The larger the share of gliosis, the less visible the tumour is on the sequences beside FLAIR.
+    layers = [("tumour", body), ("gliosis", random.uniform(0, 1) * body)]
     if random.random() < 0.4:
         core = random.uniform(0.4, 0.6)
         layers.append(("necrosis", 0.85 * soft(level - core, 0.2) * mask))

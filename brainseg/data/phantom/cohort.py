@@ -1,6 +1,7 @@
-"""A synthetic cohort in the layout of the real data, so that everything runs with no download.
+"""A synthetic cohort in the layout of the real data, so that the package runs without a download.
 
-A patient is drawn in three dimensions (`anatomy.py`), then scanned as its institution scans, slice by slice.
+A patient is drawn in three dimensions by `anatomy.py`, and then scanned slice by slice with the
+properties of its institution.
 """
 
 import hashlib
@@ -21,11 +22,10 @@ from brainseg.core.errors import DataError, RequestError
 from brainseg.data.phantom import anatomy
 from brainseg.data.phantom.anatomy import Array, Random, smooth_noise
 
-VERSION = (
-    1  # raise it with any change of a pixel: files made by another version are then not found again
-)
+# Raise this number with any change of a pixel, so that files of other versions are not used again.
+VERSION = 1
 
-# Signal of a tissue: pre-contrast, FLAIR, post-contrast.
+# Signal of each tissue in pre-contrast, FLAIR and post-contrast.
 SIGNAL = {
     "bone": (0.07, 0.09, 0.08),
     "marrow": (0.30, 0.24, 0.32),
@@ -46,13 +46,18 @@ SIGNAL = {
 
 @dataclass(frozen=True)
 class Institution:
-    """How one institution's pictures look."""
+    """Image properties of an institution."""
 
-    gain: tuple[float, float, float]  # of each channel
-    contrast: float  # exponent on the signal: above 1 dark tissue is darker
-    noise: float  # standard deviation, where white matter is about 0.4
-    bias: float  # standard deviation of the logarithm of the coil's sensitivity
-    blur: float  # in head units
+    # Factor on each channel.
+    gain: tuple[float, float, float]
+    # Exponent on the signal. Values above 1 make dark tissue darker.
+    contrast: float
+    # Standard deviation of the noise, where white matter is about 0.4.
+    noise: float
+    # Standard deviation of the logarithm of the coil's sensitivity.
+    bias: float
+    # Standard deviation of the blur in head units.
+    blur: float
 
 
 INSTITUTIONS = {
@@ -64,17 +69,26 @@ INSTITUTIONS = {
 
 
 def institution(index: int) -> str:
-    """Each run of four patients holds every institution once, in turning order."""
+    """Return the institution of patient `index`.
+
+    Four consecutive patients come from four institutions, in an order that rotates.
+    """
     return "ABCD"[(index + index // 4) % 4]
 
 
 def patient_names(config: PhantomConfig) -> list[str]:
-    """Folder names in the order of `index`; as in the real data the second part is the institution, the last the date."""
+    """Return the folder names of all patients in the order of their index.
+
+    As in the real data, the second part of a name is the institution and the last part the date.
+    """
     return [f"PHANTOM_{institution(i)}_{i:04d}_20000101" for i in range(config.patients)]
 
 
 def place(random: Random, config: PhantomConfig) -> tuple[Array, float]:
-    """Head units of every voxel (3, S, H, W), and the width of a pixel in them: the head's size, position and rotation."""
+    """Return the position of every voxel (3, S, H, W) and the width of a pixel, in head units.
+
+    Size, position and rotation of the head are random.
+    """
     length, angle = random.uniform(0.72, 0.90), math.radians(random.normal(0, 6))
     shift, tilt, height = (
         random.normal(0, 0.02, 2),
@@ -95,7 +109,10 @@ def place(random: Random, config: PhantomConfig) -> tuple[Array, float]:
 
 
 def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDArray[np.uint8]:
-    """Pictures of a signal (3, S, H, W) as uint8 (S, H, W, 3): coil, contrast, blur and Rician noise (Gudbjartsson 1995)."""
+    """Return images uint8 (S, H, W, 3) of a signal (3, S, H, W).
+
+    The scan simulates coil, contrast, blur and Rician noise (Gudbjartsson 1995).
+    """
     from scipy.ndimage import gaussian_filter1d
 
     signal = signal * (1 + 0.03 * smooth_noise(random, signal.shape[1:], (8, 24, 24)))
@@ -118,9 +135,10 @@ def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDAr
 
 
 def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Patient `index`: images (S, H, W, 3) and masks (S, H, W) with 0 and 255, both uint8.
+    """Return the images (S, H, W, 3) and masks (S, H, W) of patient `index`, both uint8.
 
-    It depends on (config.seed, index, config.size, config.slices) alone: a larger cohort begins with the same patients.
+    Masks contain 0 and 255. The patient depends on (config.seed, index, config.size, config.slices)
+    alone, so that a larger cohort begins with the same patients.
     """
     random = np.random.default_rng((config.seed, index))
     point, pixel = place(random, config)
@@ -139,23 +157,23 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
         for channel, value in zip(signal, SIGNAL[tissue], strict=True):
             channel += share * (value - channel)
     images = scan(random, INSTITUTIONS[institution(index)], signal, pixel)
-    if (
-        index % 5 == 3
-    ):  # a sequence was not taken, post-contrast twice as often as pre-contrast: FLAIR stands in its place
+    # In every fifth patient a sequence is missing and FLAIR replaces it. Post-contrast is missing
+    # twice as often as pre-contrast.
+    if index % 5 == 3:
         images[..., 0 if index // 5 % 3 == 1 else 2] = images[..., 1]
     return images, mask.astype(np.uint8) * 255
 
 
 def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
-    """Write the cohort as `<folder>/<name>/<name>_<n>.tif` and `..._<n>_mask.tif`, n from 1: all of it or nothing.
+    """Write the cohort as `<folder>/<name>/<name>_<n>.tif` and `..._<n>_mask.tif`, n from 1.
 
-    Raises DataError when `folder` is already there.
+    The folder appears only when all files are written. Raises DataError if `folder` already exists.
     """
     import tifffile
 
     folder = Path(folder)
     if folder.exists():
-        raise DataError(f"{folder}: is already there; a cohort is written once, into a new folder")
+        raise DataError(f"{folder}: the folder is already there; choose a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
@@ -185,7 +203,10 @@ def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
 
 
 def cohort_file(config: PhantomConfig) -> Path:
-    """Where the cohort's HDF5 file is or will be: the key is a hash of every setting but the folder, and of VERSION."""
+    """Return the path of the cohort's HDF5 file, which need not exist.
+
+    The key in its name is a hash of VERSION and of every setting but the folder.
+    """
     settings = {name: value for name, value in asdict(config).items() if name != "folder"}
     key = hashlib.sha256(
         json.dumps({**settings, "version": VERSION}, sort_keys=True).encode()
@@ -194,9 +215,11 @@ def cohort_file(config: PhantomConfig) -> Path:
 
 
 def ensure_cohort(config: PhantomConfig) -> Path:
-    """The cohort's HDF5 file, made on first use; any number of processes may ask at once, one makes it.
+    """Return the path of the cohort's HDF5 file, which is made on first use.
 
-    Its slices are beside it in `phantom-<key>/kaggle_3m`. Raises RequestError when the folder cannot be written.
+    If several processes call this function at once, one of them makes the file. Its slices are
+    beside the file in `phantom-<key>/kaggle_3m`. Raises RequestError if the folder cannot be
+    written.
     """
     output = cohort_file(config)
     if output.is_file():
