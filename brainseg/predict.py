@@ -1,10 +1,11 @@
 """Segment scans: TIFF slices or stacks, NIfTI, DICOM.
 
-    python -m brainseg.predict checkpoint=runs/NAME input=kaggle_3m                        every patient of a folder
+    python -m brainseg.predict checkpoint=runs/NAME input=kaggle_3m        every patient of a folder
     python -m brainseg.predict checkpoint=runs/NAME input=[pre.nii.gz,flair.nii.gz,post.nii.gz]
-    python -m brainseg.predict checkpoint=[runs/a,runs/b] input=dicom sequences.FLAIR=flair       an ensemble
+    python -m brainseg.predict checkpoint=[runs/a,runs/b] input=dicom sequences.FLAIR=flair
 
-The same command again leaves alone what is done. Where masks are there it scores, by the code of evaluate.
+A repeated command skips the completed studies. Studies with masks are scored by the code of
+evaluate.
 """
 
 import dataclasses
@@ -45,11 +46,13 @@ log = logging.getLogger("brainseg")
 
 
 def run(config: PredictConfig) -> int:
-    """Segment every study that is not done, write, and print; returns 1 if one could not be read, else 0."""
+    """Segment every study that is not complete, write the results and print a summary.
+
+    Returns 1 if a study could not be read, else 0.
+    """
     start, output = time.perf_counter(), Path(config.output)
-    device = choose_device(
-        dataclasses.replace(config.device, compile=False)
-    )  # to compile takes longer than a study does
+    # Compiling the network takes longer than segmenting a study.
+    device = choose_device(dataclasses.replace(config.device, compile=False))
     members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(
         members, inference_of(members, config.inference), device, config.batch_size
@@ -71,105 +74,91 @@ def run(config: PredictConfig) -> int:
     }
     output_folder.begin(output, facts)
 
-    found: list[CasePrediction] = []
+    results: list[CasePrediction] = []
     failed: dict[str, str] = {}
-    made = 0
+    new_count = 0
     print(output_folder.NOTICE)
-    for line in [*_training_data(members), *_assigned(studies, segmenter.channels)]:
+    for line in [*_training_data(members), *_sequence_sources(studies, segmenter.channels)]:
         print(line)
-    for study in tqdm(
-        studies, "predict", unit="study", leave=False, disable=None
-    ):  # None: not into a log file
+    # With disable=None, the progress bar appears in a terminal only and not in a log file.
+    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):
         try:
             digest = output_folder.digest_of(settings, study)
-            one = output_folder.is_complete(output / study.name, digest)
-            if one is None:
-                one, made = _segmented(study, segmenter, config, digest), made + 1
-            found.append(one)
-        except (
-            DataError,
-            RequestError,
-            FloatingPointError,
-        ) as error:  # of this study; the others are none the worse
+            result = output_folder.is_complete(output / study.name, digest)
+            if result is None:
+                result = _segment_study(study, segmenter, config, digest)
+                new_count += 1
+            results.append(result)
+        except (DataError, RequestError, FloatingPointError) as error:
+            # The error concerns a single study, so that the other studies are still segmented.
             failed[study.name] = str(error)
-    leaky = _leaky(found, members)
+    leaky = _is_leaky(results, members)
     facts |= {
         "studies": len(studies),
-        "made": made,
+        "made": new_count,
         "failed": failed,
         "leaky": leaky,
-        "notes": _by_note(found),
+        "notes": _by_note(results),
     }
-    metrics = output_folder.conclude(output, found, facts)
-    if config.overlays and found:
-        scored = any(one.score is not None for one in found)
-        thumbnails = [output / one.name / "thumbnail.png" for one in found]
+    metrics = output_folder.conclude(output, results, facts)
+    if config.overlays and results:
+        scored = any(result.score is not None for result in results)
+        thumbnails = [output / result.name / "thumbnail.png" for result in results]
         prediction_report.contact_sheet(
             thumbnails, segmenter.classes, scored, output / "contact_sheet.png"
         )
-    if config.viewer and found:
+    if config.viewer and results:
         network = " + ".join(map(short_name, config.checkpoint))
         by_name = {study.name: study for study in studies}
-        viewer.write_viewer(output, by_name, found, segmenter.classes, config.viewer, network)
-    for line in _said(found, made, failed, metrics, leaky, time.perf_counter() - start):
+        viewer.write_viewer(output, by_name, results, segmenter.classes, config.viewer, network)
+    seconds = time.perf_counter() - start
+    for line in _summary_lines(results, new_count, failed, metrics, leaky, seconds):
         print(line)
-    pictures = [
-        name
-        for name, asked in (
-            ("contact_sheet.png", config.overlays),
-            ("viewer.html (opens offline)", config.viewer),
-        )
-        if asked
-    ]
-    if found:
+    if results:
         print(
-            f"masks:         {output / found[0].name}/*_mask.*"
-            + (f", and of {len(found) - 1} more" if len(found) > 1 else "")
+            f"masks:         {output / results[0].name}/*_mask.*"
+            + (f", and {len(results) - 1} more folders" if len(results) > 1 else "")
         )
-    files = [
-        "volumes.csv",
-        "summary.json",
-        *(["patients.csv"] if metrics else []),
-        *(pictures if found else []),
-    ]
-    print(f"written to {output}: a folder a study, {', '.join(files)}")
-    if others := output_folder.other_files_in(output, studies):
-        kept = tables.format_count(len(others), "folder")
+    files = ["volumes.csv", "summary.json"]
+    if metrics:
+        files.append("patients.csv")
+    if config.overlays and results:
+        files.append("contact_sheet.png")
+    if config.viewer and results:
+        files.append("viewer.html (opens offline)")
+    print(f"written to {output}: a folder per study, {', '.join(files)}")
+    if earlier := output_folder.other_files_in(output, studies):
+        count = tables.format_count(len(earlier), "folder")
         print(
-            f"note: {kept} of earlier requests in {output}, as {others[0]}: not in these tables and pages"
+            f"note: {output} contains {count} of earlier requests, such as {earlier[0]}, "
+            "that the tables and pages leave out"
         )
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
     return int(bool(failed))
 
 
-def _segmented(
+def _segment_study(
     study: InputCase, segmenter: Segmenter, config: PredictConfig, digest: str
 ) -> CasePrediction:
-    """One study from its pixels to its folder."""
+    """Read, segment and score one study, and write its folder."""
     scan = study.read()
     store = MemoryStore(study.name, scan, study.channels, segmenter.classes)
     scored = scan.masks is not None
-    one = segmenter(store, scored)
+    result = segmenter(store, scored)
     folder = Path(config.output) / study.name
-    files = study.write(
-        folder,
-        one.prediction,
-        one.probability if config.probabilities else None,
-        len(store.classes) > 2,
-    )
+    probability = result.probability if config.probabilities else None
+    files = study.write(folder, result.prediction, probability, len(store.classes) > 2)
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
-    voxels = output_folder.voxels_of(one.prediction, store.classes)
-    role, notes = (
-        patient_role(store.patients[0], segmenter.members, store, scored),
-        [*study.notes, *_notes(store, segmenter)],
-    )
+    voxels = output_folder.voxels_of(result.prediction, store.classes)
+    role = patient_role(store.patients[0], segmenter.members, store, scored)
+    notes = [*study.notes, *_notes(store, segmenter)]
     predictions.write_predictions(
         folder / output_folder.MASKS,
-        [predictions.Prediction.of(study.name, role, one.prediction, None)],
+        [predictions.Prediction.of(study.name, role, result.prediction, None)],
     )
     files.append(folder / output_folder.MASKS)
-    shape, score = list(one.prediction.shape), one.score if scored else None
+    shape, score = list(result.prediction.shape), result.score if scored else None
     source = output_folder.files_of(study)
     prediction = CasePrediction(
         study.name,
@@ -186,13 +175,13 @@ def _segmented(
     )
     if config.overlays:
         channel = main_channel(store.channels)
-        truth = one.truth if scored else one.prediction
+        truth = result.truth if scored else result.prediction
         case = Case(
             study.name,
-            one.score.dice,
+            result.score.dice,
             scan.images,
             truth,
-            one.prediction,
+            result.prediction,
             channel,
             classes=store.classes,
         )
@@ -200,12 +189,13 @@ def _segmented(
     prediction = dataclasses.replace(
         prediction, files={path.name: output_folder.sha256(path) for path in files}
     )
-    prediction.write(folder)  # last: it says that the others are whole
+    # This file is written last, because it states that all others are complete.
+    prediction.write(folder)
     return prediction
 
 
 def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
-    """What is unusual about a volume, a line each."""
+    """Return a line for each unusual property of a volume."""
     slices, _, height, width = store.shape
     used = [
         (index, name) for index, name in enumerate(store.channels) if name in segmenter.channels
@@ -222,20 +212,24 @@ def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
     ]
     if slices == 1:
         notes.append(
-            "a single slice: intensities are scaled by the whole volume, so that a slice alone looks different to the network"
+            "a single slice: intensities are scaled by the whole volume, "
+            "so that a single slice has other intensities than in its volume"
         )
-    known = segmenter.members[0].image_size
-    if known and not all(
-        2 / 3 < side / trained < 1.5 for side, trained in zip((height, width), known, strict=True)
+    # Nothing is resampled. An image of a very different size therefore shows heads of another size
+    # than those that the network has learned.
+    size = segmenter.members[0].image_size
+    if size and not all(
+        2 / 3 < side / trained < 1.5 for side, trained in zip((height, width), size, strict=True)
     ):
         notes.append(
-            f"{height}x{width} pixels, trained on {known[0]}x{known[1]}: nothing is resampled, so heads differ in size"
+            f"{height}x{width} pixels, trained on {size[0]}x{size[1]}: "
+            "nothing is resampled, so heads differ in size"
         )
     return notes
 
 
 def _training_data(members: Sequence[TrainedModel]) -> list[str]:
-    """Return a line for each data file that a member's checkpoint says it was trained on."""
+    """Return a line for each data file that the members were trained on."""
     lines = []
     for member in members:
         path = member.config.data.path if member.config else None
@@ -246,15 +240,15 @@ def _training_data(members: Sequence[TrainedModel]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _assigned(studies: Sequence[InputCase], channels: Sequence[str]) -> list[str]:
-    """Return a line that says where each sequence comes from, for each way that the studies say so.
+def _sequence_sources(studies: Sequence[InputCase], channels: Sequence[str]) -> list[str]:
+    """Return a line with the source of each sequence, for each distinct assignment of the studies.
 
-    Of more than ten ways the first ten are listed, and summary.json holds all.
+    At most ten assignments are listed. summary.json contains all of them.
     """
     lines = []
     for study in studies:
         if set(channels).isdisjoint(study.assignment):
-            # A case that cannot be read is named by its error.
+            # A case that cannot be read has no assignment. Its error is reported instead.
             continue
         places = {channel: study.assignment.get(channel, "missing") for channel in channels}
         if "mask" in study.assignment:
@@ -269,7 +263,7 @@ def _assigned(studies: Sequence[InputCase], channels: Sequence[str]) -> list[str
 
 
 def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
-    """All but the study itself that the files depend on."""
+    """Return everything that the output files depend on, except the study itself."""
     return {
         "checkpoint": [member.sha256 for member in segmenter.members],
         "model": [
@@ -286,64 +280,72 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
     }
 
 
-def _leaky(found: Sequence[CasePrediction], members: Sequence[TrainedModel]) -> bool:
-    """Whether scores are of patients that some members of the ensemble saw, and others did not."""
-    known = [one for one in found if one.score is not None and one.role != "unknown"]
-    seen = [
-        one.name
-        for one in known
-        if one.score is not None and members_that_saw(patient_of(one.score.patient), members)
+def _is_leaky(results: Sequence[CasePrediction], members: Sequence[TrainedModel]) -> bool:
+    """Return True if some members of the ensemble saw a scored patient, and others did not.
+
+    Every score is leaky if a member's split is leaky.
+    """
+    seen_names = [
+        result.name
+        for result in results
+        if result.score is not None
+        and result.role != "unknown"
+        and members_that_saw(patient_of(result.score.patient), members)
     ]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
-    return bool(seen) or (leaky_split and any(one.score is not None for one in found))
+    has_scores = any(result.score is not None for result in results)
+    return bool(seen_names) or (leaky_split and has_scores)
 
 
-def _by_note(found: Sequence[CasePrediction]) -> dict[str, list[str]]:
-    """The studies by what is to be said of them."""
+def _by_note(results: Sequence[CasePrediction]) -> dict[str, list[str]]:
+    """Return the names of the studies that each note applies to."""
     notes: dict[str, list[str]] = {}
-    for one in found:
-        for note in one.notes:
-            notes.setdefault(note, []).append(one.name)
+    for result in results:
+        for note in result.notes:
+            notes.setdefault(note, []).append(result.name)
     return notes
 
 
-def _caption(one: CasePrediction) -> str:
-    voxels = sum(one.voxels.values())
-    size = f"{voxels:,} voxels" if one.spacing is None else f"{one.millilitres(voxels):.1f} ml"
-    return size + (f", Dice {one.score.dice:.3f}" if one.score else "")
+def _caption(result: CasePrediction) -> str:
+    voxels = sum(result.voxels.values())
+    size = (
+        f"{voxels:,} voxels" if result.spacing is None else f"{result.millilitres(voxels):.1f} ml"
+    )
+    return size + (f", Dice {result.score.dice:.3f}" if result.score else "")
 
 
-def _said(
-    found: Sequence[CasePrediction],
-    made: int,
+def _summary_lines(
+    results: Sequence[CasePrediction],
+    new_count: int,
     failed: Mapping[str, str],
     metrics: dict[str, float],
     leaky: bool,
     seconds: float,
 ) -> list[str]:
-    """The result in lines for the terminal."""
+    """Return the summary of the results in lines for the terminal."""
     lines = []
-    for note, names in _by_note(found).items():
-        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        lines.append(f"note: {note}: {shown if len(found) > 1 else names[0]}")
+    for note, names in _by_note(results).items():
+        first_names = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        lines.append(f"note: {note}: {first_names if len(results) > 1 else names[0]}")
     if metrics:
-        roles = [one.role for one in found if one.score is not None]
+        roles = [result.role for result in results if result.score is not None]
         counts = ", ".join(f"{roles.count(role)} {role}" for role in dict.fromkeys(roles))
         title = (
             f"{tables.format_count(len(roles), 'patient')} by their role in training: {counts}"
             + (", leaky=true" if leaky else "")
         )
         lines.append(tables.metrics_table(metrics, title))
-    empty = sum(not any(one.voxels.values()) for one in found)
+    empty = sum(not any(result.voxels.values()) for result in results)
     lines.append(
-        f"{made} made, {len(found) - made} done before, {len(failed)} failed; {empty} without tumour; "
-        f"{seconds:.1f} s" + (f", {seconds / made:.2f} s each" if made > 1 else "")
+        f"{new_count} made, {len(results) - new_count} done before, {len(failed)} failed; "
+        f"{empty} without tumour; "
+        f"{seconds:.1f} s" + (f", {seconds / new_count:.2f} s each" if new_count > 1 else "")
     )
     return lines
 
 
 def check_request(config: PredictConfig) -> None:
-    """All that can be refused before a checkpoint or a scan is read. Raises RequestError."""
+    """Check the request before a checkpoint or a scan is read. Raises RequestError."""
     choose_device(config.device)
     for name in config.checkpoint:
         check_checkpoint_exists(name)
@@ -351,7 +353,7 @@ def check_request(config: PredictConfig) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.predict` and `brainseg predict`."""
+    """Run the command `python -m brainseg.predict`, also called `brainseg predict`."""
     run_command("predict", run, check_request)
 
 

@@ -116,7 +116,7 @@ def test_the_commands_of_the_page_run(
         monkeypatch.setattr(store, "classes", ["background", "core", "oedema"])
         with pytest.raises(
             RequestError,
-            match="segments background, oedema, core; the data have background, core, oedema",
+            match="segments background, oedema, core, but the data have background, core, oedema",
         ):
             other.model(other.dataset(store, store.patients[:1]))
 

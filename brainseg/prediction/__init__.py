@@ -1,1 +1,1 @@
-"""A trained model on new scans, and the folder that it writes."""
+"""Segmentation of new scans with trained models, and the output folder of `predict`."""

@@ -1,12 +1,17 @@
-"""What `predict` leaves: a folder a study, and over all of them volumes.csv, patients.csv, summary.json, one contact sheet.
+"""The output folder of `predict`.
 
-    NAME/NAME_mask.tif or .nii.gz      the mask in the source's format; NAME_<n>_mask.tif for a folder of slices
+The folder contains a subfolder per study. The files volumes.csv, patients.csv, summary.json and the
+contact sheet cover all studies.
+
+    NAME/NAME_mask.tif or .nii.gz      the mask in the source's format
+    NAME/NAME_<n>_mask.tif             the same for a folder of slices
     NAME/NAME_probability...           on request
-    NAME/predictions.h5                the mask as evaluate keeps it, face up: what viewer.html is made from
+    NAME/predictions.h5                the mask in evaluate's format, face up, for viewer.html
     NAME/overlay.png thumbnail.png
-    NAME/prediction.json               written last: digest of all that the files depend on, and their hashes
+    NAME/prediction.json               written last: the digest of all inputs, hashes of the files
 
-A study whose prediction.json has the digest of the request, and whose files have their hashes, is done and left alone.
+A study is complete, and skipped, if its prediction.json has the digest of the request and its files
+have the hashes in it.
 """
 
 import csv
@@ -35,22 +40,29 @@ MASKS = "predictions.h5"
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """What prediction.json holds of one study."""
+    """The contents of prediction.json for one study."""
 
     name: str
     digest: str
-    files: dict[str, str]  # SHA-256 by name within the study's folder
-    shape: list[int]  # slices, height, width
-    spacing: list[float] | None  # mm between slices, rows and columns
-    voxels: dict[str, int]  # of each foreground class
+    # SHA-256 of each file, by its name in the study's folder.
+    files: dict[str, str]
+    # Slices, height, width.
+    shape: list[int]
+    # Distances between slices, rows and columns in mm.
+    spacing: list[float] | None
+    # The number of voxels of each foreground class.
+    voxels: dict[str, int]
     role: str
     notes: list[str]
-    score: PatientScore | None  # where masks were there
-    source: list[str] = field(default_factory=list)  # the files that it was made from
-    voxel_millilitres: float | None = None  # None where the spacing is unknown
+    # None for a study without masks.
+    score: PatientScore | None
+    # The files that the study was read from.
+    source: list[str] = field(default_factory=list)
+    # None if the spacing is unknown.
+    voxel_millilitres: float | None = None
 
     def millilitres(self, voxels: int) -> float:
-        """Return the volume of so many voxels, NaN where the spacing is unknown."""
+        """Return the volume of a number of voxels, or NaN if the spacing is unknown."""
         return math.nan if self.voxel_millilitres is None else voxels * self.voxel_millilitres
 
     def write(self, folder: Path) -> None:
@@ -58,9 +70,10 @@ class CasePrediction:
 
 
 def digest_of(settings: Mapping[str, Any], study: InputCase) -> str:
-    """SHA-256 of everything that the files of a study depend on: checkpoint and settings, the source's bytes, and which sequence each is.
+    """Return the SHA-256 of everything that the files of a study depend on.
 
-    Raises OSError.
+    That is the checkpoint, the settings, the bytes of the source files, and the sequence that each
+    file belongs to. Raises OSError.
     """
     digest = hashlib.sha256(
         json.dumps([study.name, dict(settings), list(study.assignment)], sort_keys=True).encode()
@@ -71,61 +84,50 @@ def digest_of(settings: Mapping[str, Any], study: InputCase) -> str:
 
 
 def is_complete(folder: Path, digest: str) -> CasePrediction | None:
-    """The prediction that lies in a study's folder, if it is the one asked for and whole."""
+    """Return the prediction in a study's folder if it is complete and has the digest, else None."""
     try:
-        held = json.loads((folder / "prediction.json").read_text())
-        found = CasePrediction(**{**held, "score": _score(held["score"])})
-        whole = found.digest == digest and all(
-            sha256(folder / Path(name).name) == own for name, own in found.files.items()
+        content = json.loads((folder / "prediction.json").read_text())
+        prediction = CasePrediction(**{**content, "score": _restore_score(content["score"])})
+        is_intact = prediction.digest == digest and all(
+            sha256(folder / Path(name).name) == stored_hash
+            for name, stored_hash in prediction.files.items()
         )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # none there, damaged, or of another version: it is made again
+    # A prediction that is missing, damaged or of another version is made again.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if whole else None
+    return prediction if is_intact else None
 
 
 def check_free(output: Path, studies: Sequence[InputCase], settings: Mapping[str, Any]) -> None:
-    """Refuse a study whose folder holds the mask of other files: of two patients of one name only the last would be left.
+    """Refuse a study whose folder contains the mask of other files.
 
-    The same bytes in another place, and the same files with a slice or mask more, are the same patient. Raises RequestError, OSError.
+    Without this check, the second of two patients with the same name would overwrite the first. The
+    same bytes in another place belong to the same patient, and so do the same files with an
+    additional slice or mask. Raises RequestError, OSError.
     """
     for study in studies:
         try:
             content = json.loads((output / study.name / "prediction.json").read_text())
-            held, digest = list(map(str, content["source"])), content["digest"]
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-        ):  # none there, damaged, or of another version
+            source, digest = list(map(str, content["source"])), content["digest"]
+        # The prediction is missing, damaged, or of another version.
+        except (OSError, ValueError, KeyError, TypeError):
             continue
-        same = (
-            not held
-            or not set(held).isdisjoint(files_of(study))
+        is_same = (
+            not source
+            or not set(source).isdisjoint(files_of(study))
             or digest == digest_of(settings, study)
         )
-        check(
-            same,
-            "output",
-            output,
-            f"{study.name} in it was made from other files: {', '.join(held[:3])}",
-            "name another folder",
-        )
+        rule = f"{study.name} in it was made from other files: {', '.join(source[:3])}"
+        check(is_same, "output", output, rule, "choose another folder")
 
 
 def files_of(study: InputCase) -> list[str]:
-    """The files that a study is made from."""
+    """Return the absolute paths of the files of a study."""
     return sorted(str(path.resolve()) for path in study.files)
 
 
 def other_files_in(output: Path, studies: Sequence[InputCase]) -> list[str]:
-    """Studies that earlier requests left in the folder."""
+    """Return the names of the studies that earlier requests left in the folder."""
     return sorted(
         {path.parent.name for path in output.glob("*/prediction.json")}
         - {study.name for study in studies}
@@ -137,40 +139,34 @@ def sha256(path: Path) -> str:
 
 
 def check_output(output: Path, sources: Sequence[Path]) -> None:
-    """Refuse a folder that holds anything but predictions, or in which the source lies: its masks have the names of ours."""
+    """Refuse an output folder that overlaps with the input, or that contains other files.
+
+    The input must lie apart because its masks may have the names of the predicted masks. Raises
+    RequestError.
+    """
     check(not output.exists() or output.is_dir(), "output", output, "is a file", "name a folder")
-    own = output.resolve()
-    inside = [
+    folder = output.resolve()
+    overlapping = [
         path
         for path in sources
-        if own.is_relative_to(path.resolve()) or path.resolve().is_relative_to(own)
+        if folder.is_relative_to(path.resolve()) or path.resolve().is_relative_to(folder)
     ]
-    check(
-        not inside,
-        "output",
-        output,
-        "lies within the input, or the input within it",
-        "name another folder",
-    )
+    rule = "must not lie within the input, nor the input within it"
+    check(not overlapping, "output", output, rule, "choose another folder")
     try:
-        ours = (
+        is_usable = (
             not output.exists()
             or not any(output.iterdir())
             or json.loads((output / "summary.json").read_text())["made_by"] == MAKER
         )
     except (OSError, ValueError, KeyError, TypeError):
-        ours = False
-    check(
-        ours,
-        "output",
-        output,
-        "is there already, and not made by brainseg.predict",
-        "name another folder",
-    )
+        is_usable = False
+    rule = "already contains files, and brainseg.predict did not write them"
+    check(is_usable, "output", output, rule, "choose another folder")
 
 
 def begin(output: Path, facts: Mapping[str, Any]) -> None:
-    """Mark the folder as one of predictions, before the first study."""
+    """Mark the folder as an output folder of `predict`, before the first study."""
     write_json(
         output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": False, **facts}
     )
@@ -178,16 +174,24 @@ def begin(output: Path, facts: Mapping[str, Any]) -> None:
 
 
 def conclude(
-    output: Path, found: Sequence[CasePrediction], facts: Mapping[str, Any]
+    output: Path, predictions: Sequence[CasePrediction], facts: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Write volumes.csv, patients.csv where there are scores, and the final summary.json; returns the metrics by role."""
-    _volumes_csv(found, output / "volumes.csv")
-    rows = [(one.score, one.role) for one in found if one.score is not None]
+    """Write volumes.csv, patients.csv and the final summary.json, and return the metrics by role.
+
+    patients.csv is only written if there are scores.
+    """
+    _write_volumes(predictions, output / "volumes.csv")
+    rows = [
+        (prediction.score, prediction.role)
+        for prediction in predictions
+        if prediction.score is not None
+    ]
     metrics = summarise_by_role(rows)
     if rows:
         tables.patients_csv(rows, output / "patients.csv")
     else:
-        (output / "patients.csv").unlink(missing_ok=True)  # of an earlier request
+        # An earlier request may have left scores of other studies.
+        (output / "patients.csv").unlink(missing_ok=True)
     write_json(
         output / "summary.json",
         {"made_by": MAKER, "notice": NOTICE, "finished": True, **facts, "metrics": metrics},
@@ -195,32 +199,39 @@ def conclude(
     return metrics
 
 
-def _volumes_csv(found: Sequence[CasePrediction], path: Path) -> None:
-    """A line a study: voxels and millilitres, the latter empty where the spacing is unknown; of several classes each has its columns."""
-    classes = list(found[0].voxels) if found else []
-    of_each = classes if len(classes) > 1 else []
+def _write_volumes(predictions: Sequence[CasePrediction], path: Path) -> None:
+    """Write volumes.csv with one line per study: the tumour's size in voxels and in millilitres.
+
+    The millilitres are empty if the spacing is unknown. If there are several foreground classes,
+    each class has its own columns.
+    """
+    classes = list(predictions[0].voxels) if predictions else []
+    labels = classes if len(classes) > 1 else []
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         names = [
-            f"{column}/{label}" for label in of_each for column in ("tumour_voxels", "tumour_ml")
+            f"{column}/{label}" for label in labels for column in ("tumour_voxels", "tumour_ml")
         ]
         writer.writerow(["patient", "slices", "tumour_voxels", "tumour_ml", *names])
-        for one in found:
-            counts = [sum(one.voxels.values()), *(one.voxels[label] for label in of_each)]
+        for prediction in predictions:
+            voxels = prediction.voxels
+            counts = [sum(voxels.values()), *(voxels[label] for label in labels)]
             cells = [
-                tables.cell(value) for count in counts for value in (count, one.millilitres(count))
+                tables.cell(value)
+                for count in counts
+                for value in (count, prediction.millilitres(count))
             ]
-            writer.writerow([one.name, one.shape[0], *cells])
+            writer.writerow([prediction.name, prediction.shape[0], *cells])
 
 
 def voxels_of(mask: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """How many voxels each foreground class has in a mask of class indices."""
+    """Return the number of voxels of each foreground class in a mask of class indices."""
     counts = np.bincount(mask.ravel(), minlength=len(classes))
     return {label: int(counts[index]) for index, label in enumerate(classes) if index}
 
 
 def _finite(content: Any) -> Any:
-    """NaN, which is not JSON, as null."""
+    """Return the content with None in place of NaN and infinity, which JSON cannot represent."""
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -228,13 +239,16 @@ def _finite(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _score(held: dict[str, Any] | None) -> PatientScore | None:
-    if held is None:
+def _restore_score(content: dict[str, Any] | None) -> PatientScore | None:
+    """Return the score stored in prediction.json, with NaN in place of null."""
+    if content is None:
         return None
     numbers: dict[str, Any] = {
-        key: math.nan if value is None else value for key, value in held.items()
+        key: math.nan if value is None else value for key, value in content.items()
     }
     classes = {
-        label: score for label, one in held["classes"].items() if (score := _score(one)) is not None
+        label: score
+        for label, stored in content["classes"].items()
+        if (score := _restore_score(stored)) is not None
     }
     return PatientScore(**{**numbers, "classes": classes})

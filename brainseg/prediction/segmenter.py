@@ -1,4 +1,7 @@
-"""A checkpoint, or several, on volumes that nobody prepared: the core of `brainseg.predict` and of `brainseg.segment`."""
+"""Segmentation of raw volumes by a checkpoint or an ensemble.
+
+This is the core of `brainseg.predict` and of `brainseg.segment`.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,19 +23,25 @@ from brainseg.prediction.trained_model import TrainedModel, inference_of, load_c
 
 
 class Segmentation(NamedTuple):
-    """A mask and a probability along the axes of what was segmented.
+    """A mask and a probability along the axes of the input.
 
-    Of arrays, TIFF and folders of slices: axial slices. Of images with a position in the patient, such as
-    NIfTI: the image's own axes (i, j, k), so that both have the image's affine.
+    For arrays, TIFF and folders of slices, both consist of axial slices. Images with a position in
+    the patient, such as NIfTI, keep their own axes (i, j, k), so that both have the image's affine.
     """
 
-    mask: np.ndarray  # uint8 (S, H, W) or (i, j, k), class index
-    # float32 (S, K, H, W) or (i, j, k, K); K = 1: of tumour, else of each class
+    # Class indices, uint8 (S, H, W) or (i, j, k).
+    mask: np.ndarray
+    # float32 (S, K, H, W) or (i, j, k, K). K = 1 is the probability of tumour. Otherwise, there is
+    # a probability for each class.
     probability: np.ndarray
 
 
 class Segmenter:
-    """Networks that are placed once for each size of image; one volume after the other goes through what evaluates patients, too."""
+    """Networks on a device that segment volumes one after the other.
+
+    The networks are moved to the device again only when the image size changes. The volumes go
+    through the code that evaluates patients.
+    """
 
     def __init__(
         self,
@@ -41,69 +50,72 @@ class Segmenter:
         device: Device,
         batch_size: int = 8,
     ) -> None:
-        """Raises RequestError for an ensemble whose members want different channels, or a threshold that decides nothing."""
-        self.members, self.inference, self.device, self.batch_size = (
-            members,
-            inference,
-            device,
-            batch_size,
-        )
+        """Check that the members and the inference settings fit together.
+
+        Raises RequestError if the members of an ensemble need different channels, or if the
+        threshold has no effect.
+        """
+        self.members, self.inference = members, inference
+        self.device, self.batch_size = device, batch_size
         self.classes = members[0].classes
-        whole = [member.channels for member in members if member.data.volume is None]
-        same = all(channels == whole[0] for channels in whole)
-        check(
-            same,
-            "checkpoint",
-            f"{len(members)} of them",
-            "their networks take different channels",
-            "predict with each by itself",
-        )
+        # A member with `data.volume` needs a single sequence, which any order of channels provides.
+        channel_lists = [member.channels for member in members if member.data.volume is None]
+        is_same = all(channels == channel_lists[0] for channels in channel_lists)
+        number = f"{len(members)} of them"
+        rule = "their networks take different channels"
+        check(is_same, "checkpoint", number, rule, "predict with each checkpoint separately")
         self.channels = (
-            whole[0]
-            if whole
+            channel_lists[0]
+            if channel_lists
             else list(dict.fromkeys(name for member in members for name in member.channels))
         )
         for member in members:
-            known = set(member.channels) <= set(self.channels)
-            check(
-                known,
-                "checkpoint",
-                member.name,
-                f"takes {', '.join(member.channels)}; the others {', '.join(self.channels)}",
+            fits = set(member.channels) <= set(self.channels)
+            rule = (
+                f"takes {', '.join(member.channels)}, "
+                f"but the other checkpoints take {', '.join(self.channels)}"
             )
+            check(fits, "checkpoint", member.name, rule)
         check_threshold(inference, self.classes)
         check_components(inference)
-        self._placed: dict[tuple[int, int], list[nn.Module]] = {}
+        self._networks_by_size: dict[tuple[int, int], list[nn.Module]] = {}
+        # The networks are built once here, so that weights that do not fit are refused now and not
+        # at the first volume.
         for member in members:
-            member.network()  # weights that do not fit are refused here, not at the first volume
+            member.network()
 
     def __call__(self, store: MemoryStore, scored: bool = False) -> PatientResult:
-        """Probability and mask of the volume; `scored`: its masks are the truth, so that score and loss mean something."""
-        (model, dataset), *others = self._models(store)
-        criterion = (
-            self.members[0].criterion() if scored and not others else None
-        )  # a mean of probabilities has no logits
-        (one,) = evaluate(
-            model, dataset, self.inference, self.device, self.batch_size, criterion, others
+        """Return the probability and the mask of a volume.
+
+        If `scored` is True, the volume's masks are the truth, so that its score and its loss are
+        valid.
+        """
+        (model, dataset), *ensemble = self._models(store)
+        # An ensemble averages probabilities, so that it has no logits for a loss.
+        criterion = self.members[0].criterion() if scored and not ensemble else None
+        (result,) = evaluate(
+            model, dataset, self.inference, self.device, self.batch_size, criterion, ensemble
         )
-        return one
+        return result
 
     def _models(self, store: MemoryStore) -> list[tuple[nn.Module, MRIDataset]]:
-        """Each member's network with the volume as it sees it."""
+        """Return each member's network, and the volume with the channels that the member needs."""
         datasets = [member.dataset(store, store.patients) for member in self.members]
         size = datasets[0].size
-        if size not in self._placed:
-            made = [
+        if size not in self._networks_by_size:
+            models = [
                 member.model(dataset)
                 for member, dataset in zip(self.members, datasets, strict=True)
             ]
-            for member, model in zip(self.members, made, strict=True):
+            for member, model in zip(self.members, models, strict=True):
                 if fault := networks.unsupported_size_reason(model, member.in_channels, size):
                     raise DataError(
-                        f"{store.volumes[0]}: {member.name} takes no images of {size[0]}x{size[1]} pixels ({fault})"
+                        f"{store.volumes[0]}: {member.name} takes no images of "
+                        f"{size[0]}x{size[1]} pixels ({fault})"
                     )
-            self._placed = {size: [self.device.place(model) for model in made]}
-        return list(zip(self._placed[size], datasets, strict=True))
+            # Only the networks of the last size are kept.
+            self._networks_by_size = {size: [self.device.place(model) for model in models]}
+        return list(zip(self._networks_by_size[size], datasets, strict=True))
 
 
 def segment(
@@ -116,19 +128,25 @@ def segment(
     """Segment one volume.
 
     Args:
-        checkpoint: a path, a run folder, runs:/ID or models:/NAME@ALIAS, or what `load_checkpoint`
-            returns; several are an ensemble.
-        images: what `predict` takes as input, a path or a list of them; or a nibabel image; or axial
-            slices from bottom to top, face up, as an array or tensor (S, C, H, W) with the checkpoint's
-            channels. A list or a mapping by name holds one path, nibabel image or array (S, H, W) for
-            each sequence, a list in the checkpoint's order with None for a missing one. FLAIR stands in
-            for a missing sequence. Arrays of uint8 are taken as they are, other real types are scaled as
-            `prepare` does it.
-        device: None: the best that there is.
-        inference: None: as the checkpoint was selected.
+        checkpoint: A path, a run folder, runs:/ID, models:/NAME@ALIAS, or a model that
+            `load_checkpoint` returned. Several checkpoints form an ensemble.
+        images: One of the following.
 
-    Raises RequestError for images, sequences or networks that do not fit, and DataError for values that
-    are not finite, or for a file that changes while it is read.
+            - A path or a list of paths, as in the input of `predict`.
+            - A nibabel image.
+            - Axial slices from bottom to top, face up, as an array or tensor (S, C, H, W) with the
+              checkpoint's channels.
+            - A list, or a mapping by name, with one path, nibabel image or array (S, H, W) for each
+              sequence. A list has the checkpoint's order, with None for a missing sequence.
+
+            FLAIR replaces a missing sequence. Arrays of uint8 are used unchanged. Other real types
+            are scaled as in `prepare`.
+        device: The device settings. None chooses the best device of the machine.
+        inference: The inference settings. None uses those with which the checkpoint was selected.
+        batch_size: The number of slices per forward pass.
+
+    Raises RequestError for images, sequences or networks that do not fit, and DataError for values
+    that are not finite, or for a file that changes while it is read.
     """
     names = [checkpoint] if isinstance(checkpoint, str | TrainedModel) else list(checkpoint)
     members = [load_checkpoint(name) if isinstance(name, str) else name for name in names]

@@ -1,4 +1,4 @@
-"""A checkpoint made ready to segment: its network, its channels, its split and its inference settings."""
+"""Checkpoints that are ready to segment, with network, channels, split and inference settings."""
 
 import dataclasses
 import hashlib
@@ -38,22 +38,24 @@ from brainseg.training import losses
 
 log = logging.getLogger("brainseg")
 
-DEFAULT_IMAGE_SIZE = (
-    256,
-    256,
-)  # height and width of the public set, for weights that do not say what they were trained on
+# Height and width of the public data set, for weights that do not store their training size.
+DEFAULT_IMAGE_SIZE = (256, 256)
 NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a checkpoint holds; weights that carry no config take `data` and `model` from the request."""
+    """The contents of a checkpoint.
+
+    Weights without a stored config use `requested_data` and `requested_model`.
+    """
 
     name: str
     stored: Mapping[str, Any]
     requested_data: DataConfig
     requested_model: ModelConfig
-    path: Path = Path()  # the file that was read
+    # The file that the checkpoint was read from.
+    path: Path = Path()
 
     @cached_property
     def config(self) -> TrainConfig | None:
@@ -61,19 +63,22 @@ class TrainedModel:
 
     @cached_property
     def split(self) -> Split | None:
-        """Who was trained on, selected on and held out; None for weights that do not say."""
+        """Return the split of the training, or None for weights that do not store one."""
         return Split.from_dict(self.stored["split"]) if "split" in self.stored else None
 
     @cached_property
     def training_file(self) -> Path | None:
-        """The file of the training data, where it lies today; None where it is not there or not known."""
+        """Return the current path of the training data, or None if it is missing or unknown."""
         return (
             training_file(self.path, self.stored, self.config) if self.config is not None else None
         )
 
     @cached_property
     def signatures(self) -> Mapping[str, Any]:
-        """The signatures of the training data's volumes, by patient; of an older checkpoint read from the data file."""
+        """Return the signatures of the training data's volumes, by patient.
+
+        An older checkpoint does not store them. Then they are read from the data file.
+        """
         if "signatures" in self.stored:
             return self.stored["signatures"]
         if self.training_file is None:
@@ -86,9 +91,9 @@ class TrainedModel:
     def role(self, patient: str, store: Store, has_masks: bool = True) -> str:
         """Return the role of a patient of `store` in the split: train, validation, test or unknown.
 
-        A name alone gives no role, because other data may use it for another patient. One of the patient's
-        volumes must be a volume of that patient in the training data. `has_masks=False` leaves the masks of
-        `store` aside, which nobody has drawn.
+        A name alone gives no role, because other data may use it for another patient. One of the
+        patient's volumes must be a volume of that patient in the training data. Pass
+        `has_masks=False` if `store` has no real masks, so that only the images are compared.
         """
         if self.split is None:
             return "unknown"
@@ -101,7 +106,9 @@ class TrainedModel:
                 if name == patient
             ]
             is_same = any(
-                is_same_scan(str(its), scan, has_masks) for its in trained_on for scan in scans
+                is_same_scan(str(stored_scan), scan, has_masks)
+                for stored_scan in trained_on
+                for scan in scans
             )
         return self.split.role(patient) if is_same else "unknown"
 
@@ -111,12 +118,12 @@ class TrainedModel:
 
     @property
     def data(self) -> DataConfig:
-        """What it saw of a slice: `volume` and `context`."""
+        """Return the data settings of the training, of which `volume` and `context` matter here."""
         return self.config.data if self.config else self.requested_data
 
     @property
     def channels(self) -> list[str]:
-        """The sequences that its input is made of, in order."""
+        """Return the sequences that the network's input consists of, in order."""
         return (
             [self.data.volume]
             if self.data.volume is not None
@@ -129,23 +136,29 @@ class TrainedModel:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the network's input: the sequences of the slice and of its neighbours, slice by slice from the lowest."""
+        """Return the number of channels of the network's input.
+
+        The channels are the sequences of the slice and of its neighbours, slice by slice from the
+        lowest.
+        """
         return len(self.channels) * (2 * self.data.context + 1)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """Height and width that it was trained on, in pixels; None for weights that do not say."""
+        """Return the height and width of the training images in pixels, or None if unknown."""
         size: Any = self.stored.get("image_size")
-        sound = (
+        is_valid = (
             isinstance(size, list)
             and len(size) == 2
             and all(isinstance(side, int) and 0 < side <= LARGEST for side in size)
         )
-        return (size[0], size[1]) if sound else None
+        return (size[0], size[1]) if is_valid else None
 
     @cached_property
     def sha256(self) -> str:
-        """Of the weights, by name."""
+        """Return the SHA-256 of the weights with their names and shapes."""
+        # The digest covers the weights only, so that it is the same for equal weights in another
+        # file.
         digest = hashlib.sha256()
         for name, tensor in self.stored["model"].items():
             digest.update(
@@ -164,43 +177,51 @@ class TrainedModel:
         )
 
     def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
-        """The slices as the network saw them: its own channels and context."""
+        """Return the slices of the patients, with the channels and the context of the network."""
         return MRIDataset(
             store, patients=patients, volume=self.data.volume, context=self.data.context
         )
 
     def model(self, dataset: MRIDataset) -> nn.Module:
-        """The network with its weights. Raises RequestError if they are those of another network, or the data have other sequences."""
-        sequences, trained_on = (
-            dataset.sequences,
-            list(self.stored.get("channels", dataset.sequences)),
+        """Return the network with its weights, for the sequences and classes of `dataset`.
+
+        Raises RequestError if the weights belong to another network, or if the data have other
+        sequences or classes.
+        """
+        sequences = dataset.sequences
+        trained_on = list(self.stored.get("channels", sequences))
+        has_sequences = self.data.volume is not None or sequences == trained_on
+        rule = (
+            f"was trained on {', '.join(map(str, trained_on))}, "
+            f"but the data have {', '.join(sequences)}"
         )
-        fit = self.data.volume is not None or sequences == trained_on
-        check(
-            fit,
-            "checkpoint",
-            self.name,
-            f"was trained on {', '.join(map(str, trained_on))}; the data have {', '.join(sequences)}",
-            "prepare the data with its sequences, in its order",
+        remedy = "prepare the data with the checkpoint's sequences, in its order"
+        check(has_sequences, "checkpoint", self.name, rule, remedy)
+        data_classes = dataset.store.classes
+        classes = list(self.stored.get("classes", data_classes))
+        # With a single foreground class, a different name is no different class.
+        has_classes = (
+            classes == data_classes
+            or networks.num_outputs(classes) == networks.num_outputs(data_classes) == 1
         )
-        there, own = dataset.store.classes, list(self.stored.get("classes", dataset.store.classes))
-        same = (
-            own == there or networks.num_outputs(own) == networks.num_outputs(there) == 1
-        )  # one class may have two names
-        rule = f"segments {', '.join(map(str, own))}; the data have {', '.join(there)}"
-        check(same, "checkpoint", self.name, rule, "use data with its classes")
-        return self._built(dataset.channels, dataset.size, own)
+        rule = (
+            f"segments {', '.join(map(str, classes))}, but the data have {', '.join(data_classes)}"
+        )
+        check(has_classes, "checkpoint", self.name, rule, "use data with its classes")
+        return self._build(dataset.channels, dataset.size, classes)
 
     def network(self) -> nn.Module:
-        """The network with its weights, float32, on the CPU and in eval mode, where no data are at hand. Raises RequestError."""
-        return self._built(
-            self.in_channels, self.image_size or DEFAULT_IMAGE_SIZE, self.classes
-        ).eval()
+        """Return the network with its weights, in float32, on the CPU and in eval mode.
 
-    def _built(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
+        Unlike `model`, this needs no data. Raises RequestError.
+        """
+        size = self.image_size or DEFAULT_IMAGE_SIZE
+        return self._build(self.in_channels, size, self.classes).eval()
+
+    def _build(self, in_channels: int, size: tuple[int, int], classes: Sequence[str]) -> nn.Module:
         settings = self.config.model if self.config else self.requested_model
         model = networks.build_network(settings, in_channels, networks.num_outputs(classes), size)
-        weights, prefix, others = match_weights(
+        weights, prefix, unused = match_weights(
             self.stored["model"],
             model.state_dict(),
             self.name,
@@ -212,77 +233,82 @@ class TrainedModel:
                 self.name,
                 prefix,
             )
-        if others:
+        if unused:
             log.warning(
                 "checkpoint:   %s: %d tensors are not of the network and left out: %s",
                 self.name,
-                len(others),
-                ", ".join(others[:3]),
+                len(unused),
+                ", ".join(unused[:3]),
             )
-        model.load_state_dict(weights, strict=False)  # `match_weights` has compared the names
+        # `match_weights` has already compared the names.
+        model.load_state_dict(weights, strict=False)
         return model
 
 
 def load_model(name: str, data: DataConfig, model: ModelConfig) -> TrainedModel:
-    """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS. Raises RequestError."""
+    """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS.
+
+    `data` and `model` apply to weights without a stored config. Raises RequestError.
+    """
     path = resolve_checkpoint(name)
     return TrainedModel(name, checkpoint.load_weights(path), data, model, path)
 
 
 def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> list[TrainedModel]:
-    """Read the checkpoints of an ensemble, or the one. `data` and `model` are for weights that carry no config.
+    """Read the checkpoints of an ensemble, or a single checkpoint.
 
-    Where all carry one, a request for another `data.volume` or `data.context` is refused: it would do nothing. Raises RequestError.
+    `data` and `model` apply to weights without a stored config. If all checkpoints store a config,
+    a request for another `data.volume` or `data.context` is refused, because it would have no
+    effect. Raises RequestError.
     """
     members = [load_model(name, data, model) for name in names]
     configs = {member.name: member.config for member in members if member.config is not None}
-    for name, own in configs.items() if len(configs) == len(members) else ():
+    for name, config in configs.items() if len(configs) == len(members) else ():
         for setting in ("volume", "context"):
-            asked, its, default = (getattr(one, setting) for one in (data, own.data, DataConfig()))
+            requested, trained, default = (
+                getattr(source, setting) for source in (data, config.data, DataConfig())
+            )
+            rule = f"{name} was trained with {trained}"
             check(
-                asked in (its, default),
-                f"data.{setting}",
-                asked,
-                f"{name} was trained with {its}",
-                "leave it out",
+                requested in (trained, default), f"data.{setting}", requested, rule, "leave it out"
             )
     return members
 
 
 def load_checkpoint(name: str) -> TrainedModel:
-    """A checkpoint of a run, by path, run folder, runs:/ID or models:/NAME@ALIAS: what `brainseg.segment` takes.
+    """Read a checkpoint of a run by path, run folder, runs:/ID or models:/NAME@ALIAS.
 
-    `network()` is its network in eval mode; `channels`, `data.context`, `classes`, `inference` and `split` say what it was trained
-    on and how its output is read. Raises RequestError (no such checkpoint), DataError (damaged).
+    The result is an argument for `brainseg.segment`. Its `network()` returns the network in eval
+    mode. Its `channels`, `data.context`, `classes`, `inference` and `split` describe the training
+    data and the interpretation of the output. Raises RequestError if there is no such checkpoint,
+    and DataError if it is damaged.
     """
     return load_model(name, DataConfig(), UNetConfig())
 
 
-def inference_of(members: Sequence[TrainedModel], asked: InferenceOverride) -> InferenceConfig:
-    """The members' inference settings, with what the request says otherwise. Raises RequestError if they then differ."""
-    given = {name: value for name, value in dataclasses.asdict(asked).items() if value is not None}
-    ways = [dataclasses.replace(member.inference, **given) for member in members]
-    counts = asked.min_volume is None or all(way.components == "min_volume" for way in ways)
-    check(
-        counts,
-        "inference.min_volume",
-        asked.min_volume,
-        f"says nothing under inference.components={ways[0].components}",
-        "add inference.components=min_volume",
-    )
-    same = all(way == ways[0] for way in ways)
-    check(
-        same,
-        "inference",
-        "null",
-        "the checkpoints were selected under different settings",
-        "set inference.* for all of them",
-    )
-    return ways[0]
+def inference_of(members: Sequence[TrainedModel], override: InferenceOverride) -> InferenceConfig:
+    """Return the members' inference settings with the overrides of the request.
+
+    Raises RequestError if the resulting settings of the members differ.
+    """
+    changes = {
+        name: value for name, value in dataclasses.asdict(override).items() if value is not None
+    }
+    settings = [dataclasses.replace(member.inference, **changes) for member in members]
+    first = settings[0]
+    volume = override.min_volume
+    has_effect = volume is None or all(each.components == "min_volume" for each in settings)
+    rule = f"has no effect under inference.components={first.components}"
+    remedy = "add inference.components=min_volume"
+    check(has_effect, "inference.min_volume", volume, rule, remedy)
+    is_same = all(each == first for each in settings)
+    rule = "the checkpoints were selected under different settings"
+    check(is_same, "inference", "null", rule, "set inference.* for all checkpoints")
+    return first
 
 
 def resolve_checkpoint(name: str) -> Path:
-    """The file that a checkpoint's name means."""
+    """Return the path of the checkpoint file that a name refers to."""
     if name.startswith(("runs:/", "models:/")):
         from brainseg.tracking.lookup import checkpoint_of
 
@@ -292,24 +318,30 @@ def resolve_checkpoint(name: str) -> Path:
 
 
 def short_name(name: str) -> str:
-    """A checkpoint's name for a title: that of its run's folder where it lies in one."""
-    path = Path(os.path.abspath(name))  # "." has a name, too
+    """Return a checkpoint's name for a title: the name of its run folder if it has one."""
+    # The absolute path has a name even if `name` is ".".
+    path = Path(os.path.abspath(name))
     return path.parent.parent.name if path.parent.name == "checkpoints" else path.name
 
 
 def check_checkpoint_exists(name: str) -> None:
-    """Refuse a file that is not there, before anything is created; what is in MLflow shows when it is loaded."""
-    found = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
-    check(found, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
+    """Refuse a file that does not exist, before anything is created.
+
+    A name in MLflow is only checked when the checkpoint is loaded. Raises RequestError.
+    """
+    exists = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
+    check(exists, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
 
 
 def patient_role(
     patient: str, members: Sequence[TrainedModel], store: Store, has_masks: bool = True
 ) -> str:
-    """Return how close the members came to a patient of `store`: train before validation before test before unknown.
+    """Return the role of a patient of `store` in the members' splits.
 
-    For `has_masks` see `Trained.role`.
+    If the members' roles differ, train comes before validation, validation before test, and test
+    before unknown. For `has_masks`, see `TrainedModel.role`.
     """
+    # The order of PARTS is that of the precedence.
     roles = {member.role(patient, store, has_masks) for member in members}
     return next(role for role in (*PARTS, "unknown") if role in roles)
 
@@ -317,9 +349,10 @@ def patient_role(
 def members_that_saw(
     patient: str, members: Sequence[TrainedModel], store: Store | None = None
 ) -> list[str]:
-    """Return the members that trained on a patient or selected on it, where others held the patient out.
+    """Return the members that used a patient for training or selection, if others did not.
 
-    Without `store` the patient is known to be one of the training data, and its name gives the role.
+    Without `store`, the patient is known to belong to the training data, and its name gives the
+    role.
     """
     roles = {member.name: _role(patient, member, store) for member in members}
     return (

@@ -1,4 +1,4 @@
-"""The data that a checkpoint was trained on: where they lie today, and which data a request therefore means."""
+"""Lookup of a checkpoint's training data, and the choice of the data that a request refers to."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def training_file(checkpoint: Path, stored: Mapping[str, Any], config: TrainConfig) -> Path | None:
-    """Return the file of the training data, or None if no file is at any of the places stored for it.
+    """Return the file of the training data, or None if it is at none of its stored places.
 
-    The places are those stored in the checkpoint and in the `run.json` of its run folder, before them the same
-    places seen from a run folder that was moved or copied, and `data.path` as it was typed. A file with the
-    fingerprint of the training data wins over one that has only the place.
+    The candidates are the places stored in the checkpoint and in the `run.json` of its run folder,
+    and `data.path` as it was typed. For a run folder that was moved or copied, the same places
+    relative to the new folder come first. A file with the fingerprint of the training data is
+    preferred to a file with another fingerprint.
     """
     places = [Path(stored["data_path"])] if "data_path" in stored else []
     run = RunFolder(checkpoint.parent.parent)
@@ -39,49 +40,53 @@ def _fingerprint(file: Path) -> str:
         return store.fingerprint
 
 
-def chosen_data(asked: DataOverride, members: Sequence["TrainedModel"]) -> DataConfig:
-    """Return the data that a request means: those named by it, else those that the checkpoints were trained on.
+def chosen_data(override: DataOverride, members: Sequence["TrainedModel"]) -> DataConfig:
+    """Return the data that a request names, else the data that the checkpoints were trained on.
 
-    `data.path`, `data.name` or a setting of the phantom names other data. Raises RequestError where the data of
-    a checkpoint are not there, where the checkpoints were trained on different data, and where none of them
-    says which data it was trained on.
+    A request names data by `data.path`, `data.name` or a setting of the phantom. Raises
+    RequestError if the data of a checkpoint do not exist, if the checkpoints were trained on
+    different data, or if no checkpoint contains the place of its training data.
     """
     requested = {
-        name: value for name, value in dataclasses.asdict(asked).items() if value is not None
+        name: value for name, value in dataclasses.asdict(override).items() if value is not None
     }
     phantom = {
         name: value for name, value in requested.pop("phantom", {}).items() if value is not None
     }
-    known = [member for member in members if member.config is not None]
-    own = [member.config.data for member in known if member.config is not None]
+    with_config = [member for member in members if member.config is not None]
+    configs = [member.config.data for member in with_config if member.config is not None]
     if not (phantom or {"name", "path"} & requested.keys()):
         rule = f"{members[0].name} does not say which data it was trained on"
-        check(bool(own), "data.path", "null", rule, "give data.path=FILE, or data=phantom")
-        _check_same(known)
-        limits = {data.limit_patients for data in own}
+        check(bool(configs), "data.path", "null", rule, "give data.path=FILE, or data=phantom")
+        _check_same_data(with_config)
+        # If the members were limited to different numbers of patients, no number is the right one.
+        limits = {data.limit_patients for data in configs}
         limit = {"limit_patients": limits.pop() if len(limits) == 1 else None}
-        return _training_data(known[0], own[0], {**limit, **requested})
-    synthetic = next((data.phantom for data in own if data.path is None), PhantomConfig())
+        return _training_data(with_config[0], configs[0], {**limit, **requested})
+    synthetic = next((data.phantom for data in configs if data.path is None), PhantomConfig())
     return DataConfig(**requested, phantom=dataclasses.replace(synthetic, **phantom))
 
 
 def _training_data(
-    member: "TrainedModel", own: DataConfig, requested: dict[str, Any]
+    member: "TrainedModel", config: DataConfig, requested: dict[str, Any]
 ) -> DataConfig:
-    """Return the data of one checkpoint, at the place where they lie today. Raises RequestError."""
+    """Return the training data of one checkpoint at their current place. Raises RequestError."""
     file = member.training_file
-    if own.path is None:
-        # A phantom that is gone is made again, from its settings.
-        folder = str(file.parent) if file is not None else own.phantom.folder
-        return DataConfig(phantom=dataclasses.replace(own.phantom, folder=folder), **requested)
-    place = member.stored.get("data_path", own.path)
-    rule = f"{member.name} was trained on {place}, which is not there"
+    if config.path is None:
+        # A phantom that no longer exists is created again from its settings.
+        folder = str(file.parent) if file is not None else config.phantom.folder
+        return DataConfig(phantom=dataclasses.replace(config.phantom, folder=folder), **requested)
+    place = member.stored.get("data_path", config.path)
+    rule = f"{member.name} was trained on {place}, which does not exist"
     check(file is not None, "data.path", "null", rule, "give data.path=FILE")
-    return DataConfig(name=own.name, path=str(file), **requested)
+    return DataConfig(name=config.name, path=str(file), **requested)
 
 
-def _check_same(members: Sequence["TrainedModel"]) -> None:
-    """Refuse checkpoints of different training data, of which none is the obvious choice. Raises RequestError."""
-    of_data = {str(member.stored.get("fingerprint")): member.name for member in members}
-    rule = f"the checkpoints were trained on different data: {', '.join(of_data.values())}"
-    check(len(of_data) == 1, "data.path", "null", rule, "give data.path=FILE")
+def _check_same_data(members: Sequence["TrainedModel"]) -> None:
+    """Raise a RequestError if the checkpoints were trained on different data.
+
+    In that case, no data set is the obvious choice.
+    """
+    names = {str(member.stored.get("fingerprint")): member.name for member in members}
+    rule = f"the checkpoints were trained on different data: {', '.join(names.values())}"
+    check(len(names) == 1, "data.path", "null", rule, "give data.path=FILE")

@@ -1,4 +1,8 @@
-"""viewer.html of what `predict` segmented: read back from the studies' own folders, so that those done before are in it, too."""
+"""The viewer.html page of the predicted studies.
+
+The studies are read from their output folders, so that the page contains the studies of an earlier
+call, too.
+"""
 
 import dataclasses
 import math
@@ -15,21 +19,33 @@ from brainseg.reports.predictions import read_predictions
 def write_viewer(
     output: Path,
     studies: Mapping[str, InputCase],
-    found: Sequence[CasePrediction],
+    predictions: Sequence[CasePrediction],
     classes: Sequence[str],
     count: int,
     network: str,
 ) -> None:
-    """Write the page of at most `count` studies: the most telling of those with scores, else those with the largest tumours.
+    """Write the page of at most `count` studies.
 
-    `studies` by name hold at least those found. Raises DataError or OSError where a source or a mask is gone.
+    If there are scores, the studies with the most informative scores are chosen, else the studies
+    with the largest tumours. `studies` maps names to studies and contains at least those of
+    `predictions`. Raises DataError or OSError if a source or a mask no longer exists.
     """
-    scored = any(one.score is not None for one in found)
-    telling = [(one.role, one.score.dice if one.score else math.nan) for one in found]
-    by_volume = sorted(range(len(found)), key=lambda index: -sum(found[index].voxels.values()))
-    chosen = viewer.choose_slices(telling, count) if scored else sorted(by_volume[:count])
-    left_out = [one.name for index, one in enumerate(found) if index not in chosen]
-    cases = (_case(output, found[index], studies[found[index].name], classes) for index in chosen)
+    has_scores = any(prediction.score is not None for prediction in predictions)
+    scores = [
+        (prediction.role, prediction.score.dice if prediction.score else math.nan)
+        for prediction in predictions
+    ]
+    volumes = [sum(prediction.voxels.values()) for prediction in predictions]
+    by_volume = sorted(range(len(predictions)), key=lambda index: -volumes[index])
+    chosen = viewer.choose_slices(scores, count) if has_scores else sorted(by_volume[:count])
+    left_out = [
+        prediction.name for index, prediction in enumerate(predictions) if index not in chosen
+    ]
+    # A generator, so that only one study's images are in memory at a time.
+    cases = (
+        _read_case(output, predictions[index], studies[predictions[index].name], classes)
+        for index in chosen
+    )
     viewer.write_viewer(
         output / "viewer.html",
         cases,
@@ -41,13 +57,14 @@ def write_viewer(
     )
 
 
-def _case(
-    output: Path, one: CasePrediction, study: InputCase, classes: Sequence[str]
+def _read_case(
+    output: Path, prediction: CasePrediction, study: InputCase, classes: Sequence[str]
 ) -> viewer.Case:
     scan = study.read()
-    mask = read_predictions(output / one.name / MASKS, one.name).mask
-    dice = one.score.dice if one.score else None
-    case = viewer.case_of(
-        MemoryStore(one.name, scan, study.channels, classes), one.name, [mask], [dice], one.role
-    )
-    return case if one.score else dataclasses.replace(case, truth=None)
+    name = prediction.name
+    mask = read_predictions(output / name / MASKS, name).mask
+    dice = prediction.score.dice if prediction.score else None
+    store = MemoryStore(name, scan, study.channels, classes)
+    case = viewer.case_of(store, name, [mask], [dice], prediction.role)
+    # Without a score there are no masks to compare with.
+    return case if prediction.score else dataclasses.replace(case, truth=None)

@@ -179,8 +179,8 @@ def test_predict_files_a_patient_that_a_member_saw_as_leaky(members: dict[str, s
     scored = SimpleNamespace(
         name="x", role="train", score=SimpleNamespace(patient=f"{shared}_20000101")
     )
-    assert predict._leaky([scored], both)
-    assert not predict._leaky(
+    assert predict._is_leaky([scored], both)
+    assert not predict._is_leaky(
         [SimpleNamespace(name="x", role="unknown", score=scored.score)], both
     ), "another scan under that name"
-    assert not predict._leaky([scored], both[:1])
+    assert not predict._is_leaky([scored], both[:1])

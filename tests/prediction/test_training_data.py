@@ -179,7 +179,7 @@ def test_data_that_are_gone_are_named_in_one_line(
         )
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
-    assert f"alone.pt was trained on {data}, which is not there; give data.path=FILE" in error
+    assert f"alone.pt was trained on {data}, which does not exist; give data.path=FILE" in error
     assert not Path("evaluations").exists()
 
 

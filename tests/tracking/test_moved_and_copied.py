@@ -251,5 +251,5 @@ def test_a_folder_that_holds_another_run_today_is_not_taken_for_the_old_one(
     run_id = the_run(store).info.run_id
     assert folder_of(run_id, store) == tmp_path / "run"
     write_run(tmp_path / "run", store, uid="uid-2")
-    with pytest.raises(RequestError, match="is not here"):
+    with pytest.raises(RequestError, match="is not on this machine"):
         folder_of(run_id, store)
