@@ -1,15 +1,16 @@
-"""Measure this machine and this project: steps, epoch, inference, start-up, memory, growth; say of each promised figure whether it is met.
+"""Benchmark this project on this machine, and compare the figures with the promised ones.
 
-    python scripts/benchmark.py source=kaggle_3m                 all of it, about half an hour; writes benchmarks/benchmark.md and .json
+    python scripts/benchmark.py source=kaggle_3m                 everything, about half an hour
     python scripts/benchmark.py only=steps,inference rounds=9    a part
     python scripts/benchmark.py                                  on the phantom
 
-    source   a folder as kaggle_3m; without it the phantom's
-    only     of steps, epoch, inference, process, growth
-    rounds   how many times the contestants take turns (5)
-    output   the folder written to (benchmarks)
+    source   a folder with the layout of kaggle_3m (default: that of the phantom)
+    only     a list of steps, epoch, inference, process, growth (default: all)
+    rounds   the number of measurements of each contestant (5)
+    output   the folder of benchmark.md and benchmark.json (benchmarks)
 
-Quiet the machine first: ratios are taken round by round, and forgive much, but not everything.
+Run nothing else on the machine meanwhile. Ratios are computed round by round, which reduces the
+effect of other load but does not remove it.
 """
 
 import json
@@ -34,25 +35,27 @@ DEFAULTS = {
 
 
 def main(arguments: list[str]) -> int:
+    # A worker process is started by `benchmarks.measure.Worker`.
     if arguments[:1] == ["--worker"]:
         steps.work(arguments[1], json.loads(arguments[2]))
         return 0
-    typed = values_by_setting(arguments)
-    if unknown := typed.keys() - DEFAULTS.keys():
-        print(
-            __doc__
-            if unknown & {"-h", "--help"}
-            else f"error: {sorted(unknown)[0]}: no such setting; known: {', '.join(DEFAULTS)}"
-        )
-        return 0 if unknown & {"-h", "--help"} else 2
-    asked = DEFAULTS | typed
-    rounds = int(asked["rounds"])
+    overrides = values_by_setting(arguments)
+    if unknown := overrides.keys() - DEFAULTS.keys():
+        if unknown & {"-h", "--help"}:
+            print(__doc__)
+            return 0
+        name = sorted(unknown)[0]
+        print(f"error: {name}: no such setting; choose one of {', '.join(DEFAULTS)}")
+        return 2
+    settings = DEFAULTS | overrides
+    rounds = int(settings["rounds"])
     with tempfile.TemporaryDirectory() as folder:
         source = (
-            Path(asked["source"])
-            if asked["source"]
+            Path(settings["source"])
+            if settings["source"]
             else ensure_cohort(PhantomConfig()).with_suffix("") / "kaggle_3m"
         )
+        # The data are converted once, and all parts read the same file.
         path = str(Path(folder) / "cohort.h5")
         convert(source, path)
         parts: dict[str, Callable[[], Section]] = {
@@ -62,22 +65,17 @@ def main(arguments: list[str]) -> int:
             "process": lambda: process.measure(rounds, source),
             "growth": lambda: growth.measure(rounds),
         }
-        if unknown := set(asked["only"].split(",")) - parts.keys():
-            print(
-                f"error: only={','.join(sorted(unknown))}: no such part; known: {', '.join(parts)}",
-                file=sys.stderr,
-            )
+        if unknown := set(settings["only"].split(",")) - parts.keys():
+            value = f"only={','.join(sorted(unknown))}"
+            print(f"error: {value}: no such part; choose from {', '.join(parts)}", file=sys.stderr)
             return 2
-        done: dict[str, Section] = {}
-        for name in asked["only"].split(","):
+        sections: dict[str, Section] = {}
+        for name in settings["only"].split(","):
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
-            done[name] = parts[name]()
-    print(
-        page.write(
-            Path(asked["output"]), done, " ".join(["python scripts/benchmark.py", *arguments])
-        )
-    )
-    print(f"written to {asked['output']}: benchmark.md, benchmark.json")
+            sections[name] = parts[name]()
+    command = " ".join(["python scripts/benchmark.py", *arguments])
+    print(page.write(Path(settings["output"]), sections, command))
+    print(f"written to {settings['output']}: benchmark.md, benchmark.json")
     return 0
 
 

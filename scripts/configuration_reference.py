@@ -2,7 +2,7 @@
 
     python scripts/configuration_reference.py
 
-tests/cli/test_help_text.py fails when the committed page is another.
+tests/cli/test_help_text.py fails if the committed page differs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,16 +22,19 @@ from brainseg.core.files import write_text
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 HEAD = """# Configuration: every setting
 
-Made by `python scripts/configuration_reference.py` from `brainseg/config/` and `conf/`; edit those. `python -m brainseg.COMMAND --help`
-prints the same in a terminal; add overrides, such as `scheduler=step --help`, to see the settings of an option.
+This page is written by `python scripts/configuration_reference.py` from `brainseg/config/` and
+`conf/`. Edit those files, not this page. `python -m brainseg.COMMAND --help` prints the same in a
+terminal. Add overrides, such as `scheduler=step --help`, to see the settings of an option.
 
-A setting is `KEY=VALUE`, a choice `GROUP=CHOICE`: it takes a file of `conf/GROUP`, which sets some of the group's settings; what is typed
-wins. `null` stands for none. `eval "$(brainseg completion bash)"` completes both with the Tab key (also zsh, fish).
+A setting is written as `KEY=VALUE`, a choice as `GROUP=CHOICE`. A choice uses a file of
+`conf/GROUP`, which sets some of the group's settings. A setting on the command line takes
+precedence. `null` means none. `eval "$(brainseg completion bash)"` completes both with the Tab key
+(also for zsh and fish).
 """
 
 
 def page() -> str:
-    """The whole page, Markdown."""
+    """Return the complete page as Markdown."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         parts = [
             HEAD,
@@ -41,7 +44,10 @@ def page() -> str:
 
 
 def of_command(command: str) -> Iterator[str]:
-    """A command's section: its own settings, then its groups; those that are as for `train` are only named."""
+    """Yield the parts of a command's section: its own settings, then its groups.
+
+    A group that is the same as for `train` is only named.
+    """
     composed, kind = compose_checked(command, []), TYPES[command]
     values: Any = OmegaConf.to_container(composed, throw_on_missing=False)
     yield f"## {command}\n\n{sentence(COMMANDS[command])}\n"
@@ -58,8 +64,10 @@ def of_command(command: str) -> Iterator[str]:
         node = composed._get_node(name)
         rows = list(rows_of(node, f"{name}.")) if node is not None and not node._is_none() else []
         yield table(rows) if rows else "Its settings are as for [train](#train).\n"
+        # The choices are the same for all commands and are listed only once.
         if command == "train" and name in chosen:
             yield from of_choices(name, rows, *chosen[name])
+    # Some choices set settings of several groups, so that they belong to no group.
     for name in [
         name for name in chosen if command == "train" and name not in help_text.groups(kind)
     ]:
@@ -69,17 +77,17 @@ def of_command(command: str) -> Iterator[str]:
 
 
 def as_in_train(composed: DictConfig, name: str) -> bool:
-    """Whether a group has the settings that it has in train, and their defaults."""
-    node, trains = composed._get_node(name), compose_checked("train", [])._get_node(name)
+    """Return True if a group has the same settings and defaults as in train."""
+    node, train_node = composed._get_node(name), compose_checked("train", [])._get_node(name)
     return (
-        None not in (node, trains)
-        and OmegaConf.get_type(node) is OmegaConf.get_type(trains)
-        and node == trains
+        None not in (node, train_node)
+        and OmegaConf.get_type(node) is OmegaConf.get_type(train_node)
+        and node == train_node
     )
 
 
 def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
-    """The settings of a composed group and of the groups below it."""
+    """Yield the settings of a composed group and of the groups below it."""
     kind = OmegaConf.get_type(node)
     yield from help_text.settings(
         kind, prefix, OmegaConf.to_container(node, throw_on_missing=False)
@@ -91,36 +99,36 @@ def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
 def of_choices(
     group: str, rows: list[Setting], options: list[str], default: str | None
 ) -> Iterator[str]:
-    """A group's files: what each is and sets, and the settings that it alone has."""
-    known = {row.name: row.default for row in rows}
-    lines, further = [], []
+    """Yield the table of a group's choices, and the settings that only some of the choices have.
+
+    The table describes each choice and lists the defaults that it changes.
+    """
+    defaults = {row.name: row.default for row in rows}
+    lines, extra_tables = [], []
     for option in options:
-        sets = []
+        changes = []
         if rows:
-            its = list(
-                rows_of(
-                    compose_checked("train", [f"{group}={option}"])._get_node(group), f"{group}."
-                )
-            )
-            sets = [
+            node = compose_checked("train", [f"{group}={option}"])._get_node(group)
+            option_rows = list(rows_of(node, f"{group}."))
+            changes = [
                 f"`{row.name}={row.default}`"
-                for row in its
-                if row.name in known and known[row.name] != row.default
+                for row in option_rows
+                if row.name in defaults and defaults[row.name] != row.default
             ]
-            own = [row for row in its if row.name not in known]
-            further += [f"With `{group}={option}`:\n", table(own)] if own else []
+            extra_rows = [row for row in option_rows if row.name not in defaults]
+            if extra_rows:
+                extra_tables += [f"With `{group}={option}`:\n", table(extra_rows)]
         star = " (default)" if option == default else ""
-        lines.append(
-            f"| `{group}={option}`{star} | {cell(help_text.comment(group, option))} | {' '.join(sets)} |"
-        )
+        meaning = cell(help_text.comment(group, option))
+        lines.append(f"| `{group}={option}`{star} | {meaning} | {' '.join(changes)} |")
     if not rows:
         yield f"### train: {group}\n\nFiles that set settings of several groups; one at a time.\n"
     yield "\n".join(["| choice | is | sets |", "|---|---|---|", *lines, ""])
-    yield from further
+    yield from extra_tables
 
 
 def table(rows: Iterable[Setting]) -> str:
-    """Settings as a Markdown table."""
+    """Return the settings as a Markdown table."""
     defaults = {row: f"`{cell(row.default)}`" if row.default else "must be given" for row in rows}
     lines = [
         f"| `{row.name}` | {default} | {row.kind} | {cell(row.meaning)} |"
@@ -130,12 +138,12 @@ def table(rows: Iterable[Setting]) -> str:
 
 
 def sentence(text: str) -> str:
-    """A help text as a sentence; `null: ...` begins with a value."""
+    """Return a help text as a sentence. A text that starts with `null:` gets code formatting."""
     return f"`null`{text[4:]}." if text.startswith("null:") else f"{text[:1].upper()}{text[1:]}."
 
 
 def cell(text: str) -> str:
-    """Text for a table's cell."""
+    """Return the text with the characters escaped that would break a table's cell."""
     return text.replace("|", "\\|").replace("*", "\\*")
 
 

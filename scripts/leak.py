@@ -1,23 +1,30 @@
-"""The leak, shown: one recipe, trained for as many steps under three splits, and the score that each split would have reported.
+"""Demonstrate leakage: train one recipe under three splits and compare the scores they report.
 
     python scripts/leak.py data.path=lgg.h5 max_minutes=10 device=cpu_bf16 output=runs/leak
-    python scripts/leak.py epochs=8                                                          the same on the phantom
+    python scripts/leak.py epochs=8                                        the same on the phantom
 
-    by patient    80 % of the patients train, 5 % choose the epoch, 15 % are tested: the test score
-    reference     the reference's own draw: 80 % train, 20 % validate, drawn apart, so that most validate what they trained:
-                  the validation score of the best epoch, as it was reported
-    by slice      each patient's slices dealt at random, 80 % to training and 20 % to validation: the same of the held-out slices
+    by patient    80 % of the patients train, 5 % choose the epoch, and 15 % are tested. The score
+                  is the test score.
+    reference     The split of the reference implementation: 80 % train and 20 % validate. Both
+                  parts are drawn independently, so that most validation patients are trained on.
+                  The score is the validation score of the best epoch, as it was reported.
+    by slice      The slices of each patient are divided at random: 80 % for training and 20 % for
+                  validation. The score is the validation score of the held-out slices.
 
-Cost: three trainings, a test, and a second copy of the data in `output` (the slices dealt apart, as patients NAME_train and
-NAME_validation). Every setting of brainseg.train may be given but split, test and resume; the same command goes on where it was stopped.
-With max_minutes the first training sets the number of steps of the other two, which validate on more slices and take a little longer;
-with epochs the steps differ by a few per cent.
+The cost is three trainings, a test, and a second copy of the data in `output`. The copy contains
+the divided slices as patients NAME_train and NAME_validation. Every setting of brainseg.train is
+allowed except split, test and resume. The same command resumes an interrupted run. With
+max_minutes, the first training determines the number of steps of the other two, which validate on
+more slices and take a little longer. With epochs, the numbers of steps differ by a few per cent.
 
-What leak.png means: a dot is a patient, orange if it, or other slices of it, were trained on. Two pairs are comparable: on whole volumes
-the honest score beside the reference's; on the held-out fifth of the slices, which is harder because the ends of a tumour are thin, the
-honest model's score of its test patients beside that of the split by slice. Only the blue ones say what to expect of a new patient; what
-the same patients score more once they are orange is memory. A patient without tumour on the slices scored is left out of the picture and
-of the means: it scores 0 or 1 by convention. leak.csv holds every patient; the table printed sums it up.
+In leak.png, a dot is a patient. The dot is orange if the patient, or other slices of the patient,
+were trained on. Two pairs of columns are comparable. On whole volumes, compare the split by patient
+with the reference. On the held-out fifth of the slices, compare the test patients of the split by
+patient with the split by slice. This fifth is harder because the ends of a tumour are thin. Only
+blue dots predict the score of a new patient. If the same patients score higher in orange, the
+difference is memory. A patient without tumour on the scored slices is left out of the picture and
+of the means, because its score is 0 or 1 by convention. leak.csv contains every patient, and the
+printed table summarizes it.
 """
 
 import json
@@ -51,14 +58,12 @@ from brainseg.runs import checkpoint
 from brainseg.runs.job import Job
 from brainseg.runs.run_folder import RunFolder
 
-OURS = ("split", "test", "resume", "from", "dry_run")  # what would make the three incomparable
-HONEST = [
-    "split=holdout",
-    "split.train=0.8",
-    "split.validation=0.05",
-    "split.test=0.15",
-]  # as many training patients as the reference
-HELD_OUT = 0.2  # of each patient's slices
+# Settings that a user may not change, because the three runs would not be comparable.
+OURS = ("split", "test", "resume", "from", "dry_run")
+# The split by patient, with as many training patients as the reference split.
+HONEST = ["split=holdout", "split.train=0.8", "split.validation=0.05", "split.test=0.15"]
+# The held-out share of each patient's slices.
+HELD_OUT = 0.2
 TRAIN, VALIDATION = "_train", "_validation"
 LABELS = {
     "patient": "split by patient",
@@ -77,57 +82,51 @@ def main(overrides: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"{stop}; the same command goes on", file=sys.stderr)
+        print(f"{stop}; run the same command again to resume", file=sys.stderr)
         return stop.exit_code
     print(summary(table).to_string(index=False, float_format="{:.3f}".format))
     return 0
 
 
 def run(overrides: list[str]) -> pd.DataFrame:
-    """Train three times, write leak.csv and leak.png to `output`; returns the rows of leak.csv."""
+    """Train three times, write leak.csv and leak.png to `output`, and return the rows of leak.csv.
+
+    Raises RequestError for settings that the three runs cannot share.
+    """
     for override in overrides:
         key = setting_of(override)
-        check(
-            not key.startswith(OURS),
-            key,
-            value_of(override),
-            "is set here, alike for all three",
-            "leave it out",
-        )
+        rule = "is set by this script for all three runs"
+        check(not key.startswith(OURS), key, value_of(override), rule, "leave it out")
     experiment = (
         []
         if "tracking.experiment" in values_by_setting(overrides)
         else ["tracking.experiment=brainseg-leak"]
     )
-    asked = compose([*overrides, *experiment])
-    check(
-        asked.data.context == 0,
-        "data.context",
-        asked.data.context,
-        "slices dealt apart have no neighbours",
-        "set data.context=0",
-    )
-    folder = Path(asked.output or "runs/leak")
+    config = compose([*overrides, *experiment])
+    context, rule = config.data.context, "slices that are divided at random have no neighbours"
+    check(context == 0, "data.context", context, rule, "set data.context=0")
+    folder = Path(config.output or "runs/leak")
     recipe = without_settings([*overrides, *experiment], ("output",))
 
-    honest = trained([*recipe, *HONEST], folder / "patient")
-    dealt, split = deal_slices(asked, folder)
+    honest_run = train_run([*recipe, *HONEST], folder / "patient")
+    data, split = deal_slices(config, folder)
     by_slice = [
-        f"data.path={quoted(dealt)}",
+        f"data.path={quote_path(data)}",
         "data.limit_patients=null",
         "split=file",
-        f"split.path={quoted(split)}",
+        f"split.path={quote_path(split)}",
     ]
-    # Minutes are measured once: three measurements would differ.
-    same_steps = f"steps_of={quoted(honest.path)}"
-    reference = trained([*recipe, "split=reference", same_steps], folder / "reference")
-    sliced = trained([*recipe, *by_slice, same_steps], folder / "slice")
+    # The time budget is converted to steps only once, because three measurements would differ.
+    same_steps = f"steps_of={quote_path(honest_run.path)}"
+    reference_run = train_run([*recipe, "split=reference", same_steps], folder / "reference")
+    slice_run = train_run([*recipe, *by_slice, same_steps], folder / "slice")
 
+    # The order of the columns in the picture.
     columns = [
-        scores(PATIENT, honest, "test"),
-        scores(REFERENCE, reference, "validation"),
-        scores_of_held_out(honest, asked),
-        scores(SLICE, sliced, "validation"),
+        scores(PATIENT, honest_run, "test"),
+        scores(REFERENCE, reference_run, "validation"),
+        scores_of_held_out(honest_run, config),
+        scores(SLICE, slice_run, "validation"),
     ]
     table = pd.concat(columns, ignore_index=True)
     with writing(folder / "leak.csv") as temporary:
@@ -143,33 +142,39 @@ def compose(overrides: list[str]) -> TrainConfig:
     return config
 
 
-def trained(overrides: list[str], folder: Path) -> RunFolder:
-    """The finished run of these settings in `folder`: trained, resumed or found. Raises RequestError if another one is there."""
-    config = compose([*overrides, f"output={quoted(folder)}", "resume=auto"])
+def train_run(overrides: list[str], folder: Path) -> RunFolder:
+    """Train the run of these settings in `folder`, or resume it, and return its folder.
+
+    A finished run is not trained again. Raises RequestError if the folder contains another run.
+    """
+    config = compose([*overrides, f"output={quote_path(folder)}", "resume=auto"])
     train.check_request(config)
     train.run(config, Job(tuple(overrides)))
     return RunFolder(folder)
 
 
-def quoted(path: Path) -> str:
-    """As the value of an override, whatever is in it."""
+def quote_path(path: Path) -> str:
+    """Return the path as the value of an override, with any characters in it."""
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def deal_slices(config: TrainConfig, folder: Path) -> tuple[Path, Path]:
-    """The cohort with each patient as two, and the split file that parts them: what a split by slice amounts to.
+    """Write a cohort in which each patient is divided into two, and a split file for both parts.
 
-    The runner itself has no such split, so that nobody takes it by accident. Images are normalised by the whole volume's
-    percentiles, so that the two parts differ from the other columns in nothing but the split.
+    Together they are a split by slice. brainseg.train has no such split, so that nobody uses it by
+    accident. The images are normalised by the percentiles of the whole volume, so that the two
+    parts differ from the other columns only in the split. Returns the paths of the data and of the
+    split.
     """
     path, split = folder / "slices_dealt.h5", folder / "slices_dealt.json"
+    # The division is deterministic, so that the files of an earlier call are still valid.
     if path.is_file() and split.is_file():
         return path, split
     with open_store(config.data) as store:
-        known = set(read_dataset_info(config.data).patients)
-        parts = sorted(dealt(store, known), key=lambda part: part[0])
+        patients = set(read_dataset_info(config.data).patients)
+        parts = sorted(divide_slices(store, patients), key=lambda part: part[0])
         folder.mkdir(parents=True, exist_ok=True)
-        volumes = [halved(store, name, rows) for name, rows in parts]
+        volumes = [part_of_volume(store, name, rows) for name, rows in parts]
         write_store(
             path,
             volumes,
@@ -185,8 +190,9 @@ def deal_slices(config: TrainConfig, folder: Path) -> tuple[Path, Path]:
     return path, split
 
 
-def dealt(store: Store, patients: set[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and rows of both parts of each volume; at least one slice is held out."""
+def divide_slices(store: Store, patients: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the names and the rows of both parts of each volume. At least one slice is held out."""
+    # The seed is fixed, because `scores_of_held_out` must obtain the same parts again.
     generator = np.random.default_rng(0)
     for volume, name in enumerate(store.volumes):
         rows = np.arange(store.first_slice[volume], store.first_slice[volume + 1])
@@ -196,58 +202,69 @@ def dealt(store: Store, patients: set[str]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def store_rows(read: Any, rows: np.ndarray) -> np.ndarray:
-    """Some rows of one volume, which is read in one go."""
+    """Return some rows of a volume, which is read as one block."""
     return read(int(rows[0]), int(rows[-1]) + 1)[rows - rows[0]]
 
 
-def halved(store: Store, name: str, rows: np.ndarray) -> Volume:
-    """What the file says of a part of a volume: its own slices, the whole volume's percentiles."""
+def part_of_volume(store: Store, name: str, rows: np.ndarray) -> Volume:
+    """Return the metadata of a part of a volume, with the percentiles of the whole volume."""
     slices = zip(
         store.slice_number[rows],
         store_rows(store.images, rows),
         store_rows(store.masks, rows)[:, 0],
         strict=True,
     )
-    whole = store.volume_of(int(rows[0]))
+    volume = store.volume_of(int(rows[0]))
     return replace(
         compute_volume_stats(name, slices, store.channels),
-        low=store.low[whole],
-        high=store.high[whole],
-        copies=store.copies[whole],
+        low=store.low[volume],
+        high=store.high[volume],
+        copies=store.copies[volume],
     )
 
 
 def scores(column: str, folder: RunFolder, part: str) -> pd.DataFrame:
-    """The patients of one part of a run's split: split, patient, dice, slices, tumour_pixels, trained_on, steps, best_epoch."""
-    best = checkpoint.load(folder.best) | {"total_steps": steps_done(folder)}
+    """Return the scores of the patients of one part of a run's split.
+
+    The columns are split, patient, dice, slices, tumour_pixels, trained_on, steps and best_epoch.
+    """
+    best = checkpoint.load(folder.best) | {"total_steps": count_steps(folder)}
     split = Split.from_dict(best["split"])
     table = read_scores(folder.path / "patients.csv")
     name = table.patient.map(patient_of)
-    table = table[name.isin(getattr(split, part))]  # by name: the reference's parts overlap
-    seen = table.patient.str.endswith(VALIDATION) | name.isin(split.train)
-    table = table.assign(trained_on=seen, patient=table.patient.str.removesuffix(VALIDATION))
-    return labelled(column, table, best)
+    # Patients are selected by name and not by role, because the parts of the reference overlap.
+    table = table[name.isin(getattr(split, part))]
+    is_seen = table.patient.str.endswith(VALIDATION) | name.isin(split.train)
+    table = table.assign(trained_on=is_seen, patient=table.patient.str.removesuffix(VALIDATION))
+    return add_run_columns(column, table, best)
 
 
-def steps_done(folder: RunFolder) -> int:
-    """Return the optimizer steps of a finished run: under max_minutes the best epoch's checkpoint only estimates them."""
+def count_steps(folder: RunFolder) -> int:
+    """Return the optimizer steps of a finished run.
+
+    Under max_minutes, the checkpoint of the best epoch contains only an estimate of them.
+    """
     return json.loads((folder.path / "metrics.jsonl").read_text().splitlines()[-1])["step"]
 
 
-def labelled(column: str, table: pd.DataFrame, best: dict[str, Any]) -> pd.DataFrame:
+def add_run_columns(column: str, table: pd.DataFrame, best: dict[str, Any]) -> pd.DataFrame:
+    """Return the table with the split, the steps and the best epoch of a run in each row."""
     table = table.assign(split=column, steps=best["total_steps"], best_epoch=best["best_epoch"])
     return table[
         ["split", "patient", "dice", "slices", "tumour_pixels", "trained_on", "steps", "best_epoch"]
     ]
 
 
-def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
-    """The honest model's test patients again, but over the slices that the split by slice holds out of them."""
-    best = checkpoint.load(honest.best) | {"total_steps": steps_done(honest)}
-    slices = read_scores(honest.path / "slices.csv").set_index(["patient", "slice"])
-    found = []
-    with open_store(asked.data) as store:
-        for name, rows in dealt(store, set(best["split"]["test"])):
+def scores_of_held_out(honest_run: RunFolder, config: TrainConfig) -> pd.DataFrame:
+    """Return the scores of the split by patient on the held-out slices of its test patients.
+
+    The held-out slices are those of the split by slice.
+    """
+    best = checkpoint.load(honest_run.best) | {"total_steps": count_steps(honest_run)}
+    slices = read_scores(honest_run.path / "slices.csv").set_index(["patient", "slice"])
+    table_rows = []
+    with open_store(config.data) as store:
+        for name, rows in divide_slices(store, set(best["split"]["test"])):
             if name.endswith(VALIDATION):
                 volume = store.volume_of(int(rows[0]))
                 places = [
@@ -258,8 +275,9 @@ def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
                     .sum()
                     .tolist()
                 )
+                # By convention, Dice is 1 if neither mask has a voxel.
                 dice = 2 * overlap / (truth + predicted) if truth + predicted else 1.0
-                found.append(
+                table_rows.append(
                     {
                         "patient": store.volumes[volume],
                         "dice": dice,
@@ -267,24 +285,28 @@ def scores_of_held_out(honest: RunFolder, asked: TrainConfig) -> pd.DataFrame:
                         "tumour_pixels": truth,
                     }
                 )
-    return labelled(PATIENT_SLICES, pd.DataFrame(found).assign(trained_on=False), best)
+    table = pd.DataFrame(table_rows).assign(trained_on=False)
+    return add_run_columns(PATIENT_SLICES, table, best)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each column of the picture, over the patients with tumour on the slices scored.
+    """Return one row for each column of the picture, over the patients with tumour.
 
-    seen, unseen: means of those trained on and of the others; same: mean of those that the honest model scored on these slices.
+    `seen` and `unseen` are the means of the patients that were trained on and of the others. `same`
+    is the mean of the patients that the split by patient scored on the held-out slices.
     """
-    there = table[table.tumour_pixels > 0]
-    both = there.patient[there.split == PATIENT_SLICES]
+    with_tumour = table[table.tumour_pixels > 0]
+    shared = with_tumour.patient[with_tumour.split == PATIENT_SLICES]
     rows = []
     for name in LABELS:
-        part, steps = there[there.split == name], table.steps[table.split == name].iloc[0]
+        part = with_tumour[with_tumour.split == name]
+        steps = table.steps[table.split == name].iloc[0]
+        # An interval needs at least two patients.
         low, high = bootstrap(part.dice.to_numpy()) if len(part) > 1 else (np.nan, np.nan)
         seen, unseen = part.dice[part.trained_on], part.dice[~part.trained_on]
-        same = (
-            part.dice[part.patient.isin(both)].mean() if name in (PATIENT_SLICES, SLICE) else np.nan
-        )
+        same = np.nan
+        if name in (PATIENT_SLICES, SLICE):
+            same = part.dice[part.patient.isin(shared)].mean()
         rows.append(
             (
                 name,
@@ -317,15 +339,17 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """The scores side by side, a dot a patient, as PNG."""
+    """Draw the scores of the splits side by side, with a dot per patient, as PNG."""
     figure = new_figure(11, 5)
     axes = figure.subplots()
     generator = np.random.default_rng(0)
+    # Each column has the dots at the left, and the mean with its interval at the right.
     for place, row in enumerate(summary(table).itertuples()):
         part = table[(table.split == row.split) & (table.tumour_pixels > 0)]
-        beside = place + generator.uniform(-0.25, 0.05, len(part))
+        # The dots are spread at random, so that equal scores do not cover each other.
+        positions = place + generator.uniform(-0.25, 0.05, len(part))
         axes.scatter(
-            beside,
+            positions,
             part.dice,
             s=30,
             color=np.where(part.trained_on, ORANGE, BLUE),
@@ -336,16 +360,17 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         colour = ORANGE if row.trained_on else BLUE
         axes.plot([place + 0.15] * 2, [row.low, row.high], color=colour, linewidth=2.4)
         axes.plot([place + 0.15], [row.mean], marker="D", markersize=7, color=colour)
-        said, height = (f"{row.mean:.2f}", row.mean) if row.patients else ("none", 0.5)
+        mean, height = (f"{row.mean:.2f}", row.mean) if row.patients else ("none", 0.5)
         axes.text(
             place + 0.19,
             height,
-            said,
+            mean,
             color=colour,
             fontsize=16,
             fontweight="bold",
             verticalalignment="center",
         )
+    # The line separates the two comparable pairs.
     axes.axvline(1.5, color=GREY, linewidth=1, linestyle=":")
     for place, text in enumerate(
         ("over whole volumes", "over the same fifth of each patient's slices")
@@ -359,9 +384,9 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             horizontalalignment="center",
         )
     steps = sorted(set(table.steps))
-    told = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    count = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
     axes.set_title(
-        f"One network, {told} training steps: its score depends on the split",
+        f"One network, {count} training steps: its score depends on the split",
         loc="left",
         fontweight="bold",
         pad=24,
@@ -389,18 +414,20 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 def label(row: Any) -> str:
-    """What stands below a column of the picture: the split, who was scored, and what to compare."""
-    who = f"{row.patients} {'test' if row.split in (PATIENT, PATIENT_SLICES) else 'validation'} patients"
+    """Return the text below a column: the split, its patients, and the score to compare."""
+    part = "test" if row.split in (PATIENT, PATIENT_SLICES) else "validation"
+    patients = f"{row.patients} {part} patients"
     if row.split == SLICE:
-        return f"{LABELS[row.split]}\n{who}, all trained on\nthe same patients as at its left: {row.same:.2f}"
+        same = f"the same patients as in the column to the left: {row.same:.2f}"
+        return f"{LABELS[row.split]}\n{patients}, all trained on\n{same}"
     if not row.trained_on:
-        return f"{LABELS[row.split]}\n{who}, none trained on"
+        return f"{LABELS[row.split]}\n{patients}, none trained on"
     unseen = (
         f"\ntrained on {row.seen:.2f}, never seen {row.unseen:.2f}"
         if row.trained_on < row.patients
         else ""
     )
-    return f"{LABELS[row.split]}\n{who}, {row.trained_on} trained on{unseen}"
+    return f"{LABELS[row.split]}\n{patients}, {row.trained_on} trained on{unseen}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the README's pictures from a finished run of the default command on the phantom.
+"""Copy the README's pictures from a finished run of the default command on the phantom.
 
 python -m brainseg.train && python scripts/pictures.py runs/RUN
 """
@@ -17,6 +17,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     folder = parser.parse_args().run
+    # The training already writes these pictures, so that nothing has to be drawn again.
     for name in ("overlays.png", "curves.png"):
         write_bytes(DOCS / name, (folder / "pictures" / name).read_bytes())
         print(DOCS / name)

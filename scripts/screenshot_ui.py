@@ -1,7 +1,10 @@
-"""Take the README's picture of the MLflow page: the chart link of a sweep, as a real browser shows it without a further click.
+"""Take the README's screenshot of the MLflow page that a sweep's chart link opens.
 
-python scripts/screenshot_ui.py                  # needs a store with runs here (mlflow.db) and Debian's chromium
-python scripts/screenshot_ui.py --uri sqlite:///elsewhere/mlflow.db --experiment NAME --sweep ID --output picture.png
+python scripts/screenshot_ui.py
+python scripts/screenshot_ui.py --uri sqlite:///elsewhere/mlflow.db --experiment NAME --sweep ID
+
+The script needs a store with runs (by default mlflow.db in the current folder) and Debian's
+chromium. `--output` names another picture than that of the README.
 """
 
 import argparse
@@ -29,18 +32,21 @@ from brainseg.tracking.client import (
 )
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "mlflow.png"
-SECONDS = 120  # for a server to start and a page to draw on a busy machine
+# Timeout for the start of the server and for drawing the page, on a busy machine.
+SECONDS = 120
 SIZE = "2000,1150"
-SHOWN = 0.75  # of its width: a fresh browser has MLflow's assistant open at the right
+# The share of the width that is kept. In a new browser profile, MLflow's assistant is open at the
+# right.
+VISIBLE_SHARE = 0.75
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--uri", help="SQLite store; as tracking.uri")
+    parser.add_argument("--uri", help="SQLite store, in the form of tracking.uri")
     parser.add_argument("--experiment", default="brainseg")
-    parser.add_argument("--sweep", help="show the runs of this sweep alone")
+    parser.add_argument("--sweep", help="show only the runs of this sweep")
     parser.add_argument("--output", type=Path, default=PICTURE)
     arguments = parser.parse_args()
     browser = shutil.which("chromium") or sys.exit(
@@ -51,15 +57,17 @@ def main() -> None:
         experiment = connect(uri, make=False).get_experiment_by_name(arguments.experiment)
     if experiment is None:
         sys.exit(f"--experiment {arguments.experiment}: no such experiment in {uri}")
+    # A free port, because another server may already use the default port.
     port = free_port()
     link = chart_link(uri, experiment.experiment_id, arguments.sweep).replace(
         LOCAL_UI, f"http://127.0.0.1:{port}"
     )
-    command = ui_command(uri, port) or sys.exit(f"--uri {uri}: is a server; name a SQLite store")
+    command = ui_command(uri, port) or sys.exit(f"--uri {uri}: is a server. Name a SQLite store.")
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/health")
         write_bytes(arguments.output, screenshot(browser, link))
+    # The server must also end if the screenshot fails.
     finally:
         server.terminate()
         server.wait()
@@ -67,17 +75,16 @@ def main() -> None:
 
 
 def screenshot(browser: str, link: str) -> bytes:
-    """PNG of the page behind `link` in a window of SIZE, after its charts are drawn."""
+    """Return a PNG of the page at `link` in a window of SIZE, after its charts are drawn."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "page.png"
+        # The virtual time lets the page's timers run before the screenshot is taken.
         options = [
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
             f"--user-data-dir={folder}/profile",
-        ]
-        options += [
             f"--window-size={SIZE}",
             "--virtual-time-budget=60000",
             f"--screenshot={picture}",
@@ -91,7 +98,7 @@ def screenshot(browser: str, link: str) -> bytes:
         )
         pixels = image.imread(picture)
         cropped = BytesIO()
-        image.imsave(cropped, pixels[:, : round(SHOWN * pixels.shape[1])], format="png")
+        image.imsave(cropped, pixels[:, : round(VISIBLE_SHARE * pixels.shape[1])], format="png")
         return cropped.getvalue()
 
 
@@ -102,7 +109,7 @@ def free_port() -> int:
 
 
 def wait_for(address: str) -> None:
-    """Until the server answers; exits if it does not within SECONDS."""
+    """Wait until the server answers. Exit if it does not answer within SECONDS."""
     for _ in range(SECONDS):
         try:
             urllib.request.urlopen(address, timeout=1).close()

@@ -1,8 +1,11 @@
-"""Take the picture of viewer.html for the documentation, as a real browser shows it.
+"""Take the documentation's screenshot of viewer.html in a real browser.
 
-python -m brainseg.evaluate checkpoint=runs/RUN               # or compare, which writes one too; here of the phantom
-python scripts/screenshot_viewer.py evaluations/NAME/viewer.html   # needs Debian's chromium
-python scripts/screenshot_viewer.py evaluations/NAME/viewer.html --place 'patient=PHANTOM_D_0009_20000101&slice=8'
+python -m brainseg.evaluate checkpoint=runs/RUN
+python scripts/screenshot_viewer.py evaluations/NAME/viewer.html
+python scripts/screenshot_viewer.py evaluations/NAME/viewer.html --place 'patient=NAME&slice=8'
+
+The script needs Debian's chromium. The picture in the documentation shows the phantom.
+`brainseg.compare` writes a viewer.html, too.
 """
 
 import argparse
@@ -18,9 +21,11 @@ from PIL import Image
 from brainseg.core.files import write_bytes
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "viewer.png"
-SECONDS = 120  # for a page to draw on a busy machine
+# Timeout for drawing the page on a busy machine.
+SECONDS = 120
 SIZE = (1400, 800)
-COLOURS = 256  # a palette: a third of the bytes, and hardly an eye sees it
+# A palette needs a third of the bytes, and the difference is hardly visible.
+COLOURS = 256
 
 
 def main() -> None:
@@ -28,14 +33,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("page", type=Path, help="viewer.html")
-    parser.add_argument("--place", default="", help="what stands behind # in the page's address")
+    parser.add_argument("--place", default="", help="the text after # in the page's address")
     parser.add_argument("--output", type=Path, default=PICTURE)
     arguments = parser.parse_args()
     browser = shutil.which("chromium") or sys.exit(
         "chromium is not installed (Debian: apt install chromium)"
     )
     if not arguments.page.is_file():
-        sys.exit(f"{arguments.page}: no such file; make it with python -m brainseg.evaluate")
+        sys.exit(f"{arguments.page}: no such file. Create it with python -m brainseg.evaluate.")
     write_bytes(
         arguments.output,
         screenshot(browser, f"{arguments.page.resolve().as_uri()}#{arguments.place}"),
@@ -44,24 +49,21 @@ def main() -> None:
 
 
 def screenshot(browser: str, link: str) -> bytes:
-    """PNG of the page behind `link`, after its images are decoded."""
+    """Return a PNG of the page at `link`, after its images are decoded."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "page.png"
+        # The virtual time lets the page's timers run before the screenshot is taken.
         options = [
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
             f"--user-data-dir={folder}/profile",
-        ]
-        options += [
             "--no-first-run",
             "--disable-quic",
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-        ]
-        options += [
             f"--window-size={SIZE[0]},{SIZE[1]}",
             "--virtual-time-budget=10000",
             f"--screenshot={picture}",

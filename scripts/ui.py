@@ -1,9 +1,10 @@
-"""Serves the MLflow pages of the runs in this folder, on this machine alone, until Ctrl-C.
+"""Serve the MLflow pages of the runs in this folder until Ctrl-C, for this machine only.
 
     python scripts/ui.py             # or: make ui
     python scripts/ui.py --port 6000
 
-Shows `mlflow.db` of the current folder, or the store that MLFLOW_TRACKING_URI names. Takes the next free port.
+The pages show `mlflow.db` of the current folder, or the store that MLFLOW_TRACKING_URI names. If
+the port is in use, the next free port is used.
 """
 
 import argparse
@@ -32,7 +33,8 @@ from brainseg.tracking.client import (
 )
 
 SECONDS_TO_START = 60
-# Job execution is for language-model evaluations: eight further processes of 250 MB each.
+# Job execution serves language-model evaluations only, and costs eight more processes of 250 MB
+# each.
 QUIET = NO_TELEMETRY | {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -49,31 +51,30 @@ def main() -> int:
         port = free_port(parser.parse_args().port)
         uri = tracking_uri(None)
         link = newest_chart(uri).replace(LOCAL_UI, f"http://127.0.0.1:{port}")
-    except (
-        RequestError,
-        OSError,
-        MlflowException,
-    ) as error:  # the last: no answer, or a store of another version of MLflow
+    # MLflow raises its exception if the server does not answer, or if the store belongs to another
+    # version of MLflow.
+    except (RequestError, OSError, MlflowException) as error:
         print(error, file=sys.stderr)
         return 2
     command = ui_command(uri, port)
     if command is None:
-        print(f"A server is there already: {link}")
+        print(f"A server is already running: {link}")
         return 0
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.default_int_handler)
-    # A session of its own: Ctrl-C reaches us alone, and we end the server with all its workers.
+    # The server gets its own session, so that Ctrl-C reaches only this process. This process then
+    # stops the server with all its workers.
     server = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
     )
     try:
         wait_for(server, port)
-        empty = (
+        hint = (
             ""
             if "/experiments/" in link
-            else " (no run in it yet: is this the folder where you trained?)"
+            else " (it contains no run yet: is this the folder where you trained?)"
         )
-        print(f"MLflow charts of {uri}{empty}:\n  {link}\nCtrl-C ends it.", flush=True)
+        print(f"MLflow charts of {uri}{hint}:\n  {link}\nCtrl-C ends it.", flush=True)
         return server.wait()
     except KeyboardInterrupt:
         return 0
@@ -81,17 +82,18 @@ def main() -> int:
         stop(server)
 
 
-def free_port(wanted: int) -> int:
-    """`wanted`, or the next port that is free. Raises RequestError."""
-    check(0 < wanted < 65536, "--port", wanted, "must lie between 1 and 65535")
-    for port in range(wanted, min(wanted + 100, 65536)):
+def free_port(first: int) -> int:
+    """Return the first free port from `first` on. Raises RequestError."""
+    check(0 < first < 65536, "--port", first, "must lie between 1 and 65535")
+    for port in range(first, min(first + 100, 65536)):
         if is_free(port):
             return port
-    raise RequestError(f"--port={wanted}: this port and those after it are taken; give another one")
+    raise RequestError(f"--port={first}: this port and the next 99 are in use; give another port")
 
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
+        # Without this option, a port whose last server has just ended would count as in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -101,19 +103,23 @@ def is_free(port: int) -> bool:
 
 
 def newest_chart(uri: str) -> str:
-    """The charts of our experiment that was made last; the front page where there is none yet."""
+    """Return the link to the charts of the newest brainseg experiment.
+
+    If there is no such experiment yet, return the link to the front page.
+    """
     with short_timeouts(seconds=10):
         experiments = connect(uri).search_experiments(order_by=["creation_time DESC"])
-    ours = [
+    # Only experiments that brainseg created have the tag of its chart layout.
+    experiment_ids = [
         experiment.experiment_id
         for experiment in experiments
         if experiment.tags.keys() >= experiment_tags().keys()
     ]
-    return chart_link(uri, ours[0]) if ours else f"{ui_url(uri)}/"
+    return chart_link(uri, experiment_ids[0]) if experiment_ids else f"{ui_url(uri)}/"
 
 
 def wait_for(server: subprocess.Popen, port: int) -> None:
-    """Until the pages can be opened, or the server has ended."""
+    """Wait until the pages can be opened, or until the server has ended."""
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -124,8 +130,9 @@ def wait_for(server: subprocess.Popen, port: int) -> None:
 
 
 def stop(server: subprocess.Popen) -> None:
-    """End the server and its workers; they get five seconds to do so by themselves."""
+    """Stop the server and its workers. Kill them if they do not end within five seconds."""
     if server.poll() is None:
+        # The signal goes to the whole process group, because the workers are separate processes.
         os.killpg(server.pid, signal.SIGTERM)
         try:
             server.wait(timeout=5)

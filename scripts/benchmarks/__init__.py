@@ -1,1 +1,1 @@
-"""What scripts/benchmark.py measures, a file a subject: steps, epoch, inference, process, growth; page.py writes it down."""
+"""Subjects of scripts/benchmark.py: steps, epoch, inference, process, growth, and the report."""

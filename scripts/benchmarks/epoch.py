@@ -1,4 +1,8 @@
-"""What an epoch costs besides its steps: gathering, normalising, augmenting, checks, validation, checkpoint, logging, tracking."""
+"""Benchmark of the overhead of an epoch.
+
+The overhead is the time besides the steps: gathering, normalising, augmenting, checks, validation,
+checkpoint, logging and tracking.
+"""
 
 import itertools
 import json
@@ -12,7 +16,7 @@ from typing import Any
 
 from hydra import initialize_config_dir
 
-from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
+from benchmarks.measure import Bar, Section, Spread, Table, measure_in_turns, ratio
 from benchmarks.steps import seconds
 from brainseg import config as schema
 from brainseg import train
@@ -30,7 +34,7 @@ from brainseg.training.loop import train_epoch
 
 
 def task_of(*overrides: str) -> TrainingContext:
-    """The task of a request, with its slices in memory, as brainseg.train would have it."""
+    """Return the training context of a request as in brainseg.train, with its slices in memory."""
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
         config: TrainConfig = compose_job("train", list(overrides))
@@ -50,7 +54,7 @@ def task_of(*overrides: str) -> TrainingContext:
 
 
 class Epoch:
-    """The engine's own steps, beside bare ones on a batch that is ready, and validation of the same network."""
+    """Steps of the training loop, bare steps on a prepared batch, and validation of the network."""
 
     def __init__(self, task: TrainingContext, steps: int = 8) -> None:
         self.task, self.steps, self.state = task, steps, train.new_state(task)
@@ -59,23 +63,21 @@ class Epoch:
         self.image, self.mask = task.device.format(batch.image), batch.mask
 
     def real(self) -> float:
-        """Seconds a step of the training loop."""
+        """Return the seconds per step of the training loop."""
+        # The counter starts again, so that every call trains the same number of steps.
         self.state.step, self.state.total_steps = 0, self.steps
-        return (
-            seconds(
-                self.task.device.torch,
-                lambda: train_epoch(self.state, self.task, self.forward, Callbacks()),
-                1,
-            )
-            / self.steps
-        )
+
+        def run_epoch() -> None:
+            train_epoch(self.state, self.task, self.forward, Callbacks())
+
+        return seconds(self.task.device.torch, run_epoch, 1) / self.steps
 
     def bare(self) -> float:
-        """Seconds a step of nothing but forward, loss, backward and update."""
+        """Return the seconds per step of only forward pass, loss, backward pass and update."""
         self.state.model.train()
-        return seconds(self.task.device.torch, self._bare, self.steps) / self.steps
+        return seconds(self.task.device.torch, self._bare_step, self.steps) / self.steps
 
-    def _bare(self) -> None:
+    def _bare_step(self) -> None:
         self.state.optimizer.zero_grad(set_to_none=True)
         with self.task.device.autocast():
             logits = self.forward(self.image)
@@ -83,7 +85,10 @@ class Epoch:
         self.state.optimizer.step()
 
     def validation(self) -> float:
-        """Seconds a step's worth of slices takes to validate: segmenting, components, and all scores."""
+        """Return the seconds that the validation of one batch of slices takes.
+
+        The validation consists of segmentation, components and all scores.
+        """
         task, config = self.task, self.task.config
         started = time.perf_counter()
         for _ in evaluate(
@@ -99,10 +104,14 @@ class Epoch:
 
 
 def measure(rounds: int, path: str) -> Section:
-    """Share of an epoch that is not steps, on the slices of the file at `path`, with the default recipe and each augmentation."""
+    """Measure the overhead of an epoch on the slices of the file at `path`.
+
+    The recipes are the default recipe and one with neighbouring slices.
+    """
     rows: list[list[Any]] = []
     bars: list[Bar] = []
-    between, tracked = after_epochs(path)
+    checkpoint_time, tracking_time = after_epochs(path)
+    pauses = checkpoint_time + tracking_time
     for name, overrides in {
         "default recipe": [],
         "with neighbouring slices (data.context=1)": ["data.context=1"],
@@ -114,31 +123,32 @@ def measure(rounds: int, path: str) -> Section:
             "bare": epoch.bare,
             "validation": epoch.validation,
         }
-        said = interleaved(turns, rounds)
-        real, bare = Spread.of(said["real"]), Spread.of(said["bare"])
-        whole = (
-            task.steps_per_epoch * real.median
-            + len(task.validation) / task.config.batch_size * Spread.of(said["validation"]).median
+        times = measure_in_turns(turns, rounds)
+        real, bare = Spread.of(times["real"]), Spread.of(times["bare"])
+        batches = len(task.validation) / task.config.batch_size
+        training_time = task.steps_per_epoch * real.median
+        validation_time = batches * Spread.of(times["validation"]).median
+        step_overhead = Spread.of(
+            [a / b - 1 for a, b in zip(times["real"], times["bare"], strict=True)]
         )
-        around = Spread.of([r / b - 1 for r, b in zip(said["real"], said["bare"], strict=True)])
-        share = (task.steps_per_epoch * (real.median - bare.median) + between + tracked) / (
-            whole + between + tracked
-        )
-        checked = ratio(said["validation"], said["real"])
+        # The share of an epoch that is neither a bare step nor validation.
+        overhead = task.steps_per_epoch * (real.median - bare.median) + pauses
+        share = overhead / (training_time + validation_time + pauses)
+        validation_ratio = ratio(times["validation"], times["real"])
         rows.append(
             [
                 name,
                 real.text(3),
                 bare.text(3),
-                f"{100 * around.median:.1f} %",
+                f"{100 * step_overhead.median:.1f} %",
                 f"{100 * share:.1f} %",
-                checked.text(2),
+                validation_ratio.text(2),
             ]
         )
         if not overrides:
             bars.append(
                 Bar(
-                    "what an epoch costs besides its steps and validation",
+                    "overhead of an epoch besides its steps and validation",
                     "at most 8 %",
                     f"{100 * share:.1f} %",
                     share <= 0.08,
@@ -146,34 +156,37 @@ def measure(rounds: int, path: str) -> Section:
             )
             bars.append(
                 Bar(
-                    "validation, of the time of as many training slices",
+                    "time of validation, relative to training on as many slices",
                     "at most 0.4",
-                    checked.text(2),
-                    checked.median <= 0.4,
+                    validation_ratio.text(2),
+                    validation_ratio.median <= 0.4,
                 )
             )
     columns = [
         "recipe",
-        "s a step",
-        "s a bare step",
-        "around a step",
-        "besides, in an epoch",
+        "s per step",
+        "s per bare step",
+        "overhead of a step",
+        "overhead of an epoch",
         "validation / training",
     ]
     note = (
-        f"{task.device.resolved}; {len(task.train)} training slices, batches of {task.config.batch_size}, {task.steps_per_epoch} steps an "
-        f"epoch. A bare step has its batch at hand. Checkpoint and log {between:.2f} s an epoch, MLflow {tracked:.2f} s."
+        f"{task.device.resolved}. {len(task.train)} training slices, batches of "
+        f"{task.config.batch_size}, {task.steps_per_epoch} steps per epoch. The batch of a bare "
+        f"step is prepared beforehand. Checkpoint and log take {checkpoint_time:.2f} s per epoch, "
+        f"MLflow takes {tracking_time:.2f} s."
     )
     return Section([Table("An epoch", columns, rows, note)], bars)
 
 
 def after_epochs(path: str) -> tuple[float, float]:
-    """Seconds between the epochs of a real run for checkpoint and log, and what MLflow adds."""
-    return (without := _gap(path, "tracking=none")), max(0.0, _gap(path) - without)
+    """Return the seconds per epoch for checkpoint and log, and the seconds that MLflow adds."""
+    without_tracking = _measure_gap(path, "tracking=none")
+    return without_tracking, max(0.0, _measure_gap(path) - without_tracking)
 
 
-def _gap(path: str, *overrides: str) -> float:
-    """The least seconds between the end of an epoch's validation and the next epoch's first step."""
+def _measure_gap(path: str, *overrides: str) -> float:
+    """Return the median seconds between an epoch's validation and the next epoch's first step."""
     with tempfile.TemporaryDirectory() as folder:
         small = ["data.limit_patients=6", "split=kfold", "split.folds=3", "epochs=6", "test=no"]
         request = [f"data.path={Path(path).resolve()}", *small, "output=run"]
@@ -187,8 +200,9 @@ def _gap(path: str, *overrides: str) -> float:
             json.loads(line)
             for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
         ]
-    whole = [
-        (b["time"] - a["time"]) / 1000 - b["metrics"]["speed/epoch_seconds"]
-        for a, b in itertools.pairwise(epochs)
+    # The time between two rows contains the second epoch itself, which is not part of the gap.
+    gaps = [
+        (current["time"] - previous["time"]) / 1000 - current["metrics"]["speed/epoch_seconds"]
+        for previous, current in itertools.pairwise(epochs)
     ]
-    return Spread.of(whole).median
+    return Spread.of(gaps).median

@@ -1,4 +1,4 @@
-"""How time grows: a step with depth, width, image size and batch; prepare with patients; a sweep with its runs."""
+"""Benchmark of scaling: steps by network and batch, prepare by patients, sweeps by runs."""
 
 import sys
 import tempfile
@@ -22,47 +22,58 @@ VARIED: dict[str, tuple[int, ...]] = {
 
 
 def steps(rounds: int) -> Table:
-    """Images a second as one thing varies, the others as in the reference; device=auto."""
+    """Measure images per second while one property varies, with device=auto.
+
+    All other properties are those of the reference network.
+    """
     rows: list[list[Any]] = []
     for name, values in VARIED.items():
         for value in values:
             work = Steps(REFERENCE | {name: value}, {"name": "auto", "precision": "auto"})
             parameters = sum(parameter.numel() for parameter in work.model.parameters())
+            # The first step is a warm-up and is not counted.
             work.rate(1)
             rates = [work.rate(1) for _ in range(rounds)]
-            step = work.shape["batch"] / Spread.of(rates).median
+            milliseconds = 1000 * work.shape["batch"] / Spread.of(rates).median
             rows.append(
                 [
                     f"{name}={value}",
                     f"{parameters:,}",
                     Spread.of(rates).text(),
-                    f"{1000 * step:.0f}",
+                    f"{milliseconds:.0f}",
                 ]
             )
-    note = f"device=auto: {work.device.resolved}; what is not varied is as in the reference."
-    return Table("Growth of a step", ["varied", "parameters", "images/s", "ms a step"], rows, note)
+    note = (
+        f"device=auto: {work.device.resolved}. "
+        "All other properties are those of the reference network."
+    )
+    columns = ["varied", "parameters", "images/s", "ms per step"]
+    return Table("Growth of a step", columns, rows, note)
 
 
 def cohorts() -> Table:
-    """Seconds of prepare by patients."""
+    """Measure the seconds of prepare by the number of patients."""
     rows = []
     for patients in (8, 16, 32, 64):
         with tempfile.TemporaryDirectory() as folder:
-            made = ensure_cohort(
+            data = ensure_cohort(
                 PhantomConfig(patients=patients, slices=16, size=128, folder=folder)
             )
-            source = made.with_suffix("") / "kaggle_3m"
+            source = data.with_suffix("") / "kaggle_3m"
             seconds, memory = seconds_of(
                 [sys.executable, "-m", "brainseg.prepare", f"source={source}", "output=again.h5"],
                 folder,
             )
         rows.append([str(patients), f"{seconds:.2f}", f"{memory:.2f}"])
-    note = "Of 16 slices of 128 x 128 pixels; the process's start included."
+    note = "Patients of 16 slices of 128 x 128 pixels. The start of the process is included."
     return Table("Growth of prepare", ["patients", "seconds", "GB at the peak"], rows, note)
 
 
 def sweeps() -> Table:
-    """Seconds a job of a sweep of tiny runs, of its comparison at the end, and of a second start that finds all finished."""
+    """Measure sweeps of tiny runs by the number of runs.
+
+    The first start includes the comparison at the end. A second start finds all runs finished.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         data = ensure_cohort(PhantomConfig(patients=6, slices=4, size=32, folder=folder))
@@ -90,8 +101,17 @@ def sweeps() -> Table:
                 [str(jobs), f"{first:.1f}", f"{first / jobs:.2f}", f"{again:.1f}", f"{memory:.2f}"]
             )
             assert len(list((Path(folder) / f"runs{jobs}").glob("unet-*"))) == jobs
-    columns = ["runs", "seconds", "seconds a run", "seconds when all is finished", "GB at the peak"]
-    note = "Runs of a few steps, so that what is measured is everything else: MLflow, pictures, the comparison at the end."
+    columns = [
+        "runs",
+        "seconds",
+        "seconds per run",
+        "seconds if all are finished",
+        "GB at the peak",
+    ]
+    note = (
+        "The runs have only a few steps, so that everything else is measured: MLflow, pictures, "
+        "and the comparison at the end."
+    )
     return Table("Growth of a sweep", columns, rows, note)
 
 

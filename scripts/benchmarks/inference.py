@@ -1,10 +1,10 @@
-"""Inference: images a second of the forward pass against the plain one, and seconds a patient of what evaluate does."""
+"""Benchmark of inference: the forward pass in images per second, and patients in seconds."""
 
 import time
 from typing import Any
 
-from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio
-from benchmarks.steps import PLAIN_KEPT, REFERENCE, here
+from benchmarks.measure import Bar, Section, Spread, Table, Worker, measure_in_turns, ratio
+from benchmarks.steps import PLAIN_KEPT, REFERENCE, available_settings
 from brainseg.config import DeviceConfig, InferenceConfig, UNetConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.store import Store
@@ -14,36 +14,37 @@ from brainseg.models import networks
 
 
 def measure(rounds: int, path: str) -> Section:
-    """The forward pass by setting and batch, and whole patients of the file at `path`."""
+    """Measure the forward pass by setting and batch, and the patients of the file at `path`."""
     workers = {
         "plain, batch 8": Worker("forward", {"shape": REFERENCE, "device": None, "batch": 8})
     }
     workers["plain, memory kept, batch 8"] = Worker(
         "forward", {"shape": REFERENCE, "device": PLAIN_KEPT, "batch": 8}
     )
-    for name, device in here().items():
+    for name, device in available_settings().items():
         for batch in (1, 8, 16, 32):
             workers[f"{name}, batch {batch}"] = Worker(
                 "forward", {"shape": REFERENCE, "device": device, "batch": batch}
             )
-    rates = interleaved(workers, rounds)
+    rates = measure_in_turns(workers, rounds)
     for worker in workers.values():
         worker.close()
     rows: list[list[Any]] = []
-    for name, found in rates.items():
-        rows.append([name, Spread.of(found).text(), ratio(found, rates["plain, batch 8"]).text(2)])
+    for name, values in rates.items():
+        speedup = ratio(values, rates["plain, batch 8"])
+        rows.append([name, Spread.of(values).text(), speedup.text(2)])
     best = max(
         (name for name in rates if not name.startswith("plain")),
         key=lambda name: Spread.of(rates[name]).median,
     )
-    faster = ratio(rates[best], rates["plain, batch 8"])
-    kept = ratio(rates[best], rates["plain, memory kept, batch 8"])
-    said = f"{faster.text(2)}, {best}; {kept.text(2)} where the plain one keeps its memory, too"
+    # The plain forward pass is measured twice, because the memory settings alone make it faster.
+    speedup = ratio(rates[best], rates["plain, batch 8"])
+    kept_speedup = ratio(rates[best], rates["plain, memory kept, batch 8"])
     bar = Bar(
-        "inference, times the plain float32 forward at batch 8",
+        "speed of inference, relative to the plain float32 forward pass at batch 8",
         "at least 5",
-        said,
-        faster.median >= 5,
+        f"{speedup.text(2)}, {best}; {kept_speedup.text(2)} if the plain pass keeps its memory",
+        speedup.median >= 5,
     )
     forward = Table(
         "Inference: the forward pass of the reference's network",
@@ -55,11 +56,15 @@ def measure(rounds: int, path: str) -> Section:
 
 
 def patients(path: str) -> Table:
-    """Seconds a patient of reading, normalising, segmenting and scoring, by the code of validation, test and evaluate."""
+    """Measure the seconds per patient for reading, normalising, segmenting and scoring.
+
+    The code is that of validation, test and evaluate.
+    """
     rows = []
     with Store(path) as store:
+        # Eight patients from the whole range of the file.
         chosen = store.patients[:: max(1, len(store.patients) // 8)][:8]
-        for name, settings in here().items():
+        for name, settings in available_settings().items():
             device = choose_device(DeviceConfig(**settings))
             dataset = MRIDataset(store, patients=chosen)
             model = device.place(
@@ -68,12 +73,13 @@ def patients(path: str) -> Table:
                 )
             )
             for flips in ("none", "both"):
-                way = InferenceConfig(flips=flips, components="largest")
+                inference = InferenceConfig(flips=flips, components="largest")
                 times = []
-                evaluated = evaluate(model, dataset, way, device, 8)
+                # `evaluate` is a generator, so that each patient can be timed separately.
+                results = evaluate(model, dataset, inference, device, 8)
                 for _ in dataset.volumes:
                     started = time.perf_counter()
-                    next(evaluated)
+                    next(results)
                     times.append(time.perf_counter() - started)
                 slices = len(dataset) / len(dataset.volumes)
                 rows.append(
@@ -84,10 +90,9 @@ def patients(path: str) -> Table:
                         f"{slices / Spread.of(times).median:.1f}",
                     ]
                 )
-    note = f"{len(chosen)} patients of {round(slices)} slices on average, read from the file, largest component kept."
-    return Table(
-        "Inference: whole patients",
-        ["setting", "flips", "seconds a patient", "slices/s"],
-        rows,
-        note,
+    note = (
+        f"{len(chosen)} patients of {round(slices)} slices on average, read from the file. "
+        "Only the largest component is kept."
     )
+    columns = ["setting", "flips", "seconds per patient", "slices/s"]
+    return Table("Inference: whole patients", columns, rows, note)

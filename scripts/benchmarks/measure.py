@@ -1,4 +1,7 @@
-"""Fair times on a machine that is not quiet: contestants take turns, ratios are taken round by round, medians are reported."""
+"""Fair timing on a machine with other load.
+
+The contestants take turns, ratios are computed round by round, and medians are reported.
+"""
 
 import json
 import statistics
@@ -14,23 +17,23 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmark.py"
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of repeated measurements, and the least and the largest of them."""
+    """The median, the smallest and the largest of repeated measurements."""
 
     median: float
-    least: float
-    most: float
+    lowest: float
+    highest: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values))
 
     def text(self, digits: int = 1) -> str:
-        return f"{self.median:.{digits}f} ({self.least:.{digits}f} to {self.most:.{digits}f})"
+        return f"{self.median:.{digits}f} ({self.lowest:.{digits}f} to {self.highest:.{digits}f})"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure that the project has promised. `met` is None where it could not be measured here."""
+    """A figure that the project has promised. `met` is None if this machine cannot measure it."""
 
     what: str
     rule: str
@@ -40,7 +43,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the page: rows of numbers and words under these columns, and a line or two on how they were taken."""
+    """A table of the page, with a note on how its figures were measured."""
 
     title: str
     columns: Sequence[str]
@@ -57,28 +60,34 @@ class Section:
         return asdict(self)
 
 
-def interleaved(
+def measure_in_turns(
     contestants: Mapping[str, Callable[[], float]], rounds: int
 ) -> dict[str, list[float]]:
-    """What each contestant says per round, all of them in turn, so that a slow minute slows all; one round before is thrown away."""
-    said: dict[str, list[float]] = {name: [] for name in contestants}
+    """Return the figure of each contestant per round.
+
+    The contestants take turns, so that a slow minute affects all of them.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in contestants}
+    # The first round warms up the contestants, and its figures are discarded.
     for name in contestants:
         contestants[name]()
     for _ in range(rounds):
         for name, turn in contestants.items():
-            said[name].append(turn())
-    return said
+            figures[name].append(turn())
+    return figures
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """The ratio of two contestants, round by round."""
+    """Return the ratio of two contestants, computed round by round."""
     return Spread.of([a / b for a, b in zip(over, under, strict=True)])
 
 
 class Worker:
-    """A contestant in a process of its own: its threads, precision and allocator settings are nobody else's.
+    """A contestant in a separate process.
 
-    It runs `benchmark.py --worker KIND SETTINGS`, and answers each line it is sent with one number. Idle, it only waits for the next.
+    Its threads, precision and allocator settings affect no other contestant. The process runs
+    `benchmark.py --worker KIND SETTINGS`, and answers each line of its input with one number.
+    Between the lines it is idle.
     """
 
     def __init__(self, kind: str, settings: Mapping[str, Any]) -> None:
@@ -90,11 +99,13 @@ class Worker:
     def __call__(self) -> float:
         return float(self.ask("turn"))
 
-    def ask(self, what: str) -> Any:
+    def ask(self, question: str) -> Any:
+        """Return the worker's answer to a question, which is a key of the turns that it serves."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(what + "\n")
+        self.process.stdin.write(question + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
+        # An empty line means that the process has ended.
         if not line:
             raise RuntimeError(
                 f"{' '.join(self.process.args[2:4])} ended with {self.process.wait()}"
@@ -103,11 +114,15 @@ class Worker:
 
     def close(self) -> None:
         assert self.process.stdin is not None
+        # The end of its input ends the loop in `serve`.
         self.process.stdin.close()
         self.process.wait()
 
 
 def serve(turns: Mapping[str, Callable[[], Any]]) -> None:
-    """The other end of a Worker: answer each line of stdin by calling what it names."""
+    """Answer each line of stdin with the result of the turn that it names.
+
+    This is the loop of the process that a Worker starts.
+    """
     for line in sys.stdin:
         print(json.dumps(turns[line.strip()]()), flush=True)

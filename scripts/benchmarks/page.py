@@ -1,4 +1,4 @@
-"""The measured, as Markdown and as JSON, with the machine described."""
+"""The benchmark report as Markdown and JSON, with a description of the machine."""
 
 import os
 import platform
@@ -12,11 +12,13 @@ from benchmarks.measure import Section, Table
 from brainseg import __version__
 from brainseg.core.files import write_json, write_text
 
+# The instructions that affect the speed of a training step.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def machine() -> dict[str, str]:
-    """What the figures were taken on."""
+    """Return a description of the machine and its software."""
+    # This file exists only on Linux. Elsewhere, the instructions are unknown.
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     fields = {
@@ -31,20 +33,28 @@ def machine() -> dict[str, str]:
         "memory": f"{memory:.0f} GB",
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "software": f"brainseg {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        "software": (
+            f"brainseg {__version__}, Python {platform.python_version()}, torch {torch.__version__}"
+        ),
     }
 
 
 def markdown(sections: Mapping[str, Section], command: str) -> str:
-    """The page: bars first."""
-    made = f"Written by `{command}` on {time.strftime('%Y-%m-%d')}; `benchmark.json` beside it holds the same. What is a ratio was measured"
-    how = "in turns, so that it holds on a noisy machine, too: the median, then the least and the largest in brackets."
-    lines = ["# Benchmark", "", made, how, "", "| machine | |", "|---|---|"]
+    """Return the page as Markdown, with the promised figures first."""
+    origin = (
+        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}. `benchmark.json` in the same "
+        "folder contains the same figures."
+    )
+    method = (
+        "For a ratio, the contestants took turns, so that it is valid on a machine with other "
+        "load, too. Each figure is a median, with the smallest and the largest value in brackets."
+    )
+    lines = ["# Benchmark", "", origin, method, "", "| machine | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in machine().items()]
     lines += ["", "## Bars", "", "| | bar | measured | met |", "|---|---|---|---|"]
-    said = {True: "yes", False: "**no**", None: "not measured here"}
+    answers = {True: "yes", False: "**no**", None: "not measured here"}
     lines += [
-        f"| {bar.what} | {bar.rule} | {bar.measured} | {said[bar.met]} |"
+        f"| {bar.what} | {bar.rule} | {bar.measured} | {answers[bar.met]} |"
         for section in sections.values()
         for bar in section.bars
     ]
@@ -66,7 +76,7 @@ def _table(table: Table) -> list[str]:
 
 
 def write(folder: Path, sections: Mapping[str, Section], command: str) -> str:
-    """benchmark.md and benchmark.json; returns the former."""
+    """Write benchmark.md and benchmark.json to the folder, and return the page."""
     page = markdown(sections, command)
     write_text(folder / "benchmark.md", page)
     plain = {name: section.plain() for name, section in sections.items()}

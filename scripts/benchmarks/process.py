@@ -1,4 +1,4 @@
-"""Whole commands: start-up, prepare, and the memory of a training on a cohort of the full set's size."""
+"""Benchmark of commands: start-up, prepare, and the memory of a training on a full-size cohort."""
 
 import json
 import shutil
@@ -7,19 +7,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import Bar, Section, Spread, Table, interleaved, ratio
+from benchmarks.measure import Bar, Section, Spread, Table, measure_in_turns, ratio
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom.cohort import ensure_cohort
 
-FULL = 110  # patients of the public set
-# Up to the end of the first step. What a process does when it ends is no part of its start, so it ends there and then.
+# The number of patients of the public data set.
+FULL = 110
+# This program ends right after the first step, because the end of a process is no part of its
+# start-up.
 STARTUP = (
     "import os, sys; from brainseg import train; from brainseg.runs import callbacks; "
-    "callbacks.Watch._after_step = lambda *_: os._exit(0); sys.argv[1:] = {arguments!r}; train.main()"
+    "callbacks.Watch._after_step = lambda *_: os._exit(0); "
+    "sys.argv[1:] = {arguments!r}; train.main()"
 )
 
 
-# Between us and the command, because a process begins with the peak of the one that started it, and ours is of gigabytes.
+# A small process between this one and the command. A process inherits the peak memory of its
+# parent, and that of this process is gigabytes.
 WATCHER = """
 import json, os, subprocess, sys, time
 started = time.perf_counter()
@@ -31,18 +35,23 @@ print(json.dumps([time.perf_counter() - started, usage.ru_maxrss, process.return
 
 
 def seconds_of(command: list[str], folder: str | Path) -> tuple[float, float]:
-    """Seconds and peak memory in GB of a command; what it prints is thrown away."""
-    watched = [sys.executable, "-S", "-c", WATCHER, *command]
+    """Return the seconds and the peak memory in GB of a command. Its output is discarded."""
+    # The option -S skips the site packages, so that the watcher itself starts quickly.
+    watcher = [sys.executable, "-S", "-c", WATCHER, *command]
     seconds, peak, code = json.loads(
-        subprocess.run(watched, cwd=folder, check=True, capture_output=True, text=True).stdout
+        subprocess.run(watcher, cwd=folder, check=True, capture_output=True, text=True).stdout
     )
     if code:
         raise RuntimeError(f"{' '.join(command)}: exit code {code}")
+    # macOS reports the peak in bytes, Linux in KiB.
     return seconds, peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def start_up(rounds: int) -> tuple[list[list[str]], Bar]:
-    """From the command to the first step on a prepared phantom and an initialised store, against the imports alone."""
+    """Measure the time from the command to the first step, and compare it with the imports alone.
+
+    The phantom and the MLflow store already exist.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = ensure_cohort(PhantomConfig(patients=6, slices=4, size=32, folder=folder))
         tiny = [
@@ -54,50 +63,54 @@ def start_up(rounds: int) -> tuple[list[list[str]], Bar]:
             "split.folds=3",
             "output=first",
         ]
-        seconds_of([sys.executable, "-m", "brainseg.train", *tiny], folder)  # makes MLflow's store
+        # The first run creates MLflow's store, which is not part of the start-up.
+        seconds_of([sys.executable, "-m", "brainseg.train", *tiny], folder)
         count = iter(range(10**6))
 
         def first_step() -> float:
             arguments = [*tiny[:-1], f"output=run{next(count)}"]
-            return seconds_of([sys.executable, "-c", STARTUP.format(arguments=arguments)], folder)[
-                0
-            ]
+            command = [sys.executable, "-c", STARTUP.format(arguments=arguments)]
+            return seconds_of(command, folder)[0]
 
         imports = [sys.executable, "-c", "import torch, mlflow, hydra"]
-        said = interleaved(
+        times = measure_in_turns(
             {"first step": first_step, "imports": lambda: seconds_of(imports, folder)[0]}, rounds
         )
-    slower = ratio(said["first step"], said["imports"])
+    slowdown = ratio(times["first step"], times["imports"])
     bar = Bar(
-        "start-up to the first step, times `import torch, mlflow, hydra`",
+        "start-up to the first step, relative to `import torch, mlflow, hydra`",
         "at most 1.5",
-        slower.text(2),
-        slower.median <= 1.5,
+        slowdown.text(2),
+        slowdown.median <= 1.5,
     )
-    return [[name, Spread.of(found).text(2)] for name, found in said.items()], bar
+    return [[name, Spread.of(seconds).text(2)] for name, seconds in times.items()], bar
 
 
 def of_full_size(source: Path, folder: Path) -> Path:
-    """A cohort of the public set's 110 patients: those of `source`, the first ones again under other names."""
+    """Write a cohort of 110 patients, the size of the public data set, and return its folder.
+
+    If `source` has fewer patients, some are repeated under other names.
+    """
     names = sorted(path.name for path in source.iterdir() if path.is_dir())
     target = folder / "kaggle_3m"
     for number in range(FULL):
         name = names[number % len(names)]
-        again = name if number < len(names) else name.replace("_", f"X{number // len(names)}_", 1)
-        (target / again).mkdir(parents=True)
+        copy = name if number < len(names) else name.replace("_", f"X{number // len(names)}_", 1)
+        (target / copy).mkdir(parents=True)
         for path in (source / name).iterdir():
-            shutil.copyfile(path, target / again / path.name.replace(name, again))
+            shutil.copyfile(path, target / copy / path.name.replace(name, copy))
     return target
 
 
 def measure(rounds: int, source: Path) -> Section:
-    """`source` is a folder as kaggle_3m."""
-    started, start_bar = start_up(rounds)
-    with tempfile.TemporaryDirectory() as named:
-        folder = Path(named)
+    """Measure start-up, prepare and train. `source` is a folder with the layout of kaggle_3m."""
+    start_rows, start_bar = start_up(rounds)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         cohort = of_full_size(source, folder)
         prepare = [sys.executable, "-m", "brainseg.prepare", f"source={cohort}", "output=lgg.h5"]
         first, memory = seconds_of(prepare, folder)
+        # A second start finds the file complete and has nothing to do.
         again, _ = seconds_of(prepare, folder)
         size = (folder / "lgg.h5").stat().st_size / 1e6
         train = [
@@ -125,14 +138,15 @@ def measure(rounds: int, source: Path) -> Section:
         Table(
             "Start-up",
             ["to", "seconds"],
-            started,
-            "Prepared data, an MLflow store that is there. The first step is a whole one.",
+            start_rows,
+            "The data are prepared, and the MLflow store exists. The first step is complete.",
         ),
         Table(
             "The full set",
             ["", "cost"],
             rows,
-            f"{FULL} patients: those at hand, some twice. Memory is the process's peak.",
+            f"{FULL} patients. If the source has fewer, some are repeated. "
+            "Memory is the peak of the process.",
         ),
     ]
     return Section(tables, [start_bar, bar])

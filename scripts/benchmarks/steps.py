@@ -1,4 +1,7 @@
-"""Training steps: images a second of each device setting, beside the plain loop and beside the bare convolutions (the roofline)."""
+"""Benchmark of training steps in images per second.
+
+Each device setting is compared with the plain loop and with the bare convolutions (the roofline).
+"""
 
 import time
 from collections.abc import Callable
@@ -8,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import Bar, Section, Spread, Table, Worker, interleaved, ratio, serve
+from benchmarks.measure import Bar, Section, Spread, Table, Worker, measure_in_turns, ratio, serve
 from brainseg.config import DeviceConfig, LossConfig, OptimizerConfig, UNetConfig
 from brainseg.core.errors import RequestError
 from brainseg.device import Device, choose_device
@@ -22,16 +25,13 @@ SETTINGS = {
     "cuda_bf16": {"name": "cuda", "precision": "bfloat16"},
     "mps": {"name": "mps", "precision": "float32"},
 }
-PLAIN_KEPT = {
-    "name": "cpu",
-    "precision": "float32",
-    "channels_last": False,
-}  # the plain loop, given our memory settings
+# The plain loop with the memory settings of brainseg.
+PLAIN_KEPT = {"name": "cpu", "precision": "float32", "channels_last": False}
 REFERENCE = {"depth": 4, "width": 32, "growth": 1, "size": 256, "channels": 3, "batch": 8}
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -39,6 +39,8 @@ def wait(device: torch.device) -> None:
 
 
 def seconds(device: torch.device, work: Callable[[], Any], times: int) -> float:
+    """Return the seconds that a number of calls of `work` take on the device."""
+    # A GPU works asynchronously, so the clock must not start or stop before its queue is empty.
     wait(device)
     started = time.perf_counter()
     for _ in range(times):
@@ -48,9 +50,14 @@ def seconds(device: torch.device, work: Callable[[], Any], times: int) -> float:
 
 
 class Steps:
-    """Training steps on one batch of random images. `plain` is what a tutorial's loop does: float32, NCHW, torch's own memory."""
+    """Training steps on one batch of random images.
+
+    Without a `device`, they are those of a tutorial's loop: float32, NCHW, and torch's default
+    memory settings.
+    """
 
     def __init__(self, shape: dict[str, int], device: dict[str, Any] | None) -> None:
+        # All contestants get the same weights and the same images.
         torch.manual_seed(0)
         self.shape = shape
         plain = Device(
@@ -65,11 +72,11 @@ class Steps:
         self.optimizer = optimizers.build_optimizer(
             OptimizerConfig("adam", lr=1e-4), self.model.parameters()
         )
-        picture = (shape["batch"], shape["channels"], shape["size"], shape["size"])
-        self.image = self.device.format(torch.rand(*picture, device=self.device.torch))
-        self.mask = (torch.rand(picture[0], 1, *picture[2:], device=self.device.torch) > 0.9).to(
-            torch.uint8
-        )
+        batch_shape = (shape["batch"], shape["channels"], shape["size"], shape["size"])
+        mask_shape = (shape["batch"], 1, shape["size"], shape["size"])
+        self.image = self.device.format(torch.rand(*batch_shape, device=self.device.torch))
+        tumour = torch.rand(*mask_shape, device=self.device.torch) > 0.9
+        self.mask = tumour.to(torch.uint8)
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -83,7 +90,11 @@ class Steps:
 
 
 class Convolutions:
-    """The same convolutions forward and backward, bare, in the setting's precision and memory format: no norm, no ReLU, no loss."""
+    """The convolutions of the network alone, forward and backward.
+
+    They have the precision and the memory format of the device setting. There is no normalization,
+    no ReLU and no loss.
+    """
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -92,21 +103,24 @@ class Convolutions:
             steps.device.precision
         ]
 
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def record_shapes(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             shapes.append((module, inputs[0].shape, output.shape))
 
+        # One forward pass with hooks finds the shapes, in the order of the calls.
         shapes: list[tuple[nn.Module, torch.Size, torch.Size]] = []
-        of = [
+        convolutions = [
             module
             for module in steps.model.modules()
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         ]
-        handles = [module.register_forward_hook(seen, prepend=True) for module in of]
+        handles = [
+            module.register_forward_hook(record_shapes, prepend=True) for module in convolutions
+        ]
         with torch.no_grad():
             steps.model(steps.image)
         for handle in handles:
             handle.remove()
-        for index, (module, given, made) in enumerate(shapes):
+        for index, (module, input_shape, output_shape) in enumerate(shapes):
             bare = (nn.Conv2d if isinstance(module, nn.Conv2d) else nn.ConvTranspose2d)(
                 module.in_channels,
                 module.out_channels,
@@ -118,44 +132,45 @@ class Convolutions:
             bare = steps.device.place(bare.to(dtype))
             x, gradient = (
                 steps.device.format(torch.randn(shape, device=steps.device.torch).to(dtype))
-                for shape in (given, made)
+                for shape in (input_shape, output_shape)
             )
-            self.calls.append(
-                (bare, x.requires_grad_(index > 0), gradient)
-            )  # nobody asks for the gradient of the images
+            # Training needs no gradient of the images, so the first convolution computes none.
+            self.calls.append((bare, x.requires_grad_(index > 0), gradient))
 
-    def once(self) -> None:
+    def run_once(self) -> None:
         for module, x, gradient in self.calls:
             module(x).backward(gradient)
             module.zero_grad(set_to_none=True)
             x.grad = None
 
     def rate(self, times: int = 2) -> float:
-        return (
-            times * self.steps.shape["batch"] / seconds(self.steps.device.torch, self.once, times)
-        )
+        duration = seconds(self.steps.device.torch, self.run_once, times)
+        return times * self.steps.shape["batch"] / duration
 
 
 class Forward:
-    """The forward pass alone, as predict runs it, with the images in memory."""
+    """The forward pass alone, as in predict, with the images in memory."""
 
     def __init__(self, steps: Steps, batch: int) -> None:
         self.steps, self.batch = steps, batch
         self.image = steps.device.format(steps.image[:1].repeat(batch, 1, 1, 1))
         steps.model.eval()
 
-    def once(self) -> None:
+    def run_once(self) -> None:
         with torch.inference_mode(), self.steps.device.autocast():
             F.sigmoid(self.steps.model(self.image))
 
     def rate(self, times: int = 2) -> float:
-        return times * self.batch / seconds(self.steps.device.torch, self.once, times)
+        return times * self.batch / seconds(self.steps.device.torch, self.run_once, times)
 
 
 def work(kind: str, settings: dict[str, Any]) -> None:
-    """The process of one contestant."""
+    """Serve the turns of one contestant, in its process."""
     steps = Steps(settings["shape"], settings["device"])
-    turns: dict[str, Callable[[], Any]] = {"turn": steps.rate, "got": lambda: steps.device.resolved}
+    turns: dict[str, Callable[[], Any]] = {
+        "turn": steps.rate,
+        "device": lambda: steps.device.resolved,
+    }
     if kind == "steps":
         roofline = Convolutions(steps)
         turns["roofline"] = roofline.rate
@@ -164,86 +179,68 @@ def work(kind: str, settings: dict[str, Any]) -> None:
     serve(turns)
 
 
-def here() -> dict[str, dict[str, Any]]:
-    """The settings that this machine has."""
-    found = {}
+def available_settings() -> dict[str, dict[str, Any]]:
+    """Return the device settings that this machine supports."""
+    available = {}
     for name, device in SETTINGS.items():
         try:
             choose_device(DeviceConfig(**device))
+        # The machine does not have this device.
         except RequestError:
             continue
-        found[name] = device
-    return found
+        available[name] = device
+    return available
 
 
 def measure(rounds: int, shape: dict[str, int]) -> Section:
-    """Steps by device setting: the table, and the bars of the step."""
+    """Measure the training steps of each device setting, and check the promised figures."""
     workers = {"plain": Worker("steps", {"shape": shape, "device": None})}
     workers["plain, memory kept"] = Worker("steps", {"shape": shape, "device": PLAIN_KEPT})
     workers |= {
-        name: Worker("steps", {"shape": shape, "device": device}) for name, device in here().items()
+        name: Worker("steps", {"shape": shape, "device": device})
+        for name, device in available_settings().items()
     }
     contestants: dict[str, Callable[[], float]] = dict(workers)
-    ours = {name: worker for name, worker in workers.items() if "plain" not in name}
+    brainseg_workers = {name: worker for name, worker in workers.items() if "plain" not in name}
     contestants |= {
         f"{name} roofline": lambda worker=worker: worker.ask("roofline")
-        for name, worker in ours.items()
+        for name, worker in brainseg_workers.items()
     }
-    rates = interleaved(contestants, rounds)
+    rates = measure_in_turns(contestants, rounds)
     rows, bars = [], []
     for name, worker in workers.items():
-        faster = ratio(rates[name], rates["plain"])
-        share = ratio(rates[name], rates[f"{name} roofline"]) if name in ours else None
+        speedup = ratio(rates[name], rates["plain"])
+        share = ratio(rates[name], rates[f"{name} roofline"]) if name in brainseg_workers else None
         rows.append(
             [
                 name,
                 Spread.of(rates[name]).text(),
-                faster.text(2),
+                speedup.text(2),
                 share.text(2) if share else "",
-                worker.ask("got"),
+                worker.ask("device"),
             ]
         )
         if name == "cpu_bf16" and share:
-            bars.append(
-                Bar(
-                    "a step in bf16, of the bare convolutions",
-                    "at least 0.60",
-                    share.text(2),
-                    share.median >= 0.6,
-                )
-            )
-            bars.append(
-                Bar(
-                    "a step in bf16, times the plain loop",
-                    "at least 3",
-                    faster.text(2),
-                    faster.median >= 3,
-                )
-            )
+            figure = "speed of a step in bf16, relative to the bare convolutions"
+            bars.append(Bar(figure, "at least 0.60", share.text(2), share.median >= 0.6))
+            figure = "speed of a step in bf16, relative to the plain loop"
+            bars.append(Bar(figure, "at least 3", speedup.text(2), speedup.median >= 3))
         if name == "cpu":
-            bars.append(
-                Bar(
-                    "a step without bf16, times the plain loop",
-                    "at least 1.5",
-                    faster.text(2),
-                    faster.median >= 1.5,
-                )
-            )
+            figure = "speed of a step without bf16, relative to the plain loop"
+            bars.append(Bar(figure, "at least 1.5", speedup.text(2), speedup.median >= 1.5))
         worker.close()
-    title = "Training steps: depth {depth}, width {width}, growth {growth}, batches of {batch}, {size} x {size} pixels".format(
-        **shape
+    title = (
+        f"Training steps: depth {shape['depth']}, width {shape['width']}, "
+        f"growth {shape['growth']}, batches of {shape['batch']}, "
+        f"{shape['size']} x {shape['size']} pixels"
     )
     note = (
-        "`plain` is a tutorial's loop: float32, NCHW, torch as it comes, which gives memory back after each step and has it "
-        "zeroed again; `memory kept` is that loop where this is switched off, as here (`device.keep_freed_memory`). The roofline is "
-        "what the same convolutions reach, forward and backward, without anything between. "
-        f"Medians of {rounds} rounds, least and most in brackets."
+        "`plain` is a tutorial's loop: float32, NCHW, and torch's default memory settings. With "
+        "these, torch returns its memory after each step, and the system clears it again. "
+        "`memory kept` is the same loop without that, as in brainseg (`device.keep_freed_memory`). "
+        "The roofline is the speed of the same convolutions, forward and backward, without any "
+        f"other operation. Medians of {rounds} rounds, with the smallest and the largest value in "
+        "brackets."
     )
-    return Section(
-        [
-            Table(
-                title, ["setting", "images/s", "times plain", "of the roofline", "got"], rows, note
-            )
-        ],
-        bars,
-    )
+    columns = ["setting", "images/s", "times plain", "of the roofline", "device"]
+    return Section([Table(title, columns, rows, note)], bars)
