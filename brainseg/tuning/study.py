@@ -263,7 +263,9 @@ def _count_values(distribution: "BaseDistribution") -> int | None:
     choices, step = getattr(distribution, "choices", None), getattr(distribution, "step", None)
     if choices is not None:
         return len(choices)
-    return None if step is None else round((distribution.high - distribution.low) / step) + 1  # type: ignore[attr-defined]
+    if step is None:
+        return None
+    return round((distribution.high - distribution.low) / step) + 1  # type: ignore[attr-defined]
 
 
 def _draw_value(distribution: "BaseDistribution", generator: random.Random) -> Any:
@@ -272,7 +274,8 @@ def _draw_value(distribution: "BaseDistribution", generator: random.Random) -> A
 
     if isinstance(distribution, CategoricalDistribution):
         return generator.choice(distribution.choices)
-    low, high, count = distribution.low, distribution.high, _count_values(distribution)  # type: ignore[attr-defined]
+    count = _count_values(distribution)
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
     if count is None:
         return generator.uniform(low, high)
     # The sum of decimal numbers may exceed `high` by a rounding error.
