@@ -1,11 +1,12 @@
-"""Write a trained network as one file for programs without brainseg, compared with the network on the spot.
+"""Export a trained network to one file for programs without brainseg, and verify its logits.
 
     python -m brainseg.export checkpoint=runs/RUN output=unet.onnx
     python -m brainseg.export checkpoint=models:/lgg@best format=pt2 output=unet.pt2
     python -m brainseg.export checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 output=unet.onnx
 
-Batch, height and width stay free. What has to be done before and after (channels, normalisation, threshold, ...) is in the file,
-as metadata. A file whose logits differ from the network's by more than 1e-4 is not written.
+Batch, height and width stay free. The metadata of the file describe the steps before and after the
+network, such as channels, normalisation and threshold. A file whose logits differ from the
+network's by more than 1e-4 is not written.
 """
 
 import dataclasses
@@ -29,18 +30,23 @@ from brainseg.prediction.trained_model import (
     load_members,
 )
 
-LARGEST_DIFFERENCE = 1e-4  # of logits in float32: another order of the same sums gives some 1e-6
-ONNX_LIMIT = 2**31  # bytes: a protobuf message is no larger
+# Largest allowed difference of logits in float32. Another order of the same sums gives some 1e-6.
+LARGEST_DIFFERENCE = 1e-4
+# Bytes. A protobuf message cannot be larger.
+ONNX_LIMIT = 2**31
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 NORMALISATION = (
-    "clip((image - low) / (high - low), 0, 1) with low and high the 10th and 99th percentile of each sequence over the whole volume; "
-    "a sequence with low = high gives zeros"
+    "clip((image - low) / (high - low), 0, 1) with low and high the 10th and 99th percentile of "
+    "each sequence over the whole volume; a sequence with low = high gives zeros"
 )
 
 
 def run(config: ExportConfig) -> int:
-    """Trace, compare, write and print; returns the exit code 0. Raises DataError when the file would not be the network."""
+    """Export the network, compare its logits, write the file and return the exit code 0.
+
+    Raises DataError if the network cannot be traced, or if the logits of the file differ.
+    """
     (trained,) = load_members(
         [config.checkpoint],
         DataConfig(volume=config.data.volume, context=config.data.context),
@@ -68,13 +74,14 @@ def run(config: ExportConfig) -> int:
         content = export.pt2_bytes(program, json.dumps(facts, indent=2))
         runner = export.run_pt2(content)
 
-    for images in _trials(trained, multiple):
+    for images in _random_images(trained, multiple):
         largest = export.difference(network, runner, images)
         size = "x".join(map(str, images.shape))
         print(f"{size}: logits differ from the network's by {largest:.1e} at most")
         if not largest <= LARGEST_DIFFERENCE:
             raise DataError(
-                f"{config.output}: not written, logits differ by {largest:.1e} on {size}; the limit is {LARGEST_DIFFERENCE:g}"
+                f"{config.output}: not written, logits differ by {largest:.1e} on {size}; "
+                f"the limit is {LARGEST_DIFFERENCE:g}"
             )
     write_bytes(config.output, content)
     print(f"written:       {config.output}, {len(content) / 1e6:.1f} MB\n{NOTICE}")
@@ -82,7 +89,10 @@ def run(config: ExportConfig) -> int:
 
 
 def facts_of(trained: TrainedModel, multiple: int, format: str) -> dict[str, str]:
-    """What has to be known to use the file, as text: lists and numbers are JSON."""
+    """Return the metadata that a user of the file needs, as text.
+
+    Lists and numbers are JSON.
+    """
     context, outputs = trained.data.context, networks.num_outputs(trained.classes)
     inputs = [
         f"{name} {offset:+d}" if context else name
@@ -94,10 +104,12 @@ def facts_of(trained: TrainedModel, multiple: int, format: str) -> dict[str, str
         "output": "logits: float32 (batch, outputs, height, width)",
         "channels": trained.channels,
         "context": context,
-        "inputs": inputs,  # the channels of the image; a neighbour beyond the first or last slice is that slice again
+        # Channels of the image. The first and last slice stand in for neighbours beyond them.
+        "inputs": inputs,
         "normalisation": NORMALISATION,
         "pad_multiple": multiple,
-        "padding": "zeros below and to the right up to a multiple of pad_multiple; crop the logits again",
+        "padding": "zeros below and to the right up to a multiple of pad_multiple; "
+        "crop the logits again",
         "classes": trained.classes,
         "activation": "sigmoid"
         if outputs == 1
@@ -119,8 +131,11 @@ def facts_of(trained: TrainedModel, multiple: int, format: str) -> dict[str, str
     }
 
 
-def _trials(trained: TrainedModel, multiple: int) -> list[torch.Tensor]:
-    """Images of two sizes and batches in which they are compared: that of the training, and a smaller one that is not square."""
+def _random_images(trained: TrainedModel, multiple: int) -> list[torch.Tensor]:
+    """Return random images of two sizes and batches, on which file and network are compared.
+
+    One size is that of the training. The other size is smaller and not square.
+    """
     rows, columns = (
         -(-side // multiple) * multiple for side in trained.image_size or DEFAULT_IMAGE_SIZE
     )
@@ -134,7 +149,7 @@ def _trials(trained: TrainedModel, multiple: int) -> list[torch.Tensor]:
 
 
 def check_request(config: ExportConfig) -> None:
-    """All that can be refused before anything is created. Raises RequestError."""
+    """Raise RequestError for a request that cannot succeed, before any file is created."""
     check_checkpoint_exists(config.checkpoint)
     output = Path(config.output)
     check(
@@ -142,7 +157,7 @@ def check_request(config: ExportConfig) -> None:
         "output",
         output,
         "is a folder",
-        f"name a file, as unet.{config.format}",
+        f"name a file, such as unet.{config.format}",
     )
     folder = next(folder for folder in output.absolute().parents if folder.exists())
     check(
@@ -161,13 +176,13 @@ def check_request(config: ExportConfig) -> None:
         not missing,
         "format",
         "onnx",
-        f"needs {', '.join(missing)}",
-        "pip install 'brainseg[export]', or format=pt2",
+        f"needs the packages {', '.join(missing)}",
+        "install them with pip install 'brainseg[export]', or set format=pt2",
     )
 
 
 def main() -> None:
-    """Entry point of `python -m brainseg.export` and `brainseg export`."""
+    """Run `python -m brainseg.export` or `brainseg export`."""
     run_command("export", run, check_request)
 
 

@@ -1,10 +1,14 @@
-"""A network as one file that runs without brainseg: ONNX (Open Neural Network Exchange), or pt2, torch's own exported program.
+"""Export of a network to one file that runs without brainseg.
 
-Legend:  B batch, C channels in, K channels out, H W height and width; both formats leave B, H and W free.
+The formats are ONNX (Open Neural Network Exchange) and pt2, the exported program of torch.
 
-Both are traced by `torch.export` with H and W as multiples of what the network needs: its poolings halve a size without rest
-then. Where a U-Net pads other sizes by itself the file does not: that decision hangs on numbers that a trace does not know.
-Neither file holds a pickle, nor the paths of the machine it was made on.
+Legend:  B batch, C channels in, K channels out, H W height and width. Both formats leave B, H and W
+free.
+
+`torch.export` traces the network with H and W as multiples of the size that its poolings need, so
+that each pooling halves a size without remainder. A U-Net pads other sizes, but the file does not,
+because this decision depends on numbers that a trace does not know. Neither file contains a pickle
+or paths of the machine on which it was made.
 """
 
 import copy
@@ -20,59 +24,72 @@ from torch import Tensor, nn
 
 from brainseg.core.errors import DataError
 
-OPSET = 18  # of ONNX: the one that torch's operators are written in; a higher one would be a conversion of it
+# Version of the ONNX operators in which torch writes its operators. A file of a higher version
+# would be a conversion of it.
+OPSET = 18
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
-LEAST = 64  # pixels: below, networks fail for other reasons than the multiple
-FACTS_FILE = "facts.json"  # in a pt2
+# Pixels. Below this size networks fail for other reasons than the multiple.
+LEAST = 64
+# Name of the metadata in a pt2 file.
+FACTS_FILE = "facts.json"
 
-Runner = Callable[
-    [np.ndarray], np.ndarray
-]  # images float32 (B, C, H, W) -> logits float32 (B, K, H, W)
+# A function from images float32 (B, C, H, W) to logits float32 (B, K, H, W).
+Runner = Callable[[np.ndarray], np.ndarray]
 
 
 def trace(model: nn.Module, in_channels: int) -> tuple[torch.export.ExportedProgram, int]:
-    """The network in eval mode as a graph, and the multiple that H and W have to be. Raises DataError if it has no such graph."""
+    """Return the graph of a network in eval mode, and the number that must divide H and W.
+
+    Raises DataError if the network has no graph with free height and width.
+    """
     reasons = []
-    for multiple in _multiples(model, in_channels):
+    for multiple in _candidate_multiples(model, in_channels):
         batch, height, width = (
             torch.export.Dim("batch"),
             torch.export.Dim("rows", min=1),
             torch.export.Dim("columns", min=1),
         )
         shapes = {0: batch, 2: multiple * height, 3: multiple * width}
-        sides = [multiple * (LEAST // multiple + further) for further in (1, 2)]
+        sides = [multiple * (LEAST // multiple + extra) for extra in (1, 2)]
         try:
-            with _quiet():
+            with _suppress_warnings():
                 program = torch.export.export(
                     model,
                     (torch.rand(2, in_channels, *sides),),
                     dynamic_shapes=(shapes,),
                     strict=False,
                 )
-        except Exception as error:  # a network does anything in its forward, and torch.export has an exception for each
+        except Exception as error:
+            # The code of a network can be anything, and torch.export raises many kinds of errors.
             reasons.append(
                 f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
                 if str(error).strip()
                 else repr(error)
             )
             continue
-        program.example_inputs = None  # it would be kept as a pickle
+        # torch would store the example inputs as a pickle.
+        program.example_inputs = None
         for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
+            # Stack traces contain paths of this machine.
+            node.meta.pop("stack_trace", None)
         return program, multiple
     reason = reasons[-1] if reasons else "it takes images of one size only"
     raise DataError(
-        f"{type(model).__name__} has no graph with free height and width ({reason}); unet has one"
+        f"{type(model).__name__} has no graph with free height and width ({reason}); "
+        "export a network that has one, such as unet"
     )
 
 
 def onnx_bytes(program: torch.export.ExportedProgram, facts: Mapping[str, str]) -> bytes:
-    """The program as an ONNX file with the facts in its metadata. Raises DataError if it holds what ONNX cannot say."""
+    """Return the program as the bytes of an ONNX file with the facts in its metadata.
+
+    Raises DataError if ONNX has no operator for a part of the program.
+    """
     import onnx
 
     try:
-        with _quiet():
-            made = torch.onnx.export(
+        with _suppress_warnings():
+            onnx_program = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=["image"],
@@ -81,17 +98,17 @@ def onnx_bytes(program: torch.export.ExportedProgram, facts: Mapping[str, str]) 
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).strip().splitlines()[0][:200]
         raise DataError(
-            f"ONNX has no operator for a part of it ({str(error).strip().splitlines()[0][:200]}); format=pt2 may do"
+            f"ONNX has no operator for a part of the network ({reason}); try format=pt2"
         ) from error
-    assert made is not None
-    proto = made.model_proto
+    assert onnx_program is not None
+    proto = onnx_program.model_proto
     for node in proto.graph.node:
-        del node.metadata_props[:]  # again the paths
-    del (
-        proto.graph.metadata_props[:],
-        proto.graph.value_info[:],
-    )  # sizes under names that the next lines replace
+        # The metadata of a node contain paths of this machine, too.
+        del node.metadata_props[:]
+    # These contain the names of the sizes that are replaced next.
+    del proto.graph.metadata_props[:], proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, name in {0: "batch", 2: "height", 3: "width"}.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
@@ -102,15 +119,15 @@ def onnx_bytes(program: torch.export.ExportedProgram, facts: Mapping[str, str]) 
 
 
 def pt2_bytes(program: torch.export.ExportedProgram, facts: str) -> bytes:
-    """The program as torch writes it, with the facts as JSON beside it."""
+    """Return the program as the bytes of a pt2 file that contains the facts as JSON."""
     file = io.BytesIO()
-    with _quiet():
+    with _suppress_warnings():
         torch.export.save(program, file, extra_files={FACTS_FILE: facts})
     return file.getvalue()
 
 
 def run_onnx(content: bytes) -> Runner:
-    """The file as onnxruntime runs it, on the CPU."""
+    """Return a function that runs the file with onnxruntime on the CPU."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -118,8 +135,12 @@ def run_onnx(content: bytes) -> Runner:
 
 
 def run_pt2(content: bytes) -> Runner:
-    """The file as torch runs it, on the CPU. Only for bytes made here: `torch.export.load` unpickles what a file asks it to."""
-    with _quiet():
+    """Return a function that runs the file with torch on the CPU.
+
+    The bytes must come from `pt2_bytes`, because `torch.export.load` unpickles the content of a
+    file, which is unsafe for files of others.
+    """
+    with _suppress_warnings():
         program = torch.export.load(io.BytesIO(content)).module()
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -130,39 +151,50 @@ def run_pt2(content: bytes) -> Runner:
 
 
 def difference(model: nn.Module, run: Runner, images: Tensor) -> float:
-    """Largest absolute difference of the logits on images (B, C, H, W); infinite if a shape or a NaN differs."""
+    """Return the largest absolute difference of the logits on images (B, C, H, W).
+
+    The difference is infinite if the shapes differ or a logit is NaN.
+    """
     with torch.no_grad():
         expected = model(images).numpy()
-    found = run(images.numpy())
-    if found.shape != expected.shape:
+    logits = run(images.numpy())
+    if logits.shape != expected.shape:
         return float("inf")
-    largest = float(np.abs(found - expected).max())
+    largest = float(np.abs(logits - expected).max())
+    # Only NaN differs from itself.
     return largest if largest == largest else float("inf")
 
 
-def _multiples(model: nn.Module, in_channels: int) -> Iterator[int]:
-    """The multiples that may do, the smallest first: what the network says of itself, else those whose sizes pass through it."""
-    if isinstance(own := getattr(model, "multiple", None), int):
-        yield own
+def _candidate_multiples(model: nn.Module, in_channels: int) -> Iterator[int]:
+    """Yield the numbers that may have to divide H and W, the smallest first.
+
+    This is the attribute `multiple` of the network. Without this attribute, numbers are tried, and
+    those with which an image passes through the network are yielded.
+    """
+    if isinstance(declared := getattr(model, "multiple", None), int):
+        yield declared
         return
-    shapes_only = copy.deepcopy(model).to("meta")  # no memory, no time
+    # On the meta device a forward takes neither memory nor time.
+    shapes_only = copy.deepcopy(model).to("meta")
     for multiple in MULTIPLES:
-        odd = LEAST // multiple | 1  # times an odd number: no multiple of twice as much
+        # An odd factor makes sizes that are no multiples of twice the number.
+        odd = LEAST // multiple | 1
         height, width = multiple * odd, multiple * (odd + 2)
         try:
             with torch.no_grad():
                 fits = shapes_only(torch.empty(1, in_channels, height, width, device="meta")).shape[
                     -2:
                 ] == (height, width)
-        except Exception:  # the network's own, for a size that it cannot take
+        except Exception:
+            # A network may raise any error for a size that it does not support.
             fits = False
         if fits:
             yield multiple
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, torch does not warn of operators of libraries that are not installed, nor of its own deprecations."""
+def _suppress_warnings() -> Iterator[None]:
+    """Suppress torch's warnings of deprecations and of operators of packages not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Networks by name: ours, MONAI's, and those of installed packages (entry points `brainseg.models`)."""
+"""Networks by name, from this package, MONAI and packages with entry points `brainseg.models`."""
 
 import copy
 import inspect
@@ -20,29 +20,36 @@ from brainseg.models.unet import UNet, smallest_size
 
 
 def num_outputs(classes: Sequence[str]) -> int:
-    """Outputs of the network: one, behind a sigmoid, for background and one class; else one a class, behind a softmax."""
+    """Return the number of output channels of a network.
+
+    Background and one other class need one channel, followed by a sigmoid. More classes need one
+    channel per class, followed by a softmax.
+    """
     return len(classes) if len(classes) > 2 else 1
 
 
 def build_network(
     config: ModelConfig, in_channels: int, out_channels: int, size: tuple[int, int]
 ) -> nn.Module:
-    """The network for images (B, in_channels, *size) and logits (B, out_channels, *size). Raises RequestError."""
+    """Return the network for images (B, in_channels, *size) and logits (B, out_channels, *size).
+
+    Raises RequestError if the name or the options are wrong, or the images are too small.
+    """
     if isinstance(config, UNetConfig) and config.name == "unet":
         smallest = smallest_size(config.depth)
         check(
             min(size) >= smallest,
             "model.depth",
             config.depth,
-            f"images of {size[0]}x{size[1]} pixels are below {smallest}",
+            f"images of {size[0]}x{size[1]} pixels are too small, at least {smallest} are needed",
             "lower model.depth",
         )
         check(
             not config.options,
             "model.options",
             config.options,
-            "unet takes none",
-            "set model.depth, model.width and the like",
+            "unet has no further options",
+            "set model.depth, model.width and the other settings of model",
         )
         return UNet(
             in_channels,
@@ -54,9 +61,9 @@ def build_network(
             config.norm,
             config.dropout,
         )
-    found = _network(config.name)
+    constructor = _find_constructor(config.name)
     check(
-        found is not None,
+        constructor is not None,
         "model.name",
         config.name,
         "no such network",
@@ -67,30 +74,32 @@ def build_network(
             nn.Module,
         ),
     )
-    given = {
+    arguments: dict[str, object] = {
         "spatial_dims": 2,
         "in_channels": in_channels,
         "out_channels": out_channels,
         "pretrained": False,
     }
-    return call_with_options(
-        found,
-        "model",
-        config,
-        given if "img_size" in config.options else given | {"img_size": size},
-    )
+    if "img_size" not in config.options:
+        arguments["img_size"] = size
+    return call_with_options(constructor, "model", config, arguments)
 
 
 def needs_fixed_size(config: ModelConfig) -> bool:
-    """Whether the network is built for one size of image (it is told `img_size`, as UNETR) and takes no other."""
-    found = None if isinstance(config, UNetConfig) else _network(config.name)
-    return found is not None and "img_size" in inspect.signature(found).parameters
+    """Return True if the network takes only the size of image for which it was built.
+
+    Such a network, for example UNETR, has the parameter `img_size`.
+    """
+    constructor = None if isinstance(config, UNetConfig) else _find_constructor(config.name)
+    return constructor is not None and "img_size" in inspect.signature(constructor).parameters
 
 
 def unsupported_size_reason(network: nn.Module, in_channels: int, size: tuple[int, int]) -> str:
-    """Why the network cannot take images of this size, as torch says it; "" if it can, or if only a real image would tell.
+    """Return torch's reason why the network cannot take images of this size.
 
-    It sees shapes alone, which takes neither memory nor time. MONAI's networks want sides that their poolings divide; ours pads.
+    The reason is "" if the network can take them, or if only a real image would show the failure.
+    The check computes shapes alone, which takes neither memory nor time. Networks of MONAI need
+    sides that their poolings divide, while the U-Net of this package pads.
     """
     if isinstance(network, UNet):
         return ""
@@ -98,7 +107,10 @@ def unsupported_size_reason(network: nn.Module, in_channels: int, size: tuple[in
         shapes = copy.deepcopy(network).to("meta").eval()
         with torch.no_grad():
             shapes(torch.empty(1, in_channels, *size, device="meta"))
-    except Exception as error:  # of another size; or an operation that needs numbers, a network that cannot be copied, whatever it raises
+    except Exception as error:
+        # Networks raise all kinds of errors, so the text of the error decides if the size is the
+        # reason. Other reasons are an operation that needs numbers, or a network that cannot be
+        # copied.
         reason = (str(error).splitlines() or [""])[0]
         return (
             reason
@@ -108,7 +120,8 @@ def unsupported_size_reason(network: nn.Module, in_channels: int, size: tuple[in
     return ""
 
 
-def _network(name: str) -> Callable[..., nn.Module] | None:
+def _find_constructor(name: str) -> Callable[..., nn.Module] | None:
+    """Return the class or function that builds the network `name`, or None."""
     return load_extension("brainseg.models", name) or monai_class(
         "monai.networks.nets", name, nn.Module
     )

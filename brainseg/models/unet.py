@@ -1,16 +1,22 @@
-"""The U-Net (Ronneberger, Fischer, Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI).
+"""The U-Net of Ronneberger, Fischer and Brox.
+
+Ronneberger, Fischer, Brox 2015, "U-Net: Convolutional Networks for Biomedical Image Segmentation",
+MICCAI.
 
 Legend:  B batch, C channels in, K channels out, H W height and width, F features of a level.
-A level is a resolution: level l works at (H / 2**l, W / 2**l) with F = min(width * growth**l, max_width) features.
+A level is a resolution. Level l works at (H / 2**l, W / 2**l) with
+F = min(width * growth**l, max_width) features.
 
-    level 0   block ---------------------------- skip ----------------------------> up + concatenate, block, 1x1
-    level 1      pool, block ------------------- skip ------------> up + concatenate, block
-    level 2              pool, block ----------- skip ---> up + concatenate, block
+    level 0   block --------------------- skip ----------------------> up + concatenate, block, 1x1
+    level 1      pool, block ------------ skip ------------> up + concatenate, block
+    level 2              pool, block ---- skip ---> up + concatenate, block
     level 3 (depth 4)            pool, block (bottom)
 
-Everything stands in one `nn.Sequential`, so that the depth is a loop and nothing else. The skip connections travel over a
-stack: a forward hook pushes what an encoder block gives, another pops it behind the up-convolution of the same level; what
-was pushed last is wanted first. The paper's valid convolutions are padded here, so that logits have the size of the image.
+All layers are in one `nn.Sequential`, so that a loop over the levels builds a network of any depth.
+The skip connections use a stack. A forward hook pushes the output of each encoder block, and a
+second hook pops it after the up-convolution of the same level. The last pushed output is the first
+that is needed. The paper's valid convolutions are padded here, so that logits have the size of the
+image.
 """
 
 import math
@@ -25,16 +31,20 @@ NORMS = ("batch", "instance", "group", "none")
 
 
 def smallest_size(depth: int) -> int:
-    """Height and width in pixels at which the bottom of a U-Net of this depth still has one pixel: 2**(depth - 1).
+    """Return the smallest height and width in pixels of a U-Net of this depth, 2**(depth - 1).
 
-    It is also what a size must be a multiple of to pass without padding. At this very size batch norm cannot train on a
-    batch of one, and instance norm cannot train at all: a single value has no variance (torch raises ValueError).
+    At this size the bottom level has one pixel. Multiples of this size pass without padding. At
+    this size itself batch norm cannot train on a batch of one, and instance norm cannot train at
+    all, because a single value has no variance (torch raises ValueError).
     """
     return 2 ** (depth - 1)
 
 
 def normalisation(norm: str, features: int) -> nn.Module:
-    """The layer for (B, F, H, W) that `norm` names. Groups: eight where the features allow it (Wu and He 2018)."""
+    """Return the normalisation layer `norm` for (B, F, H, W).
+
+    Group norm has eight groups if the number of features allows it (Wu and He 2018).
+    """
     if norm == "batch":
         return nn.BatchNorm2d(features)
     if norm == "instance":
@@ -45,7 +55,10 @@ def normalisation(norm: str, features: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each followed by a norm and a ReLU; then dropout of whole feature maps (Tompson et al. 2015)."""
+    """Two 3x3 convolutions, each followed by a norm and a ReLU, and then spatial dropout.
+
+    Spatial dropout drops complete feature maps (Tompson et al. 2015).
+    """
 
     def __init__(self, in_features: int, features: int, norm: str, dropout: float) -> None:
         super().__init__()
@@ -56,20 +69,23 @@ class Block(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_features, H, W) -> (B, features, H, W)."""
-        # Not in place: what the norm gave is freed at once either way, and a step in bf16 on 2 cores is 7 % faster so.
+        """Return the features (B, features, H, W) of the input (B, in_features, H, W)."""
+        # ReLU does not work in place. The output of the norm is freed at once in both cases, and a
+        # step in bf16 on 2 cores is 7 % faster this way.
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
         return self.dropout(x)
 
 
 class UNet(nn.Module):
-    """U-Net of any depth and width: images (B, C, H, W) in, logits (B, K, H, W) out, of any height and width.
+    """U-Net of any depth and width, from images (B, C, H, W) to logits (B, K, H, W) of any size.
 
-    `depth` counts the levels (depth - 1 poolings). K = 1 is one foreground class behind a sigmoid, K > 1 are K classes,
-    background included, behind a softmax. With depth=4, width=32, growth=1 it has 161,985 parameters and the names of the
-    reference's weights. A copy has a stack of its own; one instance serves one thread. Raises RequestError for impossible
-    arguments and for an image of another shape than (B, in_channels, H, W).
+    `depth` is the number of levels, with depth - 1 poolings. K = 1 is one foreground class,
+    followed by a sigmoid. K > 1 are K classes including the background, followed by a softmax. With
+    depth=4, width=32, growth=1 the network has 161,985 parameters, and its weights have the names
+    of the reference implementation. Each copy has its own stack, and an instance must be used by
+    one thread only. Raises RequestError for impossible arguments and for an image of another shape
+    than (B, in_channels, H, W).
     """
 
     def __init__(
@@ -113,35 +129,40 @@ class UNet(nn.Module):
         self.activations: list[Tensor] = []
         features = [min(width * growth**level, cap) for level in range(depth)]
         self.layers = nn.Sequential()
-        before = in_channels
+        features_in = in_channels
         for level in range(depth):
             if level > 0:
                 self.layers.append(nn.MaxPool2d(2))
-            self.layers.append(Block(before, features[level], norm, dropout))
-            before = features[level]
+            self.layers.append(Block(features_in, features[level], norm, dropout))
+            features_in = features[level]
             if level < depth - 1:
                 self.layers[-1].register_forward_hook(self.push)
         for level in reversed(range(depth - 1)):
             self.layers.append(
-                nn.ConvTranspose2d(before, features[level], kernel_size=2, stride=2, bias=False)
+                nn.ConvTranspose2d(
+                    features_in, features[level], kernel_size=2, stride=2, bias=False
+                )
             )
             self.layers[-1].register_forward_hook(self.pop)
             self.layers.append(Block(2 * features[level], features[level], norm, dropout))
-            before = features[level]
-        self.layers.append(nn.Conv2d(before, out_channels, kernel_size=1))
+            features_in = features[level]
+        self.layers.append(nn.Conv2d(features_in, out_channels, kernel_size=1))
 
-    # The hooks are bound methods: pickle finds them by name, and deepcopy binds them to the copy (a closure would go on
-    # using the stack of the original).
+    # The hooks are bound methods, so that pickle finds them by name and deepcopy binds them to the
+    # copy. A closure would continue to use the stack of the original.
     def push(self, block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Forward hook of an encoder block: keep its output (B, F, h, w) for the way up."""
+        """Push the output (B, F, h, w) of an encoder block to the stack, as its forward hook."""
         self.activations.append(output)
 
     def pop(self, up: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """Forward hook of an up-convolution: (B, F, h, w) and the skip (B, F, h, w) -> (B, 2F, h, w), the skip last."""
+        """Return the output of an up-convolution with the skip connection, as its forward hook.
+
+        The output (B, F, h, w) and the skip (B, F, h, w) are concatenated to (B, 2F, h, w).
+        """
         return torch.cat([output, self.activations.pop()], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> logits (B, K, H, W)."""
+        """Return the logits (B, K, H, W) of an image (B, C, H, W)."""
         check(
             image.ndim == 4 and image.shape[1] == self.in_channels,
             "image shape",
@@ -150,14 +171,16 @@ class UNet(nn.Module):
             "check data.volume and data.context",
         )
         height, width = image.shape[-2:]
-        below, right = -height % self.multiple, -width % self.multiple
-        if below or right:
-            # Zeros: the black that surrounds every head, and what the convolutions pad with; replicated edges would smear
-            # tissue outwards, and their gradient is not deterministic on CUDA. Below and to the right, so that the pixels
-            # keep their place in the pooling grid. A size that fits is not touched.
-            image = F.pad(image, (0, right, 0, below))
+        pad_rows, pad_columns = -height % self.multiple, -width % self.multiple
+        if pad_rows or pad_columns:
+            # The padding consists of zeros, which is the black that surrounds every head and the
+            # padding of the convolutions. Replicated edges would smear tissue outwards, and their
+            # gradient is not deterministic on CUDA. The padding is below and to the right, so that
+            # the pixels keep their place in the pooling grid.
+            image = F.pad(image, (0, pad_columns, 0, pad_rows))
         try:
             logits = self.layers(image)
         finally:
-            self.activations.clear()  # empty after a forward that raised, too: a stale skip would be popped by the next
-        return logits[..., :height, :width] if below or right else logits
+            # After a forward that failed, the next forward would otherwise pop a stale skip.
+            self.activations.clear()
+        return logits[..., :height, :width] if pad_rows or pad_columns else logits

@@ -255,7 +255,7 @@ def test_a_network_of_one_size_is_refused_in_one_line(
             return self.layer(images.flatten(1)).view(-1, 1, 48, 40)
 
     monkeypatch.setattr(
-        networks, "extension", lambda group, name: Fixed if name == "fixed" else None
+        networks, "load_extension", lambda group, name: Fixed if name == "fixed" else None
     )
     network = Fixed(3, 1)
     content = {
