@@ -1,4 +1,4 @@
-"""The protocol of readers, the scans that they return, and the checks that every volume passes.
+"""Protocol of readers, the scans that readers return, and the checks of every volume.
 
     class Mine:                                         registered under `brainseg.readers`
         channels = ("T1", "FLAIR")                      any number
@@ -6,9 +6,9 @@
         def volumes(self, source): ...                  names
         def read(self, source, volume): ...             a `Scan`
 
-No split parts two volumes of one patient. The patient is `Scan.patient`, else the volume's name
-without its date (`_YYYYMMDD`). A sequence that is missing in a volume is to be filled with the
-volume's FLAIR, as in the public set.
+A split never separates two volumes of one patient. The patient is `Scan.patient`, else the volume's
+name without its date (`_YYYYMMDD`). A reader must fill a missing sequence with the volume's FLAIR,
+as in the public set.
 """
 
 import re
@@ -27,22 +27,28 @@ NAME = re.compile(r"\w[\w .-]*")
 
 
 class Scan(NamedTuple):
-    """One volume of S axial slices, from bottom to top and face up, with C channels."""
+    """A volume of S axial slices, from bottom to top and face up, with C channels."""
 
-    images: Any  # (S, C, H, W) real numbers; whole ones from 0 to 255 stay, others are stretched
-    masks: Any  # (S, H, W) class indices
-    spacing: Sequence[float] | None = None  # mm between slices, rows and columns; None: unknown
-    slice_number: Sequence[int] | None = None  # (S,), rising; None: 1, 2, 3, ...
-    patient: str | None = None  # None: the volume's name without its date
-    notes: Sequence[str] = ()  # what the user should know about the volume, one line each
+    # Real numbers (S, C, H, W). Integers from 0 to 255 are kept, and other values are stretched.
+    images: Any
+    # Class indices (S, H, W).
+    masks: Any
+    # Distances in mm between slices, rows and columns, None if unknown.
+    spacing: Sequence[float] | None = None
+    # Rising numbers (S,), None for 1, 2, 3, ...
+    slice_number: Sequence[int] | None = None
+    # None for the volume's name without its date.
+    patient: str | None = None
+    # Remarks on the volume for the user, one line each.
+    notes: Sequence[str] = ()
 
 
 class Reader(Protocol):
-    """Protocol of the readers of a cohort; an instance is used from several processes.
+    """Protocol of the readers of a cohort. An instance is used from several processes.
 
     A registered class is constructed without arguments. It may also have an attribute `patients`, a
-    mapping from the name of a volume to its patient, which is then known even for a volume that
-    cannot be read.
+    mapping from the name of a volume to its patient. The patient is then known even for a volume
+    that cannot be read.
     """
 
     @property
@@ -62,7 +68,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Reading:
-    """Settings of `prepare` that say how the source is read, as in PrepareConfig."""
+    """Settings of `prepare` for reading the source, with the same names as in PrepareConfig."""
 
     reader: str | None = None
     sequences: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +78,8 @@ class Reading:
     classes: Mapping[str, Any] = field(default_factory=dict)
     onto: str | None = None
     spacing: float | None = None
-    size: Sequence[int] | None = None  # height, width
+    # Height and width.
+    size: Sequence[int] | None = None
 
 
 def check_images(images: np.ndarray, channels: Sequence[str]) -> None:
@@ -85,8 +92,8 @@ def check_images(images: np.ndarray, channels: Sequence[str]) -> None:
     require(images.dtype.kind in "buif", f"images are {images.dtype}: must be real numbers")
     if images.dtype.kind == "f" and not np.isfinite(images).all():
         slice_, channel = np.argwhere(~np.isfinite(images))[0][:2]
-        first = f"first in its slice {slice_ + 1}"
-        raise DataError(f"{channels[channel]} holds values that are not finite, {first}")
+        place = f"first in its slice {slice_ + 1}"
+        raise DataError(f"{channels[channel]} holds values that are not finite, {place}")
 
 
 def check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) -> None:
@@ -105,12 +112,13 @@ def check_masks(masks: np.ndarray, images: np.ndarray, classes: Sequence[str]) -
 
 
 def require(condition: bool, rule: str) -> None:
-    """Raise DataError with this text unless `condition` holds."""
+    """Raise DataError with the text `rule` unless `condition` is True."""
     if not condition:
         raise DataError(rule)
 
 
 def list_some(names: Iterable[object], most: int = 6) -> str:
-    """Return the first names in one text, with the number of the others."""
+    """Return the first `most` names in one text, with the number of further names."""
     texts = list(map(str, names))
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+    remaining = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + remaining

@@ -1,7 +1,8 @@
-"""Datasets in the Brain Imaging Data Structure, with masks in derivatives or beside the images.
+"""Reader of datasets in the Brain Imaging Data Structure (BIDS).
 
-Images lie in sub-LABEL/[ses-LABEL/]anat. A volume is a session, `sub-01_ses-02`, and its patient
-is the subject, `sub-01`. See https://bids.neuroimaging.io.
+Masks lie in derivatives or beside the images. Images lie in sub-LABEL/[ses-LABEL/]anat.
+A volume is a session, such as `sub-01_ses-02`, and its patient is the subject, `sub-01`. See
+https://bids.neuroimaging.io.
 """
 
 import csv
@@ -19,18 +20,19 @@ from brainseg.data.readers.patterns import list_files
 
 SUFFIXES = (".nii", ".nii.gz")
 MASKS = ("dseg", "mask")
-# Masks of the whole head and of tissues come from preprocessing and show no tumour.
-BRAIN = ("brain", "head", "GM", "WM", "CSF")  # of desc or label: no tumour
+# Values of desc or label for masks of the whole head and of tissues. These masks come from
+# preprocessing and show no tumour.
+BRAIN = ("brain", "head", "GM", "WM", "CSF")
 
 
 def entities_of(path: str) -> tuple[dict[str, str], str]:
-    """Return the entities and the suffix of a name: {sub: 01} and T1w of sub-01_T1w.nii.gz."""
+    """Return the entities and the suffix of a name, {sub: 01} and T1w for sub-01_T1w.nii.gz."""
     *pairs, suffix = path.rpartition("/")[2].partition(".")[0].split("_")
     return dict(pair.split("-", 1) for pair in pairs if "-" in pair), suffix
 
 
 def is_dataset(source: Path) -> bool:
-    """Return True if a folder sub-LABEL holds anat, itself or in a session."""
+    """Return True if a folder sub-LABEL, or a session in it, contains the folder anat."""
     return any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat"))
 
 
@@ -38,7 +40,7 @@ def make(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader
     """Return the reader of a dataset.
 
     Sequences of few volumes are left out unless `keeps_rare`. Raises RequestError if the dataset
-    holds no images, or `sequences` match none.
+    contains no images, or if a pattern of `sequences` or `mask` matches no file.
     """
     images: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     masks: dict[str, list[str]] = defaultdict(list)
@@ -75,11 +77,12 @@ def make(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader
 
 
 def _volume_of(entities: Mapping[str, str]) -> str:
-    """Return the name of a session's volume: sub-01_ses-02, or sub-01 without sessions."""
+    """Return the name of a session's volume, sub-01_ses-02, or sub-01 without sessions."""
     return "_".join(f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities)
 
 
 def _is_mask(path: str, entities: Mapping[str, str], suffix: str, pattern: str | None) -> bool:
+    """Return True for a mask of tumour, by the pattern if given, else by the name."""
     if pattern is not None:
         return _fits(path, pattern)
     about_brain = {entities.get("desc"), entities.get("label")} & set(BRAIN)
@@ -94,6 +97,7 @@ def _sequence_of(
         return next(
             (name for name, pattern in sequences.items() if _fits(path, str(pattern))), None
         )
+    # The entity ce names a contrast agent.
     name = sequence_of(suffix)
     return f"{name}c" if name == "T1" and "ce" in entities else name
 
@@ -108,7 +112,7 @@ def _channels(
     sequences: Mapping[str, str],
     keeps_rare: bool,
 ) -> tuple[tuple[str, ...], list[str]]:
-    """Return the sequences that at least half of the volumes have, and a note about the others.
+    """Return the sequences that at least half of the volumes have, and a note on rarer ones.
 
     All sequences are returned if `keeps_rare`.
     """
@@ -128,7 +132,7 @@ def _channels(
         return tuple(sequences), []
     if keeps_rare:
         return tuple(name for name, count in counts.items() if count), []
-    # A sequence of few patients would be a channel that is a copy of FLAIR in all others.
+    # The channel of a rare sequence would be a copy of FLAIR for most patients.
     usual = tuple(name for name, count in counts.items() if 2 * count >= len(images))
     rare = [
         f"{name} (in {count} of {len(images)})"
@@ -140,10 +144,10 @@ def _channels(
         "source",
         f"{len(images)} volumes",
         "have no sequence in common",
-        "name them, as sequences.FLAIR=",
+        "select them by patterns, as sequences.FLAIR=PATTERN",
     )
     return usual, [
-        f"too rare for a channel: {', '.join(rare)}; sequences.NAME=PATTERN takes them"
+        f"too rare for a channel: {', '.join(rare)}; select them by sequences.NAME=PATTERN"
     ] if rare else []
 
 
@@ -154,28 +158,30 @@ def _case(
     masks: Sequence[str],
     channels: Sequence[str],
 ) -> Case:
-    """Return the case of a session, with a fault wherever several files could be meant."""
+    """Return the case of a session, with a fault for each sequence that has several files."""
     faults = [
         f"{len(paths)} images are {name}: {list_some(paths, 3)}; "
         f"choose by sequences.{name}='*_PART_*'"
         for name, paths in images.items()
         if name in channels and len(paths) > 1
     ]
-    several = f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'"
+    mask_fault = (
+        f"{len(masks)} masks: {list_some(masks, 3)}; choose by mask='*_desc-NAME_mask.nii.gz'"
+    )
     files = {name: ImageFile(source / images[name][0]) for name in channels if name in images}
     mask = ImageFile(source / masks[0]) if masks else None
-    of_mask = (several,) if len(masks) > 1 else ()
-    return Case(volume, volume.partition("_")[0], files, mask, tuple(faults), of_mask)
+    mask_faults = (mask_fault,) if len(masks) > 1 else ()
+    return Case(volume, volume.partition("_")[0], files, mask, tuple(faults), mask_faults)
 
 
 def _table_of(source: Path) -> Path | None:
-    """Return the dataset's table of labels, `*dseg.tsv`, None where there is none."""
+    """Return the dataset's table of labels, `*dseg.tsv`, None if it has no table."""
     tables = sorted([*source.glob("derivatives/**/*dseg.tsv"), *source.glob("*dseg.tsv")])
     return tables[0] if tables else None
 
 
 def _labels_of(table: Path | None) -> Labels:
-    """Return the classes of a table of labels, and one class where there is no table.
+    """Return the classes of a table of labels, or a single class without a table.
 
     Raises DataError for a table that cannot be read.
     """
@@ -187,4 +193,4 @@ def _labels_of(table: Path | None) -> Labels:
         return parse_classes({row["name"]: int(row["index"]) for row in rows if int(row["index"])})
     except (KeyError, TypeError, ValueError) as error:
         reason = "needs columns index and name, with whole numbers and plain names"
-        raise DataError(f"{table}: {reason}; mend it, or give classes") from error
+        raise DataError(f"{table}: {reason}; correct it, or give classes") from error

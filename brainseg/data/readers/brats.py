@@ -1,4 +1,4 @@
-"""Data of the BraTS challenges, 2017 to 2024: names of files, patients and classes.
+"""Reader of the data of the BraTS challenges from 2017 to 2024.
 
 BraTS20_Training_001/BraTS20_Training_001_flair.nii.gz   2017 to 2020, some below HGG and LGG
 BraTS2021_00000/BraTS2021_00000_t1ce.nii.gz              2021
@@ -35,7 +35,7 @@ RADIOTHERAPY = {"tumour": 1}
 def make(source: Path, reading: Reading) -> CaseReader:
     """Return the reader of a challenge's data.
 
-    Raises RequestError for data of two challenges with other classes.
+    Raises RequestError for data of two challenges with different classes.
     """
     files: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     ignored: list[str] = []
@@ -46,7 +46,7 @@ def make(source: Path, reading: Reading) -> CaseReader:
             part = match["part"].lower()
             name = "mask" if part in ("seg", "gtv") else str(sequence_of(part))
             files[match["case"]][name].append(path)
-        # One mask of 2020 kept the name of its patient's date: W39_1998.09.19_Segm.nii.
+        # One mask of 2020 has the date of its patient as its name, W39_1998.09.19_Segm.nii.
         elif (
             folder
             and folder[0].lower().startswith("brats")
@@ -87,12 +87,13 @@ def is_dataset(source: Path) -> bool:
 
 
 def patient_of_case(name: str) -> str:
-    """Return the patient of a case, BraTS-GLI-00000 of the time point BraTS-GLI-00000-001."""
+    """Return the patient of a case, such as BraTS-GLI-00000 for BraTS-GLI-00000-001."""
     match = PATIENT.fullmatch(name)
     return (match[1] or match[2]) if match else name
 
 
 def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
+    """Return a case, with a fault for each sequence that has several files."""
     faults = {
         key: f"{len(paths)} files are {key}: {list_some(paths, 3)}"
         for key, paths in files.items()
@@ -100,19 +101,20 @@ def _case(source: Path, name: str, files: Mapping[str, list[str]]) -> Case:
     }
     if "mask" not in files:
         faults["mask"] = "no file ends in seg (validation data have no masks)"
-    of_mask = (faults.pop("mask"),) if "mask" in faults else ()
+    mask_faults = (faults.pop("mask"),) if "mask" in faults else ()
     located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
     mask = located.pop("mask", None)
-    return Case(name, patient_of_case(name), located, mask, tuple(faults.values()), of_mask)
+    return Case(name, patient_of_case(name), located, mask, tuple(faults.values()), mask_faults)
 
 
 def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
-    """Return the classes and their values in the masks, by the names of the cases.
+    """Return the values of the classes in the masks, by the names of the cases.
 
-    Raises RequestError for a mixture.
+    Raises RequestError if the cases have masks with different classes.
     """
     kinds = {kind: name for name in names for kind in [_kind_of(name)]}
     tables = {"to 2021": GLIOMA_TO_2021, "MEN-RT": RADIOTHERAPY, "PED": CHILDREN_2024}
+    # Tables are compared by identity, because dictionaries are not hashable.
     chosen = {id(tables.get(kind, GLIOMA)): tables.get(kind, GLIOMA) for kind in kinds}
     rule = f"{list_some(kinds.values())} have masks with different classes"
     remedy = "prepare each challenge by itself, or give classes"
@@ -121,22 +123,23 @@ def _values_of(source: Path, names: list[str]) -> Mapping[str, int]:
 
 
 def _kind_of(name: str) -> str:
+    """Return the part of a challenge that a case belongs to, such as GLI or MEN-RT."""
     match = re.match(r"brats-(men-rt|[a-z]+)-", name, re.IGNORECASE)
     return match[1].upper() if match else "to 2021"
 
 
 def _without_cavity(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes without the cavity, label 4 of 2024, where no mask holds one."""
+    """Return the classes of 2024, without the cavity (label 4) if no mask contains it."""
     classes = parse_classes(GLIOMA).classes
     return (classes, []) if pixels[4] else (classes[:4], [])
 
 
 def _of_children(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes of 2023 where no mask holds the label 4, which is new in 2024."""
+    """Return the classes of 2024, or those of 2023 if no mask contains label 4, new in 2024."""
     classes = parse_classes(CHILDREN_2024).classes
     if pixels[4]:
         return classes, []
     note = "no mask holds label 4, so labels 1, 2, 3 are taken to be those of BraTS-PED 2023"
     return (classes[0], *CHILDREN_2023), [
-        f"{note} ({', '.join(CHILDREN_2023)}); classes.NAME=LABEL overrules it"
+        f"{note} ({', '.join(CHILDREN_2023)}); classes.NAME=LABEL overrides this"
     ]

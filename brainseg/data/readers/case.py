@@ -1,4 +1,4 @@
-"""A case: the files of one volume, brought onto one grid."""
+"""Case of a reader, with the files of one volume that are brought onto one grid."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ from brainseg.data.volume import main_channel
 
 
 class ImageFile(NamedTuple):
-    """File of a sequence, or one volume of a file that holds several, counted from 1."""
+    """File of a sequence, or the volume with number `volume`, from 1, of a file with several."""
 
     path: Path
     volume: int | None = None
 
     def open(self) -> ImageVolume:
-        """Return the image, its header not yet read. Raises DataError naming the file."""
+        """Return the image without reading its voxels. Raises DataError naming the file."""
         return open_image(self.path, self.volume)
 
 
@@ -33,8 +33,8 @@ class ImageFile(NamedTuple):
 class Case:
     """Files of one volume by sequence, and its mask.
 
-    `faults` say what is ambiguous about the images, `mask_faults` what is missing or ambiguous about
-    the mask, without which a scan can still be segmented.
+    `faults` list ambiguous images, and `mask_faults` a missing or ambiguous mask. A scan without a
+    mask can still be segmented.
     """
 
     name: str
@@ -47,9 +47,10 @@ class Case:
 
 @dataclass
 class CaseReader:
-    """Reader of the cases that a listing has found.
+    """Reader of a list of cases.
 
-    `onto` names the sequence whose grid the others are resampled to; None refuses other grids.
+    `onto` names the sequence to whose grid the others are resampled. With None, other grids are
+    refused.
     """
 
     cases: list[Case]
@@ -58,8 +59,9 @@ class CaseReader:
     onto: str | None = None
     notes: list[str] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    # The file that says what the values of the masks mean.
+    # The file that defines the meaning of the values in the masks.
     labels_file: Path | None = None
+    # Function from the pixels of each class to the final names of the classes, and notes.
     rename: Callable[[np.ndarray], tuple[tuple[str, ...], list[str]]] | None = None
 
     def __post_init__(self) -> None:
@@ -84,15 +86,15 @@ class CaseReader:
         return read_case(self._by_name[volume], self.channels, self.labels, self.onto)
 
     def name_classes(self, pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-        """Return the final names of the classes, from the pixels of each, and notes."""
+        """Return the final names of the classes, and notes, from the pixels of each class."""
         return self.rename(pixels) if self.rename else (tuple(self.classes), [])
 
 
 def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | None = None) -> Scan:
-    """Return axial slices of all channels and the mask, on the grid of `onto`, else of FLAIR.
+    """Return axial slices of all channels and the mask, on the grid of `onto` or else of FLAIR.
 
     FLAIR stands in for a missing sequence. Raises DataError for a missing or unreadable file, and
-    where grids differ and `onto` is None.
+    for different grids if `onto` is None.
     """
     main = channels[main_channel(channels)]
     missing = [name for name in channels if name not in case.images]
@@ -118,9 +120,9 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
         )
     slices = {}
     for name, volume in volumes.items():
-        resampled = reference.differs(volume.grid, case.images[name].path)
+        is_resampled = reference.differs(volume.grid, case.images[name].path)
         axial = volume.grid.to_axial(volume.read())
-        if resampled:
+        if is_resampled:
             axial = resample_onto(axial, axial_grid(volume.grid), axial_grid(reference.grid))
             notes.append(
                 f"{name} is resampled onto the grid of {reference.name}, by linear interpolation"
@@ -133,7 +135,7 @@ def read_case(case: Case, channels: Sequence[str], labels: Labels, onto: str | N
 
 
 class Reference(NamedTuple):
-    """The sequence on whose grid all files of a case must lie, or are resampled."""
+    """Sequence on whose grid all files of a case must lie, or to whose grid they are resampled."""
 
     name: str
     path: Path
@@ -141,16 +143,18 @@ class Reference(NamedTuple):
     may_resample: bool
 
     def differs(self, grid: Grid, path: Path) -> bool:
-        """Return True if the voxels of a file lie elsewhere.
+        """Return True if the voxels of a file lie at other positions.
 
-        Raises DataError unless they may be resampled. The order of the axes does not count: all are
-        brought into the same one.
+        The order of the axes does not matter, because all volumes are brought into the same order.
+        Raises DataError for other positions unless they may be resampled.
         """
         difference = axial_grid(self.grid).difference(axial_grid(grid))
         if not difference or self.may_resample:
             return bool(difference)
-        same_axes = self.grid.axcodes == grid.axcodes
-        difference = self.grid.difference(grid) if same_axes else f"{difference}, as axial slices"
+        has_same_axes = self.grid.axcodes == grid.axcodes
+        difference = (
+            self.grid.difference(grid) if has_same_axes else f"{difference}, as axial slices"
+        )
         remedy = f"onto={self.name} resamples it, if its header is right"
         raise DataError(f"{path}: its grid is not that of {self.path.name}: {difference}; {remedy}")
 
@@ -163,13 +167,13 @@ def _read_mask(
     Raises DataError naming the file.
     """
     volume = file.open()
-    resampled = reference.differs(volume.grid, file.path)
+    is_resampled = reference.differs(volume.grid, file.path)
     voxels = volume.read()
     try:
         indices = map_labels(volume.grid.to_axial(voxels), labels)
     except DataError as error:
         raise DataError(f"{file.path}: {error}") from error
-    if not resampled:
+    if not is_resampled:
         return indices
     source, target = axial_grid(volume.grid), axial_grid(reference.grid)
     outside, tumour = count_outside(indices, source, target), np.count_nonzero(indices)
@@ -186,11 +190,11 @@ def _read_mask(
 
 
 def _notes_of(volumes: Mapping[str, ImageVolume]) -> list[str]:
-    """Return the notes of all images, each text once, with the sequences that it concerns."""
-    concerned: dict[str, list[str]] = {}
+    """Return each different note of the images once, with the names of its sequences."""
+    names_by_note: dict[str, list[str]] = {}
     for name, volume in volumes.items():
         for note in volume.notes:
-            # That a file of several volumes is read volume by volume is what the layout says.
+            # In layouts with one file per case, the number of the volume follows from the layout.
             if not note.startswith("volume ") or not note.endswith(" of the file"):
-                concerned.setdefault(note, []).append(name)
-    return [f"{list_some(names)}: {note}" for note, names in concerned.items()]
+                names_by_note.setdefault(note, []).append(name)
+    return [f"{list_some(names)}: {note}" for note, names in names_by_note.items()]

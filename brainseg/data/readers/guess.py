@@ -1,4 +1,4 @@
-"""Patterns of file names by their last words: P1_flair.nii.gz is FLAIR, P1_seg.nii.gz its mask."""
+"""Patterns of file names guessed from their last words, such as flair of P1_flair.nii.gz."""
 
 import re
 from collections import Counter
@@ -35,27 +35,29 @@ def sequence_of(word: str) -> str | None:
 
 
 def last_word(name: str) -> str:
-    """Return the last word of a file's name, in lower case: flair of P1_T2-flair.nii.gz."""
+    """Return the last word of a file's name in lower case, flair for P1_T2-flair.nii.gz."""
     return re.split(r"[_\-. ]", stem_of(name).lower())[-1]
 
 
 def guess_patterns(
     paths: Sequence[str], needs_mask: bool = True
 ) -> tuple[dict[str, str], str | None]:
-    """Return a pattern per sequence and one of the masks, none where the names do not say enough.
+    """Return a pattern per sequence, and the pattern of the masks or None.
 
-    `paths` are relative to the source. The most frequent pattern of a sequence is taken. Without
-    masks no sequence is returned unless `needs_mask` is False.
+    `paths` are relative to the source. Each sequence gets its most frequent pattern. Without masks,
+    no sequence is returned unless `needs_mask` is False.
     """
     patterns: dict[str, Counter[str]] = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
         word = last_word(name)
         key = "mask" if word in MASKS else NAMES.get(word)
+        # A pattern covers files in the source or in a folder per patient, but no deeper ones.
         if key is None or "/" in folder:
             continue
         stem = stem_of(name)
         prefix = stem[: len(stem) - len(word)]
+        # The star stands for the patient, and the sign before the last word is part of the pattern.
         text = ("*" + prefix[-1] if prefix else "") + name[len(prefix) :]
         patterns.setdefault(key, Counter())[text] += 1
     best = {key: counts.most_common(1)[0][0] for key, counts in patterns.items()}

@@ -1,10 +1,10 @@
-"""Slices as pictures, PNG, JPEG or TIFF: a file per slice, and one per mask.
+"""Reader of slices as pictures (PNG, JPEG or TIFF), with one file per slice and one per mask.
 
     images='images/{patient}_{slice}.png' mask='masks/{patient}_{slice}.png'
     images='{patient}/{slice}.jpg' mask='{patient}/{slice}_mask.png'
     sequences.T1='T1/{patient}_{slice}.png' sequences.FLAIR='FLAIR/{patient}_{slice}.png' mask=...
 
-Pictures are taken as they are: axial, face up, the patient's left at the right. They give no voxel
+Pictures must be axial, with the face up and the patient's left at the right. They give no voxel
 size.
 """
 
@@ -79,6 +79,7 @@ def make(source: Path, reading: Reading) -> SliceReader:
         )
     channels, colour, notes = _channels(source, files, reading)
     labels = parse_classes(reading.classes) if reading.classes else Labels()
+    # Grey pictures are a single channel, stored under its name like a sequence.
     if not colour and not reading.sequences:
         for kinds in files.values():
             kinds[channels[0]] = kinds.pop("images", {})
@@ -100,8 +101,8 @@ def _find(
         if not matches:
             ignored.append(path)
             continue
-        # A mask beside its slice, P1_3_mask.png, would also be the slice 3 of a patient, were it
-        # not for the mask's pattern.
+        # A mask beside its slice, such as P1_3_mask.png, may also match the pattern of the slices.
+        # The pattern with more literal characters decides.
         name = max(matches, key=lambda key: patterns[key].literal)
         patient, session = matches[name]["patient"], matches[name].get("session")
         volume = f"{patient}_{session}" if session else patient
@@ -117,7 +118,7 @@ def _find(
 def _channels(
     source: Path, files: Mapping[str, Files], reading: Reading
 ) -> tuple[tuple[str, ...], bool, list[str]]:
-    """Return the channels, whether they are the colours of a picture, and notes.
+    """Return the channels, True if they are the colours of a picture, and notes.
 
     Raises RequestError.
     """
@@ -139,6 +140,7 @@ def _channels(
         )
         return tuple(reading.sequences), False, []
     paths = [paths[0] for kinds in files.values() for paths in kinds.get("images", {}).values()]
+    # Only the first, the middle and the last picture are opened to recognise colour.
     sample = {
         path: has_colour(source / path)
         for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1]])
@@ -161,4 +163,5 @@ def _channels(
 
 
 def _setting(name: str) -> str:
+    """Return the setting that gives a pattern."""
     return name if name in (MASK, "images") else f"sequences.{name}"

@@ -1,4 +1,7 @@
-"""Verifies a folder of slices, lists everything that is wrong with it at once, and reads its volumes; the layout is in `layout.py`."""
+"""Verification and loading of TIFF slices in the `kaggle_3m` layout, with a list of all faults.
+
+`kaggle_layout` finds the files of each volume.
+"""
 
 import ctypes
 import os
@@ -35,41 +38,45 @@ from brainseg.data.volume import (
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Show = Callable[
-    [Iterable[Folder], int], Iterable[Folder]
-]  # wraps the results, of which there will be so many, in a progress bar
+# Function that wraps the results, whose number is the second argument, in a progress bar.
+Show = Callable[[Iterable[Folder], int], Iterable[Folder]]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """A source as found and verified; usable when there are no `faults`."""
+    """The verified volumes of a source, which can be used if there are no `faults`."""
 
-    top: Folder  # the source itself: what concerns no volume
-    folders: list[Folder]  # sorted by name
-    load: Callable[
-        [Folder], tuple[np.ndarray, np.ndarray]
-    ]  # images (S, C, H, W) and masks (S, 1, H, W) of a verified volume
+    # The source itself, with the remarks that concern no volume.
+    top: Folder
+    # Volumes, sorted by name.
+    folders: list[Folder]
+    # Function that returns images (S, C, H, W) and masks (S, 1, H, W) of a verified volume.
+    load: Callable[[Folder], tuple[np.ndarray, np.ndarray]]
     channels: Sequence[str] = field(default=CHANNELS)
-    classes: Sequence[str] = field(default=CLASSES)  # background first
-    notes: Sequence[str] = ()  # what a reader did to the volumes; among the warnings, too
+    # Background comes first.
+    classes: Sequence[str] = field(default=CLASSES)
+    # Changes that a reader made to the volumes. They are also listed in the warnings.
+    notes: Sequence[str] = ()
 
-    def _all(self, kind: str) -> list[str]:
+    def _collect_lines(self, kind: str) -> list[str]:
+        """Return the lines of one kind about the source and all volumes."""
         return [line for folder in (self.top, *self.folders) for line in getattr(folder, kind)]
 
     @property
     def faults(self) -> list[str]:
-        return self._all("faults")
+        return self._collect_lines("faults")
 
     @property
     def warnings(self) -> list[str]:
-        return self._all("warnings")
+        return self._collect_lines("warnings")
 
     @property
     def ignored(self) -> list[str]:
-        return self._all("ignored")
+        return self._collect_lines("ignored")
 
     @property
     def volumes(self) -> list[Volume]:
+        """Return the volumes without faults."""
         return [folder.volume for folder in self.folders if folder.volume]
 
     @property
@@ -84,13 +91,14 @@ class Cohort:
 
     @property
     def faulty_patients(self) -> list[str]:
+        """Return the patients of all volumes with faults, sorted."""
         return sorted({folder.patient for folder in self.folders if folder.faults})
 
     def without(self, patients: Iterable[str]) -> "Cohort":
-        """This cohort less every volume of these patients."""
-        left_out = set(patients)
+        """Return the cohort without the volumes of these patients."""
+        excluded = set(patients)
         return replace(
-            self, folders=[folder for folder in self.folders if folder.patient not in left_out]
+            self, folders=[folder for folder in self.folders if folder.patient not in excluded]
         )
 
 
@@ -100,20 +108,24 @@ def scan(
     show: Show | None = None,
     size: Sequence[int] | None = None,
 ) -> Cohort:
-    """Verify every file below `source` in `workers` processes (None: one per core). Faults are gathered, none is raised.
+    """Verify every file below `source` in `workers` processes, by default one per core.
 
-    Slices are cut or padded to `size`, height and width, where it is given.
+    Slices are cropped or padded to `size`, height and width, if it is given. Faults are collected
+    in the cohort and not raised.
     """
     top = Folder(Path(source))
-    found = find_folders(top)
-    verified = in_processes(partial(verify, size=size), found, workers)
-    folders = list(show(verified, len(found)) if show else verified)
+    listed_folders = find_folders(top)
+    verified = in_processes(partial(verify, size=size), listed_folders, workers)
+    folders = list(show(verified, len(listed_folders)) if show else verified)
     compare_sizes(folders)
     return Cohort(top, folders, partial(load, size=size))
 
 
 def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
-    """Read every slice and mask of a volume once: add its faults, sizes and, if there is no fault, its description."""
+    """Read all slices and masks of a volume, and add its faults, sizes and statistics.
+
+    A volume with faults gets no statistics.
+    """
     volume = compute_volume_stats(folder.path.name, _read(folder, size)) if folder.slices else None
     folder.volume = None if folder.faults else volume
     return folder
@@ -128,10 +140,11 @@ def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray,
     assert volume is not None, "only a verified volume without faults can be loaded"
     images = np.zeros(volume.shape, np.uint8)
     masks = np.zeros((volume.shape[0], 1, *volume.shape[2:]), np.uint8)
-    again = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
-    # What lies at known places in the files has the size that it was stored with.
-    located = [partial(read_plain_pixels, folder, volume.shape)] if size is None else []
-    for read in (*located, partial(_read, again, size)):
+    unverified = Folder(folder.path, folder.slices, folder.masks, unread=folder.unread)
+    # Uncompressed pixels at known places are read without the decoder. They have the stored size,
+    # so this is impossible with `size`.
+    fast_readers = [partial(read_plain_pixels, folder, volume.shape)] if size is None else []
+    for read in (*fast_readers, partial(_read, unverified, size)):
         slices = read()
         if len(slices) != len(images) or any(
             image.shape != images.shape[1:] for _, image, _ in slices
@@ -139,18 +152,17 @@ def load(folder: Folder, size: Sequence[int] | None = None) -> tuple[np.ndarray,
             continue
         for row, (_, image, mask) in enumerate(slices):
             images[row], masks[row, 0] = image, mask
-        if (
-            digest(volume.name, zip(volume.slice_number, images, masks[:, 0], strict=True))
-            == volume.digest
-        ):
+        numbered_slices = zip(volume.slice_number, images, masks[:, 0], strict=True)
+        if digest(volume.name, numbered_slices) == volume.digest:
             return images, masks
     raise DataError(f"{folder.path}: changed while it was being read; start again")
 
 
 def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
-    """Return the sound slices of a volume by number, at `size`, and add what is wrong with the others to its faults.
+    """Return the slices of a volume without faults, at `size`, and add the faults of the others.
 
-    Slices of 16 bits are stretched to eight together, because their scale is that of the volume.
+    Slices of 16 bits are stretched to eight bits together, because all slices of a volume have the
+    same scale.
     """
     slices: list[Slice] = []
     for number, path in folder.slices.items():
@@ -161,6 +173,7 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
         )
         if image is not None:
             folder.sizes[number] = image.shape[1:] if size is None else tuple(size)
+        # A missing or unreadable file has already been reported as a fault.
         if image is None or mask is None:
             continue
         if mask.shape != image.shape[1:]:
@@ -170,12 +183,13 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
             )
             continue
         if size is not None:
-            pixels = np.count_nonzero(mask)
+            tumour_pixels = np.count_nonzero(mask)
             image, mask = crop_or_pad(image, size), crop_or_pad(mask, size)
-            if lost := pixels - np.count_nonzero(mask):
+            if lost := tumour_pixels - np.count_nonzero(mask):
                 place = f"{folder.path.name}/{path.name}"
                 folder.warnings.append(
-                    f"{place}: size={_size(tuple(size))} cuts off {lost:,} of {pixels:,} mask pixels"
+                    f"{place}: size={_size(tuple(size))} cuts off "
+                    f"{lost:,} of {tumour_pixels:,} mask pixels"
                 )
         slices.append((number, image, mask))
     if all(image.dtype == np.uint8 for _, image, _ in slices):
@@ -185,7 +199,8 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
         fault = f"slices of types {' and '.join(types)}; all slices of a volume must have one type"
         folder.faults.append(f"{folder.path.name}: {fault}")
     if len(types) > 1 or len({image.shape for _, image, _ in slices}) > 1:
-        return []  # slices of several sizes are named by `compare_sizes`
+        # `compare_sizes` reports slices of several sizes.
+        return []
     stretched = to_uint8(np.stack([image for _, image, _ in slices]))
     return [
         (number, image, mask) for image, (number, _, mask) in zip(stretched, slices, strict=True)
@@ -195,6 +210,7 @@ def _read(folder: Folder, size: Sequence[int] | None) -> list[Slice]:
 def _attempt(
     read: Callable[[Path], np.ndarray], path: Path | None, folder: Folder
 ) -> np.ndarray | None:
+    """Return the pixels of a file, or add its fault to `folder` and return None."""
     if path is None or path in folder.unread:
         return None
     try:
@@ -205,10 +221,11 @@ def _attempt(
 
 
 def compare_sizes(folders: list[Folder]) -> None:
-    """A file holds slices of one size: the cohort's most frequent one. Any other is a fault."""
+    """Add a fault for every slice whose size is not the most frequent size of the cohort."""
     counts = Counter(size for folder in folders for size in folder.sizes.values())
     if len(counts) < 2:
         return
+    # Of two equally frequent sizes, the larger one counts, so the result is always the same.
     usual = max(counts, key=lambda size: (counts[size], size))
     remedy = (
         f"size={usual[0] if usual[0] == usual[1] else list(usual)} cuts or pads them at the centre"
@@ -217,6 +234,7 @@ def compare_sizes(folders: list[Folder]) -> None:
     for folder in folders:
         odd = {number: size for number, size in folder.sizes.items() if size != usual}
         name = folder.path.name
+        # If all slices of a volume have one other size, a single line reports it.
         if len(odd) > 1 and len(odd) == len(folder.sizes) and len(set(odd.values())) == 1:
             folder.faults.append(
                 f"{name}: all slices have {_size(next(iter(odd.values())))} pixels; {rule}"
@@ -233,7 +251,10 @@ def compare_sizes(folders: list[Folder]) -> None:
 def in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int | None
 ) -> Iterator[Result]:
-    """`map` in so many processes (None: one a core; 1: in this one), with the results in order."""
+    """Yield the results of `function` for `items` in order, computed in `workers` processes.
+
+    None means one process per core, and 1 means this process. Raises DataError for a lost process.
+    """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -241,22 +262,26 @@ def in_processes(
     if workers <= 1:
         yield from map(function, items)
         return
-    # Fork takes 10 ms where spawn takes the imports again; the workers touch neither threads nor HDF5.
+    # Fork takes 10 ms, and spawn repeats all imports. Fork is safe here, because the workers touch
+    # neither threads nor HDF5.
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
         try:
             yield from pool.map(function, items)
-        except (BrokenProcessPool, MemoryError) as error:  # the system kills who asks for too much
+        except (BrokenProcessPool, MemoryError) as error:
+            # The system kills processes that ask for too much memory.
             raise DataError(
                 f"workers={workers}: a process was lost, perhaps for want of memory; lower workers"
             ) from error
 
 
 def _begin_worker() -> None:
-    """Ctrl-C is the parent's to handle; and on Linux a worker whose parent was killed ends too, instead of waiting for ever."""
+    """Ignore Ctrl-C in a worker, and on Linux end the worker when its parent is killed."""
+    # The parent handles Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        # 1 is PR_SET_PDEATHSIG. Without it, the worker of a killed parent would wait for ever.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _size(shape: tuple[int, ...]) -> str:

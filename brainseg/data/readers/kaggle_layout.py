@@ -1,8 +1,8 @@
-"""The `kaggle_3m` layout: slices and masks are found by their names, and no file is opened.
+"""Layout `kaggle_3m`, whose slices and masks are found by their names. No file is opened.
 
     <cohort>/<volume>/<volume>_<n>.tif        slice n, RGB: pre-contrast, FLAIR, post-contrast
     <cohort>/<volume>/<volume>_<n>_mask.tif   its mask, grey: 0 and 255, or 0 and 1
-    <cohort>/data.csv                         clinical data; not needed, so not read
+    <cohort>/data.csv                         clinical data, not needed and not read
 
 The cohort is the source, or a folder below it. A fault is a short line that is stored with its
 volume. A gap in the slice numbers is a warning. Hidden and system files are skipped. An image under
@@ -20,16 +20,16 @@ LARGEST_NUMBER = 99_999
 
 
 def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
-    """Return the volumes of the one cohort at or below the source, sorted by name.
+    """Return the volumes of the only cohort at or below the source, sorted by name.
 
-    What concerns no volume goes to the faults, warnings and ignored names of `top`. Where nothing
-    can be used, the list is empty and `top` has one fault.
+    Remarks that concern no volume are added to the faults, warnings and ignored names of `top`. If
+    nothing can be used, the list is empty and `top` has one fault.
     """
     tree = Tree()
     walk(top, top, tree)
     if top.faults:
         return []
-    # A slice that was left beside the patients' folders makes no patient of the folder above them.
+    # A stray slice beside the patients' folders does not make their parent folder a patient.
     above = tree.cohorts.keys() - tree.patients
     patients = {
         cohort: [path for path in paths if path not in above]
@@ -55,8 +55,10 @@ def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
 
 
 def _add_remarks(top: Folder, tree: Tree, cohort: Path) -> None:
-    """Add to `top` what lies beside the volumes of the cohort: a slice is a fault, other images and
-    files are named.
+    """Add remarks on other files of the source to `top`.
+
+    A slice beside the patients' folders is a fault. Folders of other images are warnings, and other
+    files are ignored.
     """
     names = [entry.name for entry in entries_of(Folder(cohort)) if not is_folder(entry)]
     rule = "a slice that lies beside the patients' folders; put it into the folder of its patient"
@@ -78,31 +80,31 @@ def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
     """Sort the files of a volume into slices and masks by number, and check that they pair."""
     name = folder.path.name
     pattern = re.compile(re.escape(name) + r"_([0-9]+)(_mask)?\.tiff?", re.IGNORECASE)
-    others = []
+    other_images = []
     for entry in entries_of(folder):
-        match, shown = pattern.fullmatch(entry.name), f"{name}/{printable(entry.name)}"
+        match, place = pattern.fullmatch(entry.name), f"{name}/{printable(entry.name)}"
         if not match:
-            others += [entry.name] if is_image(entry.name) and not is_folder(entry) else []
-            folder.ignored += [] if is_image(entry.name) or is_folder(entry) else [shown]
+            other_images += [entry.name] if is_image(entry.name) and not is_folder(entry) else []
+            folder.ignored += [] if is_image(entry.name) or is_folder(entry) else [place]
             continue
         number, files = int(match[1]), folder.masks if match[2] else folder.slices
         if number in files:
-            folder.faults.append(f"{shown}: slice number {number} is taken by {files[number].name}")
+            folder.faults.append(f"{place}: slice number {number} is taken by {files[number].name}")
             continue
         files[number] = Path(entry.path)
         if leads_outside(entry, source):
             folder.faults.append(
-                f"{shown}: a link that leads outside the source; put the file in its place"
+                f"{place}: a link that leads outside the source; put the file in its place"
             )
             folder.unread.add(files[number])
         elif not Path(entry.path).is_file():
-            folder.faults.append(f"{shown}: not a regular file")
+            folder.faults.append(f"{place}: not a regular file")
             folder.unread.add(files[number])
-    folder.faults += misnamed(folder.path, others, has_slices=bool(folder.slices or folder.masks))
-    folder.slices, folder.masks = (
-        dict(sorted(folder.slices.items())),
-        dict(sorted(folder.masks.items())),
+    folder.faults += misnamed(
+        folder.path, other_images, has_slices=bool(folder.slices or folder.masks)
     )
+    folder.slices = dict(sorted(folder.slices.items()))
+    folder.masks = dict(sorted(folder.masks.items()))
     unpaired = [path for number, path in folder.slices.items() if number not in folder.masks]
     folder.faults += [f"{name}/{path.name}: no mask" for path in unpaired if need_masks]
     orphans = [path for number, path in folder.masks.items() if number not in folder.slices]
@@ -111,15 +113,18 @@ def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
 
 
 def _find_gaps(folder: Folder) -> None:
-    """Warn of slice numbers that are missing between 1 and the last."""
+    """Add a warning for missing slice numbers between 1 and the last slice.
+
+    A number above `LARGEST_NUMBER` is a fault.
+    """
     last = max(folder.slices, default=0)
     if last > LARGEST_NUMBER:
-        shown = f"{folder.path.name}/{folder.slices[last].name}"
-        folder.faults.append(f"{shown}: slice number above {LARGEST_NUMBER}")
+        place = f"{folder.path.name}/{folder.slices[last].name}"
+        folder.faults.append(f"{place}: slice number above {LARGEST_NUMBER}")
         return
     gaps = sorted(set(range(1, last)) - set(folder.slices))
     if gaps:
-        shown = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
+        gap_list = ", ".join(map(str, gaps[:8])) + (", ..." if len(gaps) > 8 else "")
         folder.warnings.append(
-            f"{folder.path.name}: slices are numbered up to {last}, without {shown}"
+            f"{folder.path.name}: slices are numbered up to {last}, without {gap_list}"
         )

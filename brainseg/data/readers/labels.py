@@ -1,4 +1,4 @@
-"""Class indices from the values of a mask, and a report of values that no class has."""
+"""Conversion of the values of a mask to class indices, and reports of values without a class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,16 +11,19 @@ from brainseg.data.volume import CLASSES
 
 BACKGROUND = CLASSES[0]
 MOST_CLASSES = 256
-SHOWN = 6  # values in a message
-LARGEST_TABLE = 2**20  # values of a mask that are looked up in a table
-# Programs that write a float mask as scaled integers, as nibabel does, leave 0.9999999 or 0.9997.
+# Most values in a message.
+SHOWN = 6
+# Values below this limit are looked up in a table.
+LARGEST_TABLE = 2**20
+# Programs such as nibabel write a float mask as scaled integers, so a 1 may be read as 0.9999999 or
+# 0.9997.
 ROUNDING = 1e-3
 
 
 class Labels(NamedTuple):
     """Names of the classes, background first, and the class index of each value of a mask.
 
-    `values` None stands for a mask of one class, stored as 0 and 1 or as 0 and 255.
+    `values` is None for masks of one class, which are stored as 0 and 1 or as 0 and 255.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -28,28 +31,28 @@ class Labels(NamedTuple):
 
 
 def parse_classes(classes: Mapping[str, Any]) -> Labels:
-    """Return what `classes.NAME=VALUE` or `classes.NAME=[VALUE,...]` say. Raises RequestError.
+    """Return the labels of `classes.NAME=VALUE` or `classes.NAME=[VALUE,...]`.
 
-    Values of `classes.background` belong to no tumour, as 0 always does.
+    Values of `classes.background` are background, as 0 always is. Raises RequestError.
     """
     names = [BACKGROUND, *[name for name in classes if name != BACKGROUND]]
     values: dict[int, int] = {0: 0}
-    for name, listed in classes.items():
+    for name, setting_value in classes.items():
         setting = f"classes.{name}"
         check(
             NAME.fullmatch(name) is not None,
             setting,
-            listed,
+            setting_value,
             "a name has letters, digits, space, _ . -",
         )
-        numbers = listed if isinstance(listed, list) else [listed]
+        numbers = setting_value if isinstance(setting_value, list) else [setting_value]
         is_valid = bool(numbers) and all(
             type(number) is int and 0 <= number < 2**31 for number in numbers
         )
         check(
             is_valid,
             setting,
-            listed,
+            setting_value,
             "must be the value of this class in the masks, or a list",
             "as [1,2,4]",
         )
@@ -57,7 +60,7 @@ def parse_classes(classes: Mapping[str, Any]) -> Labels:
             index = names.index(name)
             owner = values.setdefault(number, index)
             rule = f"value {number} is already {names[owner]}"
-            check(owner == index, setting, listed, rule, "each value belongs to one class")
+            check(owner == index, setting, setting_value, rule, "each value belongs to one class")
     check(
         1 < len(names) <= MOST_CLASSES,
         "classes",
@@ -74,11 +77,11 @@ def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
     other fractions, and values of no class.
     """
     integers = mask if mask.dtype.kind in "bui" else np.rint(mask).astype(np.int64)
-    if integers is not mask and (blurred := mask[np.abs(mask - integers) > ROUNDING]).size:
-        raise DataError(_describe_blurred(blurred))
+    if integers is not mask and (fractions := mask[np.abs(mask - integers) > ROUNDING]).size:
+        raise DataError(_describe_fractions(fractions))
     # A histogram and a table are 20 times as fast as np.unique, which sorts.
-    small = integers.min() >= 0 and integers.max() < LARGEST_TABLE
-    histogram = np.bincount(integers.ravel()) if small else None
+    is_small = integers.min() >= 0 and integers.max() < LARGEST_TABLE
+    histogram = np.bincount(integers.ravel()) if is_small else None
     present, counts = (
         np.unique(integers, return_counts=True) if histogram is None else _nonzero(histogram)
     )
@@ -86,9 +89,9 @@ def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
     if values is None:
         values = {0: 0, 255: 1} if set(present.tolist()) <= {0, 255} else {0: 0, 1: 1}
     if not set(present.tolist()) <= set(values):
-        raise DataError(_describe_strange(present.tolist(), counts.tolist(), labels))
+        raise DataError(_describe_unknown_values(present.tolist(), counts.tolist(), labels))
     indices = np.array([values[value] for value in present.tolist()], np.uint8)
-    if not small:
+    if not is_small:
         return indices[np.searchsorted(present, integers)]
     table = np.zeros(present[-1] + 1, np.uint8)
     table[present] = indices
@@ -96,38 +99,39 @@ def map_labels(mask: np.ndarray, labels: Labels) -> np.ndarray:
 
 
 def _nonzero(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values that occur, rising, and their counts."""
+    """Return the values that occur, in rising order, and their counts."""
     values = np.flatnonzero(histogram)
     return values, histogram[values]
 
 
-def _describe_blurred(values: np.ndarray) -> str:
-    listed = ", ".join(f"{value:g}" for value in np.unique(values)[:SHOWN].tolist())
-    rule = f"{values.size:,} mask values are no whole numbers, such as {listed}"
+def _describe_fractions(values: np.ndarray) -> str:
+    """Return a message on values of a mask that are not integers."""
+    examples = ", ".join(f"{value:g}" for value in np.unique(values)[:SHOWN].tolist())
+    rule = f"{values.size:,} mask values are no whole numbers, such as {examples}"
     return f"{rule}; interpolation has blurred the mask, resample it by nearest neighbour"
 
 
-def _describe_strange(present: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
-    """Return the values of no class with their counts, what is allowed, and the setting to change.
+def _describe_unknown_values(present: Sequence[int], counts: Sequence[int], labels: Labels) -> str:
+    """Return a message on values without a class, the allowed values, and the setting to change.
 
-    Without classes all values but 0 are listed, since all need a class then.
+    Without `classes`, all values except 0 are listed, because all of them need a class.
     """
     allowed_values = {0} if labels.values is None else labels.values
-    strange = [
+    unknown = [
         (value, count)
         for value, count in zip(present, counts, strict=True)
         if value not in allowed_values
     ]
-    listed = ", ".join(f"{value} ({count:,} pixels)" for value, count in strange[:SHOWN])
-    listed += f" and {len(strange) - SHOWN} more" if len(strange) > SHOWN else ""
-    example = ",".join(str(value) for value, _ in strange[:SHOWN])
+    entries = ", ".join(f"{value} ({count:,} pixels)" for value, count in unknown[:SHOWN])
+    entries += f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+    example = ",".join(str(value) for value, _ in unknown[:SHOWN])
     if labels.values is None:
         rule = "without classes, a mask holds 0 and 1, or 0 and 255"
-        return f"mask values {listed}: {rule}; say which are tumour, as classes.tumour=[{example}]"
+        return f"mask values {entries}: {rule}; say which are tumour, as classes.tumour=[{example}]"
     allowed = ", ".join(
         f"{value} {labels.classes[index]}" for value, index in sorted(labels.values.items())
     )
     remedy = (
         f"name them, as classes.NAME=[{example}], or ignore them by classes.background=[{example}]"
     )
-    return f"mask values {listed} belong to no class; known are {allowed}; {remedy}"
+    return f"mask values {entries} belong to no class; known are {allowed}; {remedy}"

@@ -1,11 +1,11 @@
-"""Cohorts of one file per sequence, in a folder per patient or in a flat folder.
+"""Reader of cohorts with one file per sequence, in a folder per patient or in a flat folder.
 
     FLAIR='*_flair.nii.gz'                       P1/scan_flair.nii.gz, or P1_flair.nii.gz
     FLAIR='anat/FLAIR.nii.gz'                    P1/anat/FLAIR.nii.gz
     FLAIR='images/*_flair.nii.gz'                images/P1_flair.nii.gz
     FLAIR='{patient}/{session}/flair.nii.gz'     sessions of one patient stay together
 
-Formats are those that `predict` reads: NIfTI, NRRD, MetaImage, MGZ.
+The formats are those of `predict`, namely NIfTI, NRRD, MetaImage and MGZ.
 """
 
 from collections import defaultdict
@@ -20,7 +20,8 @@ from brainseg.data.readers.labels import parse_classes
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, Pattern, list_files, summarise_files
 from brainseg.data.volume import patient_of
 
-MASK = "mask"  # key of the mask's pattern beside those of the sequences
+# Key of the mask's pattern, beside the keys of the sequences.
+MASK = "mask"
 
 
 def make(source: Path, reading: Reading) -> CaseReader:
@@ -50,7 +51,7 @@ EXAMPLE = "name the files by patterns, as sequences.FLAIR='*_flair.nii.gz' mask=
 
 
 def list_cases(folder: str | Path, sequences: Mapping[str, str]) -> list[Case]:
-    """Return the cases below a folder, without masks, by one pattern per sequence.
+    """Return the cases below a folder without their masks, by one pattern per sequence.
 
     Raises RequestError.
     """
@@ -87,7 +88,7 @@ def find_cases(
         if not matches:
             ignored += [path] if path.lower().endswith(IMAGE_SUFFIXES) else []
             continue
-        # A file that several patterns match belongs to the one that says most about its name.
+        # If several patterns match a file, the pattern with the most literal characters counts.
         name = max(matches, key=lambda key: patterns[key].literal)
         twins = [
             key
@@ -110,7 +111,7 @@ def find_cases(
 def _resolve_pattern(name: str, text: str, paths: Sequence[str]) -> Pattern:
     """Return the pattern with `{patient}` in place of the folder, or of the star in a flat folder.
 
-    Raises RequestError where a star does not say enough.
+    Raises RequestError if it is unclear which part of the pattern is the patient.
     """
     setting = _setting(name)
     pattern = Pattern(setting, text)
@@ -131,7 +132,7 @@ def _resolve_pattern(name: str, text: str, paths: Sequence[str]) -> Pattern:
                 first, "{patient}" if first == "*" else first.replace("*", "{patient}", 1), 1
             ),
         )
-    # A file that lies beside the patients' folders, such as an atlas, makes no flat folder of them.
+    # The source is flat if more files match there. A file beside patients' folders may be an atlas.
     folders = Pattern(setting, "{patient}/" + text)
     if _count(pattern, paths) > _count(folders, paths):
         check(
@@ -149,11 +150,12 @@ def _resolve_pattern(name: str, text: str, paths: Sequence[str]) -> Pattern:
 
 
 def _count(pattern: Pattern, paths: Sequence[str]) -> int:
+    """Return the number of paths that match a pattern."""
     return sum(pattern.match(path) is not None for path in paths)
 
 
 def _names(fields: Mapping[str, str]) -> tuple[str, str]:
-    """Return the patient and the name of the volume that the fields of a path mean."""
+    """Return the patient and the name of the volume from the fields of a path."""
     patient, session = fields["patient"], fields.get("session")
     return patient_of(patient), f"{patient}_{session}" if session else patient
 
@@ -174,10 +176,10 @@ def _case(
     }
     if MASK in texts and MASK not in files:
         faults[MASK] = f"no file matches mask={texts[MASK]}"
-    of_mask = (faults.pop(MASK),) if MASK in faults else ()
+    mask_faults = (faults.pop(MASK),) if MASK in faults else ()
     located = {key: ImageFile(source / paths[0]) for key, paths in files.items()}
     images = {key: located[key] for key in texts if key in located and key != MASK}
-    return Case(name, patient, images, located.get(MASK), tuple(faults.values()), of_mask)
+    return Case(name, patient, images, located.get(MASK), tuple(faults.values()), mask_faults)
 
 
 def _refuse_empty(
@@ -188,9 +190,9 @@ def _refuse_empty(
 ) -> None:
     """Raise RequestError for a pattern that matches no file at all."""
     for name, text in texts.items():
-        if not any(name in matched for matched in files.values()):
+        if not any(name in case_files for case_files in files.values()):
             rule = f"matches no file below {source}, which holds {summarise_files(paths)}"
-            deep = any(Pattern("", "**/" + text).match(path) is not None for path in paths)
+            is_deeper = any(Pattern("", "**/" + text).match(path) is not None for path in paths)
             remedy = (
                 "a pattern starts at the source or at a folder in it, "
                 "as '{patient}/{session}/flair.nii.gz'"
@@ -200,13 +202,15 @@ def _refuse_empty(
                 _setting(name),
                 text,
                 rule,
-                remedy if deep else "* stands for any characters but /",
+                remedy if is_deeper else "* stands for any characters but /",
             )
 
 
 def _setting(name: str) -> str:
+    """Return the setting that gives a pattern."""
     return MASK if name == MASK else f"sequences.{name}"
 
 
 def _contents(source: Path) -> str:
+    """Return the number and examples of the files below a folder, for messages."""
     return summarise_files(list_files(source))

@@ -1,7 +1,7 @@
-"""Datasets of nnU-Net (version 1 and 2) and of the Medical Segmentation Decathlon.
+"""Reader of datasets of nnU-Net (versions 1 and 2) and of the Medical Segmentation Decathlon.
 
-nnU-Net stores a file per channel, `imagesTr/CASE_0000.nii.gz`; the Decathlon one file of several
-volumes, `imagesTr/CASE.nii.gz`. The mask is `labelsTr/CASE.nii.gz` in both.
+nnU-Net stores one file per channel, such as `imagesTr/CASE_0000.nii.gz`. The Decathlon stores one
+file of several volumes, `imagesTr/CASE.nii.gz`. The mask is `labelsTr/CASE.nii.gz` in both.
 """
 
 import json
@@ -27,9 +27,9 @@ def is_dataset(source: Path) -> bool:
 
 
 def make(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
-    """Return the reader of the cases of imagesTr, or with `part` "Ts" of those of imagesTs.
+    """Return the reader of the cases in imagesTr, or in imagesTs if `part` is "Ts".
 
-    Raises RequestError for a dataset that is incomplete, or has overlapping regions.
+    Raises RequestError for an incomplete dataset, and for overlapping regions.
     """
     description = _read_description(source / DESCRIPTION)
     notes: list[str] = []
@@ -41,9 +41,11 @@ def make(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
     channels = _channels(stored, notes)
     labels = parse_classes(reading.classes) if reading.classes else _labels(description, notes)
     ending = str(description.get("file_ending", ".nii.gz"))
-    pictures = ending.lower() in (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+    has_pictures = ending.lower() in (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
     rule = f"{source / DESCRIPTION} says file_ending {ending}, which are pictures"
-    check(not pictures, "reader", "nnunet", rule, "use reader=images with patterns of their names")
+    check(
+        not has_pictures, "reader", "nnunet", rule, "use reader=images with patterns of their names"
+    )
     cases, ignored = _cases(source, channels, ending, part)
     return CaseReader(
         cases, tuple(channels), labels, reading.onto, notes, ignored, source / DESCRIPTION
@@ -51,19 +53,23 @@ def make(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    """Return the content of dataset.json. Raises RequestError."""
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not JSON"
         raise RequestError(
-            f"source={path.parent}: {path.name} cannot be read ({reason}); mend it"
+            f"source={path.parent}: {path.name} cannot be read ({reason}); correct it"
         ) from error
-    check(isinstance(description, dict), "source", path, "is no JSON object", "mend it")
+    check(isinstance(description, dict), "source", path, "is no JSON object", "correct it")
     return description
 
 
 def _channels(stored: Mapping[str, Any], notes: list[str]) -> list[str]:
-    """Return the names of the channels by number, FLAIR under its usual name."""
+    """Return the names of the channels in the order of their numbers.
+
+    Every spelling of FLAIR becomes FLAIR. Changed names are added to `notes`.
+    """
     numbers = sorted(stored, key=lambda key: (len(str(key)), str(key)))
     names: list[str] = []
     for number in numbers:
@@ -77,13 +83,16 @@ def _channels(stored: Mapping[str, Any], notes: list[str]) -> list[str]:
 
 
 def _clean(name: str) -> str:
-    """Return a name with dashes for signs that no metric's name may hold, "" if nothing remains."""
+    """Return a name with dashes for signs that metrics' names must not contain, else ""."""
     cleaned = re.sub(r"-{2,}", "-", re.sub(r"[^\w .-]", "-", name)).strip(" .-")
     return cleaned if NAME.fullmatch(cleaned) else ""
 
 
 def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
-    """Return classes and values of {"0": "background"} (v1) or {"background": 0} (v2)."""
+    """Return the labels of {"0": "background"} (version 1) or {"background": 0} (version 2).
+
+    Changed names are added to `notes`. Raises RequestError.
+    """
     stored = description.get("labels")
     check(
         isinstance(stored, dict) and bool(stored),
@@ -93,18 +102,19 @@ def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
         "add them, or give classes",
     )
     assert isinstance(stored, dict)
-    listed: dict[str, list[int]] = {}
+    values_by_name: dict[str, list[int]] = {}
     try:
         for key, value in stored.items():
             name, values = (value, [key]) if isinstance(value, str) else (key, value)
-            listed[str(name)] = [int(v) for v in (values if isinstance(values, list) else [values])]
+            value_list = values if isinstance(values, list) else [values]
+            values_by_name[str(name)] = [int(number) for number in value_list]
     except (TypeError, ValueError) as error:
         raise RequestError(
-            f"source={DESCRIPTION}: labels {stored} are no numbers; mend them, or give classes"
+            f"source={DESCRIPTION}: labels {stored} are no numbers; correct them, or give classes"
         ) from error
-    _refuse_overlap(listed, description)
+    _refuse_overlap(values_by_name, description)
     classes: dict[str, list[int]] = {}
-    for name, values in listed.items():
+    for name, values in values_by_name.items():
         if name == "ignore":
             notes.append(f"label {name} ({values[0]}) is no class; a mask that holds it is a fault")
             continue
@@ -117,31 +127,32 @@ def _labels(description: Mapping[str, Any], notes: list[str]) -> Labels:
     return parse_classes(classes)
 
 
-def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, Any]) -> None:
-    """Raise RequestError for regions that share a value: here, each pixel has one class.
+def _refuse_overlap(
+    values_by_name: Mapping[str, list[int]], description: Mapping[str, Any]
+) -> None:
+    """Raise RequestError for regions that share a value, because each pixel has one class here.
 
     nnU-Net writes the regions one over the other, in the file's order, so the last region of a
     value is its class.
     """
-    last = {value: name for name, values in listed.items() for value in values}
-    regions = {name: values for name, values in listed.items() if len(values) > 1}
-    shared = [
+    last = {value: name for name, values in values_by_name.items() for value in values}
+    regions = {name: values for name, values in values_by_name.items() if len(values) > 1}
+    overlapping = [
         name for name, values in regions.items() if any(last[value] != name for value in values)
     ]
-    if not shared:
+    if not overlapping:
         return
     exclusive: dict[str, list[int]] = {}
     for value, name in last.items():
         if value:
-            exclusive.setdefault((_clean(name) or f"class {value}").replace(" ", "_"), []).append(
-                value
-            )
+            class_name = (_clean(name) or f"class {value}").replace(" ", "_")
+            exclusive.setdefault(class_name, []).append(value)
     texts = [
         f"classes.{name}={str(values).replace(' ', '') if len(values) > 1 else values[0]}"
         for name, values in exclusive.items()
     ]
     rule = (
-        f"{DESCRIPTION} has regions that overlap ({', '.join(shared)}); "
+        f"{DESCRIPTION} has regions that overlap ({', '.join(overlapping)}); "
         "here each pixel has one class"
     )
     raise RequestError(
@@ -153,7 +164,10 @@ def _refuse_overlap(listed: Mapping[str, list[int]], description: Mapping[str, A
 def _cases(
     source: Path, channels: list[str], ending: str, part: str
 ) -> tuple[list[Case], list[str]]:
-    """Return the cases of imagesTr and labelsTr (or Ts), and the files that are none of theirs."""
+    """Return the cases of imagesTr and labelsTr (or Ts), and the files that belong to no case.
+
+    Raises RequestError if there are no cases.
+    """
     images_folder, folder = f"images{part}", source / f"labels{part}"
     images = [path for path in list_files(source / images_folder) if path.endswith(ending)]
     masks = (
@@ -167,7 +181,8 @@ def _cases(
         stem, file = path.removesuffix(ending), source / images_folder / path
         name, _, number = stem.rpartition("_")
         is_numbered = re.fullmatch("[0-9]{4}", number) is not None
-        # A file of the Decathlon holds all channels. Its test cases have no masks to be known by.
+        # A file of the Decathlon holds all channels and has the name of its mask. Test cases have
+        # no masks and are recognised by the missing number.
         if stem in masks or (part == "Ts" and not is_numbered):
             files.setdefault(stem, {})
             for index, channel in enumerate(channels):
@@ -176,7 +191,7 @@ def _cases(
             files.setdefault(name, {})[channels[int(number)]] = ImageFile(file)
         else:
             ignored.append(f"{images_folder}/{path}")
-    # An empty imagesTr most often means another file_ending than the description says.
+    # If no file fits, the usual reason is that files have another ending than file_ending.
     if not files:
         raise RequestError(
             f"source={source}: {images_folder} holds no file that ends in {ending}; "

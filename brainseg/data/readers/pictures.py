@@ -1,6 +1,6 @@
-"""Reading of single pictures, PNG, JPEG or TIFF, with Pillow;
+"""Reader of single pictures (PNG, JPEG, TIFF, BMP or PPM) with Pillow.
 
-TIFF of other kinds than Pillow reads goes through `data/tiff.py`.
+TIFF files that Pillow cannot read are read by `brainseg.data.imageio.tiff`.
 """
 
 import warnings
@@ -17,9 +17,9 @@ GREY = ("1", "L", "I;16", "I;16B", "I", "F")
 
 
 def has_colour(path: Path) -> bool:
-    """Return True if the red, green and blue of any pixel differ;
+    """Return True if the red, green and blue of any pixel differ.
 
-    False also for a picture that cannot be read.
+    A picture that cannot be read counts as grey. Its fault is reported when it is loaded.
     """
     try:
         pixels = _decode(path)
@@ -51,16 +51,16 @@ def read_picture(path: Path, colour: bool) -> np.ndarray:
 def read_indices(path: Path) -> np.ndarray:
     """Return the values (H, W) of a mask. Raises DataError naming the file.
 
-    A palette of colours stands for its indices. One of greys stands for the greys, since programs
-    that save space choose the indices anew in each file.
+    For a palette of colours, the values are its indices. For a palette of greys, they are the
+    greys, because programs that save space choose new indices for each file.
     """
     pixels = _decode(path, palette=True)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise DataError(f"{path}: a mask in colour; save it in grey, with one value per class")
         pixels = pixels[..., 0]
-    # White is 255 in a picture of one bit, too: programs that save space choose the bits anew in
-    # each file.
+    # White is 255 in a picture of one bit, too, because programs that save space choose the number
+    # of bits anew for each file.
     return 255 * pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
@@ -74,7 +74,8 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
                 return _pixels(picture, path, palette)
-    except DataError:  # a ValueError, which damaged files raise, too
+    # DataError is a ValueError, which Pillow raises for damaged files, too.
+    except DataError:
         raise
     except UnidentifiedImageError as error:
         if path.suffix.lower() in (".tif", ".tiff"):
@@ -86,13 +87,17 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
             f"{path}: its header says more than {LARGEST} pixels to a side; split it"
         ) from error
     except FileNotFoundError as error:
-        raise DataError(f"{path}: is not there any more; start again") from error
-    # Pillow raises these for damaged files, the last for PNG chunks that are no chunks.
+        raise DataError(f"{path}: does not exist any more; start again") from error
+    # Pillow raises these for damaged files, and SyntaxError for invalid chunks of a PNG file.
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path}: unreadable or truncated; copy or download it again") from error
 
 
 def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
+    """Return the pixels of an opened picture. Raises DataError naming the file.
+
+    `palette` keeps the indices of a palette of colours.
+    """
     if max(picture.size) > LARGEST:
         raise DataError(
             f"{path}: {picture.height}x{picture.width} pixels; a side has at most {LARGEST}"
@@ -114,5 +119,5 @@ def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
 def _is_colour_coded(picture: Image.Image) -> bool:
     """Return True if a picture with a palette uses any colour that is no grey."""
     colours = np.reshape(picture.getpalette("RGB") or [], (-1, 3))
-    used = colours[np.unique(np.asarray(picture))]
-    return bool((used != used[:, :1]).any())
+    used_colours = colours[np.unique(np.asarray(picture))]
+    return bool((used_colours != used_colours[:, :1]).any())

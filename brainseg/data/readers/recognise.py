@@ -1,4 +1,4 @@
-"""Recognition of a source's layout by the names in it; no file but dataset.json is opened."""
+"""Recognition of a source's layout by the names of its files, which are not opened."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,9 +19,10 @@ DICOM = "convert the DICOM series to NIfTI, as with dcm2niix, and use reader=nif
 
 
 def recognise(source: Path, reading: Reading | None = None) -> str:
-    """Return the name of the reader that fits a source. Raises RequestError listing what was found.
+    """Return the name of the reader that fits a source and the settings.
 
-    The settings count, too: `images` is a setting of that reader alone.
+    The setting `images`, for example, belongs to one reader. Raises RequestError, with a summary of
+    the files, if no reader fits.
     """
     reading = reading or Reading()
     if is_kaggle(source):
@@ -42,21 +43,21 @@ def recognise(source: Path, reading: Reading | None = None) -> str:
     paths = list_files(source)
     if guess_patterns([path for path in paths if path.lower().endswith(IMAGE_SUFFIXES)])[0]:
         return "nifti"
-    # Its own report says how the names of slices differ from those of the public set.
+    # The report of kaggle_3m shows how the names of slices differ from those of the public set.
     if any(path.lower().endswith((".tif", ".tiff")) for path in paths):
         return "kaggle_3m"
     raise RequestError(f"source={source}: no patient found: {_describe(paths)}")
 
 
 def is_kaggle(source: Path) -> bool:
-    """Return True if a folder holds a slice of its own name, or the source cannot be listed."""
+    """Return True if a folder holds a slice with its own name, or the source cannot be listed."""
     top, tree = Folder(source), Tree()
     walk(top, top, tree)
     return bool(tree.patients or top.faults)
 
 
 def _describe(paths: list[str]) -> str:
-    """Return what a source holds, and the reader that would fit, in one line."""
+    """Return a summary of a source's files, and the settings that would read them, in one line."""
     if not paths:
         return "the folder holds no files; name the folder that holds the patients"
     counts = Counter(suffix_of(path) for path in paths)

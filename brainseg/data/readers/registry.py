@@ -1,4 +1,4 @@
-"""Readers by name: built-in ones, and those of the entry-point group `brainseg.readers`."""
+"""Registry of readers by name, both built-in ones and the entry points `brainseg.readers`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +25,7 @@ FILES: dict[str, Callable[[Path, Reading], Reader]] = {
     "images": images.make,
 }
 PROTOCOL = "see Reader in brainseg/data/readers/base.py"
-# Settings that a reader takes besides spacing and size, which every reader takes.
+# Settings of each reader besides spacing and size, which all of these readers take.
 TAKES = {
     "nifti": ("sequences", "mask", "classes", "onto"),
     "nnunet": ("classes", "onto"),
@@ -53,7 +53,7 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
         "no such reader",
         rule,
     )
-    # A setting that a reader ignores would look as if it had been obeyed.
+    # If a reader ignored a setting silently, the user would believe that it had an effect.
     _check_settings(name, reading)
     if name == KAGGLE:
         remedy = "leave spacing out; size=256 cuts or pads"
@@ -86,7 +86,7 @@ def _scan_files(
 
 
 def _check_settings(name: str, reading: Reading) -> None:
-    """Raise RequestError for a setting that the reader does not take, or classes that cannot be."""
+    """Raise RequestError for a setting that the reader does not take, and for invalid classes."""
     for setting in ("sequences", "images", "mask", "channels", "classes", "onto"):
         value = getattr(reading, setting)
         takes = [reader for reader, settings in TAKES.items() if setting in settings]
@@ -105,14 +105,16 @@ def _check_settings(name: str, reading: Reading) -> None:
 def _construct(name: str, registered_class: Any) -> Reader:
     """Return an instance of the class that a package registered.
 
-    Raises RequestError if it is no reader.
+    Raises RequestError if the instance is no reader.
     """
     try:
         reader = registered_class()
         channels, classes = list(reader.channels), list(reader.classes)
-    except Exception as error:  # foreign code raises anything
+    # The code of another package may raise any exception.
+    except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         check(False, "reader", name, f"{registered_class!r} is no reader ({reason})", PROTOCOL)
+    # Names of channels and classes become parts of metrics' names, and must be unique and valid.
     for kind, names, minimum in (("channels", channels, 1), ("classes", classes, 2)):
         fits = minimum <= len(names) <= 256 and len(set(names)) == len(names)
         fits = fits and all(isinstance(text, str) and NAME.fullmatch(text) for text in names)

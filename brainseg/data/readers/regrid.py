@@ -8,15 +8,16 @@ from nibabel.affines import apply_affine
 
 from brainseg.data.imageio.grid import AXIAL, Grid
 
-TO_LPS = np.diag([-1.0, -1.0, 1.0])  # ITK's axes point to the left and to the back
+# ITK's axes point to the left, to the back and to the head.
+TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def axial_grid(grid: Grid) -> Grid:
     """Return the grid of the axial slices (S, H, W) that `grid.to_axial` returns."""
-    turned = orientations.ornt_transform(grid.orientation, AXIAL)
-    order = np.argsort(turned[:, 0])
+    transform = orientations.ornt_transform(grid.orientation, AXIAL)
+    order = np.argsort(transform[:, 0])
     i, j, k = (grid.shape[axis] for axis in order)
-    return Grid((i, j, k), grid.affine @ orientations.inv_ornt_aff(turned, grid.shape))
+    return Grid((i, j, k), grid.affine @ orientations.inv_ornt_aff(transform, grid.shape))
 
 
 def resample_onto(
@@ -24,7 +25,7 @@ def resample_onto(
 ) -> np.ndarray:
     """Return a volume (i, j, k) of grid `source` on grid `target`, linear unless `nearest`.
 
-    Voxels outside of the source are zero. Whole numbers stay whole numbers of the same type.
+    Voxels outside of the source are zero. Integers are rounded and keep their type.
     """
     import SimpleITK as sitk
 
@@ -41,9 +42,10 @@ def resample_onto(
 
 
 def count_outside(indices: np.ndarray, source: Grid, target: Grid) -> int:
-    """Return how many nonzero voxels of `source` have their centre outside of `target`."""
+    """Return the number of nonzero voxels of `source` whose centres lie outside of `target`."""
     to_target = np.linalg.inv(target.affine) @ source.affine
     voxels = apply_affine(to_target, np.argwhere(indices))
+    # A voxel extends half a side from its centre.
     inside = (voxels >= -0.5) & (voxels <= np.array(target.shape) - 0.5)
     return int((~inside.all(axis=1)).sum())
 

@@ -1,4 +1,4 @@
-"""A volume of pictures: its slices by number, read and checked."""
+"""Reader of the volumes of pictures, whose slices are sorted by number."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +12,16 @@ from brainseg.data.readers.labels import Labels, map_labels
 from brainseg.data.readers.pictures import read_indices, read_picture
 
 MASK = "mask"
-# Paths relative to the source, by what the file is and by slice number.
+# Paths relative to the source by sequence (or images or mask), and by slice number.
 Files = dict[str, dict[int, list[str]]]
 
 
 @dataclass
 class SliceReader:
-    """Reader of pictures. `colour` says that the channels are the colours of one picture."""
+    """Reader of pictures. `colour` is True if the channels are the colours of one picture."""
 
-    files: dict[str, Files]  # by volume
+    # Files by the name of the volume.
+    files: dict[str, Files]
     patients: Mapping[str, str]
     channels: Sequence[str]
     labels: Labels
@@ -43,9 +44,10 @@ class SliceReader:
         Raises DataError naming files that are missing or unreadable.
         """
         files = self.files[volume]
-        # FLAIR stands in for a sequence of which the volume has no slice, as in the public set.
+        # FLAIR stands in for a missing sequence, as in the public set.
         names = [name if name in files or "FLAIR" not in files else "FLAIR" for name in self._kinds]
         _check_complete(files, dict.fromkeys([*names, MASK]))
+        # After this check, the masks and all sequences have the same slice numbers.
         numbers = sorted(files[MASK])
         masks = [read_indices(source / files[MASK][number][0]) for number in numbers]
         pictures = [
@@ -78,7 +80,7 @@ class SliceReader:
 
 
 def _check_complete(files: Files, names: Iterable[str]) -> None:
-    """Raise DataError unless each slice has one file of each kind."""
+    """Raise DataError unless each slice has exactly one file of each kind."""
     faults = []
     numbers = sorted({number for slices in files.values() for number in slices})
     for name in names:
@@ -91,13 +93,10 @@ def _check_complete(files: Files, names: Iterable[str]) -> None:
 
 
 def _with_jpeg(text: str, path: str) -> str:
-    """Return a message about the values of a mask, with the reason where its format is lossy."""
-    lossy = path.lower().endswith((".jpg", ".jpeg"))
-    return (
-        "JPEG changes the values of masks; save them as PNG, from the originals; " + text
-        if lossy
-        else text
-    )
+    """Return a message about the values of a mask, with the reason if its format is lossy."""
+    if not path.lower().endswith((".jpg", ".jpeg")):
+        return text
+    return "JPEG changes the values of masks; save them as PNG, from the originals; " + text
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -34,9 +34,9 @@ def scan(
     show: Show | None = None,
     reading: Reading = UNCHANGED,
 ) -> Cohort:
-    """Read and verify every volume in `workers` processes (None: one per core).
+    """Read and verify every volume in `workers` processes, by default one per core.
 
-    Faults are gathered, none is raised.
+    Faults are collected in the cohort and not raised.
     """
     top = Folder(Path(source))
     patients = getattr(reader, "patients", {})
@@ -45,6 +45,7 @@ def scan(
     verified = in_processes(partial(verify, reader, reading=reading), folders, workers)
     folders = list(show(verified, len(folders)) if show else verified)
     compare_sizes(folders)
+    # The protocol does not require these attributes, and only some readers have them.
     notes = [*getattr(reader, "notes", ()), *_group_notes(folders)]
     top.ignored += getattr(reader, "ignored", ())
     classes = tuple(reader.classes)
@@ -62,34 +63,36 @@ def scan(
 
 
 def _names(reader: Reader, top: Folder) -> list[str]:
-    """Return the names of the volumes, sorted, and add what is wrong with them to `top`."""
+    """Return the sorted names of the volumes, and add the faults of names to `top`."""
     try:
         names = sorted(map(str, reader.volumes(top.path)))
-    except Exception as error:  # foreign code raises anything
+    # The code of another package may raise any exception.
+    except Exception as error:
         top.faults.append(f"{top.path}: its volumes cannot be listed: {_reason(error)}")
         return []
-    odd = [name for name in names if not name.isprintable() or Path(name).name != name]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    invalid_names = [name for name in names if not name.isprintable() or Path(name).name != name]
+    duplicates = sorted({name for name in names if names.count(name) > 1})
     top.faults += [
-        f"{name!a}: no name for a volume: it must be printable and without a slash" for name in odd
+        f"{name!a}: no name for a volume: it must be printable and without a slash"
+        for name in invalid_names
     ]
-    top.faults += [f"{name}: listed more than once" for name in twice]
+    top.faults += [f"{name}: listed more than once" for name in duplicates]
     if not names:
         top.faults.append(f"{top.path}: {type(reader).__name__} finds no volume there")
-    return [] if odd or twice else names
+    return [] if invalid_names or duplicates else names
 
 
 def _group_notes(folders: Sequence[Folder]) -> list[str]:
-    """Return the notes of all volumes, each text once, with the volumes that it concerns."""
-    concerned: dict[str, list[str]] = {}
+    """Return each different note of the volumes once, with the names of its volumes."""
+    names_by_note: dict[str, list[str]] = {}
     for folder in folders:
         for note in folder.notes:
-            concerned.setdefault(note, []).append(folder.path.name)
-    return [f"{list_some(names)}: {note}" for note, names in concerned.items()]
+            names_by_note.setdefault(note, []).append(folder.path.name)
+    return [f"{list_some(names)}: {note}" for note, names in names_by_note.items()]
 
 
 def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Folder:
-    """Read a volume once and add its faults, notes and size, and its description if it is sound."""
+    """Read a volume and add its faults, notes and size, and its statistics if there is no fault."""
     name = folder.path.name
     try:
         numbers, scan = _read(reader, folder, reading)
@@ -99,6 +102,7 @@ def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Fold
         return folder
     folder.named_patient = scan.patient or folder.named_patient
     folder.notes += scan.notes
+    # All slices of an array have one size, so a single entry stands for the volume.
     folder.sizes[0] = scan.images.shape[2:]
     slices = zip(numbers, scan.images, scan.masks, strict=True)
     folder.volume = compute_volume_stats(
@@ -124,9 +128,9 @@ def load(
 
 
 def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], Scan]:
-    """Return slice numbers and a checked scan: images uint8 (S, C, H, W), masks uint8 (S, H, W).
+    """Return slice numbers and a checked scan of images (S, C, H, W) and masks (S, H, W), uint8.
 
-    Raises DataError naming what is wrong.
+    Raises DataError naming the fault.
     """
     try:
         scan = Scan(*reader.read(folder.path.parent, folder.path.name))
@@ -139,10 +143,10 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
             numbers = [int(number) for number in scan.slice_number]
         _check_patient(scan.patient)
     except DataError as error:
+        # Messages name files relative to the source.
         raise DataError(str(error).replace(f"{folder.path.parent}/", "")) from error
-    except (
-        Exception
-    ) as error:  # foreign code, and the libraries that it reads files with, raise anything
+    # The code of another package, and the libraries that it uses, may raise any exception.
+    except Exception as error:
         raise DataError(f"cannot be read: {_reason(error)}") from error
     check_images(images, reader.channels)
     check_masks(masks, images, reader.classes)
@@ -158,45 +162,50 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
         f"spacing {spacing}: must be three lengths in mm (slices, rows, columns), or None",
     )
     notes = [*scan.notes, *_find_black_slices(images, masks, numbers, reader.channels)]
-    # Stretched before they are cut or padded, so that a border does not move the percentiles.
+    # Images are stretched before they are cropped or padded, so that a border does not move the
+    # percentiles.
     images, masks = to_uint8(images), masks.astype(np.uint8)
-    images, masks, spacing, fitted = fit(images, masks, spacing, reading.spacing, reading.size)
-    return numbers, Scan(images, masks, spacing, numbers, scan.patient, [*notes, *fitted])
+    images, masks, spacing, fit_notes = fit(images, masks, spacing, reading.spacing, reading.size)
+    return numbers, Scan(images, masks, spacing, numbers, scan.patient, [*notes, *fit_notes])
 
 
 def _find_black_slices(
     images: np.ndarray, masks: np.ndarray, numbers: Sequence[int], channels: Sequence[str]
 ) -> list[str]:
-    """Return a note per channel that has no signal in slices with tumour.
+    """Return a note for each channel without signal in some slices with tumour.
 
-    Raises DataError where none has any.
+    Raises DataError for slices with tumour in which no channel has any signal.
     """
     with_tumour = np.asarray(masks.any(axis=(1, 2)))
-    flat = np.asarray(images.max(axis=(2, 3)) == images.min(axis=(2, 3)))  # (S, C)
+    # True (S, C) for slices of a channel in which every pixel is equal.
+    flat = np.asarray(images.max(axis=(2, 3)) == images.min(axis=(2, 3)))
+    is_black = with_tumour & flat.all(axis=1)
     black = [
-        number for number, lost in zip(numbers, with_tumour & flat.all(axis=1), strict=True) if lost
+        number for number, has_no_signal in zip(numbers, is_black, strict=True) if has_no_signal
     ]
     remedy = "the image is damaged or the mask belongs to another scan"
     require(
         not black,
         f"slices {list_some(black)} hold a mask and no image, every pixel is equal; {remedy}",
     )
-    partly = (with_tumour[:, None] & flat).sum(axis=0)
+    flat_counts = (with_tumour[:, None] & flat).sum(axis=0)
+    is_constant = np.asarray(flat.all(axis=0))
+    # A channel that is flat in every slice gets no note here.
     return [
         f"{channel} has no signal in slices that hold a mask"
-        for channel, count, constant in zip(
-            channels, partly, np.asarray(flat.all(axis=0)), strict=True
-        )
+        for channel, count, constant in zip(channels, flat_counts, is_constant, strict=True)
         if count and not constant
     ]
 
 
 def _check_patient(patient: Any) -> None:
-    named = patient is None or (
+    """Raise DataError unless a patient is None or a printable name."""
+    is_name = patient is None or (
         isinstance(patient, str) and patient != "" and patient.isprintable()
     )
-    require(named, f"patient {patient!r}: must be a printable name, or None")
+    require(is_name, f"patient {patient!r}: must be a printable name, or None")
 
 
 def _reason(error: Exception) -> str:
+    """Return the type of an exception and its message in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
