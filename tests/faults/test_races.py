@@ -72,7 +72,7 @@ def begin_and_end(folder: Path, store: str, barrier: Any) -> None:
     from brainseg.tracking.mirror import Mirror
 
     mirror = Mirror(folder)
-    mirror._failed = lambda error, final: (folder / "error.txt").write_text(
+    mirror._failed = lambda error, final, remedy=None: (folder / "error.txt").write_text(
         "".join(traceback.format_exception(error))
     )  # type: ignore
     barrier.wait()

@@ -31,7 +31,7 @@ SHAPES = AugmentConfig(
 class Queued(Device):
     """A CPU that is treated like a GPU."""
 
-    queues = True  # type: ignore[assignment]
+    is_asynchronous = True  # type: ignore[assignment]
 
 
 def queued(task: TrainingContext) -> TrainingContext:

@@ -153,8 +153,8 @@ def _insane(source: Path, name: str) -> None:
 
 def _link_outside(source: Path, name: str) -> None:
     path = source / name / f"{name}_2.tif"
-    path.rename(kaggle_3m.parent / "elsewhere.tif")
-    path.symlink_to(kaggle_3m.parent / "elsewhere.tif")
+    path.rename(source.parent / "elsewhere.tif")
+    path.symlink_to(source.parent / "elsewhere.tif")
 
 
 def _pipe(source: Path, name: str) -> None:
