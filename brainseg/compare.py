@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from brainseg.cli.main import run_command
 from brainseg.comparison import report
-from brainseg.comparison.compare import Comparison, Configuration, compare
+from brainseg.comparison.compare import Comparison, Configuration, compare_runs
 from brainseg.comparison.figures import FIGURES
 from brainseg.comparison.mlflow_run import log_comparison
 from brainseg.comparison.names import configuration_names, differing_settings
@@ -35,7 +35,7 @@ from brainseg.reports import failures, failures_figure, figures, overlays, viewe
 from brainseg.reports.clinical import read_clinical
 from brainseg.reports.predictions import read_predictions
 from brainseg.runs.find import check_no_run, resolve_run
-from brainseg.runs.sweep_record import jobs_of, last_sweep
+from brainseg.runs.sweep_record import last_sweep, sweep_run_folders
 from brainseg.tracking import sweep as mlflow_sweep
 from brainseg.tracking.client import tracking_uri
 from brainseg.tracking.refusals import RefusedError
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 # Configurations whose settings are listed side by side in the report.
-COLUMNS = 6
+MAX_SETTING_COLUMNS = 6
 
 
 def run(config: CompareConfig) -> int:
@@ -57,7 +57,7 @@ def run(config: CompareConfig) -> int:
     )
     default_baseline = runs[0] if config.runs and len(runs) > 1 else None
     baseline = _find_baseline(config.baseline, runs) if config.baseline else default_baseline
-    comparison = compare(runs, baseline, strict=bool(config.runs))
+    comparison = compare_runs(runs, baseline, strict=bool(config.runs))
     print(publish(comparison, _output_folder(config), config))
     return 0
 
@@ -95,7 +95,7 @@ def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     )
     note = _mirror_jobs(sweep, root, tracking) if tracking.name != "none" else ""
     try:
-        comparison = compare(load_runs(None, sweep, None, root, None), None, strict=False)
+        comparison = compare_runs(load_runs(None, sweep, None, root, None), None, strict=False)
         return publish(comparison, _output_folder(config), config, tracking.experiment) + note
     # No job may have finished, which the table of jobs has already told. The jobs' results stand
     # without a comparison, so that no error is raised here.
@@ -112,7 +112,7 @@ def _mirror_jobs(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        failure = mlflow_sweep.mirror_sweep(sweep, jobs_of(sweep, root), tracking)
+        failure = mlflow_sweep.mirror_sweep(sweep, sweep_run_folders(sweep, root), tracking)
     except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
         failure = " ".join(str(error).split())[:200]
     if not failure:
@@ -158,7 +158,7 @@ def publish(
         f"Made by {command}",
         page.name if page else None,
     )
-    lines = [report.text(comparison), "", f"report:        {folder / 'report.html'}"]
+    lines = [report.format_comparison(comparison), "", f"report:        {folder / 'report.html'}"]
     if page is not None:
         lines.append(f"slices:        {page}")
     if config.tracking.name != "none":
@@ -196,8 +196,8 @@ def write_comparison(
     tables = {
         "comparison": comparison.table,
         "patients": _patient_table(comparison),
-        "failures": failures.groups(seed_rows, all_slices, store, clinical_table),
-        "worst": failures.worst(seed_rows, store=store),
+        "failures": failures.summarise_groups(seed_rows, all_slices, store, clinical_table),
+        "worst": failures.worst_patients(seed_rows, store=store),
     }
     for name, table in tables.items():
         with writing(folder / f"{name}.csv") as temporary:
@@ -209,7 +209,7 @@ def write_comparison(
     }
     for name, figure in drawings.items():
         figures.save_figure(figure, paths[name])
-    failures_figure.figure(seed_rows, paths["failures"], all_slices, store, clinical_table)
+    failures_figure.draw_failures(seed_rows, paths["failures"], all_slices, store, clinical_table)
     pictures = {name: paths[name] for name in (*drawings, "failures")}
     if store is not None and (
         cases := _overlay_cases(tables["worst"].head(5), seed_runs, store, comparison.role)
@@ -223,7 +223,7 @@ def write_comparison(
         f"Where {best.label} fails (seed {seed})": tables["failures"],
         "Its worst patients": tables["worst"],
     }
-    if 1 < len(comparison.configurations) <= COLUMNS:
+    if 1 < len(comparison.configurations) <= MAX_SETTING_COLUMNS:
         settings = {
             configuration.label: configuration.runs[0].settings
             for configuration in comparison.configurations
@@ -244,14 +244,14 @@ def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
         (configuration, files)
         for configuration in comparison.configurations
         if (files := _mask_files(configuration, comparison.role))
-    ][: viewer.RUNS]
+    ][: viewer.MAX_RUNS]
     if store is None or not masked:
         return None
     scores = [
         _first_seed_rows(configuration).set_index("patient").dice for configuration, _ in masked
     ]
     patients = scores[0].index.to_list()
-    selected = viewer.choose_slices([(comparison.role, dice) for dice in scores[0]], count)
+    selected = viewer.choose_patients([(comparison.role, dice) for dice in scores[0]], count)
     left_out = [patient for index, patient in enumerate(patients) if index not in selected]
 
     def make_case(patient: str) -> viewer.Case:
@@ -260,7 +260,7 @@ def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
             for _, files in masked
         ]
         dice = [float(run_scores[patient]) for run_scores in scores]
-        return viewer.case_of(store, patient, masks, dice, comparison.role)
+        return viewer.build_case(store, patient, masks, dice, comparison.role)
 
     notes = [report.headline(comparison) + ".", *comparison.warnings]
     if comparison.exploratory:

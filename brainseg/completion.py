@@ -28,7 +28,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Print the script for the shell that the arguments name, and return the exit code."""
     if {"-h", "--help"} & set(arguments):
-        print(help_text.purpose("completion"))
+        print(help_text.command_description("completion"))
         return 0
     try:
         name = " ".join(arguments)
@@ -42,35 +42,35 @@ def run(arguments: list[str]) -> int:
     except RequestError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print({"bash": bash, "zsh": zsh, "fish": fish}[name]())
+    print({"bash": bash_script, "zsh": zsh_script, "fish": fish_script}[name]())
     return 0
 
 
-def words(command: str) -> list[str]:
+def list_words(command: str) -> list[str]:
     """Return the words that may follow a command, sorted: `SETTING=` and `GROUP=CHOICE`."""
     if command not in TYPES:
         return []
-    choice_groups = help_text.choices_of_command(command)
-    completions = {f"{group}={choice}" for group in choice_groups for choice in choices(group)}
+    choice_groups = help_text.default_choices(command)
+    completions = {f"{group}={choice}" for group in choice_groups for choice in list_choices(group)}
     completions |= {
-        word for setting in settings(TYPES[command]) for word in _setting_words(setting)
+        word for setting in list_settings(TYPES[command]) for word in _setting_words(setting)
     }
     # A search passes every setting of train on to its trials.
-    return sorted(completions | (set(words("train")) if command == "search" else set()))
+    return sorted(completions | (set(list_words("train")) if command == "search" else set()))
 
 
-def choices(group: str) -> list[str]:
+def list_choices(group: str) -> list[str]:
     """Return the names of a config group's YAML files, sorted."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def settings(schema: type, prefix: str = "") -> Iterator[help_text.Setting]:
+def list_settings(schema: type, prefix: str = "") -> Iterator[help_text.Setting]:
     """Yield all settings of a dataclass and of its groups, including those of every choice."""
-    yield from help_text.settings(schema, prefix)
-    for name, (group, _) in help_text.groups(schema).items():
+    yield from help_text.list_settings(schema, prefix)
+    for name, (group, _) in help_text.list_groups(schema).items():
         # Several choices may share a dataclass.
         for choice_schema in dict.fromkeys([group, *CHOICES.get(name, {}).values()]):
-            yield from settings(choice_schema, f"{prefix}{name}.")
+            yield from list_settings(choice_schema, f"{prefix}{name}.")
 
 
 def _setting_words(setting: help_text.Setting) -> list[str]:
@@ -82,14 +82,14 @@ def _setting_words(setting: help_text.Setting) -> list[str]:
     )
 
 
-def bash() -> str:
+def bash_script() -> str:
     """Return the completion script for bash.
 
     Bash splits words at `=`. The script therefore takes the word from the line, and removes the
     part up to `=` from the replies.
     """
     cases = "\n".join(
-        f'        {command}) words="{" ".join(words(command))}" ;;'
+        f'        {command}) words="{" ".join(list_words(command))}" ;;'
         for command in COMMANDS
         if command in TYPES
     )
@@ -116,10 +116,10 @@ def bash() -> str:
 complete -F _brainseg brainseg"""
 
 
-def zsh() -> str:
+def zsh_script() -> str:
     """Return the completion script for zsh, which does not split words at `=`."""
     cases = "\n".join(
-        f"        {command}) compadd -S '' -- {' '.join(words(command))} ;;"
+        f"        {command}) compadd -S '' -- {' '.join(list_words(command))} ;;"
         for command in COMMANDS
         if command in TYPES
     )
@@ -134,13 +134,13 @@ def zsh() -> str:
 compdef _brainseg brainseg"""
 
 
-def fish() -> str:
+def fish_script() -> str:
     """Return the completion script for fish, which shows each command with its meaning."""
     command_line = "complete -c brainseg -n __fish_use_subcommand -f -a {} -d {}"
     lines = [command_line.format(command, _quote(meaning)) for command, meaning in COMMANDS.items()]
     word_line = "complete -c brainseg -n '__fish_seen_subcommand_from {}' -a '{}'"
     lines += [
-        word_line.format(command, " ".join(words(command)))
+        word_line.format(command, " ".join(list_words(command)))
         for command in COMMANDS
         if command in TYPES
     ]

@@ -40,7 +40,7 @@ class Device:
     threads: int
 
     @property
-    def resolved(self) -> str:
+    def description(self) -> str:
         """Return device, precision, memory format and hardware in one line for the log."""
         words = [
             str(self.torch),

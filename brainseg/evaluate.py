@@ -35,15 +35,15 @@ from brainseg.prediction.trained_model import (
     TrainedModel,
     check_checkpoint_exists,
     inference_of,
+    leaking_members,
     load_members,
-    members_that_saw,
     patient_role,
     short_name,
 )
 from brainseg.prediction.training_data import chosen_data
 from brainseg.reports import failures_figure, tables
 from brainseg.reports.clinical import read_clinical
-from brainseg.reports.scores import PREFIX, Results
+from brainseg.reports.scores import METRIC_PREFIX, Results
 from brainseg.runs.find import check_no_run
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run(config: EvaluateConfig) -> int:
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
-        "device": device.resolved,
+        "device": device.description,
         "data": {
             "path": str(store.path),
             "fingerprint": store.fingerprint,
@@ -106,18 +106,18 @@ def run(config: EvaluateConfig) -> int:
         "leaky": leaky
         or any(member.split is not None and member.split.leaky for member in members),
     }
-    metrics = results.write(folder_of(config), facts, config.overlays)
+    metrics = results.write(output_folder(config), facts, config.overlays)
     if config.viewer:
         _write_viewer(config, results, metrics, facts)
     else:
         # A page of an earlier evaluation would show other scores.
-        (folder_of(config) / "viewer.html").unlink(missing_ok=True)
+        (output_folder(config) / "viewer.html").unlink(missing_ok=True)
     _analyse_failures(config, store, clinical)
     print(_format_summary(config, results, metrics, facts))
     return 0
 
 
-def folder_of(config: EvaluateConfig) -> Path:
+def output_folder(config: EvaluateConfig) -> Path:
     """Return the output folder, which is `output` or else evaluations/ and the checkpoint's name.
 
     The name keeps the scores of different runs apart.
@@ -136,12 +136,12 @@ def _format_summary(
     files = ["patients.csv", "slices.csv", "summary.json", "failures.csv", "worst.csv", "pictures/"]
     files += ["predictions.h5"] if config.predictions != "none" else []
     page = (
-        f"\nview the masks: {folder_of(config) / 'viewer.html'} (opens offline)"
+        f"\nview the masks: {output_folder(config) / 'viewer.html'} (opens offline)"
         if config.viewer
         else ""
     )
-    scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explained()}"
-    return f"{scores}\n\nwritten to {folder_of(config)}: {', '.join(files)}{page}"
+    scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explain()}"
+    return f"{scores}\n\nwritten to {output_folder(config)}: {', '.join(files)}{page}"
 
 
 def _title(results: Results, facts: dict[str, Any]) -> str:
@@ -164,7 +164,7 @@ def _write_viewer(
     split = config.split.name if config.split is not None else "the checkpoint's split"
     means = [
         f"{role} {metrics[f'{prefix}/dice']:.3f}"
-        for role, prefix in PREFIX.items()
+        for role, prefix in METRIC_PREFIX.items()
         if f"{prefix}/dice" in metrics
     ]
     notes = [
@@ -178,7 +178,7 @@ def _write_viewer(
     )
     title = "Tumour segmentation: " + " + ".join(map(short_name, config.checkpoint))
     results.write_viewer(
-        folder_of(config) / "viewer.html", config.viewer, prediction_name, title, notes
+        output_folder(config) / "viewer.html", config.viewer, prediction_name, title, notes
     )
 
 
@@ -190,13 +190,13 @@ def _analyse_failures(
     Held-out patients come first, then patients of unknown role, then those used for model selection
     and those used for training.
     """
-    folder = folder_of(config)
+    folder = output_folder(config)
     patients = tables.read_scores(folder / "patients.csv")
     # Scores of different roles are never pooled, so only a single role is analysed.
     role = next(
         role for role in ("test", "unknown", "validation", "train") if (patients.role == role).any()
     )
-    failures_figure.write(
+    failures_figure.write_failures(
         folder,
         patients[patients.role == role],
         tables.read_scores(folder / "slices.csv"),
@@ -317,7 +317,7 @@ def _check_ensemble(
     members_by_patient = {
         patient: names
         for patient in patients
-        if (names := members_that_saw(patient, members, store))
+        if (names := leaking_members(patient, members, store))
     }
     example = next(iter(members_by_patient), "")
     example_members = ", ".join(members_by_patient.get(example, []))
@@ -341,7 +341,7 @@ def check_request(config: EvaluateConfig) -> None:
         read_dataset_info(DataConfig(path=config.data.path))
     for name in config.checkpoint:
         check_checkpoint_exists(name)
-    check_no_run(folder_of(config))
+    check_no_run(output_folder(config))
     check(
         config.clinical is None or Path(config.clinical).is_file(),
         "clinical",

@@ -65,8 +65,8 @@ def run(config: ExportConfig) -> int:
         "use format=pt2",
     )
 
-    program, multiple = export.trace(network, trained.in_channels)
-    facts = facts_of(trained, multiple, config.format)
+    program, multiple = export.trace_network(network, trained.in_channels)
+    facts = collect_facts(trained, multiple, config.format)
     if config.format == "onnx":
         content = export.onnx_bytes(program, facts)
         runner = export.run_onnx(content)
@@ -75,7 +75,7 @@ def run(config: ExportConfig) -> int:
         runner = export.run_pt2(content)
 
     for images in _random_images(trained, multiple):
-        largest = export.difference(network, runner, images)
+        largest = export.largest_difference(network, runner, images)
         size = "x".join(map(str, images.shape))
         print(f"{size}: logits differ from the network's by {largest:.1e} at most")
         if not largest <= LARGEST_DIFFERENCE:
@@ -88,7 +88,7 @@ def run(config: ExportConfig) -> int:
     return 0
 
 
-def facts_of(trained: TrainedModel, multiple: int, format: str) -> dict[str, str]:
+def collect_facts(trained: TrainedModel, multiple: int, format: str) -> dict[str, str]:
     """Return the metadata that a user of the file needs, as text.
 
     Lists and numbers are JSON.
@@ -177,7 +177,7 @@ def check_request(config: ExportConfig) -> None:
         "format",
         "onnx",
         f"needs the packages {', '.join(missing)}",
-        "install them with pip install 'brainseg[export]', or set format=pt2",
+        "install them with pip install -e '.[export]' in a clone, or set format=pt2",
     )
 
 

@@ -33,8 +33,8 @@ from brainseg.prediction.trained_model import (
     TrainedModel,
     check_checkpoint_exists,
     inference_of,
+    leaking_members,
     load_members,
-    members_that_saw,
     patient_role,
     short_name,
 )
@@ -62,17 +62,17 @@ def run(config: PredictConfig) -> int:
     )
     output_folder.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
-    output_folder.check_free(output, studies, settings)
+    output_folder.check_not_overwriting(output, studies, settings)
     facts = {
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
-        "device": device.resolved,
+        "device": device.description,
         "inference": settings["inference"],
         "input": config.input,
         "trained_on": _training_data(members),
         "sequences": {study.name: dict(study.assignment) for study in studies},
     }
-    output_folder.begin(output, facts)
+    output_folder.mark_as_output(output, facts)
 
     results: list[CasePrediction] = []
     failed: dict[str, str] = {}
@@ -84,7 +84,7 @@ def run(config: PredictConfig) -> int:
     for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):
         try:
             digest = output_folder.digest_of(settings, study)
-            result = output_folder.is_complete(output / study.name, digest)
+            result = output_folder.read_complete(output / study.name, digest)
             if result is None:
                 result = _segment_study(study, segmenter, config, digest)
                 new_count += 1
@@ -100,11 +100,11 @@ def run(config: PredictConfig) -> int:
         "leaky": leaky,
         "notes": _by_note(results),
     }
-    metrics = output_folder.conclude(output, results, facts)
+    metrics = output_folder.write_results(output, results, facts)
     if config.overlays and results:
         scored = any(result.score is not None for result in results)
         thumbnails = [output / result.name / "thumbnail.png" for result in results]
-        prediction_report.contact_sheet(
+        prediction_report.write_contact_sheet(
             thumbnails, segmenter.classes, scored, output / "contact_sheet.png"
         )
     if config.viewer and results:
@@ -127,7 +127,7 @@ def run(config: PredictConfig) -> int:
     if config.viewer and results:
         files.append("viewer.html (opens offline)")
     print(f"written to {output}: a folder per study, {', '.join(files)}")
-    if earlier := output_folder.other_files_in(output, studies):
+    if earlier := output_folder.other_studies_in(output, studies):
         count = tables.format_count(len(earlier), "folder")
         print(
             f"note: {output} contains {count} of earlier requests, such as {earlier[0]}, "
@@ -159,7 +159,7 @@ def _segment_study(
     )
     files.append(folder / output_folder.MASKS)
     shape, score = list(result.prediction.shape), result.score if scored else None
-    source = output_folder.files_of(study)
+    source = output_folder.source_files(study)
     prediction = CasePrediction(
         study.name,
         digest,
@@ -271,7 +271,7 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
         ],
         "data": [[member.channels, member.data.context] for member in segmenter.members],
         "inference": dataclasses.asdict(segmenter.inference),
-        "device": segmenter.device.resolved,
+        "device": segmenter.device.description,
         "batch_size": config.batch_size,
         "probabilities": config.probabilities,
         "volume": config.volume,
@@ -290,7 +290,7 @@ def _is_leaky(results: Sequence[CasePrediction], members: Sequence[TrainedModel]
         for result in results
         if result.score is not None
         and result.role != "unknown"
-        and members_that_saw(patient_of(result.score.patient), members)
+        and leaking_members(patient_of(result.score.patient), members)
     ]
     leaky_split = any(member.split is not None and member.split.leaky for member in members)
     has_scores = any(result.score is not None for result in results)

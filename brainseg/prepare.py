@@ -19,16 +19,16 @@ from pathlib import Path
 from brainseg.cli.main import run_command
 from brainseg.config import PrepareConfig
 from brainseg.core.errors import DataError, check
-from brainseg.core.files import target
+from brainseg.core.files import resolve_link
 from brainseg.core.signals import Interrupted
-from brainseg.data.conversion import Summary, convert
-from brainseg.data.fault_report import enumerate_names, summarise
+from brainseg.data.conversion import ConversionSummary, convert
+from brainseg.data.fault_report import enumerate_names, summarise_faults
 from brainseg.data.readers.base import Reading
-from brainseg.data.readers.registry import scanner
+from brainseg.data.readers.registry import choose_scanner
 from brainseg.data.store import FOREIGN, OPEN, is_open_elsewhere, is_store
 
 # Number of ignored files that are listed by name.
-SHOWN = 20
+LISTED_NAMES = 20
 
 
 def check_request(config: PrepareConfig) -> None:
@@ -40,7 +40,7 @@ def check_request(config: PrepareConfig) -> None:
     rule = "is a file" if source.is_file() else "no such folder"
     remedy = "name the folder that contains the patients' folders"
     check(source.is_dir(), "source", source, rule, remedy)
-    scanner(source, reading_of(config))
+    choose_scanner(source, reading_of(config))
     check(not output.is_dir(), "output", output, "is a folder", "name a file, such as lgg.h5")
     if output.is_file():
         check(
@@ -54,7 +54,7 @@ def check_request(config: PrepareConfig) -> None:
     is_replaceable = not output.exists() or is_store(output)
     rule = f"already exists and is {FOREIGN}"
     check(is_replaceable, "output", output, rule, "name another file, or remove this file")
-    folder = next(folder for folder in target(output).absolute().parents if folder.exists())
+    folder = next(folder for folder in resolve_link(output).absolute().parents if folder.exists())
     check(
         folder.is_dir() and os.access(folder, os.W_OK),
         "output",
@@ -86,7 +86,7 @@ def run(config: PrepareConfig) -> int:
     except Interrupted as stop:
         print(f"{stop}; nothing was written", file=sys.stderr)
         return stop.exit_code
-    for line in describe(summary, Path(config.output)):
+    for line in describe_summary(summary, Path(config.output)):
         print(line)
     command = f"python -m brainseg.train data.path={shlex.quote(config.output)}"
     print(f"took {time.perf_counter() - start:.1f} s; next: {command}")
@@ -98,7 +98,7 @@ def reading_of(config: PrepareConfig) -> Reading:
     return Reading(**{field.name: getattr(config, field.name) for field in fields(Reading)})
 
 
-def describe(summary: Summary, output: Path) -> list[str]:
+def describe_summary(summary: ConversionSummary, output: Path) -> list[str]:
     """Return the summary as lines for the terminal."""
     volumes = summary.volumes
     slices = sum(volume.shape[0] for volume in volumes)
@@ -109,17 +109,19 @@ def describe(summary: Summary, output: Path) -> list[str]:
         f"reader: {summary.reader}; channels: {', '.join(summary.channels)}; "
         f"classes: {', '.join(summary.classes)}"
     ]
-    lines += [f"fault: {fault}" for fault in summarise(summary.faults)]
+    lines += [f"fault: {fault}" for fault in summarise_faults(summary.faults)]
     left_out = len(summary.left_out)
     lines += (
         [f"left out {left_out} patient{'s' * (left_out > 1)}: {', '.join(summary.left_out)}"]
         if left_out
         else []
     )
-    lines += [f"warning: {warning}" for warning in summarise(summary.warnings)]
-    lines += [f"ignored: {name}" for name in summary.ignored[:SHOWN]]
+    lines += [f"warning: {warning}" for warning in summarise_faults(summary.warnings)]
+    lines += [f"ignored: {name}" for name in summary.ignored[:LISTED_NAMES]]
     lines += (
-        [f"ignored: {len(summary.ignored) - SHOWN} more"] if len(summary.ignored) > SHOWN else []
+        [f"ignored: {len(summary.ignored) - LISTED_NAMES} more"]
+        if len(summary.ignored) > LISTED_NAMES
+        else []
     )
     for index, channel in enumerate(summary.channels):
         for label, names in {

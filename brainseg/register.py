@@ -18,8 +18,8 @@ from brainseg.tracking.client import tracking_uri, ui_url
 
 def run(config: RegisterConfig) -> int:
     """Register the checkpoint, print the result and return exit code 0."""
-    checkpoint = mlflow_registry.find_model(config.run, config.tracking.uri)
-    registered = mlflow_registry.register_model(checkpoint, config.name, config.alias)
+    checkpoint = mlflow_registry.find_checkpoint(config.run, config.tracking.uri)
+    registered = mlflow_registry.register_checkpoint(checkpoint, config.name, config.alias)
     version, previous = registered.version, registered.previous_version
     description = f"version {version} of {config.name}"
     print(
@@ -45,7 +45,7 @@ def run(config: RegisterConfig) -> int:
 
 def check_request(config: RegisterConfig) -> None:
     """Check the request before anything is created. Raises RequestError."""
-    mlflow_registry.find_model(config.run, config.tracking.uri)
+    mlflow_registry.find_checkpoint(config.run, config.tracking.uri)
 
 
 def main() -> None:

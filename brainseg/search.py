@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg import train
-from brainseg.cli.main import run_command, with_options_added
+from brainseg.cli.main import add_option_prefixes, run_command
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import check_budget, compose_job
 from brainseg.config.hydra_errors import suggest_setting
@@ -29,13 +29,13 @@ from brainseg.runs.job import Job
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
-from brainseg.tuning.study import Study, name_run, named_errors
+from brainseg.tuning.study import Study, name_run, naming_database
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 # Names of the settings of the search itself. All remaining names are settings of brainseg.train.
-OWN = tuple(field.name for field in fields(SearchConfig))
+SEARCH_SETTINGS = tuple(field.name for field in fields(SearchConfig))
 
 
 class Plan(NamedTuple):
@@ -97,7 +97,7 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
         for argument in argv
         if "=" in argument
         and not argument.startswith("-")
-        and setting_of(argument).split(".")[0] not in (*OWN, "hydra")
+        and setting_of(argument).split(".")[0] not in (*SEARCH_SETTINGS, "hydra")
     ]
     return [argument for argument in argv if argument not in train_overrides], train_overrides
 
@@ -107,9 +107,9 @@ def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
 
     The settings at the ends of the space are composed. Raises RequestError if one is not valid.
     """
-    fixed, varied = search_space.format_value(overrides)
+    fixed, varied = search_space.split_overrides(overrides)
     fixed_values = values_by_setting(fixed)
-    setting_names = [*OWN, *(field.name for field in fields(TrainConfig)), "experiment"]
+    setting_names = [*SEARCH_SETTINGS, *(field.name for field in fields(TrainConfig)), "experiment"]
     for name in ("from", "resume"):
         check(
             fixed_values.get(name, "auto") == "auto",
@@ -150,19 +150,19 @@ def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
         check(
             not selects_patients,
             name,
-            ",".join(map(str, search_space.ends(varied[name]))),
+            ",".join(map(str, search_space.end_values(varied[name]))),
             "must be the same in all trials, or they would be scored on other patients",
             "give one value",
         )
     # Only one setting at a time leaves its first end: the number of combinations of all ends would
     # grow exponentially with the number of settings.
-    ends = {name: search_space.ends(dimension) for name, dimension in varied.items()}
+    ends = {name: search_space.end_values(dimension) for name, dimension in varied.items()}
     first_ends = {name: values[0] for name, values in ends.items()}
     corners = [first_ends] + [
         first_ends | {name: value} for name, values in ends.items() for value in values[1:]
     ]
     jobs = [
-        compose_job("train", [*fixed, *search_space.overrides(settings)]) for settings in corners
+        compose_job("train", [*fixed, *search_space.to_overrides(settings)]) for settings in corners
     ]
     for job in jobs:
         check_budget([*overrides, *varied], job)
@@ -228,11 +228,11 @@ class Search:
             flush=True,
         )
         distributions, failed = search_space.distributions(plan.space), 0
-        with named_errors(plan.database):
+        with naming_database(plan.database):
             while (trial := study.begin(config, distributions)) is not None:
                 failed += not run_trial(study, trial, plan)
             proposed = {
-                trial.number: search_space.overrides(trial.params) for trial in study.trials()
+                trial.number: search_space.to_overrides(trial.params) for trial in study.trials()
             }
             print(report.format_summary(study, plan.overrides, proposed))
         return int(failed > 0)
@@ -243,7 +243,7 @@ def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
 
     A failed trial never ends the search.
     """
-    varied = search_space.overrides(trial.params)
+    varied = search_space.to_overrides(trial.params)
     job = Job(
         (*plan.overrides, *varied),
         plan.database.stem,
@@ -314,7 +314,7 @@ class TrialCallback:
 def main() -> None:
     """Run `python -m brainseg.search` or `brainseg search`."""
     search_arguments, train_overrides = split_arguments(sys.argv[1:])
-    command = Search(with_options_added(train_overrides))
+    command = Search(add_option_prefixes(train_overrides))
     run_command("search", command.run, command.check, search_arguments)
 
 

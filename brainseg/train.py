@@ -19,9 +19,9 @@ from brainseg.core.errors import DeviceMissingError, check
 from brainseg.core.seeds import seed_for
 from brainseg.core.signals import Signals
 from brainseg.data import memory_cache
-from brainseg.data.augment import can_miss
+from brainseg.data.augment import can_replace_by_flair
 from brainseg.data.dataset import MRIDataset, epoch_order
-from brainseg.data.open import fingerprint, in_channels, open_store, read_dataset_info
+from brainseg.data.open import count_in_channels, open_store, read_dataset_info, read_fingerprint
 from brainseg.data.plausibility import check_parts
 from brainseg.data.split import Split, make_split
 from brainseg.data.store import Store
@@ -39,27 +39,33 @@ from brainseg.runs.callbacks import (
     mirroring,
     no_callback,
 )
-from brainseg.runs.dry_run import JobCheck, extends, finished_before
+from brainseg.runs.dry_run import JobCheck, describe_finished_run, extends_finished_run
 from brainseg.runs.find import claim_run_folder, resolve_run
-from brainseg.runs.identity import identity, training_budget
+from brainseg.runs.identity import compute_identity, training_budget
 from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.metadata import folder_name, run_metadata
-from brainseg.runs.resume import PLANNED, check_curve, check_extension, load_into, plans_to_repeat
+from brainseg.runs.resume import (
+    LENGTH_DEPENDENT_SCHEDULES,
+    check_curve,
+    check_extension,
+    load_newest_checkpoint,
+    plans_to_repeat,
+)
 from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.client import tracking_uri
 from brainseg.training import losses, optimizers
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.state import State
-from brainseg.training.time_budget import begin_plan, measure_pace
+from brainseg.training.time_budget import make_first_plan, measure_pace
 from brainseg.training.trial_step import check_training_step
 
 # The default of `run`: a single run that belongs to no sweep.
-ALONE = Job()
+SINGLE_RUN = Job()
 log = logging.getLogger("brainseg")
 
 
-def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callback) -> Outcome:
+def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_callback) -> Outcome:
     """Train, validate, test and report a run, and return its outcome.
 
     `follow` is called before the first step and after each epoch. It may end the run by raising
@@ -71,7 +77,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
     store = open_store(config.data)
     split = make_split(config.split, read_dataset_info(config.data).patients)
     train, validation, test = (
-        dataset(store, config, part) for part in (split.train, split.validation, split.test)
+        build_dataset(store, config, part) for part in (split.train, split.validation, split.test)
     )
     is_tested = len(test) > 0 and (
         config.test == "yes" or (config.test == "auto" and not job.choosing)
@@ -79,7 +85,7 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
 
     # The same settings, data, split and code find the same folder again. The run in it is resumed,
     # or skipped if it has finished.
-    digest = identity(config, store.fingerprint, split)
+    digest = compute_identity(config, store.fingerprint, split)
     folder = claim_run_folder(config, job, folder_name(config, digest))
     if folder.exists:
         folder.check_settings(config)
@@ -87,9 +93,9 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
         # The bits of a run depend on the number of threads, so a resumed run keeps it.
         device = choose_device(config.device, folder.threads or job.threads, job.gpu)
     starts_over = job.sweep is not None and folder.state == "failed"
-    if folder.status["state"] == "finished" and not extends(folder, config):
+    if folder.status["state"] == "finished" and not extends_finished_run(folder, config):
         # A longer cosine or one-cycle schedule is another curve, which only force=true allows.
-        force = " and force=true" if config.scheduler.name in PLANNED else ""
+        force = " and force=true" if config.scheduler.name in LENGTH_DEPENDENT_SCHEDULES else ""
         log.info(
             "%s: finished before, nothing to do; to extend it, give resume=%s and a larger %s%s",
             folder.path,
@@ -97,13 +103,13 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
             training_budget(config)[0],
             force,
         )
-        return Outcome(JobState.SKIPPED, str(folder.path), finished_before(folder, is_tested))
+        return Outcome(JobState.SKIPPED, str(folder.path), describe_finished_run(folder, is_tested))
 
     # networks, losses and optimizers build objects from names. The state is all that a step changes
     # and all that a checkpoint contains.
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
     task = TrainingContext(config, device, train, validation, criterion)
-    state = new_state(task)
+    state = build_state(task)
     facts = run_metadata(config, job, store, split, device, digest, state.model)
     if not starts_over:
         check_extension(folder, task)
@@ -113,27 +119,29 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
         folder.active(facts, config, split),
     ):
         if starts_over:
-            folder.forget()
+            folder.reset()
         memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
-        if not load_into(state, folder, task) and config.max_minutes is not None:
+        if not load_newest_checkpoint(state, folder, task) and config.max_minutes is not None:
             # A signal must also be able to stop the timing of the first steps.
             callbacks = Callbacks(after_step=lambda _: signals.poll())
             if plans := plans_to_repeat(config):
-                state.follow(plans)
+                state.adopt_plans(plans)
             else:
-                begin_plan(state, new_state(task), task, callbacks)
+                make_first_plan(state, build_state(task), task, callbacks)
 
-        with RunCallbacks(folder, task, state, split, signals, mirror, follow).showing() as hooks:
+        with RunCallbacks(
+            folder, task, state, split, signals, mirror, follow
+        ).show_progress() as hooks:
             fit(state, task, hooks)
 
         # The weights of the best epoch are evaluated on the validation patients. They are evaluated
         # on held-out patients unless a sweep is still choosing between settings.
-        state.validated.load_state_dict(checkpoint.load(folder.best)["model"])
+        state.evaluated_model.load_state_dict(checkpoint.load(folder.best)["model"])
         results = Results(train, config.predictions)
         parts = {"validation": validation} | ({"test": test} if is_tested else {})
         for role, part in parts.items():
             for result in evaluate(
-                state.validated,
+                state.evaluated_model,
                 part,
                 config.inference,
                 device,
@@ -148,21 +156,21 @@ def run(config: TrainConfig, job: Job = ALONE, follow: EpochCallback = no_callba
             folder.path,
             {"best": {"epoch": state.best_epoch, "val/dice": state.best}, "leaky": split.leaky},
         )
-        folder.tidy(config.checkpoint.keep)
-    print(describe_result(folder.path, metrics, results.explained(), mirror))
+        folder.remove_old_checkpoints(config.checkpoint.keep)
+    print(describe_result(folder.path, metrics, results.explain(), mirror))
     # A signal that came too late for this run must still end its sweep.
     signals.poll()
     return Outcome(JobState.FINISHED, str(folder.path))
 
 
-def dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
+def build_dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
     """Return the dataset of these patients' slices, with the channels that the config names."""
     return MRIDataset(
         store, patients=patients, volume=config.data.volume, context=config.data.context
     )
 
 
-def new_state(task: TrainingContext) -> State:
+def build_state(task: TrainingContext) -> State:
     """Return model, optimizer and schedule before the first step.
 
     The initial weights are a function of `seed`.
@@ -194,7 +202,7 @@ def check_request(config: TrainConfig) -> JobCheck:
     device, missing = config.device.name, ""
     with restoring_threads():
         try:
-            device = choose_device(config.device).resolved
+            device = choose_device(config.device).description
         except DeviceMissingError as error:
             if config.device.on_missing == "error":
                 raise
@@ -214,13 +222,13 @@ def check_request(config: TrainConfig) -> JobCheck:
     )
     slices = _epoch_length(config, split)
     parameters = check_training_step(
-        config, in_channels(config.data, info), info.classes, info.size, slices
+        config, count_in_channels(config.data, info), info.classes, info.size, slices
     )
     check_threshold(config.inference, info.classes)
     check_components(config.inference)
     sequences = info.channels if config.data.volume is None else [config.data.volume]
     check(
-        not config.augment.missing or can_miss(sequences),
+        not config.augment.missing or can_replace_by_flair(sequences),
         "augment.missing",
         config.augment.missing,
         f"FLAIR replaces a missing sequence, but the sequences are {', '.join(sequences)}",
@@ -247,17 +255,17 @@ def check_request(config: TrainConfig) -> JobCheck:
         "resume it with resume=auto, or choose another folder",
     )
     patients = f"{len(split.train)}/{len(split.validation)}/{len(split.test)}"
-    digest_of_data = fingerprint(config.data)
+    digest_of_data = read_fingerprint(config.data)
     if digest_of_data is None:
         return JobCheck(parameters, patients, device, missing)
-    name = folder_name(config, identity(config, digest_of_data, split))
+    name = folder_name(config, compute_identity(config, digest_of_data, split))
     return JobCheck(
         parameters,
         patients,
         device,
         missing,
         name,
-        identity(config, digest_of_data, split, code=""),
+        compute_identity(config, digest_of_data, split, code=""),
     )
 
 
@@ -266,12 +274,12 @@ def _epoch_length(config: TrainConfig, split: Split) -> int:
 
     Raises RequestError if the training slices cannot give `data.tumour_share`.
     """
-    if fingerprint(config.data) is None:
+    if read_fingerprint(config.data) is None:
         return config.data.phantom.slices * len(split.train)
     with open_store(config.data) as store:
         return len(
             epoch_order(
-                dataset(store, config, split.train), config.seed, 0, config.data.tumour_share
+                build_dataset(store, config, split.train), config.seed, 0, config.data.tumour_share
             )
         )
 
@@ -287,13 +295,13 @@ def measure(config: TrainConfig, threads: int | None = None) -> tuple[float, int
     store = open_store(config.data)
     split = make_split(config.split, read_dataset_info(config.data).patients)
     train, validation = (
-        dataset(store, config, split.train),
-        dataset(store, config, split.validation),
+        build_dataset(store, config, split.train),
+        build_dataset(store, config, split.validation),
     )
     criterion = losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch)
     task = TrainingContext(config, device, train, validation, criterion)
     memory_cache.cache_in_memory((train, validation), device.torch, config.data.resident)
-    pace = measure_pace(new_state(task), task, Callbacks())
+    pace = measure_pace(build_state(task), task, Callbacks())
     # The first part of the steps sees images of half the size, which cost less.
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
     seconds = config.epochs * (

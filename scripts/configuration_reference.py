@@ -51,12 +51,12 @@ def of_command(command: str) -> Iterator[str]:
     composed, kind = compose_checked(command, []), TYPES[command]
     values: Any = OmegaConf.to_container(composed, throw_on_missing=False)
     yield f"## {command}\n\n{sentence(COMMANDS[command])}\n"
-    yield table(help_text.settings(kind, values=values))
+    yield table(help_text.list_settings(kind, values=values))
     if command == "search":
         yield "Every other setting is one of [train](#train), the same in all trials.\n"
-    chosen = help_text.choices(command)
+    chosen = help_text.list_choices(command)
     same = []
-    for name, (_, meaning) in help_text.groups(kind).items():
+    for name, (_, meaning) in help_text.list_groups(kind).items():
         if command != "train" and as_in_train(composed, name):
             same.append(f"`{name}`")
             continue
@@ -69,7 +69,7 @@ def of_command(command: str) -> Iterator[str]:
             yield from of_choices(name, rows, *chosen[name])
     # Some choices set settings of several groups, so that they belong to no group.
     for name in [
-        name for name in chosen if command == "train" and name not in help_text.groups(kind)
+        name for name in chosen if command == "train" and name not in help_text.list_groups(kind)
     ]:
         yield from of_choices(name, [], *chosen[name])
     if same:
@@ -89,10 +89,10 @@ def as_in_train(composed: DictConfig, name: str) -> bool:
 def rows_of(node: Any, prefix: str) -> Iterator[Setting]:
     """Yield the settings of a composed group and of the groups below it."""
     kind = OmegaConf.get_type(node)
-    yield from help_text.settings(
+    yield from help_text.list_settings(
         kind, prefix, OmegaConf.to_container(node, throw_on_missing=False)
     )
-    for name in help_text.groups(kind):
+    for name in help_text.list_groups(kind):
         yield from rows_of(node._get_node(name), f"{prefix}{name}.")
 
 
@@ -119,7 +119,7 @@ def of_choices(
             if extra_rows:
                 extra_tables += [f"With `{group}={option}`:\n", table(extra_rows)]
         star = " (default)" if option == default else ""
-        meaning = cell(help_text.comment(group, option))
+        meaning = cell(help_text.choice_description(group, option))
         lines.append(f"| `{group}={option}`{star} | {meaning} | {' '.join(changes)} |")
     if not rows:
         yield f"### train: {group}\n\nFiles that set settings of several groups; one at a time.\n"

@@ -28,7 +28,7 @@ def test_auto_decides_by_the_processors_flags(
         precision,
         "auto/auto",
     )
-    assert precision in device.resolved
+    assert precision in device.description
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bfloat16"), ((7, 5), "float16")])

@@ -14,7 +14,7 @@ from brainseg.cli.main import run_command
 from brainseg.config.text import quote
 from brainseg.core.errors import RequestError
 from brainseg.data.readers.base import Reading
-from brainseg.data.readers.registry import scanner
+from brainseg.data.readers.registry import choose_scanner
 from brainseg.tracking.client import (
     connect,
     experiment_id,
@@ -159,7 +159,7 @@ def test_every_class_name_that_a_reader_may_give_is_taken_by_mlflow(
             lambda group, name, reader=reader: reader,
         )
         try:
-            scanner(tmp_path, Reading(reader="mine"))
+            choose_scanner(tmp_path, Reading(reader="mine"))
         except RequestError as error:
             assert "letters, digits, space, _ . -" in str(error) and "\n" not in str(error)
         else:

@@ -9,9 +9,9 @@ from hydra import initialize_config_dir
 
 from brainseg import config as schema
 from brainseg import search
-from brainseg.cli.main import with_options_added
+from brainseg.cli.main import add_option_prefixes
 from brainseg.config.compose import CONFIGS, compose_job, expand_sweep
-from brainseg.config.text import as_typed
+from brainseg.config.text import quote_text_values
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,7 +40,7 @@ def test_every_command_of_the_pages_is_a_valid_request(
     for kind, block in BLOCKS:
         if kind == "yaml":  # as docs/search.md's own space
             Path("mine.yaml").write_text(block)
-    command, *overrides = with_options_added(shlex.split(line, comments=True)[2:])
+    command, *overrides = add_option_prefixes(shlex.split(line, comments=True)[2:])
     command = command.removeprefix("brainseg.")
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
@@ -49,10 +49,10 @@ def test_every_command_of_the_pages_is_a_valid_request(
             data = [one for one in trains if not one.startswith("data.path=")]
             assert search.plan_search(data, compose_job("search", own)).space
         elif overrides[0] == "-m":
-            jobs = expand_sweep(command, as_typed(command, overrides[1:], sweeps=True))[1]
+            jobs = expand_sweep(command, quote_text_values(command, overrides[1:], sweeps=True))[1]
             assert all(compose_job(command, job, of_sweep=True) for job in jobs)
         else:
-            assert compose_job(command, as_typed(command, overrides))
+            assert compose_job(command, quote_text_values(command, overrides))
 
 
 def test_every_make_target_of_the_readme_exists() -> None:

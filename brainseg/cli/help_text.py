@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from brainseg.cli.commands import COMMANDS
 from brainseg.config import TYPES
-from brainseg.config.compose import CONFIGS, HERE
+from brainseg.config.compose import CONFIGS, PACKAGE_FOLDER
 from brainseg.config.schema import group_of
 
-KINDS = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
+TYPE_NAMES = {int: "int", float: "float", bool: "true/false", str: "text", Any: "text or list"}
 FLAGS = {
     "--help": (
         "show this page; add overrides to see the settings of an option, "
@@ -34,7 +34,7 @@ FLAGS = {
     ),
     "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
-MULTIRUN = {
+MULTIRUN_FLAGS = {
     "-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"
 }
 
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
     meaning: str
 
 
-def settings(schema: type, prefix: str = "", values: Any = None) -> Iterator[Setting]:
+def list_settings(schema: type, prefix: str = "", values: Any = None) -> Iterator[Setting]:
     """Yield the settings of a dataclass, without those of its groups.
 
     A default in the mapping `values` replaces the default of the field.
@@ -73,7 +73,7 @@ def settings(schema: type, prefix: str = "", values: Any = None) -> Iterator[Set
             )
 
 
-def groups(schema: type) -> dict[str, tuple[type, str]]:
+def list_groups(schema: type) -> dict[str, tuple[type, str]]:
     """Return the groups of a dataclass, as a mapping from name to (dataclass, meaning)."""
     hints = get_type_hints(schema)
     candidates = {
@@ -94,7 +94,7 @@ def describe_type(hint: Any) -> str:
         return " or ".join([*first, last, "null"])
     if get_origin(hint) is list:
         return f"list of {describe_type(get_args(hint)[0])}"
-    return "arguments" if get_origin(hint) is dict else KINDS[hint]
+    return "arguments" if get_origin(hint) is dict else TYPE_NAMES[hint]
 
 
 def format_value(value: Any) -> str:
@@ -113,7 +113,7 @@ def format_value(value: Any) -> str:
     )
 
 
-def choices_of_command(command: str) -> dict[str, str | None]:
+def default_choices(command: str) -> dict[str, str | None]:
     """Return the config groups that a command chooses from, each with its default choice."""
     defaults: Any = OmegaConf.to_container(OmegaConf.load(CONFIGS / f"{command}.yaml").defaults)
     return {
@@ -124,7 +124,7 @@ def choices_of_command(command: str) -> dict[str, str | None]:
     }
 
 
-def choices(
+def list_choices(
     command: str, overrides: list[str] | None = None
 ) -> dict[str, tuple[list[str], str | None]]:
     """Return all choices and the default choice of each config group of a command.
@@ -132,15 +132,15 @@ def choices(
     Choices in the folder of `--config-dir` are included. Call this function inside Hydra's
     `initialize_config_dir`.
     """
-    loader, default_choices = GlobalHydra.instance().config_loader(), choices_of_command(command)
+    loader, defaults = GlobalHydra.instance().config_loader(), default_choices(command)
     options = {
         group: loader.get_group_options(group, config_name=command, overrides=overrides or [])
-        for group in default_choices
+        for group in defaults
     }
-    return {group: (options[group], choice) for group, choice in default_choices.items()}
+    return {group: (options[group], choice) for group, choice in defaults.items()}
 
 
-def comment(group: str, choice: str) -> str:
+def choice_description(group: str, choice: str) -> str:
     """Return the first comment line of a choice's YAML file, which describes the choice."""
     lines = (CONFIGS / group / f"{choice}.yaml").read_text().splitlines()
     # `# @package` is a directive of Hydra, not a description.
@@ -149,21 +149,23 @@ def comment(group: str, choice: str) -> str:
     ).removeprefix("# ")
 
 
-def purpose(command: str) -> str:
+def command_description(command: str) -> str:
     """Return a command's purpose, followed by the examples in the docstring of its module."""
     # The source is parsed, so that the command's module need not be imported.
-    docstring = str(ast.get_docstring(ast.parse((HERE / f"{command}.py").read_text()), clean=False))
+    docstring = str(
+        ast.get_docstring(ast.parse((PACKAGE_FOLDER / f"{command}.py").read_text()), clean=False)
+    )
     _, _, examples = docstring.partition("\n\n")
     return f"brainseg {command}: {COMMANDS[command]}\n\n{examples.rstrip()}"
 
 
-def help_page(command: str, composed: DictConfig, overrides: list[str]) -> str:
+def format_help(command: str, composed: DictConfig, overrides: list[str]) -> str:
     """Return the page that --help prints, wrapped at the width of the terminal."""
     width = max(80, min(shutil.get_terminal_size().columns, 140))
-    parts = [purpose(command)]
+    parts = [command_description(command)]
     # Only the search path changes which choices exist. It is set by --config-dir.
     search_paths = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    if group_choices := choices(command, search_paths):
+    if group_choices := list_choices(command, search_paths):
         rows = []
         for group, (options, default) in group_choices.items():
             names = " ".join(f"{option}*" if option == default else option for option in options)
@@ -178,7 +180,7 @@ def help_page(command: str, composed: DictConfig, overrides: list[str]) -> str:
             "A search also takes every setting of `python -m brainseg.train --help`. "
             "Such a setting is the same in all trials."
         )
-    flags = FLAGS | (MULTIRUN if command == "train" else {})
+    flags = FLAGS | (MULTIRUN_FLAGS if command == "train" else {})
     parts.append(
         "Flags\n"
         + "\n".join(_format_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items())
@@ -191,8 +193,8 @@ def _list_sections(
 ) -> Iterator[tuple[str, list[Setting]]]:
     """Yield the title and the settings of a composed config and, recursively, of its groups."""
     values: Any = OmegaConf.to_container(node, throw_on_missing=False)
-    yield "Settings, as KEY=VALUE", list(settings(schema, prefix, values))
-    for name, (group, meaning) in groups(schema).items():
+    yield "Settings, as KEY=VALUE", list(list_settings(schema, prefix, values))
+    for name, (group, meaning) in list_groups(schema).items():
         child = node._get_node(name)
         if child is None or child._is_none():
             yield f"{prefix}{name}: {meaning}", []

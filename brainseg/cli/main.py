@@ -35,25 +35,25 @@ from brainseg.config.compose import (
     task_overrides,
 )
 from brainseg.config.overrides import setting_of, values_by_setting, without_settings
-from brainseg.config.text import as_typed, quote_path, text_of
+from brainseg.config.text import quote_path, quote_text_values, text_of
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.output import ignoring_closed_output
 from brainseg.core.signals import Interrupted, interrupt_on_signals
-from brainseg.runs.dry_run import plan_job, under_other_code
+from brainseg.runs.dry_run import count_jobs_under_other_code, plan_job
 from brainseg.runs.find import resolve_run, stored_overrides
 from brainseg.runs.identity import drop_non_identity
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import sweep_id, write_record
 from brainseg.sweeps import launch, summary
-from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
+from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.run_job import run_job
 
 # Flags that print a page instead of running the command. All but "help" are Hydra's own.
 PAGES = ("help", "hydra_help", "cfg", "info")
 # --experimental-rerun unpickles a file, which can run any code. --shell-completion composes
 # half-typed lines without checks and takes a second for each; `brainseg completion` replaces it.
-NOT_OFFERED = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
+REFUSED_FLAGS = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
 def run_command(
@@ -81,7 +81,7 @@ def _run_command(
     finish: Callable[..., str] | None = None,
 ) -> None:
     """Parse the arguments, run the request or print a page, and call `sys.exit` with the code."""
-    argv = with_options_added(sys.argv[1:] if argv is None else argv)
+    argv = add_option_prefixes(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _exit_with_error  # type: ignore[method-assign, assignment]
     # Flags may stand anywhere among the overrides.
@@ -128,7 +128,7 @@ def _print_page(command: str, flags: list[str], overrides: list[str]) -> int:
                     f"{' '.join(flags)}: only one page at a time can be printed; "
                     "give one of these flags"
                 )
-            print(help_text.help_page(command, composed, overrides))
+            print(help_text.format_help(command, composed, overrides))
             return 0
     sys.argv = [f"brainseg.{command}", *flags, *overrides]
     errors = io.StringIO()
@@ -180,8 +180,8 @@ def _run_request(
     settings, jobs = expand_sweep(command, overrides) if multirun else (None, [overrides])
     of_sweep = multirun or _named_run(arguments.overrides) is not None
     configs = [compose_job(command, job_overrides, of_sweep) for job_overrides in jobs]
-    swept = summary.settings_swept(jobs)
-    choosing = not summary.REPEATS.issuperset(swept)
+    swept = summary.find_swept_settings(jobs)
+    choosing = not summary.REPETITION_SETTINGS.issuperset(swept)
     facts = []
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
@@ -193,11 +193,11 @@ def _run_request(
             "a sweep that chooses between settings must not see test patients",
             "leave test=auto and evaluate the chosen run",
         )
-        on_cluster = settings is not None and launch.is_elsewhere(settings)
+        on_cluster = settings is not None and launch.runs_on_cluster(settings)
         facts.append(_check_job(check_request, _any_device(config) if on_cluster else config))
     labels = [summary.job_label(job_overrides, swept) for job_overrides in jobs]
     job = Job(sweep="planned" if multirun else None)
-    if multirun and (count := under_other_code(configs, facts, job)):
+    if multirun and (count := count_jobs_under_other_code(configs, facts, job)):
         print(
             f"{count} of the {len(jobs)} jobs were finished under other code; "
             "they run again under this code, in new folders"
@@ -252,7 +252,7 @@ def _measure_job(threads: int | None, config: Any) -> tuple[float, int] | str:
     try:
         seconds, memory = call_in_subprocess("brainseg.train:measure", config, threads)
     # The measurement fails where the job itself would, for example when memory is too small.
-    except SubprocessDied as error:
+    except SubprocessFailed as error:
         return str(error)
     return seconds, memory
 
@@ -290,14 +290,14 @@ def _read_overrides(command: str, arguments: Any) -> list[str]:
 
     Raises RequestError.
     """
-    for name in NOT_OFFERED:
+    for name in REFUSED_FLAGS:
         check(
             not getattr(arguments, name, None),
             f"--{name.replace('_', '-')}",
             getattr(arguments, name, ""),
             "this flag of Hydra is not offered",
         )
-    overrides = as_typed(command, arguments.overrides, sweeps=bool(arguments.multirun))
+    overrides = quote_text_values(command, arguments.overrides, sweeps=bool(arguments.multirun))
     if arguments.config_dir:
         check(
             os.path.isdir(arguments.config_dir),
@@ -344,7 +344,7 @@ def _read_overrides(command: str, arguments: Any) -> list[str]:
         "give a run that brainseg trained",
     )
     if "from" not in typed:
-        return as_typed(command, stored) + overrides
+        return quote_text_values(command, stored) + overrides
     # A run with a time budget stores how many steps fit into it. If no typed setting changes the
     # cost of a step, the repetition takes that number instead of timing the steps anew.
     same_steps = RunFolder(resolve_run(source, "from")).plan.is_file() and not drop_non_identity(
@@ -352,7 +352,7 @@ def _read_overrides(command: str, arguments: Any) -> list[str]:
     )
     repeated_plan = [f"steps_of={quote_path(source)}"] if same_steps else []
     return (
-        as_typed(command, without_settings(stored, ("steps_of",)))
+        quote_text_values(command, without_settings(stored, ("steps_of",)))
         + repeated_plan
         + without_settings(overrides, ("from",))
     )
@@ -365,7 +365,7 @@ def _named_run(overrides: list[str]) -> str | None:
     return None if source in ("", "auto", "never", "null") else source
 
 
-def with_options_added(argv: list[str]) -> list[str]:
+def add_option_prefixes(argv: list[str]) -> list[str]:
     """Return the arguments with Hydra's `++` before each setting that no dataclass lists.
 
     Examples are optimizer.options.momentum=0.9 and classes.core=2.

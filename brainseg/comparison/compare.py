@@ -16,18 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainseg.comparison.names import configuration_names
-from brainseg.comparison.runs import REPEATED, ScoredRun
+from brainseg.comparison.runs import REPEAT_SETTINGS, ScoredRun
 from brainseg.core.errors import check
 from brainseg.evaluation.metrics import count_missed
-from brainseg.evaluation.statistics import bootstrap, compare_paired, holm, spread
+from brainseg.evaluation.statistics import (
+    adjust_p_values,
+    bootstrap,
+    compare_paired,
+    standard_deviation,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Columns of patients.csv that describe the patient, so that no model changes them.
-OF_THE_PATIENT = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
+PATIENT_COLUMNS = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
 # Columns of patients.csv whose mean over patients stands in the table, beside Dice.
-SCORES = ("iou", "precision", "recall", "dice_tumour_slices")
+SCORE_COLUMNS = ("iou", "precision", "recall", "dice_tumour_slices")
 
 
 @dataclass
@@ -53,7 +58,7 @@ class Configuration:
         ]
         means = self.rows.groupby("patient")[columns].mean()
         # The average turns these counts into floats.
-        return means.astype(dict.fromkeys(OF_THE_PATIENT, int))
+        return means.astype(dict.fromkeys(PATIENT_COLUMNS, int))
 
     @property
     def dice(self) -> np.ndarray:
@@ -63,7 +68,7 @@ class Configuration:
 
 @dataclass
 class Comparison:
-    """Result of `compare`. `table` has a row for each configuration, the best first."""
+    """Result of `compare_runs`. `table` has a row for each configuration, the best first."""
 
     # `test`, or `validation` for an exploratory comparison.
     role: str
@@ -89,7 +94,7 @@ class Comparison:
         return len(self.baseline.patients)
 
 
-def compare(
+def compare_runs(
     runs: Sequence[ScoredRun], baseline: ScoredRun | None = None, strict: bool = True
 ) -> Comparison:
     """Compare the configurations of `runs`.
@@ -268,7 +273,7 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
         if len(baseline.dice) > 1
         else []
     )
-    adjusted = holm([pair.p for pair in pairs])
+    adjusted = adjust_p_values([pair.p for pair in pairs])
     for index, pair, p_holm in zip(compared, pairs, adjusted, strict=False):
         rows[index] |= {
             "difference": pair.mean,
@@ -303,11 +308,11 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
         **{
             name: float(patients[name].mean())
             for name in patients.columns
-            if name in SCORES or name.startswith("dice/")
+            if name in SCORE_COLUMNS or name.startswith("dice/")
         },
         "hd95_median": float(patients.hd95.median()),
-        "spread_over_seeds": spread(seeds),
-        "spread_over_folds": spread(folds),
+        "spread_over_seeds": standard_deviation(seeds),
+        "spread_over_folds": standard_deviation(folds),
         "parameters": configuration.runs[0].facts["parameters"],
         "seconds": float(np.mean([run.seconds for run in configuration.runs])),
         "difference": math.nan,
@@ -365,7 +370,7 @@ def _label_run(run: ScoredRun, labels: dict[str, str]) -> str:
     """Return the label of a run's configuration with seed, fold and folder name in parentheses."""
     repeats = " ".join(
         f"{name.rsplit('.', 1)[-1]}={run.settings[name]}"
-        for name in REPEATED
+        for name in REPEAT_SETTINGS
         if name in run.settings
     )
     return f"{labels[run.configuration]} ({repeats}, {run.path.name})"

@@ -12,14 +12,14 @@ import numpy as np
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.names import varying_settings
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure
-from brainseg.reports.tables import interval
+from brainseg.reports.tables import format_interval
 
 LIGHT = "#b9c7d3"
 # Configurations in a figure. The table and comparison.csv contain all of them.
-SHOWN = 24
+MAX_CONFIGURATIONS = 24
 # Settings whose effect is drawn side by side. With more of them, no mean would be over the same
 # values of the other settings.
-PANELS = 8
+MAX_PANELS = 8
 
 
 def ranking(comparison: Comparison) -> Any:
@@ -27,7 +27,7 @@ def ranking(comparison: Comparison) -> Any:
 
     Each dot is a patient. Missed patients are orange.
     """
-    configurations = comparison.configurations[:SHOWN]
+    configurations = comparison.configurations[:MAX_CONFIGURATIONS]
     figure = new_figure(9, 1.6 + 0.52 * len(configurations))
     axes = figure.subplots()
     # Jitter separates patients of equal Dice. A fixed seed draws the same figure every time.
@@ -49,7 +49,7 @@ def ranking(comparison: Comparison) -> Any:
         axes.text(
             1.02,
             place,
-            f"{row.dice:.3f}  [{interval(row.dice_low, row.dice_high)}]",
+            f"{row.dice:.3f}  [{format_interval(row.dice_low, row.dice_high)}]",
             verticalalignment="center",
             fontsize=9,
             transform=axes.get_yaxis_transform(),
@@ -59,7 +59,7 @@ def ranking(comparison: Comparison) -> Any:
     selection = (
         ""
         if len(configurations) == len(comparison.configurations)
-        else f" (the first {SHOWN} of {len(comparison.configurations)})"
+        else f" (the first {MAX_CONFIGURATIONS} of {len(comparison.configurations)})"
     )
     patients = f"{comparison.patients} {comparison.role} patients"
     _set_title(axes, f"Dice of {patients}, mean and 95 % interval{selection}")
@@ -72,7 +72,7 @@ def differences(comparison: Comparison) -> Any:
     Differences whose p-value after Holm's correction is below 0.05 are blue.
     """
     # The baseline itself has no p-value.
-    rows = list(comparison.table[comparison.table.p.notna()].itertuples())[:SHOWN]
+    rows = list(comparison.table[comparison.table.p.notna()].itertuples())[:MAX_CONFIGURATIONS]
     if not rows:
         return None
     figure = new_figure(9, 1.6 + 0.45 * len(rows))
@@ -158,13 +158,13 @@ def main_effects(comparison: Comparison) -> Any:
     settings = varying_settings(
         [configuration.runs[0].settings for configuration in comparison.configurations]
     )
-    if len(comparison.configurations) < 3 or not 0 < len(settings) <= PANELS:
+    if len(comparison.configurations) < 3 or not 0 < len(settings) <= MAX_PANELS:
         return None
     # The additional 2.5 inches leave room for the title above a single panel.
     figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)
     panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, settings, strict=True):
-        groups = effect(comparison, name, settings)
+        groups = setting_effect(comparison, name, settings)
         for place, (dice, matched_dice) in enumerate(groups.values()):
             # Shifted to the right, so that the dots do not lie under the error bar.
             axes.scatter(
@@ -188,7 +188,7 @@ def main_effects(comparison: Comparison) -> Any:
     return figure
 
 
-def effect(
+def setting_effect(
     comparison: Comparison, name: str, settings: Sequence[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Return two lists of mean Dice for each value of the setting `name`.
@@ -227,7 +227,7 @@ def cost(comparison: Comparison) -> Any:
     for axes, column in zip(
         figure.subplots(1, 2, sharey=True), ("parameters", "seconds"), strict=True
     ):
-        front = pareto(table[column].to_numpy(), table.dice.to_numpy())
+        front = pareto_front(table[column].to_numpy(), table.dice.to_numpy())
         axes.scatter(table[column], table.dice, color=LIGHT, s=28)
         axes.plot(
             table[column].iloc[front],
@@ -303,7 +303,7 @@ FIGURES: dict[str, Callable[[Comparison], Any]] = {
 }
 
 
-def pareto(cost: np.ndarray, value: np.ndarray) -> list[int]:
+def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:
     """Return the indices of the Pareto front, the cheapest point first.
 
     No other point has a higher value at the same or a lower cost.

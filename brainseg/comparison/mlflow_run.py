@@ -16,20 +16,20 @@ from filelock import FileLock
 
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.runs import ScoredRun
-from brainseg.reports.tables import interval
+from brainseg.reports.tables import format_interval
 from brainseg.tracking import chart_layout
 from brainseg.tracking.client import (
+    artifact_repository,
     chart_link,
     connect,
     experiment_id,
-    files_at,
     run_link,
     short_timeouts,
     store_of,
     ui_command,
 )
 from brainseg.tracking.refusals import RefusedError, remedy_of
-from brainseg.tracking.runs import mirror_among, place_tags, run_of
+from brainseg.tracking.runs import find_run, mirror_among, place_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,9 +40,9 @@ log = logging.getLogger("brainseg")
 # Time limit in seconds for requests to the store, and for the lock.
 SECONDS = 30
 # Lines of the description up to which runs are linked by name. The tag `runs` contains all of them.
-LINKS = 50
+MAX_LINES = 50
 # Columns of the table that become metrics of the run.
-COLUMNS = (
+POOLED_METRICS = (
     "dice",
     "dice_low",
     "dice_high",
@@ -77,10 +77,10 @@ def log_comparison(
     try:
         return _log(comparison, folder, kind, sweep, uri, experiment)
     except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
-        return not_up_to_date(error)
+        return warn_not_up_to_date(error)
 
 
-def not_up_to_date(error: Exception) -> str:
+def warn_not_up_to_date(error: Exception) -> str:
     """Log a warning that MLflow is not up to date, and return a line with the remedy."""
     reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
     log.warning("tracking failed: %s%s", reason, f"; {remedy}" if remedy else "")
@@ -146,7 +146,7 @@ def _log(
             metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        files_at(run.info.artifact_uri, uri).log_artifacts(str(folder))
+        artifact_repository(run.info.artifact_uri, uri).log_artifacts(str(folder))
         client.set_terminated(run_id, "FINISHED", end_time=ended)
         for key, value in chart_layout.experiment_tags(sweep).items():
             client.set_experiment_tag(experiment, key, value)
@@ -166,7 +166,7 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
     is the mean Dice of each.
     """
     best = comparison.table.iloc[0]
-    metrics = {f"pooled/{name}": float(best[name]) for name in COLUMNS}
+    metrics = {f"pooled/{name}": float(best[name]) for name in POOLED_METRICS}
     if len(comparison.table) > 1:
         metrics |= {
             f"dice/{_metric_name(row.configuration)}": row.dice
@@ -204,7 +204,7 @@ def _run_ids(
 ) -> dict[str, str]:
     """Return MLflow's id of each run that is in the experiment, by the uid of its run folder."""
     mlflow_runs = {
-        run.facts["uid"]: run_of(client, experiment, run.facts["uid"], run.path) for run in runs
+        run.facts["uid"]: find_run(client, experiment, run.facts["uid"], run.path) for run in runs
     }
     return {uid: run.info.run_id for uid, run in mlflow_runs.items() if run is not None}
 
@@ -213,12 +213,12 @@ def _description(comparison: Comparison, uri: str, experiment: str, run_ids: dic
     """Return Markdown for the page of the MLflow run: the table, and a link to each run."""
     lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
-        dice_interval = interval(row.dice_low, row.dice_high)
+        dice_interval = format_interval(row.dice_low, row.dice_high)
         lines.append(f"| {row.configuration} | {row.dice:.3f} | {dice_interval} | {row.missed:g} |")
     lines.append("")
     for configuration in comparison.configurations:
         for run in configuration.runs:
-            if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < LINKS:
+            if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < MAX_LINES:
                 link = run_link(uri, experiment, run_id)
                 lines.append(f"- [{configuration.label}, {run.path.name}]({link})")
     return "\n".join(lines)[:5000]

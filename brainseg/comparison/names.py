@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from brainseg.comparison.runs import REPEATED, ScoredRun
+from brainseg.comparison.runs import REPEAT_SETTINGS, ScoredRun
 from brainseg.config.overrides import setting_of, short_name
 from brainseg.runs.identity import drop_non_identity
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Characters. A longer name pushes the scores off the screen.
-LONGEST = 60
+MAX_NAME_LENGTH = 60
 
 
 def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
@@ -40,14 +40,17 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
     # Names by settings would not tell that the configurations are experiments.
     preferred = (by_overrides, by_settings) if only_experiments else (by_settings, by_overrides)
     for names in (*preferred, {key: run.path.name for key, run in first_runs.items()}):
-        if len(set(names.values())) == len(names) and max(map(len, names.values())) <= LONGEST:
+        if (
+            len(set(names.values())) == len(names)
+            and max(map(len, names.values())) <= MAX_NAME_LENGTH
+        ):
             return names
     return by_settings
 
 
 def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the settings that have several values, except seed and fold."""
-    names = {name for values in settings for name in values} - set(REPEATED)
+    names = {name for values in settings for name in values} - set(REPEAT_SETTINGS)
     return sorted(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
 
 
@@ -69,7 +72,7 @@ def _names_by_overrides(first_runs: Mapping[str, ScoredRun]) -> dict[str, str]:
     """
 
     def changes_results(override: str) -> bool:
-        return bool(drop_non_identity({setting_of(override): ""}, REPEATED))
+        return bool(drop_non_identity({setting_of(override): ""}, REPEAT_SETTINGS))
 
     def is_shared(override: str) -> bool:
         return setting_of(override) != "experiment" and all(

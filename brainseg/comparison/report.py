@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.runs import ScoredRun
 from brainseg.core.files import write_text
-from brainseg.reports.tables import interval
+from brainseg.reports.tables import format_interval
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COVERS = (
+INTERVAL_NOTE = (
     "Intervals are percentile bootstraps over patients (10,000 draws, fixed seed). They cover the "
     "sampling of patients: how far a number would move on other patients of the same kind. They do "
     "not cover retraining, which the spread over seeds describes. That spread is a standard "
     "deviation, not a standard error."
 )
-HEADS = [
+HEADINGS = [
     "",
     "runs",
     "dice",
@@ -54,7 +54,7 @@ def headline(comparison: Comparison) -> str:
     """Return the best configuration and its score, interval and patients as one sentence."""
     best = comparison.table.iloc[0]
     score = (
-        f"mean Dice {best.dice:.3f} (95 % interval {interval(best.dice_low, best.dice_high)}), "
+        f"mean Dice {best.dice:.3f} (95 % interval {format_interval(best.dice_low, best.dice_high)}), "
         f"median {best.dice_median:.3f}, {_format_missed(best.missed)} of "
         f"{comparison.patients} {comparison.role} patients missed"
     )
@@ -83,7 +83,7 @@ def _checkpoint_argument(run: ScoredRun) -> str:
     return shlex.quote(f"checkpoint={path}")
 
 
-def notes(comparison: Comparison) -> list[str]:
+def reader_notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know to interpret the scores, one note each, warnings first."""
     sentences = [*comparison.warnings]
     if comparison.exploratory:
@@ -129,25 +129,25 @@ def notes(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def text(comparison: Comparison, max_rows: int = 30) -> str:
+def format_comparison(comparison: Comparison, max_rows: int = 30) -> str:
     """Return headline, table and notes for the terminal, the best configuration first."""
     table = comparison.table
     rows = [_cells(row, comparison) for row in table.head(max_rows).itertuples()]
-    lines = [headline(comparison), "", *_align_columns([HEADS, *rows])]
+    lines = [headline(comparison), "", *_align_columns([HEADINGS, *rows])]
     if len(table) > max_rows:
         lines.append(f"... and {len(table) - max_rows} more, in comparison.csv")
-    lines += ["", *notes(comparison)]
+    lines += ["", *reader_notes(comparison)]
     lines.append("Intervals are bootstraps over patients; they do not cover retraining.")
     return "\n".join(lines)
 
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
-    """Return a row of the table as text, a cell for each of `HEADS`."""
+    """Return a row of the table as text, a cell for each of `HEADINGS`."""
     cells = [
         row.configuration,
         str(row.runs),
         f"{row.dice:.3f}",
-        interval(row.dice_low, row.dice_high),
+        format_interval(row.dice_low, row.dice_high),
         f"{row.dice_median:.3f}",
     ]
     cells += [
@@ -165,7 +165,7 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
         return [
             *cells,
             f"{row.difference:+.3f}",
-            interval(row.difference_low, row.difference_high, "+.3f"),
+            format_interval(row.difference_low, row.difference_high, "+.3f"),
             *test_cells,
         ]
     return [*cells, "baseline" if len(comparison.table) > 1 else "", "", "", ""]
@@ -211,7 +211,7 @@ def write_page(
             f'<p><a href="{html.escape(viewer)}">Look at the patients, slice by slice</a></p>'
         )
     cells = pd.DataFrame(
-        [_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADS
+        [_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADINGS
     )
     # Columns without any content are left out, as on the terminal.
     body += ["<h2>Configurations, best first</h2>", _html_table(cells.loc[:, (cells != "").any()])]
@@ -224,7 +224,10 @@ def write_page(
     body += [
         "<h2>How to read it</h2>",
         "<ul>",
-        *(f"<li>{html.escape(sentence)}</li>" for sentence in [*notes(comparison), COVERS]),
+        *(
+            f"<li>{html.escape(sentence)}</li>"
+            for sentence in [*reader_notes(comparison), INTERVAL_NOTE]
+        ),
         "</ul>",
     ]
     runs = [

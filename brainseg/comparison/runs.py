@@ -13,13 +13,13 @@ from brainseg.reports.tables import read_scores
 from brainseg.runs.find import resolve_run
 from brainseg.runs.identity import drop_non_identity, non_default_settings
 from brainseg.runs.run_folder import RunFolder
-from brainseg.runs.sweep_record import jobs_of
+from brainseg.runs.sweep_record import sweep_run_folders
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # Runs that differ in these settings alone are repeats of one configuration.
-REPEATED = ("seed", "split.fold")
+REPEAT_SETTINGS = ("seed", "split.fold")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ScoredRun:
         The text is equal for runs that are repeats of each other.
         """
         return json.dumps(
-            sorted(drop_non_identity(non_default_settings(self.config), REPEATED).items())
+            sorted(drop_non_identity(non_default_settings(self.config), REPEAT_SETTINGS).items())
         )
 
     @property
@@ -122,11 +122,11 @@ def load_runs(
     if runs:
         paths = [path for run in runs for path in (_below(Path(run)) or [resolve_run(run, "runs")])]
     elif sweep is not None:
-        paths = jobs_of(sweep, Path(root))
+        paths = sweep_run_folders(sweep, Path(root))
     elif experiment is not None:
-        from brainseg.tracking.lookup import folders_of
+        from brainseg.tracking.lookup import folders_of_experiment
 
-        paths = folders_of(experiment, uri)
+        paths = folders_of_experiment(experiment, uri)
     else:
         paths = _below(Path(root))
         check(
@@ -148,9 +148,9 @@ def count_configurations_tried(checkpoint: str) -> int:
     a run outside a sweep, and for a checkpoint in MLflow whose run folder is not on this machine.
     """
     if checkpoint.startswith(("runs:/", "models:/")):
-        from brainseg.tracking.lookup import folder_behind
+        from brainseg.tracking.lookup import folder_of_checkpoint
 
-        run_folder = folder_behind(checkpoint)
+        run_folder = folder_of_checkpoint(checkpoint)
         if run_folder is None:
             return 1
         path = run_folder
@@ -161,7 +161,7 @@ def count_configurations_tried(checkpoint: str) -> int:
     sweep = RunFolder(folder).facts.get("sweep") if (folder / "run.json").is_file() else None
     if not sweep:
         return 1
-    return len({ScoredRun(path).configuration for path in jobs_of(sweep, folder.parent)})
+    return len({ScoredRun(path).configuration for path in sweep_run_folders(sweep, folder.parent)})
 
 
 def _drop_repeats(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -56,7 +56,7 @@ from brainseg.config.schema import (
     check_group_choices,
     flatten,
     register_schema,
-    restore,
+    restore_config,
 )
 from brainseg.config.train import (
     EXTENDED,
@@ -110,5 +110,5 @@ __all__ = [
     "check_group_choices",
     "flatten",
     "register_schema",
-    "restore",
+    "restore_config",
 ]

@@ -39,9 +39,13 @@ from brainseg.config.text import text_of
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.signals import Signals
 
-HERE = Path(__file__).resolve().parents[1]
+PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 # A wheel has the configs within the package, a checkout beside it.
-CONFIGS = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"
+CONFIGS = (
+    PACKAGE_FOLDER / "conf"
+    if (PACKAGE_FOLDER / "conf").is_dir()
+    else PACKAGE_FOLDER.parent / "conf"
+)
 NO_IMPORTS = "configs hold names, and can import nothing"
 # A request may set these below `hydra`. Hydra itself fills in the last two. Below `hydra.job`,
 # Hydra numbers the jobs.
@@ -341,7 +345,7 @@ def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]])
         f"hydra.{part}",
         target,
         "is not installed",
-        "pip install 'brainseg[joblib]' or 'brainseg[submitit]'",
+        "in a clone, pip install -e '.[joblib]' or '.[submitit]'",
     )
     for key, value in settings.items():
         name = f"hydra.{part}.{key}"

@@ -22,7 +22,7 @@ from brainseg.config import CHOICES, TYPES
 from brainseg.config.launchers import FIXED_SETTINGS, LAUNCHERS, offered_settings
 from brainseg.config.overrides import setting_of, value_of, values_by_setting
 from brainseg.config.schema import flatten, setting_types
-from brainseg.config.text import to_type
+from brainseg.config.text import format_for_shell
 
 RULES: dict[Any, str] = {
     int: "must be a whole number",
@@ -149,7 +149,7 @@ def explain_unreadable(override: str, following: Sequence[str], command: str) ->
         )
     if not re.fullmatch(r"[\w$.@:/-]*", name, re.ASCII):
         return f"{name}: no such setting; {suggest_setting(name, setting_names(command))}"
-    quoted = f"cannot be parsed; put text in quotes: {to_type(name, value)}"
+    quoted = f"cannot be parsed; put text in quotes: {format_for_shell(name, value)}"
     return f"{name}={value}: {type_rule(name, command) or quoted}"
 
 
@@ -166,7 +166,7 @@ def explain_several_values(name: str, value: str, command: str) -> str:
 def _explain_wrong_type(name: str, value: object, command: str, typed: Mapping[str, str]) -> str:
     """Explain a value that does not have its setting's type."""
     if value is None:
-        return f"{name}=null: must have a value; for the text null write {to_type(name, 'null')}"
+        return f"{name}=null: must have a value; for the text null write {format_for_shell(name, 'null')}"
     rule = type_rule(name, command)
     if rule.startswith("must be a list") and isinstance(value, str | int | float):
         rule += f"; write '{name}=[{value}]'"

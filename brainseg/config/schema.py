@@ -131,7 +131,7 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def restore(stored: Any) -> TrainConfig:
+def restore_config(stored: Any) -> TrainConfig:
     """Return the dataclass of a config stored as plain containers in a run folder or checkpoint.
 
     All checks run again, because the file may come from an untrusted source. Raises RequestError

@@ -76,7 +76,7 @@ def quote_path(path: str) -> str:
     return quote(path.replace("${", "\\${"))
 
 
-def to_type(name: str, text: str) -> str:
+def format_for_shell(name: str, text: str) -> str:
     """Return the words to type in a shell that give a setting exactly this text."""
     return shlex.quote(f"{name}={QuotedString(text, Quote.double).with_quotes()}")
 
@@ -93,7 +93,7 @@ def text_of(value: str) -> str:
     return ESCAPE.sub(r"\1", value)
 
 
-def as_typed(command: str, overrides: Iterable[str], sweeps: bool = False) -> list[str]:
+def quote_text_values(command: str, overrides: Iterable[str], sweeps: bool = False) -> list[str]:
     """Return the overrides, with text in quotes wherever Hydra would read another value.
 
     With `sweeps`, a comma separates the values of a sweep. Without, a comma outside of quotes and
@@ -123,12 +123,12 @@ def _quote_value(command: str, name: str, value: str, shape: str, sweeps: bool) 
         # Hydra loses the quotes within choice(...), so its values are written with commas alone.
         value = function[2]
     has_brackets = shape == "text" and value.strip()[:1] + value.strip()[-1:] in ("[]", "{}")
-    remedy = f"for text with brackets write {to_type(name, value)}"
+    remedy = f"for text with brackets write {format_for_shell(name, value)}"
     check(not has_brackets, name, value, "must be a single text, not a list", remedy)
     parts = split_at_commas(value, grouping=shape != "text")
     if len(parts) == 1:
         return _quote_element(value, shape)
-    remedies = [f"for text with a comma write {to_type(name, text_of(value))}"]
+    remedies = [f"for text with a comma write {format_for_shell(name, text_of(value))}"]
     if shape != "text":
         remedies.insert(0, f"for a list write '{name}=[{value}]'")
     if not sweeps and command == "train":

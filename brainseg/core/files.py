@@ -26,7 +26,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     Raises OSError (naming the file) when the disk is full or the folder is not writable.
     """
     temporary = _temporary_path(path, str(os.getpid()))
-    path = target(path)
+    path = resolve_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
@@ -78,12 +78,12 @@ def remove_stale(path: str | Path, seconds: float = 3600) -> None:
     journal, are removed as well.
     """
     pattern = _partial_name(Path(glob.escape(Path(path).name)), "*") + "*"
-    for leftover in target(path).parent.glob(pattern):
+    for leftover in resolve_link(path).parent.glob(pattern):
         if time.time() - leftover.stat().st_mtime >= seconds:
             leftover.unlink()
 
 
-def target(path: str | Path) -> Path:
+def resolve_link(path: str | Path) -> Path:
     """Return the file that a symbolic link points to, whether or not the file exists.
 
     Any other path is returned unchanged.
@@ -92,7 +92,7 @@ def target(path: str | Path) -> Path:
 
 
 def rename(source: str | Path, target: str | Path) -> None:
-    """Rename a file within a folder durably, replacing `target`."""
+    """Rename a file within a folder durably, replacing `resolve_link`."""
     os.replace(source, target)
     _fsync(Path(target).parent)
 
@@ -102,7 +102,7 @@ def _temporary_path(path: str | Path, writer: str) -> Path:
 
     The name is built from the name of the link, because its suffix determines the format.
     """
-    return target(path).with_name(_partial_name(Path(path), writer))
+    return resolve_link(path).with_name(_partial_name(Path(path), writer))
 
 
 def _partial_name(path: Path, writer: str) -> str:

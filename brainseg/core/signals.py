@@ -18,7 +18,7 @@ from typing import Any
 
 # Windows has no SIGHUP.
 HANG_UP = getattr(signal, "SIGHUP", None)
-ENDING = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP else []))
 
 
 class Stopped(BaseException):
@@ -92,7 +92,7 @@ def _signals_to_handle() -> list[signal.Signals]:
     # Python allows signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         return []
-    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class Signals:

@@ -4,7 +4,7 @@ Legend:  B batch, C channels, H W height and width.
 Shapes:  a drawn quantity is (B, 1, 1, 1), or (B, C, 1, 1) where each channel has its own value.
 
 `sample_augmentation` takes all randomness from one generator on the CPU, so that the draw does not
-depend on the device. The engine seeds this generator before each step. `apply` is a function of the
+depend on the device. The engine seeds this generator before each step. `apply_augmentation` is a function of the
 draw and the batch alone. Left-right is the last axis. A batch of 16 x 3 x 256 x 256 costs some
 25 ms on two CPU cores, and 35 ms with noise.
 """
@@ -74,16 +74,18 @@ def sample_augmentation(
     is_moved = bool(config.rotate or config.scale or config.shift)
     return Augmentation(
         flip=flip < config.flip if config.flip else None,
-        angle=between(angle, math.radians(config.rotate)) if is_moved else None,
-        zoom=1 + between(zoom, config.scale) if is_moved else None,
-        shift=between(shift, config.shift) if is_moved else None,
-        gamma=between(gamma, config.gamma).exp() if config.gamma else None,
-        contrast=1 + between(contrast, config.contrast) if config.contrast else None,
-        brightness=between(brightness, config.brightness) if config.brightness else None,
+        angle=scale_symmetrically(angle, math.radians(config.rotate)) if is_moved else None,
+        zoom=1 + scale_symmetrically(zoom, config.scale) if is_moved else None,
+        shift=scale_symmetrically(shift, config.shift) if is_moved else None,
+        gamma=scale_symmetrically(gamma, config.gamma).exp() if config.gamma else None,
+        contrast=1 + scale_symmetrically(contrast, config.contrast) if config.contrast else None,
+        brightness=scale_symmetrically(brightness, config.brightness)
+        if config.brightness
+        else None,
         noise=config.noise * noise if config.noise else None,
         seed=seed if config.noise else None,
         source=to_device(
-            sources(
+            choose_sources(
                 sequences, torch.rand(batch, len(sequences), generator=generator) < config.missing
             ),
             device,
@@ -93,12 +95,12 @@ def sample_augmentation(
     )
 
 
-def can_miss(sequences: Sequence[str]) -> bool:
+def can_replace_by_flair(sequences: Sequence[str]) -> bool:
     """Return True if there is FLAIR and another sequence, which FLAIR could replace."""
     return "FLAIR" in sequences and len(sequences) > 1
 
 
-def sources(sequences: Sequence[str], missing: Tensor) -> Tensor:
+def choose_sources(sequences: Sequence[str], missing: Tensor) -> Tensor:
     """Return the index of the sequence that fills each sequence's place, int64 (B, sequences).
 
     A place that is True in `missing`, bool (B, sequences), gets the index of FLAIR. Every other
@@ -107,12 +109,12 @@ def sources(sequences: Sequence[str], missing: Tensor) -> Tensor:
     return torch.where(missing, list(sequences).index("FLAIR"), torch.arange(len(sequences)))
 
 
-def between(uniform: Tensor, largest: float) -> Tensor:
+def scale_symmetrically(uniform: Tensor, largest: float) -> Tensor:
     """Return values of [0, 1) scaled to [-largest, largest)."""
     return largest * (2 * uniform - 1)
 
 
-def apply(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def apply_augmentation(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return image and mask with the draw applied.
 
     The image is float32 (B, C, H, W) in [0, 1] and the mask uint8 (B, 1, H, W). Types, value range
@@ -142,7 +144,7 @@ def apply(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple[Tensor, Tens
 def fill_missing_with_flair(image: Tensor, source: Tensor) -> Tensor:
     """Return images (B, slices * sequences, H, W) in which FLAIR replaces missing sequences.
 
-    `source` (B, sequences) is the index of the sequence that fills each place, as in `sources`.
+    `source` (B, sequences) is the index of the sequence that fills each place, as in `choose_sources`.
     """
     # (B, sequences, slices, H, W), so that one index selects a sequence in all slices of a sample.
     by_sequence = image.unflatten(1, (-1, source.shape[1])).transpose(1, 2)

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.duplicates import mark_duplicates
-from brainseg.data.fault_report import summarise
+from brainseg.data.fault_report import summarise_faults
 from brainseg.data.plausibility import find_doubts
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.kaggle_3m import Cohort
-from brainseg.data.readers.registry import scanner
+from brainseg.data.readers.registry import choose_scanner
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import Volume
@@ -34,13 +34,13 @@ class FaultyCohortError(DataError):
     def __init__(self, source: str | Path, faults: list[str]) -> None:
         counted = f"{len(faults):,} fault{'s' if len(faults) > 1 else ''}"
         super().__init__(
-            "\n  ".join([f"{source}: {counted}; nothing was written", *summarise(faults)])
+            "\n  ".join([f"{source}: {counted}; nothing was written", *summarise_faults(faults)])
         )
         self.faults = faults
 
 
 @dataclass(frozen=True)
-class Summary:
+class ConversionSummary:
     """Content of a source and the outcome of its conversion."""
 
     # False if the file already existed with the same content.
@@ -67,7 +67,7 @@ def convert(
     progress: bool = False,
     on_duplicate: str = "error",
     reading: Reading | None = None,
-) -> Summary:
+) -> ConversionSummary:
     """Verify the folder `source` and write it as one HDF5 file.
 
     `reading` contains the settings of the reader. A file at `output` with the same content is left
@@ -84,7 +84,7 @@ def convert(
         disable = None if progress else True
         return tqdm(items, step, total, unit="volume", leave=False, disable=disable)
 
-    reader, scan = scanner(source, reading or Reading())
+    reader, scan = choose_scanner(source, reading or Reading())
     source_cohort = scan(source, workers, show)
     # A source without any volume is the wrong folder, which is an error of the request.
     if not source_cohort.folders and len(source_cohort.faults) == 1:
@@ -114,14 +114,14 @@ def convert(
         )
     left_out = source_cohort.faulty_patients if skips_patients else []
     warnings = [*source_cohort.warnings, *find_doubts(cohort.volumes, cohort.classes)]
-    return Summary(
+    return ConversionSummary(
         written,
         cohort.volumes,
         cohort.channels,
         cohort.classes,
         cohort.fingerprint,
         warnings,
-        source_cohort.ignored,
+        source_cohort.ignored_files,
         left_out,
         source_cohort.faults,
         reader,

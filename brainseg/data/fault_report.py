@@ -4,12 +4,12 @@ import re
 from collections.abc import Sequence
 
 # Faults of one kind that a report lists.
-SHOWN = 5
+LINES_PER_KIND = 5
 KINDS = 20
 NAMES = 20
 
 
-def summarise(lines: Sequence[str]) -> list[str]:
+def summarise_faults(lines: Sequence[str]) -> list[str]:
     """Return the first five lines of each kind, and the number of lines that were left out.
 
     Lines are of one kind if they differ only in the volume, the file and in numbers. Each line
@@ -21,11 +21,11 @@ def summarise(lines: Sequence[str]) -> list[str]:
     report = []
     for similar in list(kinds.values())[:KINDS]:
         # A single remaining line is printed, because a line that counts it would be no shorter.
-        report += similar[:SHOWN] if len(similar) > SHOWN + 1 else similar
-        if len(similar) > SHOWN + 1:
+        report += similar[:LINES_PER_KIND] if len(similar) > LINES_PER_KIND + 1 else similar
+        if len(similar) > LINES_PER_KIND + 1:
             volumes = len({_volume(line) for line in similar})
             report.append(
-                f"... and {len(similar) - SHOWN:,} more like these, {len(similar):,} in "
+                f"... and {len(similar) - LINES_PER_KIND:,} more like these, {len(similar):,} in "
                 f"{volumes:,} volume{'s' * (volumes > 1)}"
             )
     if len(kinds) > KINDS:

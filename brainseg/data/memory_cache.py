@@ -8,7 +8,7 @@ import torch
 from brainseg.data.dataset import Batch, MRIDataset
 
 
-class Key(NamedTuple):
+class CacheKey(NamedTuple):
     """Identity of the cached slices.
 
     The fingerprint is read for each run, because a file may be replaced between two runs.
@@ -22,7 +22,7 @@ class Key(NamedTuple):
 
 
 # A global variable, because all other objects of a run are freed when the job ends.
-_cache: dict[Key, Batch] = {}
+_cache: dict[CacheKey, Batch] = {}
 
 
 def cache_in_memory(
@@ -49,8 +49,8 @@ def clear_cache() -> None:
     _cache.clear()
 
 
-def _key(part: MRIDataset, device: torch.device) -> Key:
+def _key(part: MRIDataset, device: torch.device) -> CacheKey:
     store = part.store
-    return Key(
+    return CacheKey(
         str(store.path.resolve()), store.fingerprint, part.volume, tuple(part.volumes), str(device)
     )

@@ -51,7 +51,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def misnamed(folder: Path, names: list[str], has_slices: bool) -> list[str]:
+def describe_misnamed(folder: Path, names: list[str], has_slices: bool) -> list[str]:
     """Return a fault for each misnamed image, or one fault if all bear another folder's name.
 
     `names` are the images of the folder whose name does not match the folder. `has_slices` is True

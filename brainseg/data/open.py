@@ -28,7 +28,7 @@ def open_store(config: DataConfig) -> Store:
     )
 
 
-def fingerprint(config: DataConfig) -> str | None:
+def read_fingerprint(config: DataConfig) -> str | None:
     """Return the fingerprint of the data, or None if there is no file, as before the first use."""
     path = Path(config.path) if config.path is not None else cohort.cohort_file(config.phantom)
     if not path.is_file():
@@ -74,6 +74,6 @@ def read_dataset_info(config: DataConfig) -> DatasetInfo:
     return info._replace(patients=info.patients[: config.limit_patients])
 
 
-def in_channels(config: DataConfig, info: DatasetInfo) -> int:
+def count_in_channels(config: DataConfig, info: DatasetInfo) -> int:
     """Return the number of input channels, the selected channels of a slice and its neighbours."""
     return (1 if config.volume is not None else len(info.channels)) * (2 * config.context + 1)

@@ -58,7 +58,7 @@ TYPES = {
     "classes": "S",
 }
 # Errors of h5py for damaged files. None of 90,000 damaged files raised another error.
-DAMAGED = (OSError, KeyError, ValueError, RuntimeError)
+DAMAGE_ERRORS = (OSError, KeyError, ValueError, RuntimeError)
 
 
 def part_of(file: h5py.File, name: str, remedy: str = REMEDY) -> h5py.Dataset:
@@ -102,7 +102,7 @@ def is_store(path: str | Path) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _has_format(file)
-    except DAMAGED:
+    except DAMAGE_ERRORS:
         return False
 
 
@@ -129,7 +129,7 @@ class Store:
             raise DataError(f"{self.path}: no such file; {REMEDY}")
         try:
             self._read_header(self._file())
-        except DAMAGED as error:
+        except DAMAGE_ERRORS as error:
             self.close()
             if isinstance(error, DataError):
                 raise
@@ -243,7 +243,7 @@ class Store:
             )
         try:
             return self._file()[name][start:stop]
-        except DAMAGED as error:
+        except DAMAGE_ERRORS as error:
             # Reading the rows again one by one raises the error of the damaged slice.
             for row in range(start, stop) if stop - start > 1 else ():
                 self._rows(name, row, row + 1)

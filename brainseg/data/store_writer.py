@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from brainseg.core.files import remove_stale, target, writing
+from brainseg.core.files import remove_stale, resolve_link, writing
 from brainseg.data.store import FORMAT, SCHEMA
 from brainseg.data.volume import CHANNELS, CLASSES, Volume, fingerprint, renamed_patients
 
 # Bytes of pixels that HDF5 buffers before it writes them, in both datasets together.
-HELD = 2**24
+BUFFER_BYTES = 2**24
 # Bytes that suffice for all but the pixels, for each file and for each slice.
 SMALL, SMALL_ROW = 16_384, 1024
 
@@ -46,7 +46,7 @@ def write_store(
         with temporary.open("wb") as file:
             _reserve(file.fileno(), small)
         with h5py.File(
-            temporary, "w", libver="latest", locking=False, rdcc_nbytes=HELD // 2
+            temporary, "w", libver="latest", locking=False, rdcc_nbytes=BUFFER_BYTES // 2
         ) as file:
             reserved = _reserve(file.id.get_vfd_handle(), small)
             first_slice = _write_header(file, volumes, channels, classes)
@@ -58,7 +58,11 @@ def write_store(
             ):
                 size = image.nbytes + mask.nbytes
                 # Pixels that HDF5 has buffered are not yet part of the size of the file.
-                needed = file.id.get_filesize() + small + round(1.01 * (min(written, HELD) + size))
+                needed = (
+                    file.id.get_filesize()
+                    + small
+                    + round(1.01 * (min(written, BUFFER_BYTES) + size))
+                )
                 reserved = _reserve(file.id.get_vfd_handle(), needed, reserved)
                 images[start:stop] = image
                 masks[start:stop] = mask
@@ -119,7 +123,7 @@ def _write_header(
 def _check_room(path: str | Path, volumes: Sequence[Volume]) -> None:
     """Raise OSError if the disk has too little space for the images and 2 % for all other data."""
     needed = int(1.02 * sum(math.prod(volume.shape) for volume in volumes))
-    free = shutil.disk_usage(target(path).absolute().parent).free
+    free = shutil.disk_usage(resolve_link(path).absolute().parent).free
     if needed > free:
         full = os.strerror(errno.ENOSPC)
         raise OSError(

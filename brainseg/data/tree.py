@@ -25,7 +25,7 @@ class Tree:
     ignored: list[str] = field(default_factory=list)
 
 
-def walk(folder: Folder, top: Folder, tree: Tree) -> bool:
+def collect_folders(folder: Folder, top: Folder, tree: Tree) -> bool:
     """Add a folder and all folders below it to `tree`.
 
     Returns True if any of them contains an image.
@@ -72,7 +72,7 @@ def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
             f"{entry.name}: a link that leads outside the source; put the files in its place"
         )
     else:
-        has_images = walk(folder, top, tree)
+        has_images = collect_folders(folder, top, tree)
     if folder.faults:
         tree.faulty.append(folder)
     elif not has_images:

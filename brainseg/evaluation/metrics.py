@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # A patient with a tumour and a Dice below this counts as missed.
 MISSED_DICE = 0.05
 # The metrics that are also summarised for each class.
-OF_A_CLASS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")
+CLASS_METRICS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     undefined metrics are left out. Values are means over patients, except for the names with
     `median`, for counts, and for three metrics. `hd95` is the median over the patients where it is
     defined, and `hd95_undefined` counts the others. `empty_slice_false_positives` is a share of the
-    tumour-free slices of all patients. With several foreground classes the metrics of `OF_A_CLASS`
+    tumour-free slices of all patients. With several foreground classes the metrics of `CLASS_METRICS`
     follow for each class, such as `val/dice/oedema`. Raises DataError without a patient.
     """
     if not scores:
@@ -241,7 +241,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         class_metrics = summarise([score.classes[label] for score in scores], prefix)
         metrics |= {
             f"{name}/{label}": class_metrics[name]
-            for key in OF_A_CLASS
+            for key in CLASS_METRICS
             if (name := f"{prefix}/{key}") in class_metrics
         }
     return metrics

@@ -1,7 +1,7 @@
 """Confidence intervals over patients, paired tests, and correction for multiple comparisons.
 
 All functions are pure functions of arrays, and the unit of every test is the patient. The variation
-between trainings (seeds, folds) is measured by `spread` alone and is part of no interval.
+between trainings (seeds, folds) is measured by `standard_deviation` alone and is part of no interval.
 """
 
 import math
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """A comparison of a configuration with a baseline on the same patients.
 
     Every difference is ours - baseline.
@@ -38,7 +38,7 @@ class Paired:
     low: float
     high: float
     # The two-sided Wilcoxon signed-rank test, not yet corrected for the number of configurations.
-    # `holm` corrects it.
+    # `adjust_p_values` corrects it.
     p: float
     # Patients with a higher score in ours, with the same score, and with a lower score.
     wins: int
@@ -91,7 +91,7 @@ def bootstrap(
 
 def compare_paired(
     ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: int = 0
-) -> Paired:
+) -> PairedComparison:
     """Return the comparison of two configurations patient by patient.
 
     `ours` and `baseline` (P,) contain the same patients in the same order. The test is Wilcoxon's
@@ -112,7 +112,7 @@ def compare_paired(
     low, high = bootstrap(differences, draws=draws, seed=seed)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p = float(wilcoxon(differences, zero_method="pratt").pvalue) if wins + losses else 1.0
-    return Paired(
+    return PairedComparison(
         len(differences),
         float(differences.mean()),
         low,
@@ -124,7 +124,7 @@ def compare_paired(
     )
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def adjust_p_values(p: Sequence[float]) -> list[float]:
     """Return the adjusted p-values of several comparisons, in their order (Holm 1979).
 
     If the comparisons below 0.05 are accepted, the chance that any of them is false stays below
@@ -141,7 +141,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def spread(values: np.ndarray) -> float:
+def standard_deviation(values: np.ndarray) -> float:
     """Return the standard deviation of `values` (n,) over folds or seeds.
 
     It is NaN with fewer than two values. It is not the standard error of a mean. Folds share

@@ -29,7 +29,7 @@ from brainseg.core.errors import DataError
 OPSET = 18
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 # Pixels. Below this size networks fail for other reasons than the multiple.
-LEAST = 64
+SMALLEST_SIZE = 64
 # Name of the metadata in a pt2 file.
 FACTS_FILE = "facts.json"
 
@@ -37,7 +37,7 @@ FACTS_FILE = "facts.json"
 Runner = Callable[[np.ndarray], np.ndarray]
 
 
-def trace(model: nn.Module, in_channels: int) -> tuple[torch.export.ExportedProgram, int]:
+def trace_network(model: nn.Module, in_channels: int) -> tuple[torch.export.ExportedProgram, int]:
     """Return the graph of a network in eval mode, and the number that must divide H and W.
 
     Raises DataError if the network has no graph with free height and width.
@@ -50,7 +50,7 @@ def trace(model: nn.Module, in_channels: int) -> tuple[torch.export.ExportedProg
             torch.export.Dim("columns", min=1),
         )
         shapes = {0: batch, 2: multiple * height, 3: multiple * width}
-        sides = [multiple * (LEAST // multiple + extra) for extra in (1, 2)]
+        sides = [multiple * (SMALLEST_SIZE // multiple + extra) for extra in (1, 2)]
         try:
             with _suppress_warnings():
                 program = torch.export.export(
@@ -150,7 +150,7 @@ def run_pt2(content: bytes) -> Runner:
     return run
 
 
-def difference(model: nn.Module, run: Runner, images: Tensor) -> float:
+def largest_difference(model: nn.Module, run: Runner, images: Tensor) -> float:
     """Return the largest absolute difference of the logits on images (B, C, H, W).
 
     The difference is infinite if the shapes differ or a logit is NaN.
@@ -178,7 +178,7 @@ def _candidate_multiples(model: nn.Module, in_channels: int) -> Iterator[int]:
     shapes_only = copy.deepcopy(model).to("meta")
     for multiple in MULTIPLES:
         # An odd factor makes sizes that are no multiples of twice the number.
-        odd = LEAST // multiple | 1
+        odd = SMALLEST_SIZE // multiple | 1
         height, width = multiple * odd, multiple * (odd + 2)
         try:
             with torch.no_grad():

@@ -34,7 +34,7 @@ from brainseg.reports import tables
 from brainseg.reports.scores import summarise_by_role
 
 NOTICE = "For research only, not for clinical use."
-MAKER = "brainseg.predict"
+MADE_BY = "brainseg.predict"
 MASKS = "predictions.h5"
 
 
@@ -83,7 +83,7 @@ def digest_of(settings: Mapping[str, Any], study: InputCase) -> str:
     return digest.hexdigest()
 
 
-def is_complete(folder: Path, digest: str) -> CasePrediction | None:
+def read_complete(folder: Path, digest: str) -> CasePrediction | None:
     """Return the prediction in a study's folder if it is complete and has the digest, else None."""
     try:
         content = json.loads((folder / "prediction.json").read_text())
@@ -98,7 +98,9 @@ def is_complete(folder: Path, digest: str) -> CasePrediction | None:
     return prediction if is_intact else None
 
 
-def check_free(output: Path, studies: Sequence[InputCase], settings: Mapping[str, Any]) -> None:
+def check_not_overwriting(
+    output: Path, studies: Sequence[InputCase], settings: Mapping[str, Any]
+) -> None:
     """Refuse a study whose folder contains the mask of other files.
 
     Without this check, the second of two patients with the same name would overwrite the first. The
@@ -114,19 +116,19 @@ def check_free(output: Path, studies: Sequence[InputCase], settings: Mapping[str
             continue
         is_same = (
             not source
-            or not set(source).isdisjoint(files_of(study))
+            or not set(source).isdisjoint(source_files(study))
             or digest == digest_of(settings, study)
         )
         rule = f"{study.name} in it was made from other files: {', '.join(source[:3])}"
         check(is_same, "output", output, rule, "choose another folder")
 
 
-def files_of(study: InputCase) -> list[str]:
+def source_files(study: InputCase) -> list[str]:
     """Return the absolute paths of the files of a study."""
     return sorted(str(path.resolve()) for path in study.files)
 
 
-def other_files_in(output: Path, studies: Sequence[InputCase]) -> list[str]:
+def other_studies_in(output: Path, studies: Sequence[InputCase]) -> list[str]:
     """Return the names of the studies that earlier requests left in the folder."""
     return sorted(
         {path.parent.name for path in output.glob("*/prediction.json")}
@@ -157,7 +159,7 @@ def check_output(output: Path, sources: Sequence[Path]) -> None:
         is_usable = (
             not output.exists()
             or not any(output.iterdir())
-            or json.loads((output / "summary.json").read_text())["made_by"] == MAKER
+            or json.loads((output / "summary.json").read_text())["made_by"] == MADE_BY
         )
     except (OSError, ValueError, KeyError, TypeError):
         is_usable = False
@@ -165,15 +167,15 @@ def check_output(output: Path, sources: Sequence[Path]) -> None:
     check(is_usable, "output", output, rule, "choose another folder")
 
 
-def begin(output: Path, facts: Mapping[str, Any]) -> None:
+def mark_as_output(output: Path, facts: Mapping[str, Any]) -> None:
     """Mark the folder as an output folder of `predict`, before the first study."""
     write_json(
-        output / "summary.json", {"made_by": MAKER, "notice": NOTICE, "finished": False, **facts}
+        output / "summary.json", {"made_by": MADE_BY, "notice": NOTICE, "finished": False, **facts}
     )
     remove_partial(output)
 
 
-def conclude(
+def write_results(
     output: Path, predictions: Sequence[CasePrediction], facts: Mapping[str, Any]
 ) -> dict[str, float]:
     """Write volumes.csv, patients.csv and the final summary.json, and return the metrics by role.
@@ -188,13 +190,13 @@ def conclude(
     ]
     metrics = summarise_by_role(rows)
     if rows:
-        tables.patients_csv(rows, output / "patients.csv")
+        tables.write_patients_csv(rows, output / "patients.csv")
     else:
         # An earlier request may have left scores of other studies.
         (output / "patients.csv").unlink(missing_ok=True)
     write_json(
         output / "summary.json",
-        {"made_by": MAKER, "notice": NOTICE, "finished": True, **facts, "metrics": metrics},
+        {"made_by": MADE_BY, "notice": NOTICE, "finished": True, **facts, "metrics": metrics},
     )
     return metrics
 
@@ -217,7 +219,7 @@ def _write_volumes(predictions: Sequence[CasePrediction], path: Path) -> None:
             voxels = prediction.voxels
             counts = [sum(voxels.values()), *(voxels[label] for label in labels)]
             cells = [
-                tables.cell(value)
+                tables.format_cell(value)
                 for count in counts
                 for value in (count, prediction.millilitres(count))
             ]

@@ -43,7 +43,7 @@ def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list
     return [_save(strip, folder / "overlay.png"), _save(thumbnail, folder / "thumbnail.png")]
 
 
-def contact_sheet(
+def write_contact_sheet(
     thumbnails: Sequence[Path], classes: Sequence[str], scored: bool, path: Path
 ) -> None:
     """Write one picture of all studies, six per row, in the order of `thumbnails`.

@@ -20,7 +20,7 @@ from brainseg.config import (
     ModelConfig,
     TrainConfig,
     UNetConfig,
-    restore,
+    restore_config,
 )
 from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
@@ -32,7 +32,7 @@ from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.models import networks
 from brainseg.prediction.training_data import training_file
 from brainseg.runs import checkpoint
-from brainseg.runs.find import nearest
+from brainseg.runs.find import suggest_path
 from brainseg.runs.foreign_weights import match_weights
 from brainseg.training import losses
 
@@ -40,7 +40,7 @@ log = logging.getLogger("brainseg")
 
 # Height and width of the public data set, for weights that do not store their training size.
 DEFAULT_IMAGE_SIZE = (256, 256)
-NAMES = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
+CHECKPOINT_FORMS = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TrainedModel:
 
     @cached_property
     def config(self) -> TrainConfig | None:
-        return restore(self.stored["config"]) if "config" in self.stored else None
+        return restore_config(self.stored["config"]) if "config" in self.stored else None
 
     @cached_property
     def split(self) -> Split | None:
@@ -330,7 +330,7 @@ def check_checkpoint_exists(name: str) -> None:
     A name in MLflow is only checked when the checkpoint is loaded. Raises RequestError.
     """
     exists = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
-    check(exists, "checkpoint", name, "no such file", nearest(Path(name)) or NAMES)
+    check(exists, "checkpoint", name, "no such file", suggest_path(Path(name)) or CHECKPOINT_FORMS)
 
 
 def patient_role(
@@ -346,7 +346,7 @@ def patient_role(
     return next(role for role in (*PARTS, "unknown") if role in roles)
 
 
-def members_that_saw(
+def leaking_members(
     patient: str, members: Sequence[TrainedModel], store: Store | None = None
 ) -> list[str]:
     """Return the members that used a patient for training or selection, if others did not.

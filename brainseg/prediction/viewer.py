@@ -37,7 +37,7 @@ def write_viewer(
     ]
     volumes = [sum(prediction.voxels.values()) for prediction in predictions]
     by_volume = sorted(range(len(predictions)), key=lambda index: -volumes[index])
-    chosen = viewer.choose_slices(scores, count) if has_scores else sorted(by_volume[:count])
+    chosen = viewer.choose_patients(scores, count) if has_scores else sorted(by_volume[:count])
     left_out = [
         prediction.name for index, prediction in enumerate(predictions) if index not in chosen
     ]
@@ -65,6 +65,6 @@ def _read_case(
     mask = read_predictions(output / name / MASKS, name).mask
     dice = prediction.score.dice if prediction.score else None
     store = MemoryStore(name, scan, study.channels, classes)
-    case = viewer.case_of(store, name, [mask], [dice], prediction.role)
+    case = viewer.build_case(store, name, [mask], [dice], prediction.role)
     # Without a score there are no masks to compare with.
     return case if prediction.score else dataclasses.replace(case, truth=None)

@@ -32,12 +32,12 @@ POSITION, FALSE_ALARMS = "position in the tumour", "false alarms"
 THIRDS = ("lowest third of its slices", "middle third", "highest third")
 COMPLETE, MISSING = "all there", "missing"
 # A numeric column with more values than this is divided into thirds.
-BY_VALUE = 6
+MAX_GROUPS_BY_VALUE = 6
 # A text column with more values than this identifies patients, so it forms no groups.
-NAMES = 12
+MAX_TEXT_VALUES = 12
 
 
-def groups(
+def summarise_groups(
     patients: "pd.DataFrame",
     slices: "pd.DataFrame | None" = None,
     store: "Store | None" = None,
@@ -49,12 +49,12 @@ def groups(
     are the 95 % bootstrap interval over patients. A group of a single patient has no interval. The
     scored value is the Dice of a patient's volume. Under POSITION it is the Dice of the patient's
     slices at that position, and under FALSE_ALARMS the patient's share of tumour-free slices with
-    any predicted pixel. Arguments and errors are those of `observe`.
+    any predicted pixel. Arguments and errors are those of `collect_group_values`.
     """
     import pandas as pd
 
     rows = []
-    for (factor, group), part in observe(patients, slices, store, clinical).groupby(
+    for (factor, group), part in collect_group_values(patients, slices, store, clinical).groupby(
         ["factor", "group"], sort=False
     ):
         values = part.value.to_numpy()
@@ -65,7 +65,7 @@ def groups(
     return pd.DataFrame(rows, columns=columns).astype({"missed": "Int64"})
 
 
-def observe(
+def collect_group_values(
     patients: "pd.DataFrame",
     slices: "pd.DataFrame | None" = None,
     store: "Store | None" = None,
@@ -104,7 +104,7 @@ def observe(
         factor_columns = [
             name
             for name in rows
-            if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= NAMES
+            if pd.api.types.is_numeric_dtype(rows[name]) or rows[name].nunique() <= MAX_TEXT_VALUES
         ]
         parts += [
             _assign_groups(scores, name, _group_by_value(rows[name])) for name in factor_columns
@@ -112,7 +112,9 @@ def observe(
     return pd.concat(parts, ignore_index=True)[["factor", "group", "patient", "value", "missed"]]
 
 
-def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -> "pd.DataFrame":
+def worst_patients(
+    patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None
+) -> "pd.DataFrame":
     """Return the `n` patients of lowest Dice, the lowest first.
 
     Further columns contain values that may explain the Dice.
@@ -134,18 +136,18 @@ def worst(patients: "pd.DataFrame", n: int = 10, store: "Store | None" = None) -
         .head(n)[[column for column in columns if column in patients]]
         .reset_index(drop=True)
     )
-    table.insert(1, "institution", table.patient.map(institution))
+    table.insert(1, "institution", table.patient.map(institution_of))
     if store is not None:
-        table["sequences"] = table.patient.map(sequences(store))
+        table["sequences"] = table.patient.map(missing_sequences(store))
     return table
 
 
-def institution(patient: str) -> str:
+def institution_of(patient: str) -> str:
     """Return the institution in a name such as TCGA_<institution>_<number>, else "unknown"."""
     return (patient.split("_") + ["", ""])[1] or "unknown"
 
 
-def sequences(store: "Store") -> dict[str, str]:
+def missing_sequences(store: "Store") -> dict[str, str]:
     """Return a label for each volume with its missing sequences, which a copy of FLAIR replaces."""
     absent = [
         [name for name, copied in zip(store.channels, row, strict=True) if copied]
@@ -200,14 +202,14 @@ def _patient_factors(
     pixels = patients.tumour_pixels
     factors = {
         ALL: pd.Categorical([ALL] * len(patients)),
-        VOLUME: thirds(pixels.where(pixels > 0), "no tumour"),
+        VOLUME: group_in_thirds(pixels.where(pixels > 0), "no tumour"),
     }
-    institutions = patients.patient.map(institution)
+    institutions = patients.patient.map(institution_of)
     # Names such as case_001 contain no institution, and would give each patient its own group.
     if institutions.nunique() < len(patients) or len(patients) == 1:
         factors[INSTITUTION] = pd.Categorical(institutions)
     if store is not None:
-        labels = patients.patient.map(sequences(store))
+        labels = patients.patient.map(missing_sequences(store))
         factors[SEQUENCES] = pd.Categorical(
             labels,
             sorted(set(labels), key=lambda label: (label != COMPLETE, " or " in label, label)),
@@ -223,13 +225,13 @@ def _group_by_value(values: "pd.Series") -> "pd.Categorical":
     """
     import pandas as pd
 
-    if pd.api.types.is_numeric_dtype(values) and values.nunique() > BY_VALUE:
-        return thirds(values, MISSING)
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > MAX_GROUPS_BY_VALUE:
+        return group_in_thirds(values, MISSING)
     labels = {value: _format_value(value) for value in sorted(values.dropna().unique())}
     return _categories(values.map(labels), list(labels.values()), MISSING)
 
 
-def thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
+def group_in_thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
     """Return the third that each number lies in.
 
     A third is named by the smallest and largest number in it, such as `3 to 17`, or `3` if they are

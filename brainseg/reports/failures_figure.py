@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from brainseg.data.store import Store
 
 # The colours of patients with a missing sequence, in the order of the groups.
-FURTHER = (ORANGE, "#2e8b57", "#8e44ad")
+MISSING_SEQUENCE_COLOURS = (ORANGE, "#2e8b57", "#8e44ad")
 # The height of a line in inches.
-LINE = 0.21
+LINE_HEIGHT = 0.21
 # The columns of the clinical part.
 COLUMNS = 3
 # The number of patients of lowest Dice whose names are drawn.
-NAMED = 3
+NAMED_PATIENTS = 3
 
 
-def write(
+def write_failures(
     folder: str | Path,
     patients: "pd.DataFrame",
     slices: "pd.DataFrame | None" = None,
@@ -42,18 +42,18 @@ def write(
     Arguments are those of `failures.observe`.
     """
     tables = {
-        "failures.csv": failures.groups(patients, slices, store, clinical),
-        "worst.csv": failures.worst(patients, store=store),
+        "failures.csv": failures.summarise_groups(patients, slices, store, clinical),
+        "worst.csv": failures.worst_patients(patients, store=store),
     }
     for name, table in tables.items():
         with writing(Path(folder) / name) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
     picture = Path(folder) / "pictures" / "failures.png"
-    figure(patients, picture, slices, store, clinical)
+    draw_failures(patients, picture, slices, store, clinical)
     return [*(Path(folder) / name for name in tables), picture]
 
 
-def figure(
+def draw_failures(
     patients: "pd.DataFrame",
     path: str | Path,
     slices: "pd.DataFrame | None" = None,
@@ -61,16 +61,16 @@ def figure(
     clinical: "pd.DataFrame | None" = None,
 ) -> None:
     """Draw the analysis as PNG. Arguments and errors are those of `failures.observe`."""
-    observed = failures.observe(patients, slices, store, clinical)
-    table = failures.groups(patients, slices, store, clinical)
+    observed = failures.collect_group_values(patients, slices, store, clinical)
+    table = failures.summarise_groups(patients, slices, store, clinical)
     colours = _sequence_colours(table)
     columns = (
         [] if clinical is None else _split_into_columns(table[table.factor.isin(clinical.columns)])
     )
     main = table[~table.factor.isin([ALL, *(clinical.columns if clinical is not None else ())])]
-    heights = [max(4.6, LINE * _count_lines(main) + 0.9)]
+    heights = [max(4.6, LINE_HEIGHT * _count_lines(main) + 0.9)]
     if columns:
-        heights.append(LINE * max(map(_count_lines, columns)) + 0.8)
+        heights.append(LINE_HEIGHT * max(map(_count_lines, columns)) + 0.8)
     canvas = figures.new_figure(13, sum(heights) + 0.4)
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
@@ -107,7 +107,8 @@ def _sequence_colours(table: "pd.DataFrame") -> dict[str, str]:
     """Return the colour of each group of SEQUENCES, which both parts of the picture share."""
     absent = [group for group in table.group[table.factor == SEQUENCES] if group != COMPLETE]
     return {COMPLETE: BLUE} | {
-        group: FURTHER[number % len(FURTHER)] for number, group in enumerate(absent)
+        group: MISSING_SEQUENCE_COLOURS[number % len(MISSING_SEQUENCE_COLOURS)]
+        for number, group in enumerate(absent)
     }
 
 
@@ -128,7 +129,7 @@ def _draw_scatter(
     # A logarithmic axis can't show a volume of 0.
     with_tumour = patients[patients.tumour_pixels > 0]
     groups = (
-        with_tumour.patient.map(failures.sequences(store))
+        with_tumour.patient.map(failures.missing_sequences(store))
         if store is not None
         else with_tumour.patient.map(lambda _: COMPLETE)
     )
@@ -167,7 +168,7 @@ def _draw_scatter(
         axes.fill_between(
             ends.loc[row.group], row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1
         )
-    worst = with_tumour.sort_values(["dice", "patient"]).head(NAMED)
+    worst = with_tumour.sort_values(["dice", "patient"]).head(NAMED_PATIENTS)
     # The geometric mean is the middle of a logarithmic axis.
     volumes = with_tumour.tumour_pixels
     middle = math.sqrt(volumes.min() * volumes.max()) if len(volumes) else 0

@@ -16,7 +16,16 @@ from brainseg.evaluation.history import best_row
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#666666"
 # The colours of class 1, 2, ..., in turn.
-OF_CLASS = ("#ffb000", "#2f9bff", "#ff4fa3", "#35d07f", "#b07cff", "#ff6a2b", "#00d5d5", "#e8e85a")
+CLASS_COLOURS = (
+    "#ffb000",
+    "#2f9bff",
+    "#ff4fa3",
+    "#35d07f",
+    "#b07cff",
+    "#ff6a2b",
+    "#00d5d5",
+    "#e8e85a",
+)
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -32,10 +41,10 @@ def draw_curves(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     losses.set_title("Loss", loc="left", fontweight="bold")
     # Further classes are left out, because there is no colour for them.
     class_metrics = [name for name in rows[-1]["metrics"] if name.startswith("val/dice/")][
-        : len(OF_CLASS)
+        : len(CLASS_COLOURS)
     ]
     lines = {
-        name: (name.removeprefix("val/dice/"), OF_CLASS[index])
+        name: (name.removeprefix("val/dice/"), CLASS_COLOURS[index])
         for index, name in enumerate(class_metrics)
     }
     draw_lines(
@@ -118,7 +127,7 @@ def class_colour(index: int) -> tuple[float, float, float]:
     """Return the RGB colour of a class above 0."""
     from matplotlib.colors import to_rgb
 
-    return to_rgb(OF_CLASS[(index - 1) % len(OF_CLASS)])
+    return to_rgb(CLASS_COLOURS[(index - 1) % len(CLASS_COLOURS)])
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -83,7 +83,7 @@ def draw_frame(case: Case) -> tuple[list[int], float, tuple[slice, slice]]:
 
     The rows and columns contain the head and the masks.
     """
-    slices = slices_shown(case.truth > 0, case.prediction > 0)
+    slices = choose_slices(case.truth > 0, case.prediction > 0)
     # A percentile makes fat and fluid white. The maximum might be a single bright pixel.
     high = float(np.percentile(case.images[:, case.channel], 99.3)) or 1.0
     window = head_window(
@@ -142,7 +142,7 @@ def head_window(bright: np.ndarray, masks: np.ndarray) -> tuple[slice, slice]:
     return rows, columns
 
 
-def slices_shown(truth: np.ndarray, prediction: np.ndarray) -> list[int]:
+def choose_slices(truth: np.ndarray, prediction: np.ndarray) -> list[int]:
     """Return at most four slices of bool (S, H, W), spread over the tumour with its largest slice.
 
     Without a tumour they are spread over the prediction, and without a prediction over the volume.

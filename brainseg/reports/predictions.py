@@ -20,7 +20,7 @@ import numpy as np
 
 from brainseg.core.errors import DataError
 from brainseg.core.files import write_bytes
-from brainseg.data.store import DAMAGED, part_of
+from brainseg.data.store import DAMAGE_ERRORS, part_of
 from brainseg.data.store_writer import fixed_length
 
 REMEDY = "make it again with python -m brainseg.evaluate"
@@ -111,7 +111,7 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
                 parts["masks"][start:stop],
                 probability,
             )
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         if isinstance(error, DataError):
             raise
         reason = " ".join(str(error).split())[:200]

@@ -20,7 +20,7 @@ from brainseg.reports import overlays, tables, viewer
 from brainseg.reports.predictions import Prediction, write_predictions
 
 # The prefix of the metrics of each role.
-PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}
+METRIC_PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}
 
 
 def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
@@ -34,7 +34,7 @@ def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, flo
     return {
         name: value
         for role, scores in role_scores.items()
-        for name, value in summarise(scores, PREFIX[role]).items()
+        for name, value in summarise(scores, METRIC_PREFIX[role]).items()
     }
 
 
@@ -104,14 +104,14 @@ class Results:
         """Return the metrics of each role, with the prefix of the role."""
         return summarise_by_role(self.rows)
 
-    def explained(self) -> str:
+    def explain(self) -> str:
         """Return an explanation of the table of metrics.
 
         It contains the interval of the mean Dice of each role, the metrics that are not means over
         patients, and the unit of HD95.
         """
         lines = []
-        for role, prefix in PREFIX.items():
+        for role, prefix in METRIC_PREFIX.items():
             scores = self.scores_of(role)
             dice = np.array([score.dice for score in scores])
             if len(dice):
@@ -146,10 +146,10 @@ class Results:
         of earlier scores are deleted.
         """
         metrics = self.metrics()
-        order = list(PREFIX)
+        order = list(METRIC_PREFIX)
         self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
-        tables.patients_csv(self.rows, folder / "patients.csv")
-        tables.slices_csv(
+        tables.write_patients_csv(self.rows, folder / "patients.csv")
+        tables.write_slices_csv(
             {score.patient: self._slices[score.patient] for score, _ in self.rows},
             folder / "slices.csv",
         )
@@ -201,7 +201,7 @@ class Results:
 
         `run` is the name of the predictions, and `notes` are the lines at the top of the page.
         """
-        chosen = viewer.choose_slices([(role, score.dice) for score, role in self.rows], count)
+        chosen = viewer.choose_patients([(role, score.dice) for score, role in self.rows], count)
         left_out = [
             score.patient for index, (score, _) in enumerate(self.rows) if index not in chosen
         ]
@@ -209,7 +209,7 @@ class Results:
 
         def case(score: PatientScore, role: str) -> viewer.Case:
             mask = self._mask(score.patient, (score.slices, *store.shape[2:]))
-            return viewer.case_of(store, score.patient, [mask], [score.dice], role)
+            return viewer.build_case(store, score.patient, [mask], [score.dice], role)
 
         viewer.write_viewer(
             path,

@@ -58,9 +58,9 @@ def metrics_table(metrics: Mapping[str, float], title: str) -> str:
         values = [metrics.get(f"{part}/{name}") for part in parts]
         lines.append(
             f"{name:<{width}}"
-            + "".join(f"{'' if value is None else number(value):>12}" for value in values)
+            + "".join(f"{'' if value is None else format_number(value):>12}" for value in values)
         )
-    lines += [f"{name:<{width}}{number(metrics[name]):>12}" for name in other_names]
+    lines += [f"{name:<{width}}{format_number(metrics[name]):>12}" for name in other_names]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
@@ -69,7 +69,7 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number with about four significant digits, such as 17, 0.8412, 12.35, 1.000e-04."""
     if float(value).is_integer():
         return f"{value:.0f}"
@@ -82,7 +82,7 @@ def number(value: float) -> str:
     )
 
 
-def interval(low: float, high: float, form: str = ".3f") -> str:
+def format_interval(low: float, high: float, form: str = ".3f") -> str:
     """Return an interval such as "0.812 to 0.901".
 
     The text is "none" if a limit is NaN, as for the interval over a single patient.
@@ -92,7 +92,7 @@ def interval(low: float, high: float, form: str = ".3f") -> str:
     )
 
 
-def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> None:
+def write_patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> None:
     """Write patients.csv with one line for each (score, role).
 
     The role is train, validation, test or unknown. An undefined value is an empty cell.
@@ -113,10 +113,10 @@ def patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> 
             class_values = [
                 getattr(score.classes[label], column) for column, label in class_columns
             ]
-            writer.writerow(map(cell, [*patient_values, *class_values]))
+            writer.writerow(map(format_cell, [*patient_values, *class_values]))
 
 
-def slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
+def write_slices_csv(counts: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Write slices.csv with one line per slice, numbered from 0 within its volume.
 
     `counts` is int (S, 3) by patient, with the pixels of the truth, of the prediction and of both.
@@ -138,7 +138,7 @@ def read_scores(path: str | Path) -> "pd.DataFrame":
     return pd.read_csv(path, dtype={"patient": str}, keep_default_na=False, na_values=[""])
 
 
-def cell(value: str | float | None) -> str:
+def format_cell(value: str | float | None) -> str:
     """Return the text of a CSV cell.
 
     Text stays unchanged, counts are integers, and ratios have six decimals. NaN and None, which is

@@ -36,15 +36,15 @@ if TYPE_CHECKING:
     from brainseg.data.store import Store
 
 # The number of predictions for which the page has colours.
-RUNS = 6
+MAX_RUNS = 6
 # The JPEG quality.
-QUALITY = 80
+JPEG_QUALITY = 80
 # The side of a JPEG block in pixels. A tile of whole blocks does not bleed into its neighbour.
-BLOCK = 8
+JPEG_BLOCK = 8
 # Percentiles are computed over every fourth row and column.
-SPARSE = 4
+PERCENTILE_STEP = 4
 # The percentile that is white when the page opens. The other pictures use the same value.
-WHITE = 99.3
+WHITE_PERCENTILE = 99.3
 # The most informative role comes first.
 ROLES = ("test", "unknown", "validation", "train")
 
@@ -107,7 +107,7 @@ def write_viewer(
         file.write(_json_block("index", index | {"patients": patients}) + foot)
 
 
-def choose_slices(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
+def choose_patients(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
     """Return the indices of at most `count` patients, given their (role, Dice).
 
     The patients of the most informative roles are taken first. If a role has too many patients,
@@ -131,7 +131,7 @@ def choose_slices(scores: Sequence[tuple[str, float]], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def case_of(
+def build_case(
     store: "Store",
     volume: str,
     predictions: Sequence[np.ndarray | None],
@@ -246,7 +246,10 @@ def _encode_channel(name: str, slices: np.ndarray, columns: int) -> dict[str, An
     from PIL import Image
 
     if slices.dtype != np.uint8:
-        low, high = float(slices.min()), float(np.percentile(slices[:, ::SPARSE, ::SPARSE], 99.9))
+        low, high = (
+            float(slices.min()),
+            float(np.percentile(slices[:, ::PERCENTILE_STEP, ::PERCENTILE_STEP], 99.9)),
+        )
         slices = np.clip(
             (slices.astype(np.float32) - low) / (high - low or 1.0) * 255, 0, 255
         ).astype(np.uint8)
@@ -258,15 +261,15 @@ def _encode_channel(name: str, slices: np.ndarray, columns: int) -> dict[str, An
     grid = tiles.reshape(rows, columns, tile_height, tile_width).swapaxes(1, 2)
     mosaic = grid.reshape(rows * tile_height, columns * tile_width)
     image = BytesIO()
-    Image.fromarray(mosaic).save(image, "JPEG", quality=QUALITY)
+    Image.fromarray(mosaic).save(image, "JPEG", quality=JPEG_QUALITY)
     encoded = base64.b64encode(image.getvalue()).decode()
-    white = float(np.percentile(slices[:, ::SPARSE, ::SPARSE], WHITE))
+    white = float(np.percentile(slices[:, ::PERCENTILE_STEP, ::PERCENTILE_STEP], WHITE_PERCENTILE))
     return {"name": name, "white": max(white, 1.0), "image": f"data:image/jpeg;base64,{encoded}"}
 
 
 def _round_to_blocks(side: int) -> int:
     """Return a side in pixels, rounded up to whole JPEG blocks."""
-    return -(-side // BLOCK) * BLOCK
+    return -(-side // JPEG_BLOCK) * JPEG_BLOCK
 
 
 def _encode_runs(mask: np.ndarray) -> str:
@@ -289,7 +292,9 @@ def _find_head(images: np.ndarray) -> list[int]:
     The head covers the rows and columns in which more than 1 % of the pixels are bright.
     """
     height, width = images.shape[2:]
-    white = np.percentile(images[:, :, ::SPARSE, ::SPARSE], WHITE, axis=(0, 2, 3))[:, None, None]
+    white = np.percentile(
+        images[:, :, ::PERCENTILE_STEP, ::PERCENTILE_STEP], WHITE_PERCENTILE, axis=(0, 2, 3)
+    )[:, None, None]
     bright = np.mean([(channels > 0.15 * white).any(axis=0) for channels in images], axis=0)
     rows, columns = (bright.mean(axis=axis) > 0.01 for axis in (1, 0))
     return _bounding_box([(rows[:, None] & columns)[None]], height, width, margin=4)

@@ -15,7 +15,7 @@ from brainseg.core.signals import Interrupted, Signals
 from brainseg.data.split import Split
 from brainseg.reports import tables
 from brainseg.runs.identity import training_budget
-from brainseg.runs.resume import save
+from brainseg.runs.resume import save_checkpoints
 from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking.mirror import Mirror
 from brainseg.training.context import Callbacks, TrainingContext
@@ -65,7 +65,7 @@ class RunCallbacks:
         )
 
     @contextmanager
-    def showing(self) -> Iterator[Callbacks]:
+    def show_progress(self) -> Iterator[Callbacks]:
         """Announce the run and draw its progress bar (on a terminal only) for the block."""
         self._announce()
         total, done = self.state.total_steps, self.state.step
@@ -86,7 +86,7 @@ class RunCallbacks:
         parameters = sum(parameter.numel() for parameter in state.model.parameters())
         log.info("run folder:   %s", self.folder.path)
         log.info(
-            "device:       requested %s, using %s", task.device.requested, task.device.resolved
+            "device:       requested %s, using %s", task.device.requested, task.device.description
         )
         log.info(
             "data:         %d training slices of %s, %s, split %s %s",
@@ -245,7 +245,7 @@ class RunCallbacks:
         self.epoch_callback(self.folder, state)
 
     def _save(self, state: State, improved: bool = False) -> None:
-        save(self.folder, state, self.task, self.split, improved)
+        save_checkpoints(self.folder, state, self.task, self.split, improved)
         self.saved_at, self.saved_step = time.monotonic(), state.step
 
 

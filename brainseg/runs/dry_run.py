@@ -57,7 +57,7 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     if state == "finished":
         return (
             PlannedAction(f"extend from epoch {done}", _share_left(config, done))
-            if extends(folder, config)
+            if extends_finished_run(folder, config)
             else PlannedAction("skip: finished before", 0)
         )
     if state == "running":
@@ -73,7 +73,7 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     )
 
 
-def extends(folder: RunFolder, config: TrainConfig) -> bool:
+def extends_finished_run(folder: RunFolder, config: TrainConfig) -> bool:
     """Return True if the request extends a finished run by epochs, minutes or patience.
 
     Only a request that names the run by `resume` can extend it.
@@ -99,7 +99,7 @@ def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfi
     return len(rows) - 1 - best["epoch"] >= stored.patience
 
 
-def finished_before(folder: RunFolder, testing: bool) -> str:
+def describe_finished_run(folder: RunFolder, testing: bool) -> str:
     """Return why a finished run is skipped.
 
     If this request would test (`testing`) and the run has no test scores, because its sweep was
@@ -123,7 +123,7 @@ def _share_left(config: TrainConfig, done: int) -> float:
     return max(0.0, 1 - done / config.epochs) if config.max_minutes is None else 1.0
 
 
-def under_other_code(configs: list[TrainConfig], facts: list[JobCheck], job: Job) -> int:
+def count_jobs_under_other_code(configs: list[TrainConfig], facts: list[JobCheck], job: Job) -> int:
     """Return how many jobs have no run under this code but a finished run under other code."""
     new_jobs = [
         (config, fact)

@@ -69,7 +69,7 @@ def find_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder | Non
             "choose another folder",
         )
         return folder
-    folders = siblings(Path(config.output or "runs"), name)
+    folders = sibling_folders(Path(config.output or "runs"), name)
     if config.rerun or resume == "never":
         # A launcher may start a lost job again. The job then resumes the run that it has begun
         # under the same start of the sweep.
@@ -87,7 +87,7 @@ def find_run_folder(config: TrainConfig, job: Job, name: str) -> RunFolder | Non
     )
 
 
-def siblings(root: Path, name: str) -> list[RunFolder]:
+def sibling_folders(root: Path, name: str) -> list[RunFolder]:
     """Return the existing folders NAME, NAME-2, NAME-3 ... below `root`, in order."""
     folders = [RunFolder(root / name)]
     while folders[-1].path.exists():
@@ -110,12 +110,12 @@ def resolve_run(run: str, setting: str = "resume") -> Path:
         return path
     # An MLflow id has 32 characters and no slash.
     if path.name == run and not path.exists() and len(run) == 32:
-        from brainseg.tracking.lookup import folder_of
+        from brainseg.tracking.lookup import folder_of_run
 
-        return folder_of(run)
+        return folder_of_run(run)
     raise RequestError(
         f"{setting}={run}: holds no run (no run.json); "
-        f"{nearest(path) or 'give a folder under runs/ or an MLflow run id'}"
+        f"{suggest_path(path) or 'give a folder under runs/ or an MLflow run id'}"
     )
 
 
@@ -130,7 +130,7 @@ def check_no_run(output: Path) -> None:
     )
 
 
-def nearest(path: Path) -> str:
+def suggest_path(path: Path) -> str:
     """Return "did you mean ...?" with the run or file whose name is most similar to a missing path.
 
     The text is "" if no name is similar.

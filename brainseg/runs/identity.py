@@ -13,7 +13,9 @@ from brainseg.runs.code_version import code_version
 IDENTITY_VERSION = 1
 
 
-def identity(config: TrainConfig, fingerprint: str, split: Split, code: str | None = None) -> str:
+def compute_identity(
+    config: TrainConfig, fingerprint: str, split: Split, code: str | None = None
+) -> str:
     """Return the hex digest of all that determines a run's results: settings, data, split, code.
 
     Only settings that differ from their defaults count, so that a setting which is added later, at

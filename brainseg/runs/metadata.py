@@ -12,12 +12,12 @@ from brainseg.config.overrides import short_name, values_by_setting
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.device import Device
-from brainseg.runs.identity import drop_non_identity, identity
+from brainseg.runs.identity import compute_identity, drop_non_identity
 from brainseg.runs.job import Job
 from brainseg.tracking.client import tracking_uri
 
 # Characters of the typed settings in a label: MLflow shows the name in a table column.
-LONGEST = 60
+LONGEST_LABEL = 60
 
 
 def run_metadata(
@@ -38,7 +38,7 @@ def run_metadata(
     name = folder_name(config, digest)
     return {
         "identity": digest,
-        "recipe": identity(config, store.fingerprint, split, code=""),
+        "recipe": compute_identity(config, store.fingerprint, split, code=""),
         "name": name,
         "host": socket.gethostname(),
         "data": {
@@ -56,7 +56,7 @@ def run_metadata(
             "validation": len(split.validation),
             "test": len(split.test),
         },
-        "device": {"asked": device.requested, "got": device.resolved, "threads": device.threads},
+        "device": {"asked": device.requested, "got": device.description, "threads": device.threads},
         "label": run_label(job, name),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "overrides": list(job.overrides),
@@ -86,7 +86,7 @@ def run_label(job: Job, name: str) -> str:
         f"{short_name(setting, typed)}={typed[setting]}"
         for setting in sorted(typed, key=lambda setting: setting != "experiment")
     ]
-    return f"{shorten(' '.join(words), LONGEST, placeholder=' ...')} {name}" if words else ""
+    return f"{shorten(' '.join(words), LONGEST_LABEL, placeholder=' ...')} {name}" if words else ""
 
 
 def folder_name(config: TrainConfig, digest: str) -> str:

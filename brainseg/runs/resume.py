@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from brainseg import __version__
-from brainseg.config import TrainConfig, restore
+from brainseg.config import TrainConfig, restore_config
 from brainseg.core.errors import DataError, check
 from brainseg.core.files import write_json
 from brainseg.data.signatures import signatures_of
@@ -21,14 +21,14 @@ from brainseg.runs.run_folder import RunFolder
 from brainseg.training.context import TrainingContext
 from brainseg.training.nonfinite import collect_step_results
 from brainseg.training.plan import Plan
-from brainseg.training.state import State, plans_of
+from brainseg.training.state import State, restore_plans
 
 # Schedules whose curve depends on the number of steps: with more steps it is another curve.
-PLANNED = ("cosine", "one_cycle")
+LENGTH_DEPENDENT_SCHEDULES = ("cosine", "one_cycle")
 log = logging.getLogger("brainseg")
 
 
-def save(
+def save_checkpoints(
     folder: RunFolder, state: State, task: TrainingContext, split: Split, improved: bool = False
 ) -> None:
     """Write the checkpoints, then metrics.jsonl.
@@ -38,7 +38,7 @@ def save(
     NonFiniteError and writes nothing.
     """
     collect_step_results(state, task)
-    content = payload(folder, state, task, split)
+    content = checkpoint_content(folder, state, task, split)
     # best.pt comes first. A run that is killed in between repeats this epoch and writes best.pt
     # again. In the other order best.pt would be missing.
     if improved:
@@ -50,7 +50,9 @@ def save(
     folder.write_history(state.history)
 
 
-def payload(folder: RunFolder, state: State, task: TrainingContext, split: Split) -> dict[str, Any]:
+def checkpoint_content(
+    folder: RunFolder, state: State, task: TrainingContext, split: Split
+) -> dict[str, Any]:
     """Return the content of a checkpoint: the state, and all that the weights need elsewhere.
 
     A checkpoint can be used without its run folder.
@@ -73,7 +75,7 @@ def payload(folder: RunFolder, state: State, task: TrainingContext, split: Split
     }
 
 
-def load_into(state: State, folder: RunFolder, task: TrainingContext) -> bool:
+def load_newest_checkpoint(state: State, folder: RunFolder, task: TrainingContext) -> bool:
     """Load the newest undamaged checkpoint of the folder and return True if there is one.
 
     If last.pt is damaged, previous.pt is used and a warning logged. Raises DataError if no
@@ -83,7 +85,7 @@ def load_into(state: State, folder: RunFolder, task: TrainingContext) -> bool:
     if content is None:
         return False
     config = task.config
-    stored = restore(content["config"])
+    stored = restore_config(content["config"])
     try:
         state.load_state_dict(content)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,7 +131,9 @@ def check_extension(folder: RunFolder, task: TrainingContext) -> None:
     )
     if content is not None:
         check_curve(folder.config, task.config)
-        _extended_steps(content, restore(content["config"]), task.config, task.steps_per_epoch)
+        _extended_steps(
+            content, restore_config(content["config"]), task.config, task.steps_per_epoch
+        )
 
 
 def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
@@ -148,7 +152,7 @@ def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
     )
     is_allowed = (
         training_budget(stored) == training_budget(config)
-        or config.scheduler.name not in PLANNED
+        or config.scheduler.name not in LENGTH_DEPENDENT_SCHEDULES
         or config.force
     )
     check(
@@ -176,7 +180,7 @@ def _extend(
         check_curve(stored, config)
     state.total_steps = _extended_steps(numbers, stored, config, steps_per_epoch)
     _extend_plan(state, training_budget(stored)[1], config.max_minutes)
-    if config.scheduler.name in PLANNED:
+    if config.scheduler.name in LENGTH_DEPENDENT_SCHEDULES:
         log.warning(
             "the learning rates of scheduler=%s were planned for %s=%s; "
             "the added steps follow another curve",
@@ -199,7 +203,7 @@ def _extend_plan(state: State, stored_minutes: float, minutes: float | None) -> 
         plans, step, share = state.plans[:-1], last.total, stored_minutes / minutes
     else:
         plans, step, share = state.plans, max(state.step, last.step), state.elapsed / (60 * minutes)
-    state.follow([*plans, Plan(step, min(share, 1.0), state.total_steps, state.half_steps)])
+    state.adopt_plans([*plans, Plan(step, min(share, 1.0), state.total_steps, state.half_steps)])
 
 
 def plans_to_repeat(config: TrainConfig) -> list[Plan]:
@@ -226,7 +230,7 @@ def _read_plans(folder: RunFolder) -> list[Plan]:
     """Return the plans in plan.json, none if there is no such file. Raises DataError."""
     try:
         return (
-            plans_of({"plans": json.loads(folder.plan.read_text())})
+            restore_plans({"plans": json.loads(folder.plan.read_text())})
             if folder.plan.is_file()
             else []
         )

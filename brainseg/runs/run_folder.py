@@ -23,7 +23,7 @@ from typing import Any, cast
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from brainseg.config import EXTENDED, TrainConfig, restore
+from brainseg.config import EXTENDED, TrainConfig, restore_config
 from brainseg.config.overrides import without_settings
 from brainseg.core.errors import InUseError, RequestError, check
 from brainseg.core.files import remove_partial, rename, write_json, write_text
@@ -71,7 +71,7 @@ class RunFolder:
     @property
     def config(self) -> TrainConfig:
         """Return the settings in `config.yaml`, extensions included."""
-        return restore(
+        return restore_config(
             cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml")))
         )
 
@@ -279,7 +279,7 @@ class RunFolder:
         if self.last.is_file():
             rename(self.last, self.previous)
 
-    def write_down_kill(self, reason: str) -> bool:
+    def mark_killed(self, reason: str) -> bool:
         """Write the status killed if the run is interrupted, and return True if so."""
         # The lock shows that no other process has resumed the run in the meantime.
         lock = FileLock(self.path / ".lock")
@@ -289,7 +289,7 @@ class RunFolder:
                 return True
         return False
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Remove checkpoints, history and plan, so that the run starts again in the same folder.
 
         Call this while the folder is active.
@@ -297,7 +297,7 @@ class RunFolder:
         for path in (self.last, self.previous, self.best, self.path / "metrics.jsonl", self.plan):
             path.unlink(missing_ok=True)
 
-    def tidy(self, keep: str) -> None:
+    def remove_old_checkpoints(self, keep: str) -> None:
         """Remove last.pt and previous.pt of a finished run if `keep` is "best"."""
         for path in (self.last, self.previous) if keep == "best" else ():
             path.unlink(missing_ok=True)

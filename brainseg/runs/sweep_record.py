@@ -63,7 +63,7 @@ def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def jobs_of(name: str, root: Path) -> list[Path]:
+def sweep_run_folders(name: str, root: Path) -> list[Path]:
     """Return the run folders of a sweep, in the order of its jobs.
 
     Runs of the sweep that are not in its record follow, because a killed sweep writes no record.

@@ -21,12 +21,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from brainseg.config import TrainConfig, restore
+from brainseg.config import TrainConfig, restore_config
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-class SubprocessDied(RuntimeError):
+class SubprocessFailed(RuntimeError):
     """The new process ended without a result, or the function raised an exception."""
 
 
@@ -81,7 +81,7 @@ def call_in_subprocess(
         process.stdin.close()
     result = json.loads(answer) if answer.endswith("\n") else {"error": _describe_exit(code)}
     if "error" in result:
-        raise SubprocessDied(result["error"])
+        raise SubprocessFailed(result["error"])
     return result["result"]
 
 
@@ -109,7 +109,9 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
-        answer = {"result": getattr(import_module(module), name)(restore(config), *arguments)}
+        answer = {
+            "result": getattr(import_module(module), name)(restore_config(config), *arguments)
+        }
     # Every exception is passed to the caller, which reports it.
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

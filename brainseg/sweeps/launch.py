@@ -34,7 +34,7 @@ from brainseg.config.launchers import launcher_name
 from brainseg.config.text import quote_path
 from brainseg.core.errors import RequestError, check
 from brainseg.core.processes import is_alive
-from brainseg.core.signals import ENDING, HANG_UP, Interrupted
+from brainseg.core.signals import ENDING_SIGNALS, HANG_UP, Interrupted
 from brainseg.runs.job import JobState, Outcome
 from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
 from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_subprocess
@@ -42,7 +42,7 @@ from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_s
 log = logging.getLogger("brainseg")
 
 
-def is_elsewhere(multirun: DictConfig) -> bool:
+def runs_on_cluster(multirun: DictConfig) -> bool:
     """Return True if the jobs run on a cluster, whose devices are unknown on this machine."""
     return _launcher_name(multirun) == "submitit_slurm"
 
@@ -243,7 +243,7 @@ def _stop_jobs_on_signals(launch: LaunchContext, count: int) -> Iterator[None]:
     # A signal that is ignored, for example under nohup, stays ignored.
     previous_handlers = {
         number: signal.signal(number, stop)
-        for number in ENDING
+        for number in ENDING_SIGNALS
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

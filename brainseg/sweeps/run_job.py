@@ -17,7 +17,7 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.runs.job import Job, JobState, Outcome
-from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
+from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.job_status import JobStatusStore
 
 Run = Callable[[TrainConfig, Job], Outcome]
@@ -133,7 +133,7 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
             on_start=lambda pid: job_status.write(number, pid=pid, host=socket.gethostname()),
         )
         outcome = Outcome(**facts)
-    except SubprocessDied as error:
+    except SubprocessFailed as error:
         outcome = Outcome(
             JobState.FAILED,
             reason=f"{error}; run the same command to resume it; its output is in {output}",

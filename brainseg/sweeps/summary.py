@@ -11,10 +11,10 @@ from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.tracking.mirror import Mirror
 
 # A sweep over only these settings chooses no setting, so it may evaluate the test patients.
-REPEATS = {"seed", "split.fold"}
+REPETITION_SETTINGS = {"seed", "split.fold"}
 
 
-def settings_swept(jobs: list[list[str]]) -> tuple[str, ...]:
+def find_swept_settings(jobs: list[list[str]]) -> tuple[str, ...]:
     """Return the settings in which the overrides of a sweep's jobs differ."""
     values: dict[str, set[str]] = {}
     for overrides in jobs:
@@ -46,7 +46,7 @@ def mark_lost_jobs(
             and fact.name
         )
         folder = find_run_folder(config, job, fact.name) if may_be_killed else None
-        if folder is not None and folder.exists and folder.write_down_kill(outcome.reason):
+        if folder is not None and folder.exists and folder.mark_killed(outcome.reason):
             if config.tracking.name != "none":
                 Mirror(folder.path).update(final=True)
             outcome = replace(outcome, folder=str(folder.path))

@@ -38,7 +38,7 @@ def experiment_tags(sweep: str | None = None) -> dict[str, str]:
         if sweep is None
         else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
     )
-    return {f"mlflow.sharedViewState.{key(sweep)}": json.dumps(_layout() | filters)}
+    return {f"mlflow.sharedViewState.{layout_key(sweep)}": json.dumps(_layout() | filters)}
 
 
 def sweep_tag(sweep: str) -> str:
@@ -49,7 +49,7 @@ def sweep_tag(sweep: str) -> str:
     return f"sweep.{sweep}"
 
 
-def key(sweep: str | None = None) -> str:
+def layout_key(sweep: str | None = None) -> str:
     """Return the key by which a link refers to a layout."""
     return KEY if sweep is None else f"{KEY}-{sweep}"
 

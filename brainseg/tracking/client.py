@@ -187,7 +187,7 @@ def store_of(facts: dict[str, Any], folder: Path, uri: str | None = None) -> str
     return sqlite_uri(relocated_database(_database(stored), folder, facts))
 
 
-def files_at(location: str, uri: str) -> "ArtifactRepository":
+def artifact_repository(location: str, uri: str) -> "ArtifactRepository":
     """Return the artifact repository of a run or model.
 
     `location` is the place of its files, as the store `uri` names it.
@@ -209,7 +209,7 @@ def chart_link(uri: str, experiment: str, sweep: str | None = None) -> str:
     """Return the URL of the page with the curves of an experiment's runs, or of a sweep's runs."""
     view = (
         "workflowType=machine_learning&compareRunsMode=CHART"
-        f"&viewStateShareKey={chart_layout.key(sweep)}"
+        f"&viewStateShareKey={chart_layout.layout_key(sweep)}"
     )
     return f"{ui_url(uri)}/#/experiments/{experiment}/runs?{view}"
 

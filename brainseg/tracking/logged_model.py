@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from brainseg.tracking.client import files_at
+from brainseg.tracking.client import artifact_repository
 
 # MLflow's own digests have 8 characters, and its pages print digests in full.
 DIGEST_LENGTH = 12
@@ -58,7 +58,7 @@ def log_model(
     run = client.get_run(run_id)
     model = _find(client, run, record["uid"], digest) or _create(client, run, record["uid"], digest)
     if model.status != LoggedModelStatus.READY:
-        files = files_at(model.artifact_location, uri)
+        files = artifact_repository(model.artifact_location, uri)
         files.log_artifact(str(checkpoint))
         files.log_artifact(str(checkpoint.parent.parent / "config.yaml"))
         client.log_batch(

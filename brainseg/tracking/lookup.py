@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Timeout of a request. A command cannot continue without its checkpoint, so it waits this long.
 SECONDS = 30
 # Excludes the summaries of sweeps and comparisons, which are MLflow runs, too.
-OURS = "tags.kind = 'run'"
+RUNS_FILTER = "tags.kind = 'run'"
 log = logging.getLogger("brainseg")
 
 
@@ -55,7 +55,7 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
     return path
 
 
-def folder_of(run_id: str, uri: str | None = None) -> Path:
+def folder_of_run(run_id: str, uri: str | None = None) -> Path:
     """Return the run folder of an MLflow run.
 
     Raises RequestError if MLflow does not know the run, or if its folder is not on this machine.
@@ -85,7 +85,7 @@ def _local_folder(tags: dict[str, str]) -> Path | None:
     return folder if "folder" in tags and has_run(folder, tags.get("brainseg.uid", "")) else None
 
 
-def folder_behind(name: str, uri: str | None = None) -> Path | None:
+def folder_of_checkpoint(name: str, uri: str | None = None) -> Path | None:
     """Return the run folder that an MLflow name of `checkpoint_of` came from.
 
     Returns None if the folder is not on this machine. Raises RequestError if MLflow does not know
@@ -109,7 +109,7 @@ def folder_behind(name: str, uri: str | None = None) -> Path | None:
             ) from error
 
 
-def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
+def folders_of_experiment(experiment: str, uri: str | None = None) -> list[Path]:
     """Return the run folders of an MLflow experiment that are on this machine, the oldest first.
 
     Logs a warning if some are not. Raises RequestError if there is no such experiment, or if none
@@ -126,10 +126,12 @@ def folders_of(experiment: str, uri: str | None = None) -> list[Path]:
             check(record is not None, "tracking.experiment", experiment, rule)
             assert record is not None
             experiments, order = [record.experiment_id], ["start_time"]
-            page = client.search_runs(experiments, OURS, order_by=order)
+            page = client.search_runs(experiments, RUNS_FILTER, order_by=order)
             runs = list(page)
             while page.token:
-                page = client.search_runs(experiments, OURS, order_by=order, page_token=page.token)
+                page = client.search_runs(
+                    experiments, RUNS_FILTER, order_by=order, page_token=page.token
+                )
                 runs += page
         except (MlflowException, OSError) as error:
             raise RequestError(

@@ -17,10 +17,10 @@ from filelock import FileLock
 
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import (
+    artifact_repository,
     connect,
     describe_run,
     experiment_id,
-    files_at,
     import_mlflow,
     run_link,
     short_timeouts,
@@ -29,7 +29,7 @@ from brainseg.tracking.client import (
 from brainseg.tracking.contents import VALUE_LENGTH, metrics_of, params_of, tags_of
 from brainseg.tracking.logged_model import log_dataset, log_model
 from brainseg.tracking.refusals import remedy_of
-from brainseg.tracking.runs import place_tags, run_of, runs_with
+from brainseg.tracking.runs import find_run, place_tags, runs_of_uid
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -233,10 +233,10 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         uid = self.record["uid"]
-        existing_run = run_of(self.client, self.experiment, uid, self.folder)
+        existing_run = find_run(self.client, self.experiment, uid, self.folder)
         run = existing_run or self._create(uid)
         run_id = run.info.run_id
-        self.files = files_at(run.info.artifact_uri, str(self.uri))
+        self.files = artifact_repository(run.info.artifact_uri, str(self.uri))
         params, logged = params_of(self.folder), run.data.params
         tags = tags_of(self.folder, self.record)
         tags |= {sweep_tag(self.sweep): "true"} if self.sweep else {}
@@ -281,7 +281,7 @@ class Tracker:
     def _create(self, uid: str) -> "Run":
         """Create an MLflow run for the folder. A copy of a run's folder gets its own MLflow run."""
         tags = {"brainseg.uid": uid, NAME: self._name, **place_tags(self.folder)}
-        if originals := runs_with(self.client, self.experiment, uid):
+        if originals := runs_of_uid(self.client, self.experiment, uid):
             tags["copy_of"] = originals[-1].info.run_id
             place = originals[-1].data.tags.get("folder")
             log.warning("%s is a copy of %s and gets its own MLflow run", self.folder, place)

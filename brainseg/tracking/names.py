@@ -7,7 +7,7 @@ from collections.abc import Iterable
 # The numbers of characters that MLflow accepts.
 LONGEST_KEY, LONGEST_EXPERIMENT = 250, 500
 # The characters that MLflow accepts in a key, besides letters and digits.
-SIGNS = "_-. :/"
+ALLOWED_CHARACTERS = "_-. :/"
 
 
 def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
@@ -29,7 +29,9 @@ def mlflow_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 def _key(name: str) -> str:
-    key = "".join(letter if letter.isalnum() or letter in SIGNS else "_" for letter in name)
+    key = "".join(
+        letter if letter.isalnum() or letter in ALLOWED_CHARACTERS else "_" for letter in name
+    )
     # MLflow refuses names that a path library would normalize: `a//b`, `a/../b` and `a/`.
     key = posixpath.normpath(key).lstrip("./") or "_"
     return shorten(key, name, LONGEST_KEY)

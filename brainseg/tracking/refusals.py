@@ -4,19 +4,24 @@ from http import HTTPStatus
 
 # The statuses of client errors that may pass by themselves. 499 means that the request was
 # cancelled.
-NOT_NOW = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, 499)
-PASSWORD = (
+TRANSIENT_STATUSES = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    499,
+)
+PASSWORD_REMEDY = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD "
     "to the values of an account with write access"
 )
 REMEDIES = {
-    HTTPStatus.UNAUTHORIZED: PASSWORD,
-    HTTPStatus.FORBIDDEN: PASSWORD,
+    HTTPStatus.UNAUTHORIZED: PASSWORD_REMEDY,
+    HTTPStatus.FORBIDDEN: PASSWORD_REMEDY,
     HTTPStatus.NOT_FOUND: "check tracking.uri: it must be the address of an MLflow 3 server",
     HTTPStatus.NOT_IMPLEMENTED: "update the MLflow server to version 3",
 }
 # The remedy of every other permanent refusal.
-ELSEWHERE = (
+DEFAULT_REMEDY = (
     "correct the cause that MLflow names, or send the run to another store with tracking.uri=URI"
 )
 
@@ -35,6 +40,8 @@ def remedy_of(error: Exception) -> str | None:
     if not isinstance(error, MlflowException):
         return None
     status = error.get_http_status_code()
-    if status == HTTPStatus.NOT_IMPLEMENTED or (400 <= status < 500 and status not in NOT_NOW):
-        return REMEDIES.get(HTTPStatus(status), ELSEWHERE)
+    if status == HTTPStatus.NOT_IMPLEMENTED or (
+        400 <= status < 500 and status not in TRANSIENT_STATUSES
+    ):
+        return REMEDIES.get(HTTPStatus(status), DEFAULT_REMEDY)
     return None

@@ -11,7 +11,7 @@ from brainseg.core.errors import DataError, RequestError, check
 from brainseg.tracking.client import connect, short_timeouts, store_of, tracking_uri
 from brainseg.tracking.lookup import SECONDS, model_of_run
 from brainseg.tracking.names import experiment_name
-from brainseg.tracking.runs import run_of
+from brainseg.tracking.runs import find_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSIONS_TAG = "mlflow.modelVersions"
 
 
-class FoundModel(NamedTuple):
+class LoggedCheckpoint(NamedTuple):
     """A run's best checkpoint in the MLflow store `uri`."""
 
     uri: str
@@ -37,7 +37,7 @@ class RegisteredModel(NamedTuple):
     previous_version: int | None
 
 
-def find_model(run: str, uri: str | None = None) -> FoundModel:
+def find_checkpoint(run: str, uri: str | None = None) -> LoggedCheckpoint:
     """Return the LoggedModel of a run named by its folder, its MLflow id or runs:/ID.
 
     Creates nothing. `uri` replaces the store that the folder names. Raises RequestError if MLflow
@@ -66,10 +66,12 @@ def find_model(run: str, uri: str | None = None) -> FoundModel:
     rule = f"it is {mlflow_run.info.status} and has no model; a run logs its model when it finishes"
     check(model is not None, "run", run, rule, f"if it has finished, {remedy}")
     assert model is not None
-    return FoundModel(uri, mlflow_run.info.run_id, model)
+    return LoggedCheckpoint(uri, mlflow_run.info.run_id, model)
 
 
-def register_model(checkpoint: FoundModel, name: str, alias: str | None) -> RegisteredModel:
+def register_checkpoint(
+    checkpoint: LoggedCheckpoint, name: str, alias: str | None
+) -> RegisteredModel:
     """Register the checkpoint as a version of the model `name`, once, and give it the alias.
 
     The checkpoint is registered, not the run. If the run was extended and has a better checkpoint
@@ -121,11 +123,11 @@ def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str 
     )
     if experiment is None:
         return None
-    run = run_of(client, experiment.experiment_id, record["uid"], folder)
+    run = find_run(client, experiment.experiment_id, record["uid"], folder)
     return run.info.run_id if run is not None else None
 
 
-def _version_of(client: "MlflowClient", name: str, checkpoint: FoundModel) -> int | None:
+def _version_of(client: "MlflowClient", name: str, checkpoint: LoggedCheckpoint) -> int | None:
     """Return the version of the model `name` that is this checkpoint, or None."""
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{checkpoint.run_id}'")
     numbers = [
@@ -136,7 +138,7 @@ def _version_of(client: "MlflowClient", name: str, checkpoint: FoundModel) -> in
     return max(numbers, default=None)
 
 
-def _create(client: "MlflowClient", name: str, checkpoint: FoundModel) -> int:
+def _create(client: "MlflowClient", name: str, checkpoint: LoggedCheckpoint) -> int:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HOST, INODE = "folder.host", "folder.inode"
 # The maximum number of copies of one run in one experiment.
-MOST = 100
+MAX_COPIES = 100
 
 
 def place_tags(folder: Path) -> dict[str, str]:
@@ -28,20 +28,20 @@ def place_tags(folder: Path) -> dict[str, str]:
     }
 
 
-def runs_with(client: "MlflowClient", experiment: str, uid: str) -> "list[Run]":
+def runs_of_uid(client: "MlflowClient", experiment: str, uid: str) -> "list[Run]":
     """Return the MLflow runs of a uid. Each copy of the run's folder has its own run."""
     return list(
-        client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=MOST)
+        client.search_runs([experiment], f"tags.`brainseg.uid` = '{uid}'", max_results=MAX_COPIES)
     )
 
 
-def run_of(client: "MlflowClient", experiment: str, uid: str, folder: Path) -> "Run | None":
+def find_run(client: "MlflowClient", experiment: str, uid: str, folder: Path) -> "Run | None":
     """Return the MLflow run that mirrors the run folder with this uid.
 
     Returns None if MLflow has no such run, or only the run of another copy.
     """
     return mirror_among(
-        runs_with(client, experiment, uid), folder, lambda place: has_run(place, uid)
+        runs_of_uid(client, experiment, uid), folder, lambda place: has_run(place, uid)
     )
 
 

@@ -12,7 +12,7 @@ from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import connect, experiment_id, short_timeouts, tracking_uri
 from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError
-from brainseg.tracking.runs import run_of
+from brainseg.tracking.runs import find_run
 
 # Timeout of a request.
 SECONDS = 30
@@ -38,7 +38,7 @@ def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) 
                 # The run has not begun.
                 continue
             uid = json.loads((folder / "run.json").read_text())["uid"]
-            run = run_of(client, experiment, uid, folder)
+            run = find_run(client, experiment, uid, folder)
             state = json.loads((folder / "status.json").read_text())["state"].upper()
             is_there = (
                 run is not None and sweep_tag(sweep) in run.data.tags and run.info.status == state

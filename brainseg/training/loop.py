@@ -21,9 +21,9 @@ from brainseg.data.resize import downsample_by_two
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.metrics import summarise
 from brainseg.training.context import Callbacks, TrainingContext
-from brainseg.training.nonfinite import collect_step_results, naming_memory
+from brainseg.training.nonfinite import collect_step_results, explaining_out_of_memory
 from brainseg.training.replan import replan
-from brainseg.training.schedules import factor
+from brainseg.training.schedules import learning_rate_factor
 from brainseg.training.state import State, StepResult, Window
 
 
@@ -35,7 +35,7 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
     forward = task.device.forward(state.model)
     state.last_tick = time.monotonic()
     state.window = Window(state.step, state.elapsed)
-    with naming_memory(task):
+    with explaining_out_of_memory(task):
         while _is_unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
             metrics = training_metrics(state, task)
@@ -127,7 +127,7 @@ def augment_batch(
     draw = augment.sample_augmentation(
         config, image.shape[0], image.shape[1], device=image.device, sequences=sequences
     )
-    return augment.apply(draw, image, mask)
+    return augment.apply_augmentation(draw, image, mask)
 
 
 def set_learning_rate(state: State, task: TrainingContext) -> float:
@@ -136,7 +136,7 @@ def set_learning_rate(state: State, task: TrainingContext) -> float:
     The rate is a function of the step and, under plateau, of the validations so far.
     """
     config = task.config
-    rate = config.optimizer.lr * factor(
+    rate = config.optimizer.lr * learning_rate_factor(
         config.scheduler,
         state.step,
         state.total_steps,
@@ -175,7 +175,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
     scores = []
     config = task.config
     for result in evaluate(
-        state.validated,
+        state.evaluated_model,
         task.validation,
         config.inference,
         task.device,

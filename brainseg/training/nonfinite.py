@@ -72,7 +72,7 @@ def _skip_or_raise(
 
 
 @contextmanager
-def naming_memory(task: TrainingContext) -> Iterator[None]:
+def explaining_out_of_memory(task: TrainingContext) -> Iterator[None]:
     """Raise a MemoryError that names the settings to lower if the block runs out of memory.
 
     Torch's own error only names the size of an allocation in bytes.

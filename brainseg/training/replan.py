@@ -11,7 +11,7 @@ LOGGED_CHANGE = 0.5
 log = logging.getLogger("brainseg")
 
 
-def steps_within(seconds: float, step: float) -> int:
+def count_steps_within(seconds: float, step: float) -> int:
     """Return how many steps of `step` seconds fit into `seconds`, 0 if `seconds` is negative."""
     return max(0, int(seconds / max(step, 1e-9)))
 
@@ -37,7 +37,7 @@ def replan(state: State, task: TrainingContext) -> None:
     was_half = window.step < previous.half_steps
     half_steps = previous.half_steps
     if was_half and state.step < half_steps:
-        half_steps = state.step + steps_within(
+        half_steps = state.step + count_steps_within(
             half_share * budget - state.elapsed, pace + validation
         )
     # At half size no step at full size has been timed yet, so that the benchmark's ratio is used.
@@ -45,11 +45,11 @@ def replan(state: State, task: TrainingContext) -> None:
     if state.step < half_steps:
         seconds_left = (1 - half_share) * budget - state.validation_seconds
         # At least one step is at full size.
-        total = half_steps + max(1, steps_within(seconds_left, full_pace + validation))
+        total = half_steps + max(1, count_steps_within(seconds_left, full_pace + validation))
     else:
         minimum = 1 if was_half else 0
         seconds_left = budget - state.elapsed - state.validation_seconds
-        total = state.step + max(minimum, steps_within(seconds_left, full_pace + validation))
+        total = state.step + max(minimum, count_steps_within(seconds_left, full_pace + validation))
     # After the last planned step, time for at most 1 % more steps is not used.
     is_over = state.step == previous.total and (total - state.step) * 100 <= total
     plan = Plan(
@@ -64,5 +64,5 @@ def replan(state: State, task: TrainingContext) -> None:
             state.step - window.step,
             previous.total,
         )
-    state.follow([*state.plans, plan])
+    state.adopt_plans([*state.plans, plan])
     state.window = Window(state.step, state.elapsed)

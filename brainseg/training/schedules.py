@@ -15,7 +15,7 @@ from brainseg.core.errors import check
 from brainseg.training.plan import Plan, plan_at
 
 
-def factor(
+def learning_rate_factor(
     scheduler: SchedulerConfig,
     step: int,
     total: int,
@@ -28,7 +28,7 @@ def factor(
 
     Steps are optimizer steps, from 0 to total - 1. From step `total` on the factor keeps its end
     value. For a plateau the factor is 1, and the caller multiplies by `Plateau.factor`. The
-    arguments `half_steps` and `half_share` are those of `position`. Under a time budget the curve
+    arguments `half_steps` and `half_share` are those of `time_position`. Under a time budget the curve
     is a function of the share of the budget that is used at `step`, according to the `plans` of
     the run. Raises RequestError for a schedule without a formula.
     """
@@ -36,7 +36,7 @@ def factor(
         plan = plan_at(plans, step)
         total, planned = plan.total, plan.share_at(step, half_share) * plan.total
     else:
-        planned = position(step, total, half_steps, half_share)
+        planned = time_position(step, total, half_steps, half_share)
     match scheduler:
         case StepConfig():
             # Epochs count from 0, as in the reference implementation, whose rate drops before its
@@ -56,7 +56,7 @@ def factor(
     return 1.0
 
 
-def position(step: int, total: int, half_steps: int, share: float) -> float:
+def time_position(step: int, total: int, half_steps: int, share: float) -> float:
     """Return the position in the run, from 0 to `total`, as if all steps took the same time.
 
     The first `half_steps` steps, at half resolution, are many and fast and take only `share` of the
@@ -109,7 +109,7 @@ class Plateau:
     """Learning-rate factor that falls when the validation score does not rise.
 
     The rules are those of torch's ReduceLROnPlateau(mode="max"). After more than `patience` epochs
-    in a row without a new best score, `factor` is multiplied by `config.factor`, down to
+    in a row without a new best score, `learning_rate_factor` is multiplied by `config.factor`, down to
     `config.final`, and the count starts again. A score that is not a number counts as no rise.
     """
 

@@ -148,7 +148,7 @@ class State:
         """Return the step at which the current epoch began."""
         return self.history[-1]["step"] if self.history else 0
 
-    def follow(self, plans: Sequence[Plan]) -> None:
+    def adopt_plans(self, plans: Sequence[Plan]) -> None:
         """Adopt `plans`, the last of which determines the number of steps."""
         self.plans = list(plans)
         self.total_steps, self.half_steps = plans[-1].total, plans[-1].half_steps
@@ -161,7 +161,7 @@ class State:
             self.last_tick = now
 
     @property
-    def validated(self) -> nn.Module:
+    def evaluated_model(self) -> nn.Module:
         """Return the model that is validated, stored and tested, averaged under `ema_decay`."""
         return self.average.module if self.average is not None else self.model
 
@@ -172,7 +172,7 @@ class State:
             "pending steps may be not finite, and their losses would be lost"
         )
         return {
-            "model": self.validated.state_dict(),
+            "model": self.evaluated_model.state_dict(),
             "training_model": self.model.state_dict() if self.average is not None else None,
             "averaged": int(self.average.n_averaged) if self.average is not None else 0,
             "optimizer": self.optimizer.state_dict(),
@@ -200,10 +200,10 @@ class State:
         self.risen_epoch = self.best_epoch
         for name in self.LATER_NUMBERS:
             setattr(self, name, stored.get(name, getattr(self, name)))
-        self.plans = plans_of(stored)
+        self.plans = restore_plans(stored)
 
 
-def plans_of(stored: Mapping[str, Any]) -> list[Plan]:
+def restore_plans(stored: Mapping[str, Any]) -> list[Plan]:
     """Return the plans in a checkpoint's content, none for a run without a time budget."""
     return [
         Plan(int(step), float(share), int(total), int(half))

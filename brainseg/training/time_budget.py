@@ -10,9 +10,9 @@ from torch import Tensor
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import train_epoch
-from brainseg.training.nonfinite import naming_memory
+from brainseg.training.nonfinite import explaining_out_of_memory
 from brainseg.training.plan import Plan
-from brainseg.training.replan import steps_within
+from brainseg.training.replan import count_steps_within
 from brainseg.training.state import State
 
 
@@ -24,21 +24,21 @@ class StepTimings(NamedTuple):
     validation: float
 
 
-def begin_plan(state: State, scratch: State, task: TrainingContext, hooks: Callbacks) -> None:
+def make_first_plan(state: State, scratch: State, task: TrainingContext, hooks: Callbacks) -> None:
     """Set the first plan of `max_minutes` for `state`, from a few timed steps on `scratch`.
 
     `scratch` is a state to be thrown away. During the run the plan is revised (`replan`), because
     other processes may have slowed down these steps.
     """
     assert task.config.max_minutes is not None
-    with naming_memory(task):
+    with explaining_out_of_memory(task):
         pace = measure_pace(scratch, task, hooks)
     state.validation_seconds = pace.validation
     state.full_to_half = pace.step / pace.half_step if pace.half_step else 1.0
-    state.follow([Plan(0, 0.0, *steps_at(pace, task, task.config.max_minutes))])
+    state.adopt_plans([Plan(0, 0.0, *estimate_steps(pace, task, task.config.max_minutes))])
 
 
-def steps_at(pace: StepTimings, task: TrainingContext, minutes: float) -> tuple[int, int]:
+def estimate_steps(pace: StepTimings, task: TrainingContext, minutes: float) -> tuple[int, int]:
     """Return how many steps fit into `minutes`, and how many of them are at half resolution.
 
     Validations are included. At least one step is at full size.
@@ -47,8 +47,8 @@ def steps_at(pace: StepTimings, task: TrainingContext, minutes: float) -> tuple[
     budget = minutes * 60 - pace.validation
     validation = pace.validation / (task.steps_per_epoch * task.config.validate_every)
     share = task.config.half_resolution
-    half_steps = steps_within(share * budget, pace.half_step + validation)
-    full_steps = max(1, steps_within((1 - share) * budget, pace.step + validation))
+    half_steps = count_steps_within(share * budget, pace.half_step + validation)
+    full_steps = max(1, count_steps_within((1 - share) * budget, pace.step + validation))
     return half_steps + full_steps, half_steps
 
 
@@ -67,7 +67,7 @@ def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> Ste
     patient = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
     started = time.perf_counter()
     for _ in evaluate(
-        scratch.validated,
+        scratch.evaluated_model,
         patient,
         task.config.inference,
         task.device,

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 # Trials in the table.
-SHOWN = 10
+MAX_TRIALS = 10
 # Trials that must have ended before importances are computed. With fewer they mean nothing.
-ENOUGH = 6
-UNKNOWN = f"known from {ENOUGH} trials on, if they differ"
+MIN_TRIALS = 6
+IMPORTANCE_UNKNOWN = f"known from {MIN_TRIALS} trials on, if they differ"
 # Reason of a failed trial that has no recorded error.
-VANISHED = "its process was killed twice, perhaps because memory was short"
+CRASH_REASON = "its process was killed twice, perhaps because memory was short"
 
 
 def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:
@@ -45,7 +45,7 @@ def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]])
         f"\nstudy {study.database.stem}: {study.count()} trials: {states}   ({study.database})"
     ]
     lines += [
-        f"  trial {trial.number} failed: {trial.user_attrs.get('reason', VANISHED)}"
+        f"  trial {trial.number} failed: {trial.user_attrs.get('reason', CRASH_REASON)}"
         for trial in ended
         if trial.state.name == "FAIL"
     ]
@@ -54,10 +54,12 @@ def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]])
     lines += ["", "  trial  val/dice  settings"]
     lines += [
         f"  {trial.number:5d}  {_value(trial):8.4f}  {' '.join(varied[trial.number])}"
-        for trial in best_first[:SHOWN]
+        for trial in best_first[:MAX_TRIALS]
     ]
-    shares = importance(ended)
-    listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or UNKNOWN
+    shares = compute_importance(ended)
+    listed = (
+        ", ".join(f"{name} {share:.2f}" for name, share in shares.items()) or IMPORTANCE_UNKNOWN
+    )
     lines += ["", f"importance:  {listed}"]
     picture = study.folder / "search.png"
     draw_search(ended, shares, picture)
@@ -75,10 +77,10 @@ def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]])
     return "\n".join(lines)
 
 
-def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
+def compute_importance(trials: "list[FrozenTrial]") -> dict[str, float]:
     """Return the share of each setting in what distinguishes the best trials, the largest first.
 
-    The result is empty if fewer than `ENOUGH` trials have a value, or if all values are equal.
+    The result is empty if fewer than `MIN_TRIALS` trials have a value, or if all values are equal.
 
     PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) compares how the best tenth of the trials, at
     least five, and all trials are distributed over the values of a setting. The method uses ranks,
@@ -89,7 +91,7 @@ def importance(trials: "list[FrozenTrial]") -> dict[str, float]:
     import optuna
 
     judged = [trial for trial in trials if trial.state.name != "FAIL"]
-    if len(judged) < ENOUGH or len({_value(trial) for trial in judged}) == 1:
+    if len(judged) < MIN_TRIALS or len({_value(trial) for trial in judged}) == 1:
         return {}
     # A copy in memory, in which pruned trials are complete.
     study = optuna.create_study(direction="maximize")
@@ -150,7 +152,12 @@ def draw_search(trials: "list[FrozenTrial]", shares: dict[str, float], path: Pat
         bars.text(shares[name], row, f" {shares[name]:.2f}", verticalalignment="center")
     if not shares:
         bars.text(
-            0.5, 0.5, UNKNOWN, color=GREY, horizontalalignment="center", transform=bars.transAxes
+            0.5,
+            0.5,
+            IMPORTANCE_UNKNOWN,
+            color=GREY,
+            horizontalalignment="center",
+            transform=bars.transAxes,
         )
         bars.set_yticks([])
     # The number beside a bar of length 1 needs room as well.

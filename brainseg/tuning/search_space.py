@@ -19,7 +19,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import OmegaConf
 
 from brainseg.config.compose import CONFIGS, as_request_errors, is_hydra_setting, parse_overrides
-from brainseg.config.text import as_typed
+from brainseg.config.text import quote_text_values
 from brainseg.core.errors import check
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def load_space(name: str) -> Space:
     }
 
 
-def format_value(overrides: list[str]) -> tuple[list[str], Space]:
+def split_overrides(overrides: list[str]) -> tuple[list[str], Space]:
     """Return the fixed overrides of a command line, and the space of its sweeps.
 
     Fixed overrides are the same in every trial. Raises RequestError if a sweep cannot be searched.
     """
-    parsed = parse_overrides("train", as_typed("train", overrides, sweeps=True))
+    parsed = parse_overrides("train", quote_text_values("train", overrides, sweeps=True))
     sweeps = {
         override.get_key_element(): override for override in parsed if override.is_sweep_override()
     }
@@ -149,7 +149,7 @@ def _check_dimension(label: str, setting: str, content: Any) -> Dimension:
         )
         # Compared as the text that a run gets, in which close numbers may be equal.
         check(
-            len({text(choice) for choice in choices}) == len(choices) > 0,
+            len({value_text(choice) for choice in choices}) == len(choices) > 0,
             f"{label}.choices",
             choices,
             "must name each value once",
@@ -204,7 +204,7 @@ def distributions(space: Space) -> dict[str, "BaseDistribution"]:
     return by_setting
 
 
-def ends(dimension: Dimension) -> list[Any]:
+def end_values(dimension: Dimension) -> list[Any]:
     """Return the values to check before a search starts: every choice, or both ends of a range.
 
     If both ends are valid, so are the values between them.
@@ -212,16 +212,16 @@ def ends(dimension: Dimension) -> list[Any]:
     return dimension["choices"] if "choices" in dimension else [dimension["low"], dimension["high"]]
 
 
-def overrides(settings: dict[str, Any]) -> list[str]:
+def to_overrides(settings: dict[str, Any]) -> list[str]:
     """Return the settings of a trial as overrides of `brainseg.train`."""
     # `options` accept any name, so that Hydra needs "++" to set or add one.
     return [
-        f"{'++' if '.options.' in name else ''}{name}={text(value)}"
+        f"{'++' if '.options.' in name else ''}{name}={value_text(value)}"
         for name, value in settings.items()
     ]
 
 
-def text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Return a value as a user would type it, with four significant digits of a decimal number.
 
     Four digits can be read at a glance. They matter more than the twelve digits that follow.

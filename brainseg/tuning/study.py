@@ -24,7 +24,7 @@ from brainseg.config import SearchConfig
 from brainseg.core.errors import check
 from brainseg.core.seeds import seed_for
 from brainseg.runs.run_folder import RunFolder
-from brainseg.tuning.search_space import overrides
+from brainseg.tuning.search_space import to_overrides
 
 if TYPE_CHECKING:
     from optuna import Study as OptunaStudy
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # A trial whose process was killed this many times is not proposed again. It may need more memory
 # than there is, and would end every process that runs it.
-VANISHINGS = 2
+MAX_CRASHES = 2
 
 
 class Study:
@@ -54,7 +54,7 @@ class Study:
         # A lock that is never acquired, so that it can be released before the first trial.
         self.trial_lock = FileLock(self.folder / ".none")
         # Two processes that create the tables at the same time would fail.
-        with self.lock, named_errors(database):
+        with self.lock, naming_database(database):
             self.optuna = _open_study(database)
             stored_settings = self.optuna.user_attrs.get("settings")
             if stored_settings is None:
@@ -84,7 +84,7 @@ class Study:
                 self._recover_crashed(running)
             if self.count() >= config.trials:
                 return None
-            untried = Untried(space, [trial.params for trial in self._counted_trials()])
+            untried = UntriedCombinations(space, [trial.params for trial in self._counted_trials()])
             if untried.exhausted and not self.trials("WAITING"):
                 print(
                     f"all {untried.size} combinations of the space were tried or are running",
@@ -199,14 +199,14 @@ class Study:
     def _recover_crashed(self, trial: "FrozenTrial") -> None:
         """Propose a running trial again if its process no longer exists.
 
-        A trial whose process was killed `VANISHINGS` times fails instead.
+        A trial whose process was killed `MAX_CRASHES` times fails instead.
         """
         from optuna.trial import TrialState
 
         try:
             with self._lock_of(trial.number).acquire(timeout=0):
                 vanished = trial.user_attrs.get("vanished", 0) + 1
-                if vanished < VANISHINGS or trial.number in self._resumed_numbers():
+                if vanished < MAX_CRASHES or trial.number in self._resumed_numbers():
                     print(
                         f"trial {trial.number}: its process no longer exists; the trial is "
                         "proposed again",
@@ -223,7 +223,7 @@ class Study:
         return FileLock(self.folder / f".trial-{number}.lock")
 
 
-class Untried:
+class UntriedCombinations:
     """The combinations of a space that no trial has tried."""
 
     def __init__(self, space: "dict[str, BaseDistribution]", tried: "list[dict[str, Any]]") -> None:
@@ -255,7 +255,7 @@ class Untried:
 
 def _override_key(params: dict[str, Any]) -> tuple[str, ...]:
     """Return the sorted overrides of a trial. Proposals with an equal key give the same run."""
-    return tuple(sorted(overrides(params)))
+    return tuple(sorted(to_overrides(params)))
 
 
 def _count_values(distribution: "BaseDistribution") -> int | None:
@@ -290,7 +290,7 @@ def name_run(trial: "Trial", folder: RunFolder) -> None:
 
 
 @contextmanager
-def named_errors(database: Path) -> Iterator[None]:
+def naming_database(database: Path) -> Iterator[None]:
     """Raise errors of the storage as an OSError of one line that names the file.
 
     Such errors are a full disk, or a file that is not a database.

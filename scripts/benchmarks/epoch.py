@@ -41,8 +41,8 @@ def task_of(*overrides: str) -> TrainingContext:
     device, store = choose_device(config.device), open_store(config.data)
     split = make_split(config.split, read_dataset_info(config.data).patients)
     parts = (
-        train.dataset(store, config, split.train),
-        train.dataset(store, config, split.validation),
+        train.build_dataset(store, config, split.train),
+        train.build_dataset(store, config, split.validation),
     )
     memory_cache.cache_in_memory(parts, device.torch, config.data.resident)
     return TrainingContext(
@@ -57,7 +57,7 @@ class Epoch:
     """Steps of the training loop, bare steps on a prepared batch, and validation of the network."""
 
     def __init__(self, task: TrainingContext, steps: int = 8) -> None:
-        self.task, self.steps, self.state = task, steps, train.new_state(task)
+        self.task, self.steps, self.state = task, steps, train.build_state(task)
         self.forward = task.device.forward(self.state.model)
         batch = task.train.gather(range(task.config.batch_size), task.device.torch)
         self.image, self.mask = task.device.format(batch.image), batch.mask
@@ -92,7 +92,7 @@ class Epoch:
         task, config = self.task, self.task.config
         started = time.perf_counter()
         for _ in evaluate(
-            self.state.validated,
+            self.state.evaluated_model,
             task.validation,
             config.inference,
             task.device,
@@ -171,7 +171,7 @@ def measure(rounds: int, path: str) -> Section:
         "validation / training",
     ]
     note = (
-        f"{task.device.resolved}. {len(task.train)} training slices, batches of "
+        f"{task.device.description}. {len(task.train)} training slices, batches of "
         f"{task.config.batch_size}, {task.steps_per_epoch} steps per epoch. The batch of a bare "
         f"step is prepared beforehand. Checkpoint and log take {checkpoint_time:.2f} s per epoch, "
         f"MLflow takes {tracking_time:.2f} s."

@@ -44,7 +44,7 @@ def steps(rounds: int) -> Table:
                 ]
             )
     note = (
-        f"device=auto: {work.device.resolved}. "
+        f"device=auto: {work.device.description}. "
         "All other properties are those of the reference network."
     )
     columns = ["varied", "parameters", "images/s", "ms per step"]

@@ -169,7 +169,7 @@ def work(kind: str, settings: dict[str, Any]) -> None:
     steps = Steps(settings["shape"], settings["device"])
     turns: dict[str, Callable[[], Any]] = {
         "turn": steps.rate,
-        "device": lambda: steps.device.resolved,
+        "device": lambda: steps.device.description,
     }
     if kind == "steps":
         roofline = Convolutions(steps)

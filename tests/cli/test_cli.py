@@ -61,9 +61,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("lr=0.01", ["lr: no such setting; did you mean optimizer.lr?"]),
         (
             "model.depth=3,4",
-            [
-                "model.depth=3,4: several values; for a sweep write -m model.depth=3,4\n"
-            ],
+            ["model.depth=3,4: several values; for a sweep write -m model.depth=3,4\n"],
         ),
         (
             "loss.options.x=a=b",

@@ -22,7 +22,7 @@ needs_bash = pytest.mark.skipif(BASH is None, reason="no bash")
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("completion") / "brainseg.bash"
-    path.write_text(completion.bash() + "\n")
+    path.write_text(completion.bash_script() + "\n")
     return path
 
 
@@ -99,19 +99,20 @@ def read_until(terminal: int, words: str) -> str:
 
 def test_every_command_has_its_words() -> None:
     for command in TYPES:
-        assert completion.words(command), command
+        assert completion.list_words(command), command
     assert {
         "model.depth=",
         "split.folds=",
         "scheduler.epochs=",
         "loss=tversky",
         "sweep=devices",
-    } <= set(completion.words("train"))
-    assert set(completion.words("train")) < set(completion.words("search"))
+    } <= set(completion.list_words("train"))
+    assert set(completion.list_words("train")) < set(completion.list_words("search"))
     assert (
-        "compdef _brainseg brainseg" in completion.zsh() and "optimizer=adamw" in completion.zsh()
+        "compdef _brainseg brainseg" in completion.zsh_script()
+        and "optimizer=adamw" in completion.zsh_script()
     )
-    assert "complete -c brainseg -n '__fish_seen_subcommand_from train'" in completion.fish()
+    assert "complete -c brainseg -n '__fish_seen_subcommand_from train'" in completion.fish_script()
 
 
 def test_another_shell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,10 @@ from scored_runs import scored_run
 from brainseg.compare import check_request as check_request
 from brainseg.compare import publish, write_comparison
 from brainseg.comparison import report
-from brainseg.comparison.compare import Comparison, compare
-from brainseg.comparison.figures import FIGURES, effect, pareto
+from brainseg.comparison.compare import Comparison, compare_runs
+from brainseg.comparison.figures import FIGURES, pareto_front, setting_effect
 from brainseg.comparison.names import varying_settings
-from brainseg.comparison.report import headline, notes, text
+from brainseg.comparison.report import format_comparison, headline, reader_notes
 from brainseg.comparison.runs import load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
@@ -40,7 +40,7 @@ def dice(seed: int, names: list[str] = NAMES) -> dict[str, float]:
 
 
 def two_widths(root: Path) -> Comparison:
-    return compare(
+    return compare_runs(
         [scored_run(root / "a", dice(0), width=8), scored_run(root / "b", dice(1), width=16)]
     )
 
@@ -51,7 +51,7 @@ def test_folds_are_pooled_into_one_score_a_patient(tmp_path: Path) -> None:
         scored_run(tmp_path / str(fold), {name: scores[name] for name in NAMES[fold::3]}, fold=fold)
         for fold in range(3)
     ]
-    comparison = compare(runs)
+    comparison = compare_runs(runs)
     (row,) = comparison.table.itertuples()
     values = np.array(list(scores.values()))
     assert (row.runs, row.patients, comparison.role) == (3, 12, "test")
@@ -68,7 +68,7 @@ def test_folds_are_pooled_into_one_score_a_patient(tmp_path: Path) -> None:
 def test_seeds_are_averaged_by_patient_before_anything_is_compared(tmp_path: Path) -> None:
     ours = [scored_run(tmp_path / f"a{seed}", dice(seed), seed=seed) for seed in range(3)]
     other = scored_run(tmp_path / "b", dice(9), width=16)
-    comparison = compare([*ours, other], baseline=other)
+    comparison = compare_runs([*ours, other], baseline=other)
     mean = np.mean([list(dice(seed).values()) for seed in range(3)], axis=0)
     row = comparison.table.set_index("configuration").loc["width=8"]
     expected = compare_paired(mean, np.array(list(dice(9).values())))
@@ -83,7 +83,7 @@ def test_seeds_are_averaged_by_patient_before_anything_is_compared(tmp_path: Pat
 
 def test_a_missed_patient_counts_by_the_share_of_seeds_that_missed_it(tmp_path: Path) -> None:
     scores = [dice(0) | {NAMES[0]: 0.01}, dice(0)]
-    comparison = compare(
+    comparison = compare_runs(
         [scored_run(tmp_path / str(seed), each, seed=seed) for seed, each in enumerate(scores)]
     )
     assert comparison.table.missed.tolist() == [0.5]
@@ -99,7 +99,7 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
         scored_run(tmp_path / "b", better, width=16),
         scored_run(tmp_path / "c", dice(5), width=32),
     ]
-    table = compare(runs, baseline=runs[0]).table.set_index("configuration")
+    table = compare_runs(runs, baseline=runs[0]).table.set_index("configuration")
     assert table.loc["width=16"].p == pytest.approx(2 / 2**12)
     assert table.loc["width=16"].p_holm == pytest.approx(2 * table.loc["width=16"].p), (
         "two comparisons, this the smaller p"
@@ -121,11 +121,14 @@ def test_the_effect_of_a_setting_is_seen_where_nothing_else_differs(tmp_path: Pa
         for (width, minutes), value in given.items()
     ]
     settings = ["max_minutes", "model.width"]
-    every, alike = zip(*effect(compare(runs), "model.width", settings).values(), strict=True)
+    every, alike = zip(
+        *setting_effect(compare_runs(runs), "model.width", settings).values(), strict=True
+    )
     assert [sorted(dice) for dice in every] == [pytest.approx([0.7]), pytest.approx([0.6, 0.8])]
     assert list(alike) == [pytest.approx([0.7]), pytest.approx([0.8])]
     assert all(
-        alike == [] for _, alike in effect(compare(runs[1:]), "model.width", settings).values()
+        alike == []
+        for _, alike in setting_effect(compare_runs(runs[1:]), "model.width", settings).values()
     ), "nothing to compare"
 
 
@@ -134,10 +137,10 @@ def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path)
         scored_run(tmp_path / "a", dice(0)),
         scored_run(tmp_path / "b", dict.fromkeys(NAMES, 0.95), width=16),
     ]
-    assert any("picked by these same scores" in note for note in notes(compare(runs)))
-    named = compare(runs, baseline=runs[1])
+    assert any("picked by these same scores" in note for note in reader_notes(compare_runs(runs)))
+    named = compare_runs(runs, baseline=runs[1])
     assert named.baseline is named.configurations[0] and not any(
-        "picked" in note for note in notes(named)
+        "picked" in note for note in reader_notes(named)
     )
 
 
@@ -147,8 +150,8 @@ def test_the_patients_compared_are_the_baselines(tmp_path: Path) -> None:
     few, fewer = (
         scored_run(tmp_path / str(width), dice(width, NAMES[:7]), width=width) for width in (8, 32)
     )
-    assert compare([wide, few, fewer], strict=False).patients == 12
-    comparison = compare([wide, few, fewer], baseline=few, strict=False)
+    assert compare_runs([wide, few, fewer], strict=False).patients == 12
+    comparison = compare_runs([wide, few, fewer], baseline=few, strict=False)
     assert (
         comparison.patients == 7
         and comparison.baseline.label == "width=8"
@@ -159,7 +162,7 @@ def test_the_patients_compared_are_the_baselines(tmp_path: Path) -> None:
         and "has also" in comparison.left_out[0][1]
     )
     with pytest.raises(RequestError, match="is not among the runs compared"):
-        compare([wide, few], baseline=fewer, strict=False)
+        compare_runs([wide, few], baseline=fewer, strict=False)
 
 
 def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
@@ -168,8 +171,8 @@ def test_other_patients_are_refused_by_name(tmp_path: Path) -> None:
         scored_run(tmp_path / "b", dice(0, NAMES[:11]), width=16),
     ]
     with pytest.raises(RequestError, match=NAMES[11]):
-        compare(runs)
-    comparison = compare(runs, strict=False)
+        compare_runs(runs)
+    comparison = compare_runs(runs, strict=False)
     assert [one.label for one in comparison.configurations] == ["width=8"]
     assert NAMES[11] in comparison.left_out[0][1]
 
@@ -181,9 +184,9 @@ def test_a_seed_without_all_its_folds_is_refused(tmp_path: Path) -> None:
         scored_run(tmp_path / f"{seed}{fold}", dice(0, halves[fold]), seed=seed, fold=fold)
         for seed, fold in cells
     ]
-    assert compare(runs).table.runs.tolist() == [4]
+    assert compare_runs(runs).table.runs.tolist() == [4]
     with pytest.raises(RequestError, match="not every seed has every fold"):
-        compare(runs[:3])
+        compare_runs(runs[:3])
 
 
 @pytest.mark.parametrize("state", ["failed", "killed", "interrupted", "running"])
@@ -201,12 +204,12 @@ def test_unfinished_runs_are_named_with_their_reason(tmp_path: Path, state: str)
             "pid": 2**22 + 1,
         }
         (tmp_path / "b" / "status.json").write_text(json.dumps(status))
-    comparison = compare(runs, strict=False)
+    comparison = compare_runs(runs, strict=False)
     ((name, why),) = comparison.left_out
     assert "width=16" in name and state in why
-    assert any(state in note for note in notes(comparison))
+    assert any(state in note for note in reader_notes(comparison))
     with pytest.raises(RequestError, match=state):
-        compare(runs)
+        compare_runs(runs)
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
@@ -214,7 +217,7 @@ def test_other_data_are_refused(tmp_path: Path) -> None:
         tmp_path / "b", dice(0), width=16, data={"path": "x", "fingerprint": "e" * 64}
     )
     with pytest.raises(RequestError, match="different data"):
-        compare([scored_run(tmp_path / "a", dice(0)), other])
+        compare_runs([scored_run(tmp_path / "a", dice(0)), other])
 
 
 def test_without_test_patients_it_is_exploratory(tmp_path: Path) -> None:
@@ -222,18 +225,18 @@ def test_without_test_patients_it_is_exploratory(tmp_path: Path) -> None:
         scored_run(tmp_path / "a", {}, dice(0)),
         scored_run(tmp_path / "b", dice(3), dice(1), width=16),
     ]
-    comparison = compare(runs)
+    comparison = compare_runs(runs)
     assert comparison.role == "validation" and comparison.exploratory
     assert comparison.table.dice.max() == pytest.approx(
         max(np.mean(list(dice(seed).values())) for seed in (0, 1))
     )
-    assert any(note.startswith("Exploratory") for note in notes(comparison))
+    assert any(note.startswith("Exploratory") for note in reader_notes(comparison))
 
 
 def test_a_leaky_split_and_other_code_are_warned_of(tmp_path: Path) -> None:
     other = scored_run(tmp_path / "b", dice(1), width=16, code={"sha256": "d" * 64})
     runs = [scored_run(tmp_path / "a", dice(0), split={"leaky": True}), other]
-    warnings = " ".join(compare(runs).warnings)
+    warnings = " ".join(compare_runs(runs).warnings)
     assert "LEAKY" in warnings and "different versions of the code" in warnings
 
 
@@ -246,7 +249,7 @@ def test_equal_chances_are_named(tmp_path: Path) -> None:
             scored_run(tmp_path / f"{name}{width}", dice(width), width=width, max_minutes=each)
             for width, each in given
         ]
-        found[name] = compare(runs).budget
+        found[name] = compare_runs(runs).budget
     assert (
         "same passes: 30 epochs" in found["passes"]
         and "same time: 2.0 minutes" in found["time"]
@@ -258,7 +261,7 @@ def test_equal_chances_are_named(tmp_path: Path) -> None:
 @settings(max_examples=50)
 def test_nothing_beats_the_pareto_front(points: list[tuple[float, float]]) -> None:
     cost, value = (np.array(part) for part in zip(*points, strict=True))
-    front = pareto(cost, value)
+    front = pareto_front(cost, value)
     for index in range(len(points)):
         beaten = any(
             (cost[other] <= cost[index]) and (value[other] >= value[index]) for other in front
@@ -281,7 +284,7 @@ def test_gather_takes_folders_folders_of_them_and_each_once(tmp_path: Path) -> N
 
 def test_every_figure_is_drawn_or_has_nothing_to_draw(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16, 32)]
-    of_one, of_three = compare(runs[:1]), compare(runs)
+    of_one, of_three = compare_runs(runs[:1]), compare_runs(runs)
     assert {name for name, draw in FIGURES.items() if draw(of_one) is None} == {
         "differences",
         "main_effects",
@@ -311,14 +314,14 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
         dict(zip(comparison.table.configuration, comparison.table.dice, strict=True)), abs=1e-6
     )
     assert {"failures.csv", "worst.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    assert "width=16" in text(comparison)
+    assert "width=16" in format_comparison(comparison)
 
 
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
     run = scored_run(
         tmp_path / "runs" / "a", {"TCGA_<script>alert(1)</script>_1_1": 0.5, "TCGA_B_2_1": 0.6}
     )
-    publish(compare([run]), tmp_path / "out", OFF)
+    publish(compare_runs([run]), tmp_path / "out", OFF)
     assert "<script>" not in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -350,7 +353,7 @@ def test_runs_that_repeat_one_another_are_refused_by_name(tmp_path: Path) -> Non
     with pytest.raises(
         RequestError, match=r"a,.*b: the same configuration, seed and fold; name one of them"
     ):
-        compare(runs)
+        compare_runs(runs)
 
 
 def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of_another(
@@ -361,10 +364,10 @@ def test_a_comparison_takes_the_place_of_no_runs_scores_and_leaves_no_picture_of
     with pytest.raises(RequestError, match="already contains a run, and its scores would be"):
         check_request(config)
     config = CompareConfig(tracking=CompareTrackingConfig(name="none"))
-    publish(compare(runs), tmp_path / "out", config)
+    publish(compare_runs(runs), tmp_path / "out", config)
     assert (tmp_path / "out" / "pictures" / "differences.png").is_file()
     (tmp_path / "out" / "viewer.html").write_text("of another comparison")
-    publish(compare(runs[:1]), tmp_path / "out", config)
+    publish(compare_runs(runs[:1]), tmp_path / "out", config)
     assert (
         not (tmp_path / "out" / "pictures" / "differences.png").exists()
         and not (tmp_path / "out" / "viewer.html").exists()
@@ -378,8 +381,8 @@ def test_one_patient_gives_no_interval_no_test_and_one_baseline(
         scored_run(tmp_path / f"{width}", {NAMES[0]: dice}, width=width)
         for width, dice in ((8, 0.5), (16, 0.75))
     ]
-    comparison = compare(runs, baseline=runs[0])
-    shown = report.text(comparison)
+    comparison = compare_runs(runs, baseline=runs[0])
+    shown = report.format_comparison(comparison)
     assert (
         "(95 % interval none)" in shown
         and "One patient gives neither an interval nor a test" in shown

@@ -9,8 +9,8 @@ from scored_runs import scored_run
 from test_configs import compose
 
 from brainseg import compare as command
-from brainseg.comparison.compare import compare
-from brainseg.comparison.names import LONGEST, configuration_names
+from brainseg.comparison.compare import compare_runs
+from brainseg.comparison.names import MAX_NAME_LENGTH, configuration_names
 from brainseg.comparison.runs import ScoredRun
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
@@ -84,7 +84,7 @@ def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -
         "model.width=24",
     )
     runs = [typed_run(tmp_path / "long", *many), typed_run(tmp_path / "fast", "experiment=fast")]
-    assert len(" ".join(many)) > LONGEST
+    assert len(" ".join(many)) > MAX_NAME_LENGTH
     assert sorted(configuration_names(runs).values()) == ["fast", "long"]
     twins = [
         typed_run(tmp_path / "a" / "same", *many),
@@ -120,7 +120,9 @@ def test_the_report_lists_the_settings_in_which_experiments_differ(tmp_path: Pat
         typed_run(tmp_path / "b", "experiment=reference", "max_minutes=30"),
     ]
     printed = command.publish(
-        compare(runs), tmp_path / "out", CompareConfig(tracking=CompareTrackingConfig(name="none"))
+        compare_runs(runs),
+        tmp_path / "out",
+        CompareConfig(tracking=CompareTrackingConfig(name="none")),
     )
     assert max(map(len, printed.splitlines())) < 200
     page = (tmp_path / "out" / "report.html").read_text()

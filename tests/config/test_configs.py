@@ -64,7 +64,7 @@ def test_a_stored_config_is_restored() -> None:
         ["split=kfold", "split.fold=2", "scheduler=plateau", "model=attention_unet"],
     ):
         config = compose(*overrides)
-        assert schema.restore(dataclasses.asdict(config)) == config
+        assert schema.restore_config(dataclasses.asdict(config)) == config
 
 
 def test_the_reference_recipe_is_exact() -> None:

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signs import IN_NAMES, PRINTABLE
 
-from brainseg.config.text import as_typed, text_of, text_settings, to_type
+from brainseg.config.text import format_for_shell, quote_text_values, text_of, text_settings
 from brainseg.core.errors import RequestError
 
 
 def read(override: str, command: str = "predict", sweeps: bool = False) -> object:
     """Return the value that Hydra reads from an override after it was put in quotes, which must be so done once."""
-    (quoted,) = as_typed(command, [override], sweeps)
-    assert as_typed(command, [quoted], sweeps) == [quoted]
+    (quoted,) = quote_text_values(command, [override], sweeps)
+    assert quote_text_values(command, [quoted], sweeps) == [quoted]
     parsed = OverridesParser.create().parse_override(quoted)
     if not parsed.is_sweep_override():
         return parsed.value()
@@ -100,7 +100,7 @@ def test_quotes_null_references_and_lists_keep_their_meaning(typed: str, value: 
 def test_what_a_remedy_says_to_type_is_read_as_the_text(text: str) -> None:
     import shlex
 
-    (word,) = shlex.split(to_type("output", text))
+    (word,) = shlex.split(format_for_shell("output", text))
     assert read(word) == text
     assert text_of(word.removeprefix("output=")) == text
 
@@ -119,7 +119,7 @@ def test_any_text_is_read_as_typed_or_refused_with_what_to_type(text: str) -> No
         value = read(f"output={text}")
     except RequestError as error:
         assert "," in text or text.strip()[0] in "[{"
-        assert to_type("output", text_of(text)) in str(error)
+        assert format_for_shell("output", text_of(text)) in str(error)
     else:
         assert special or value == text
 
@@ -129,17 +129,18 @@ def test_a_comma_is_refused_with_what_to_type_where_nothing_is_swept() -> None:
         RequestError,
         match=r"^output=a,b: several values; for a sweep put -m first, .* 'output=\"a,b\"'$",
     ):
-        as_typed("train", ["output=a,b"])
+        quote_text_values("train", ["output=a,b"])
     with pytest.raises(
         RequestError, match=r"for a list write 'input=\[a,b c\]', .* 'input=\"a,b c\"'$"
     ):
-        as_typed("predict", ["input=a,b c"])
+        quote_text_values("predict", ["input=a,b c"])
     with pytest.raises(
-        RequestError, match=r"^output=\[a\]: must be a single text, not a list; .* 'output=\"\[a\]\"'$"
+        RequestError,
+        match=r"^output=\[a\]: must be a single text, not a list; .* 'output=\"\[a\]\"'$",
     ):
-        as_typed("train", ["output=[a]"])
+        quote_text_values("train", ["output=[a]"])
     with pytest.raises(RequestError, match="a value is missing beside a comma"):
-        as_typed("train", ["loss.name=dice,"], sweeps=True)
+        quote_text_values("train", ["loss.name=dice,"], sweeps=True)
 
 
 def test_only_settings_that_hold_text_are_touched() -> None:
@@ -152,7 +153,7 @@ def test_only_settings_that_hold_text_are_touched() -> None:
         "hydra.launcher.n_jobs=2",
         "x",
     ]
-    assert as_typed("train", others) == others
+    assert quote_text_values("train", others) == others
 
 
 def test_the_schema_says_which_settings_hold_text() -> None:

@@ -82,7 +82,8 @@ def test_a_name_that_the_terminal_cannot_write_is_escaped(
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         "PYTHONIOENCODING": encoding,
     }
-    script = "from brainseg.core.output import ignoring_closed_output\nwith ignoring_closed_output():\n    print('Wa\\u0142\\u0119sa \\xf6')"
+    script = "from brainseg.core.output import ignoring_closed_output\n"
+    script += "with ignoring_closed_output():\n    print('Wa\\u0142\\u0119sa \\xf6')"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,

@@ -14,7 +14,7 @@ from torch import Tensor
 from brainseg import train
 from brainseg.config import AugmentConfig, DataConfig, KFoldConfig, TrainConfig, UNetConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.augment import Augmentation, apply, sample_augmentation
+from brainseg.data.augment import Augmentation, apply_augmentation, sample_augmentation
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 EVERYTHING = AugmentConfig(
@@ -64,7 +64,7 @@ def test_off_returns_the_inputs_themselves_and_draws_nothing() -> None:
     nothing = sample_augmentation(AugmentConfig(), 4, 3)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(part is None for part in nothing)
-    changed, labels = apply(nothing, image, mask)
+    changed, labels = apply_augmentation(nothing, image, mask)
     assert changed is image and labels is mask
 
 
@@ -73,7 +73,7 @@ def test_flips_alone_are_exact(share: float) -> None:
     image, mask = slices(batch=32)
     torch.manual_seed(0)
     changes = sample_augmentation(AugmentConfig(flip=share), 32, 3)
-    flipped, labels = apply(changes, image, mask)
+    flipped, labels = apply_augmentation(changes, image, mask)
     assert changes.flip is not None and changes.angle is None
     for n, mirrored in enumerate(changes.flip.flatten().tolist()):
         assert torch.equal(flipped[n], image[n].flip(-1) if mirrored else image[n])
@@ -94,20 +94,24 @@ def test_movements_by_hand() -> None:
         (moved(across=4 / 16, down=2 / 16), shifted),  # to the right and down
     ]
     for changes, expected in cases:
-        torch.testing.assert_close(apply(changes, image, mask)[0], expected, atol=1e-4, rtol=0)
-    assert torch.equal(apply(moved(angle=90), image, mask)[1], mask.rot90(-1, (-2, -1)))
+        torch.testing.assert_close(
+            apply_augmentation(changes, image, mask)[0], expected, atol=1e-4, rtol=0
+        )
+    assert torch.equal(
+        apply_augmentation(moved(angle=90), image, mask)[1], mask.rot90(-1, (-2, -1))
+    )
 
 
 def test_zoom_enlarges() -> None:
     image, mask = square()
-    _, labels = apply(moved(zoom=1.5), image[:1], mask[:1])
+    _, labels = apply_augmentation(moved(zoom=1.5), image[:1], mask[:1])
     assert labels.sum() == pytest.approx(100 * 1.5**2, rel=0.1)
 
 
 def test_a_turn_does_not_shear_an_image_that_is_not_square() -> None:
     """The bright square's centre, 13 pixels right of and 9 above the middle, ends where a rigid turn takes it."""
     image, mask = square()
-    _, labels = apply(moved(angle=30), image[:1], mask[:1])
+    _, labels = apply_augmentation(moved(angle=30), image[:1], mask[:1])
     y, x = labels[0, 0].nonzero().float().mean(0) + 0.5 - torch.tensor([24.0, 32.0])
     cosine, sine, right, down = (
         math.cos(math.radians(30)),
@@ -127,7 +131,7 @@ def test_image_and_mask_move_together(seed: int) -> None:
     torch.manual_seed(seed)
     image, mask = square()
     changes = sample_augmentation(GEOMETRY, 8, 2)
-    bright, labels = apply(changes, image, mask)
+    bright, labels = apply_augmentation(changes, image, mask)
     inside = labels.bool().expand_as(bright)
     assert (bright[inside] > 0.2).all()
     assert (bright[~inside] < 0.6).all()
@@ -146,7 +150,7 @@ def test_ranges_types_and_classes(seed: int, height: int, width: int, channels: 
     image = torch.rand(3, channels, height, width)
     mask = torch.randint(0, 4, (3, 1, height, width), dtype=torch.uint8)
     kept = image.clone(), mask.clone()
-    changed, labels = apply(sample_augmentation(EVERYTHING, 3, channels), image, mask)
+    changed, labels = apply_augmentation(sample_augmentation(EVERYTHING, 3, channels), image, mask)
     assert changed.shape == image.shape and labels.shape == mask.shape
     assert (changed.dtype, labels.dtype) == (torch.float32, torch.uint8)
     assert changed.isfinite().all() and changed.min() >= 0 and changed.max() <= 1
@@ -165,7 +169,7 @@ def test_the_seed_decides_everything(config: AugmentConfig) -> None:
         torch.manual_seed(seed)
         changes = sample_augmentation(config, 4, 3)
         torch.rand(5)  # whatever is drawn in between, as by dropout
-        return apply(changes, image, mask)
+        return apply_augmentation(changes, image, mask)
 
     first, again, other = run(1), run(1), run(3)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
@@ -226,7 +230,7 @@ def test_intensity_by_hand() -> None:
         changes = Augmentation(
             **{name: torch.tensor(value).view(1, 1, 1, 1) for name, value in parts.items()}
         )
-        changed, labels = apply(changes, image, mask)
+        changed, labels = apply_augmentation(changes, image, mask)
         assert labels is mask
         return changed.flatten().tolist()
 
@@ -240,7 +244,7 @@ def test_intensity_by_hand() -> None:
 
 def test_contrast_is_about_the_mean_of_each_channel() -> None:
     image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).view(1, 2, 1, 2)
-    changed, _ = apply(
+    changed, _ = apply_augmentation(
         Augmentation(contrast=torch.tensor([2.0, 0.5]).view(1, 2, 1, 1)),
         image,
         torch.zeros(1, 1, 1, 2, dtype=torch.uint8),
@@ -251,11 +255,11 @@ def test_contrast_is_about_the_mean_of_each_channel() -> None:
 def test_noise_has_its_standard_deviation() -> None:
     image, mask = torch.full((2, 3, 64, 64), 0.5), torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
     sigma = torch.tensor([0.02, 0.1]).view(2, 1, 1, 1)
-    changed, _ = apply(Augmentation(noise=sigma, seed=torch.tensor(7)), image, mask)
+    changed, _ = apply_augmentation(Augmentation(noise=sigma, seed=torch.tensor(7)), image, mask)
     assert (changed - 0.5).std((1, 2, 3)).tolist() == pytest.approx([0.02, 0.1], rel=0.05)
     assert abs((changed - 0.5).mean()) < 0.003
     assert not torch.allclose(changed[1, 0], changed[1, 1])
-    other, _ = apply(Augmentation(noise=sigma, seed=torch.tensor(8)), image, mask)
+    other, _ = apply_augmentation(Augmentation(noise=sigma, seed=torch.tensor(8)), image, mask)
     assert not torch.allclose(changed, other)
 
 
@@ -267,7 +271,10 @@ def test_layout_is_kept_and_changes_nothing(config: AugmentConfig) -> None:
     last = image.to(memory_format=torch.channels_last)
     torch.manual_seed(0)
     changes = sample_augmentation(config, 4, 3)
-    plain, turned = apply(changes, image, mask), apply(changes, last, mask)
+    plain, turned = (
+        apply_augmentation(changes, image, mask),
+        apply_augmentation(changes, last, mask),
+    )
     assert plain[0].is_contiguous() and turned[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(turned[0], plain[0], atol=1e-5, rtol=0)
     assert torch.equal(turned[1], plain[1])
@@ -277,9 +284,9 @@ def test_autocast_changes_nothing() -> None:
     image, mask = slices()
     torch.manual_seed(0)
     changes = sample_augmentation(EVERYTHING, 4, 3)
-    expected = apply(changes, image, mask)
+    expected = apply_augmentation(changes, image, mask)
     with torch.autocast("cpu", torch.bfloat16):
-        got = apply(changes, image, mask)
+        got = apply_augmentation(changes, image, mask)
     assert torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])
 
 
@@ -290,7 +297,7 @@ def test_flair_stands_in_for_a_missing_sequence_in_every_slice_of_the_sample(con
     changes = sample_augmentation(
         AugmentConfig(missing=0.25), 400, image.shape[1], sequences=SEQUENCES
     )
-    changed, labels = apply(changes, image, mask)
+    changed, labels = apply_augmentation(changes, image, mask)
     assert torch.equal(labels, mask) and changes.source is not None
     missing = changes.source != torch.arange(3)
     assert not missing[:, 1].any()  # FLAIR itself is always there

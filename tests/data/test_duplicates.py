@@ -20,7 +20,7 @@ from brainseg.core.errors import DataError
 from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Scan
-from brainseg.data.readers.verify import scan
+from brainseg.data.readers.verify import scan_volumes
 from brainseg.data.split import make_split
 from brainseg.data.store import Store
 from brainseg.data.volume import fingerprint, hash_slice
@@ -153,7 +153,9 @@ class Arrays:
 
 def test_every_reader_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        conversion, "scanner", lambda source, reading: ("arrays", partial(scan, Arrays()))
+        conversion,
+        "choose_scanner",
+        lambda source, reading: ("arrays", partial(scan_volumes, Arrays())),
     )
     with pytest.raises(
         FaultyCohortError, match="b: 6 of 6 slices are also in a, as they are or mirrored"

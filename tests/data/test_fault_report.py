@@ -6,7 +6,7 @@ import pytest
 from tiffs import write_cohort
 
 from brainseg.data.conversion import FaultyCohortError, convert
-from brainseg.data.fault_report import enumerate_names, summarise
+from brainseg.data.fault_report import enumerate_names, summarise_faults
 
 
 def test_thousands_of_faults_of_one_kind_are_five_lines_and_a_count() -> None:
@@ -15,7 +15,7 @@ def test_thousands_of_faults_of_one_kind_are_five_lines_and_a_count() -> None:
         for p in range(131)
         for n in range(30)
     ][:3929]
-    report = summarise(faults)
+    report = summarise_faults(faults)
     assert report == [*faults[:5], "... and 3,924 more like these, 3,929 in 131 volumes"]
 
 
@@ -24,16 +24,16 @@ def test_kinds_are_told_apart_and_few_faults_are_all_listed() -> None:
     many = [
         f"b{n}: its images are named b{n}_1_<number>.tif, not after the folder" for n in range(9)
     ]
-    assert summarise([*few, *many]) == [
+    assert summarise_faults([*few, *many]) == [
         *few,
         *many[:5],
         "... and 4 more like these, 9 in 9 volumes",
     ]
-    assert summarise([]) == []
+    assert summarise_faults([]) == []
 
 
 def test_many_kinds_are_counted() -> None:
-    report = summarise([f"a/a_1.tif: fault {'x' * number}" for number in range(1, 31)])
+    report = summarise_faults([f"a/a_1.tif: fault {'x' * number}" for number in range(1, 31)])
     assert len(report) == 21 and report[-1] == "... and 10 of 10 other kinds"
 
 

@@ -16,8 +16,8 @@ from brainseg.data.phantom import cohort as phantom
 from brainseg.data.phantom.cohort import (
     ensure_cohort,
     institution,
+    make_patient,
     patient_names,
-    volume,
     write_cohort,
 )
 
@@ -26,7 +26,7 @@ SMALL = PhantomConfig(patients=8, slices=16, size=64)
 
 @pytest.fixture(scope="module")
 def cohort() -> list[tuple[np.ndarray, np.ndarray]]:
-    return [volume(SMALL, index) for index in range(SMALL.patients)]
+    return [make_patient(SMALL, index) for index in range(SMALL.patients)]
 
 
 def test_shapes_and_values(cohort):
@@ -39,18 +39,18 @@ def test_shapes_and_values(cohort):
 def test_the_same_patient_in_every_cohort(cohort):
     larger = replace(SMALL, patients=20, folder="elsewhere")
     for index in (0, 7):
-        for first, again in zip(cohort[index], volume(larger, index), strict=True):
+        for first, again in zip(cohort[index], make_patient(larger, index), strict=True):
             np.testing.assert_array_equal(first, again)
     assert patient_names(larger)[:8] == patient_names(SMALL)
 
 
 def test_patients_and_seeds_differ(cohort):
     assert len({images.tobytes() for images, _ in cohort}) == SMALL.patients
-    assert (volume(replace(SMALL, seed=1), 0)[0] != cohort[0][0]).any()
+    assert (make_patient(replace(SMALL, seed=1), 0)[0] != cohort[0][0]).any()
 
 
 def test_a_patient_looks_alike_at_every_size(cohort):
-    images, masks = volume(replace(SMALL, size=128), 1)
+    images, masks = make_patient(replace(SMALL, size=128), 1)
     halved = images.reshape(16, 64, 2, 64, 2, 3).mean((2, 4))
     likeness = [np.corrcoef(halved.ravel(), other.ravel())[0, 1] for other, _ in cohort]
     assert np.argmax(likeness) == 1 and likeness[1] > 0.85
@@ -100,7 +100,7 @@ def test_missing_sequence_is_a_copy_of_flair():
     copies = np.array(
         [
             [(images[..., c] == images[..., 1]).all() for c in (0, 2)]
-            for images, _ in (volume(config, i) for i in range(32))
+            for images, _ in (make_patient(config, i) for i in range(32))
         ]
     )
     assert copies.sum(0).tolist() == [2, 4] and not copies.all(1).any()
@@ -126,7 +126,7 @@ def test_no_threshold_on_flair_finds_the_tumours(cohort):
 def test_tiny_sizes_have_tumours_and_empty_slices(size, slices):
     config = PhantomConfig(size=size, slices=slices)
     for index in range(12):
-        images, masks = volume(config, index)
+        images, masks = make_patient(config, index)
         assert images.shape == (slices, size, size, 3)
         assert masks.any() and not masks.any((1, 2)).all()
 
@@ -136,7 +136,7 @@ def test_layout_is_that_of_the_real_data(tmp_path):
     root = write_cohort(config, tmp_path / "kaggle_3m")
     assert sorted(path.name for path in root.iterdir()) == sorted(patient_names(config))
     assert [path.name for path in tmp_path.iterdir()] == ["kaggle_3m"]  # nothing temporary is left
-    images, masks = volume(config, 2)
+    images, masks = make_patient(config, 2)
     name = patient_names(config)[2]
     assert len(list((root / name).iterdir())) == 8
     for n in range(1, 5):
@@ -154,7 +154,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(config: PhantomConfig, index: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "volume", interrupted)
+    monkeypatch.setattr(phantom, "make_patient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_cohort(SMALL, tmp_path / "kaggle_3m")
     assert not list(tmp_path.iterdir())
@@ -171,13 +171,13 @@ def test_ensure_makes_the_file_once_and_finds_it_again(tmp_path, monkeypatch):
     with h5py.File(path) as file:
         names = [name.decode() for name in file["volumes"][:]]
         assert names == sorted(patient_names(config))
-        images, masks = volume(config, 3)
+        images, masks = make_patient(config, 3)
         start = file["first_slice"][names.index(patient_names(config)[3])]
         np.testing.assert_array_equal(
             file["images"][start : start + 4], images.transpose(0, 3, 1, 2)
         )
         np.testing.assert_array_equal(file["masks"][start : start + 4, 0], masks // 255)
-    monkeypatch.setattr(phantom, "volume", None)  # would fail if anything was drawn again
+    monkeypatch.setattr(phantom, "make_patient", None)  # would fail if anything was drawn again
     assert ensure_cohort(config) == path
 
 
@@ -195,7 +195,7 @@ def test_a_lost_file_is_made_again_from_the_slices(tmp_path, monkeypatch):
     path = ensure_cohort(config)
     content = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(phantom, "volume", None)
+    monkeypatch.setattr(phantom, "make_patient", None)
     assert ensure_cohort(config).read_bytes() == content
 
 

@@ -189,9 +189,13 @@ def test_without_an_output_two_runs_do_not_meet(
         tmp_path / "evaluations" / "run" / "summary.json"
     ).is_file() and "written to evaluations/run:" in capsys.readouterr().out
     other = ["a/run", "b/checkpoints/best.pt", "runs:/0123"]
-    assert evaluate.folder_of(EvaluateConfig(checkpoint=other)) == Path("evaluations/run+b+0123")
-    assert evaluate.folder_of(EvaluateConfig(checkpoint=".")) == Path("evaluations", tmp_path.name)
-    assert evaluate.folder_of(EvaluateConfig(checkpoint="..")) == Path(
+    assert evaluate.output_folder(EvaluateConfig(checkpoint=other)) == Path(
+        "evaluations/run+b+0123"
+    )
+    assert evaluate.output_folder(EvaluateConfig(checkpoint=".")) == Path(
+        "evaluations", tmp_path.name
+    )
+    assert evaluate.output_folder(EvaluateConfig(checkpoint="..")) == Path(
         "evaluations", tmp_path.parent.name
     )
 

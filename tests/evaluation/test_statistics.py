@@ -12,7 +12,13 @@ from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError, RequestError
 from brainseg.evaluation import statistics
-from brainseg.evaluation.statistics import Paired, bootstrap, compare_paired, holm, spread
+from brainseg.evaluation.statistics import (
+    PairedComparison,
+    adjust_p_values,
+    bootstrap,
+    compare_paired,
+    standard_deviation,
+)
 
 DICE = st.floats(0, 1, allow_subnormal=False)
 P_VALUES = st.lists(st.floats(0, 1), max_size=12)
@@ -150,7 +156,7 @@ def test_a_paired_comparison_by_hand() -> None:
 
 
 def test_without_any_difference_p_is_one() -> None:
-    assert compare_paired(dice(20), dice(20)) == Paired(20, 0.0, 0.0, 0.0, 1.0, 0, 20, 0)
+    assert compare_paired(dice(20), dice(20)) == PairedComparison(20, 0.0, 0.0, 0.0, 1.0, 0, 20, 0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -192,17 +198,17 @@ def test_pairs_that_are_none_are_refused(ours: list[float], baseline: list[float
 
 def test_holm_by_hand() -> None:
     """Sorted 0.005 0.01 0.03 0.04: times 4 3 2 1 gives 0.02 0.03 0.06 0.04, and the last must not fall below 0.06."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert (holm([]), holm([0.03])) == ([], [0.03])
+    assert adjust_p_values([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_p_values([0.6, 0.7]) == [1.0, 1.0]
+    assert (adjust_p_values([]), adjust_p_values([0.03])) == ([], [0.03])
 
 
 @given(P_VALUES, st.randoms())
 def test_holm_equals_its_step_down_procedure_and_keeps_its_order(p: list[float], random) -> None:
     """Holm rejects, from the smallest on, while p <= level / (number not yet rejected); adjusted p-values say the same at any level."""
-    adjusted = holm(p)
+    adjusted = adjust_p_values(p)
     order = random.sample(range(len(p)), len(p))
-    assert holm([p[i] for i in order]) == [adjusted[i] for i in order]
+    assert adjust_p_values([p[i] for i in order]) == [adjusted[i] for i in order]
     assert all(raw <= one <= 1 for raw, one in zip(p, adjusted, strict=True))
     assert all(adjusted[i] <= adjusted[j] for i in order for j in order if p[i] <= p[j])
     level = random.random()
@@ -215,12 +221,12 @@ def test_holm_equals_its_step_down_procedure_and_keeps_its_order(p: list[float],
 @pytest.mark.parametrize("p", [[0.5, 1.5], [-0.1], [0.5, math.nan]])
 def test_what_is_no_p_value_is_refused(p: list[float]) -> None:
     with pytest.raises(DataError):
-        holm(p)
+        adjust_p_values(p)
 
 
 def test_spread_is_the_standard_deviation_not_the_error() -> None:
-    assert spread(np.array([0.5, 0.75, 1.0])) == pytest.approx(0.25)
-    assert spread(np.tile([0.5, 1.0], 500)) == pytest.approx(
+    assert standard_deviation(np.array([0.5, 0.75, 1.0])) == pytest.approx(0.25)
+    assert standard_deviation(np.tile([0.5, 1.0], 500)) == pytest.approx(
         0.25, rel=1e-2
     )  # does not shrink with the number of seeds
-    assert math.isnan(spread(np.array([0.5])))
+    assert math.isnan(standard_deviation(np.array([0.5])))

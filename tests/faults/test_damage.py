@@ -22,14 +22,14 @@ from tiffs import write_cohort, write_slice, write_volume
 
 from brainseg.config import SchedulerConfig
 from brainseg.core.errors import DataError
-from brainseg.data.readers.kaggle_3m import scan
+from brainseg.data.readers.kaggle_3m import scan_slices
 from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.runs import checkpoint
-from brainseg.runs.resume import load_into, save
+from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 
@@ -77,10 +77,12 @@ def saved(phantom_file: Path, tmp_path: Path) -> Iterator[tuple[RunFolder, Train
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
         fit(
-            new_state(task),
+            build_state(task),
             task,
             Callbacks(
-                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+                after_epoch=lambda state, improved: save_checkpoints(
+                    folder, state, task, SPLIT, improved
+                )
             ),
         )
     yield folder, task
@@ -92,12 +94,12 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(
 ) -> None:
     folder, task = saved
     sound, expected = folder.last.read_bytes(), checkpoint.load(folder.last)
-    dice, state, detected = random.Random(count), new_state(task), 0
+    dice, state, detected = random.Random(count), build_state(task), 0
     for _ in range(count):
         caplog.clear()
         folder.last.write_bytes(damaged(sound, dice))
         with caplog.at_level(logging.WARNING, "brainseg"):
-            assert load_into(state, folder, task)
+            assert load_newest_checkpoint(state, folder, task)
         try:
             found = checkpoint.load(folder.last)
         except DataError as error:
@@ -241,7 +243,7 @@ def test_thirty_kinds_of_faults_are_all_in_one_report(tmp_path: Path) -> None:
     for name, (spoil, _) in kinds.items():
         write_volume(source, name)
         spoil(source, name)
-    found = scan(source, workers=2)
+    found = scan_slices(source, workers=2)
     assert len(found.faults) == len(kinds), "\n".join(found.faults)
     for name, (_, expected) in kinds.items():
         (line,) = [
@@ -255,5 +257,5 @@ def test_thirty_kinds_of_faults_are_all_in_one_report(tmp_path: Path) -> None:
 def test_a_folder_that_is_a_link_to_itself_is_named_and_passed_over(tmp_path: Path) -> None:
     write_cohort(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
-    found = scan(tmp_path, workers=1)
-    assert len(found.volumes) == 3 and "loop" in " ".join([*found.ignored, *found.faults])
+    found = scan_slices(tmp_path, workers=1)
+    assert len(found.volumes) == 3 and "loop" in " ".join([*found.ignored_files, *found.faults])

@@ -25,14 +25,14 @@ from brainseg.config import (
     HoldoutConfig,
     SchedulerConfig,
     UNetConfig,
-    restore,
+    restore_config,
 )
 from brainseg.data.split import Split
 from brainseg.models import networks
 from brainseg.runs import checkpoint
-from brainseg.runs.resume import load_into, save
+from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training import losses, optimizers
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
@@ -228,10 +228,12 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, TrainingContex
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
         fit(
-            new_state(task),
+            build_state(task),
             task,
             Callbacks(
-                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+                after_epoch=lambda state, improved: save_checkpoints(
+                    folder, state, task, SPLIT, improved
+                )
             ),
         )
     folder.best.unlink()
@@ -253,7 +255,7 @@ def readers(folder: RunFolder, task: TrainingContext) -> dict[str, Callable[[], 
         "load": lambda: checkpoint.load(folder.last),
         "load_weights": lambda: checkpoint.load_weights(folder.last),
         "evaluate": lambda: evaluate.run(settings),
-        "resume": lambda: load_into(new_state(task), folder, task),
+        "resume": lambda: load_newest_checkpoint(build_state(task), folder, task),
     }
 
 
@@ -372,7 +374,7 @@ def test_no_hostile_config_in_a_checkpoint_is_obeyed(
     config = asdict(saved[1].config)
 
     def rebuild(stored: Any) -> None:
-        settings = restore(stored)
+        settings = restore_config(stored)
         with torch.device("meta"):
             network = networks.build_network(settings.model, 3, 1, (32, 32))
         optimizers.build_optimizer(settings.optimizer, network.parameters())

@@ -309,7 +309,7 @@ def ask(folder: Path, killed_at: int | None, barrier: Any) -> None:
         doomed(write, "write"),
         doomed(conversion.convert, "prepare"),
     )
-    phantom.volume, replace = doomed(phantom.volume), doomed(os.replace)
+    phantom.make_patient, replace = doomed(phantom.make_patient), doomed(os.replace)
     files.os = SimpleNamespace(**vars(os) | {"replace": replace})  # type: ignore[assignment]
     barrier.wait()
     path = phantom.ensure_cohort(

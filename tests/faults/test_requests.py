@@ -22,7 +22,7 @@ import pytest
 
 from brainseg import compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
-from brainseg.cli.main import run_command, with_options_added
+from brainseg.cli.main import add_option_prefixes, run_command
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
 from brainseg.runs.job import Outcome
@@ -353,7 +353,7 @@ def answer(command: str, argv: list[str]) -> Answer:
             if command == "search":
                 own, trains = search.split_arguments(argv)
                 run_command(
-                    command, lambda _: 0, search.Search(with_options_added(trains)).check, own
+                    command, lambda _: 0, search.Search(add_option_prefixes(trains)).check, own
                 )
             else:
                 run_command(

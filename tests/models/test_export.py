@@ -281,9 +281,8 @@ def test_without_the_packages_it_says_how_to_get_them(
     )
     error = call(f"checkpoint={source}", "output=network.onnx", code=2)
     assert (
-        error
-        == "error: format=onnx: needs the packages onnxscript; install them with "
-        "pip install 'brainseg[export]', or set format=pt2\n"
+        error == "error: format=onnx: needs the packages onnxscript; install them with "
+        "pip install -e '.[export]' in a clone, or set format=pt2\n"
     )
     assert "written" in call(f"checkpoint={source}", "format=pt2", "output=network.pt2")
 

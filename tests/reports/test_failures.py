@@ -64,7 +64,7 @@ def slices_of(patient, truth, predicted, overlap):
 
 
 def test_each_patient_is_in_one_group_of_each_factor():
-    table = failures.groups(PATIENTS, store=STORE)
+    table = failures.summarise_groups(PATIENTS, store=STORE)
     assert of(table, ALL) == {ALL: 6}
     assert of(table, VOLUME) == {"10 to 20": 2, "30 to 40": 2, "50 to 60": 2}
     assert of(table, INSTITUTION) == {"A": 2, "B": 3, "C": 1}
@@ -82,7 +82,7 @@ def test_each_patient_is_in_one_group_of_each_factor():
 
 
 def test_a_group_has_its_mean_its_interval_and_its_missed_patients():
-    row = failures.groups(PATIENTS).set_index("group").loc["B"]
+    row = failures.summarise_groups(PATIENTS).set_index("group").loc["B"]
     dice = PATIENTS.dice.to_numpy()[2:5]
     assert row["mean"] == pytest.approx(dice.mean()) and row["median"] == 0.6 and row["missed"] == 1
     assert (row.low, row.high) == pytest.approx(bootstrap(dice))
@@ -90,7 +90,7 @@ def test_a_group_has_its_mean_its_interval_and_its_missed_patients():
 
 
 def test_one_patient_has_no_interval():
-    row = failures.groups(PATIENTS).set_index("group").loc["C"]
+    row = failures.summarise_groups(PATIENTS).set_index("group").loc["C"]
     assert row["mean"] == 0.5 and np.isnan(row.low) and np.isnan(row.high)
 
 
@@ -98,14 +98,16 @@ def test_patients_without_a_tumour_are_apart_and_never_missed():
     empty = PATIENTS.assign(
         tumour_pixels=[60, 50, 40, 0, 0, 0], dice=[0.9, 0.8, 0.7, 1.0, 0.0, 0.0]
     )
-    table = failures.groups(empty)
+    table = failures.summarise_groups(empty)
     assert of(table, VOLUME) == {"40": 1, "50": 1, "60": 1, "no tumour": 3}
     assert of(table, ALL, "missed") == {ALL: 0}
-    assert list(of(failures.groups(empty.assign(tumour_pixels=0)), VOLUME)) == ["no tumour"]
+    assert list(of(failures.summarise_groups(empty.assign(tumour_pixels=0)), VOLUME)) == [
+        "no tumour"
+    ]
 
 
 def test_clinical_columns_by_value_or_in_thirds_with_what_is_missing_as_its_own_group():
-    table = failures.groups(PATIENTS, clinical=CLINICAL)
+    table = failures.summarise_groups(PATIENTS, clinical=CLINICAL)
     assert of(table, "grade") == {"1": 2, "2": 3, "missing": 1}, (
         "as the codes are written, not 1.0; the first patient is not in the table"
     )
@@ -121,13 +123,13 @@ def test_clinical_columns_by_value_or_in_thirds_with_what_is_missing_as_its_own_
             "name": [f"n{n}" for n in range(12)],
         }
     )
-    table = failures.groups(many, clinical=ages.assign(code=[f"{n}x" for n in range(12)]))
+    table = failures.summarise_groups(many, clinical=ages.assign(code=[f"{n}x" for n in range(12)]))
     assert of(table, "age") == {"20 to 23": 4, "24 to 26": 3, "27 to 30": 4, "missing": 1}
     longer = pd.concat([many, PATIENTS.assign(patient=[f"TCGA_E_{n}_20000101" for n in range(6)])])
     named = pd.DataFrame(
         {"Patient": longer.patient.str[:-9], "name": [f"n{n}" for n in range(18)], "grade": 1}
     )
-    assert set(failures.groups(longer, clinical=named).factor) == {
+    assert set(failures.summarise_groups(longer, clinical=named).factor) == {
         ALL,
         VOLUME,
         INSTITUTION,
@@ -145,7 +147,7 @@ def test_clinical_columns_by_value_or_in_thirds_with_what_is_missing_as_its_own_
 )
 def test_thirds_are_in_order_and_keep_equal_numbers_together(values):
     numbers = pd.Series(values, dtype=float)
-    labels = pd.Series(failures.thirds(numbers, "missing"), index=numbers.index)
+    labels = pd.Series(failures.group_in_thirds(numbers, "missing"), index=numbers.index)
     assert ((labels == "missing") == numbers.isna()).all()
     found = numbers.groupby(labels.cat.codes).agg(["min", "max"]).dropna()
     assert len(found) <= 3 and (found["min"].to_numpy()[1:] > found["max"].to_numpy()[:-1]).all()
@@ -163,7 +165,7 @@ def test_dice_by_position_is_over_the_pixels_of_that_third_of_the_tumour():
     #               outside  lowest      middle     highest    outside
     truth, hit = [0, 10, 10, 4, 20, 8, 8, 0], [0, 5, 0, 4, 20, 0, 0, 0]
     slices = slices_of(NAMES[0], truth, hit, hit)
-    table = failures.groups(PATIENTS, slices.sample(frac=1, random_state=0))
+    table = failures.summarise_groups(PATIENTS, slices.sample(frac=1, random_state=0))
     assert of(table, POSITION, "mean") == pytest.approx(
         dict(zip(THIRDS, [2 * 5 / 25, 1.0, 0.0], strict=True))
     )
@@ -177,7 +179,7 @@ def test_thirds_of_few_slices_are_symmetric(found):
     count = len(found)
     for place in range(count):
         hit = np.eye(count, dtype=int)[place] * 10
-        table = failures.groups(PATIENTS, slices_of(NAMES[0], [10] * count, hit, hit))
+        table = failures.summarise_groups(PATIENTS, slices_of(NAMES[0], [10] * count, hit, hit))
         assert [group for group, mean in of(table, POSITION, "mean").items() if mean] == [
             THIRDS[found[place]]
         ]
@@ -191,7 +193,7 @@ def test_false_alarms_are_the_share_of_tumour_free_slices_of_each_patient():
             slices_of("not scored", [0, 0], [1, 1], [0, 0]),
         ]
     )
-    row = failures.groups(PATIENTS, slices).set_index("factor").loc[FALSE_ALARMS]
+    row = failures.summarise_groups(PATIENTS, slices).set_index("factor").loc[FALSE_ALARMS]
     assert (
         row.patients == 2
         and row["mean"] == pytest.approx((1 / 4 + 1) / 2)
@@ -200,7 +202,7 @@ def test_false_alarms_are_the_share_of_tumour_free_slices_of_each_patient():
 
 
 def test_the_worst_come_first_with_what_may_explain_them():
-    table = failures.worst(PATIENTS, 2, STORE)
+    table = failures.worst_patients(PATIENTS, 2, STORE)
     assert table.patient.tolist() == [NAMES[4], NAMES[5]] and table.institution.tolist() == [
         "B",
         "C",
@@ -209,7 +211,7 @@ def test_the_worst_come_first_with_what_may_explain_them():
         20,
         10,
     ]
-    assert len(failures.worst(PATIENTS, 99)) == 6
+    assert len(failures.worst_patients(PATIENTS, 99)) == 6
 
 
 @pytest.mark.parametrize(
@@ -222,14 +224,14 @@ def test_the_worst_come_first_with_what_may_explain_them():
     ],
 )
 def test_what_would_not_be_a_failure_analysis_is_refused(patients, said):
-    for refused in (failures.groups, failures.worst):
+    for refused in (failures.summarise_groups, failures.worst_patients):
         with pytest.raises(DataError, match=said):
             refused(patients, store=STORE)
 
 
 def test_the_store_says_which_sequences_are_missing(phantom_file):
     store = Store(phantom_file)
-    found = failures.sequences(store)
+    found = failures.missing_sequences(store)
     assert {name for name in found if found[name] != "all there"} == {
         name for name in store.volumes if int(name.split("_")[2]) % 5 == 3
     }
@@ -237,12 +239,16 @@ def test_the_store_says_which_sequences_are_missing(phantom_file):
 
 
 def test_numbers_that_read_the_same_are_one_group():
-    assert set(failures.thirds(pd.Series([1 + 1e-9, 1 + 2e-9, 1 + 3e-9]), "missing")) == {"1"}
+    assert set(failures.group_in_thirds(pd.Series([1 + 1e-9, 1 + 2e-9, 1 + 3e-9]), "missing")) == {
+        "1"
+    }
 
 
 def test_a_clinical_column_cannot_pass_for_a_factor_of_ours():
     with pytest.raises(DataError, match="institution"):
-        failures.groups(PATIENTS, clinical=CLINICAL.rename(columns={"site": "institution"}))
+        failures.summarise_groups(
+            PATIENTS, clinical=CLINICAL.rename(columns={"site": "institution"})
+        )
 
 
 def test_clinical_table_reads_back(tmp_path):
@@ -277,7 +283,7 @@ def texts(axes):
 
 def test_the_figure_shows_every_group_and_names_the_worst(tmp_path, drawn):
     slices = slices_of(NAMES[0], [0, 9, 9, 9], [0, 9, 9, 9], [0, 9, 9, 9])
-    written = failures_figure.write(tmp_path, PATIENTS, slices, STORE, CLINICAL)
+    written = failures_figure.write_failures(tmp_path, PATIENTS, slices, STORE, CLINICAL)
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [
         "failures.csv",
         "worst.csv",
@@ -307,10 +313,12 @@ def test_the_figure_shows_every_group_and_names_the_worst(tmp_path, drawn):
     ],
 )
 def test_the_figure_of_little_is_drawn(tmp_path, drawn, patients):
-    failures_figure.figure(patients, tmp_path / "a.png")
+    failures_figure.draw_failures(patients, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
     assert drawn[0].axes[0].get_legend() is None or patients.dice.min() < 0.05
-    failures_figure.figure(patients, tmp_path / "b.png", clinical=CLINICAL[["Patient", "grade"]])
+    failures_figure.draw_failures(
+        patients, tmp_path / "b.png", clinical=CLINICAL[["Patient", "grade"]]
+    )
     assert len(drawn[1].axes) in (2, 3)
 
 
@@ -322,5 +330,6 @@ def test_a_clinical_table_may_have_the_names_of_scans(tmp_path):
     dated = clinical.read_clinical(tmp_path / "dated.csv")
     assert dated.Patient.tolist() == CLINICAL.Patient.tolist()
     pd.testing.assert_frame_equal(
-        failures.groups(PATIENTS, clinical=dated), failures.groups(PATIENTS, clinical=CLINICAL)
+        failures.summarise_groups(PATIENTS, clinical=dated),
+        failures.summarise_groups(PATIENTS, clinical=CLINICAL),
     )

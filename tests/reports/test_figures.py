@@ -16,10 +16,10 @@ from brainseg.reports.overlays import (
     PREDICTION,
     TRUTH,
     Case,
+    choose_slices,
     draw_overlays,
     paint,
     pick_cases,
-    slices_shown,
 )
 
 
@@ -179,7 +179,7 @@ def test_overlays_of_fewer_slices_than_columns_are_drawn(tmp_path, drawn):
 )
 def test_slices_shown_are_distinct_in_order_and_hold_the_largest(masks):
     truth, prediction = masks
-    shown = slices_shown(truth, prediction)
+    shown = choose_slices(truth, prediction)
     assert shown == sorted(set(shown)) and shown[0] >= 0 and shown[-1] < len(truth)
     assert len(shown) == min(4, len(truth))
     area = (truth if truth.any() else prediction).sum(axis=(1, 2))
@@ -193,7 +193,7 @@ def test_slices_shown_are_distinct_in_order_and_hold_the_largest(masks):
 def test_the_largest_slice_of_a_large_tumour_is_shown(largest):
     truth = np.zeros((30, 2, 2), bool)
     truth[2:25, 0, 0] = truth[largest, 1, 1] = True
-    shown = slices_shown(truth, truth)
+    shown = choose_slices(truth, truth)
     assert largest in shown and len(set(shown)) == 4 and shown[-1] - shown[0] > 10
 
 

@@ -20,7 +20,7 @@ def explained(
     results = Results(phantom)
     for name, (prediction, truth) in cases.items():
         results.rows.append((score_patient(name, prediction, truth, classes=classes), "validation"))
-    return results.explained().splitlines()
+    return results.explain().splitlines()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from test_figures import score
 
 from brainseg.evaluation.metrics import count_missed, is_missed, score_patient
-from brainseg.reports.tables import metrics_table, patients_csv, read_scores, slices_csv
+from brainseg.reports.tables import metrics_table, read_scores, write_patients_csv, write_slices_csv
 
 
 def test_table_puts_val_and_test_side_by_side():
@@ -58,7 +58,7 @@ def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
         score_patient(name, prediction, truth, classes=classes)
         for name, prediction in (("a", truth), ("b", truth % 2))
     ]
-    patients_csv([(one, "test") for one in scores], tmp_path / "patients.csv")
+    write_patients_csv([(one, "test") for one in scores], tmp_path / "patients.csv")
     table = pandas.read_csv(tmp_path / "patients.csv")
     assert (
         table["dice/oedema"].tolist() == [1, 1]
@@ -73,7 +73,7 @@ def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
 
 def test_patients_csv_reads_back(tmp_path):
     scores = [score("TCGA_CS_1, a", 5), score("b", 0), score("c", 5, with_hd95=False, loss=0.25)]
-    patients_csv(
+    write_patients_csv(
         list(zip(scores, ("train", "test", "unknown"), strict=True)),
         tmp_path / "out" / "patients.csv",
     )
@@ -111,8 +111,8 @@ def test_patients_csv_reads_back(tmp_path):
 def test_patients_keep_names_that_look_like_numbers_or_like_nothing(tmp_path):
     names = ["007", "NA", "1e3", "null", "12"]
     rows = [(score(name, dice_pixels=0), "test") for name in names]
-    patients_csv(rows, tmp_path / "patients.csv")
-    slices_csv({name: np.ones((2, 3), int) for name in names}, tmp_path / "slices.csv")
+    write_patients_csv(rows, tmp_path / "patients.csv")
+    write_slices_csv({name: np.ones((2, 3), int) for name in names}, tmp_path / "slices.csv")
     read = read_scores(tmp_path / "patients.csv")
     assert (
         read.patient.tolist() == names and read.dice.tolist() == [0] * 5 and read.hd95.isna().all()

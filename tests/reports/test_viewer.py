@@ -16,13 +16,13 @@ from PIL import Image
 from scored_runs import scored_run
 
 from brainseg.compare import publish
-from brainseg.comparison.compare import compare
+from brainseg.comparison.compare import compare_runs
 from brainseg.comparison.runs import ScoredRun
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.data.store import Store
 from brainseg.reports import viewer
 from brainseg.reports.predictions import Prediction, write_predictions
-from brainseg.reports.viewer import Case, choose_slices
+from brainseg.reports.viewer import Case, choose_patients
 
 SLICES, SIDE = 12, 40
 CHANNELS = ("pre-contrast", "FLAIR", "post-contrast")
@@ -461,7 +461,7 @@ def test_runs_give_the_mask_back(seed: int, height: int, width: int, classes: in
 def test_the_most_telling_are_of_the_first_role_and_hold_its_worst_and_best(
     scores: list[tuple[str, float]], count: int
 ) -> None:
-    chosen = choose_slices(scores, count)
+    chosen = choose_patients(scores, count)
     assert chosen == sorted(set(chosen)) and len(chosen) == min(count, len(scores))
     roles = [scores[index][0] for index in chosen]
     left = [scores[index][0] for index in range(len(scores)) if index not in chosen]
@@ -488,7 +488,7 @@ def test_a_patient_weighs_as_much_as_its_pictures(tmp_path: Path) -> None:
     )
     masks = [store.masks(*store.rows_of(volume))[:, 0] for volume in store.volumes]
     cases = [
-        viewer.case_of(store, volume, [mask] * 6, [1.0] * 6, "test")
+        viewer.build_case(store, volume, [mask] * 6, [1.0] * 6, "test")
         for volume, mask in zip(store.volumes, masks, strict=True)
     ]
     sizes = []
@@ -542,7 +542,7 @@ def test_compare_shows_the_masks_of_every_configuration_that_kept_them(
     ]
     (runs[1].path / "predictions.h5").unlink()
     config = CompareConfig(viewer=4, tracking=CompareTrackingConfig(name="none"))
-    said = publish(compare(runs), tmp_path / "out", config)
+    said = publish(compare_runs(runs), tmp_path / "out", config)
     assert str(tmp_path / "out" / "viewer.html") in said
     assert '<a href="viewer.html">' in (tmp_path / "out" / "report.html").read_text()
     index = parsed(tmp_path / "out" / "viewer.html", "index")
@@ -571,7 +571,7 @@ def test_no_page_without_masks_or_data_or_on_request(tmp_path: Path, phantom_fil
     }
     for name, (runs, count) in cases.items():
         said = publish(
-            compare(runs), tmp_path / "out" / name, CompareConfig(viewer=count, tracking=off)
+            compare_runs(runs), tmp_path / "out" / name, CompareConfig(viewer=count, tracking=off)
         )
         assert "viewer.html" not in said and not (tmp_path / "out" / name / "viewer.html").exists()
         assert "viewer.html" not in (tmp_path / "out" / name / "report.html").read_text()

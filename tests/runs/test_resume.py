@@ -12,9 +12,9 @@ from brainseg.config import CosineConfig, SchedulerConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
-from brainseg.runs.resume import check_extension, load_into, save
+from brainseg.runs.resume import check_extension, load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 
@@ -28,12 +28,14 @@ def saved(phantom_file: Path, tmp_path: Path) -> tuple[RunFolder, TrainingContex
     with RunFolder(tmp_path / "r").active(
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
-        state = new_state(task)
+        state = build_state(task)
         fit(
             state,
             task,
             Callbacks(
-                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+                after_epoch=lambda state, improved: save_checkpoints(
+                    folder, state, task, SPLIT, improved
+                )
             ),
         )
     return folder, task
@@ -45,7 +47,7 @@ def changed(task: TrainingContext, **settings) -> TrainingContext:
 
 def test_nothing_to_resume(phantom_file: Path, tmp_path: Path) -> None:
     task = make_task(phantom_file)
-    assert not load_into(new_state(task), RunFolder(tmp_path), task)
+    assert not load_newest_checkpoint(build_state(task), RunFolder(tmp_path), task)
 
 
 def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
@@ -53,15 +55,15 @@ def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
 ) -> None:
     folder, task = saved
     folder.last.write_bytes(folder.last.read_bytes()[:-1000])
-    state = new_state(task)
+    state = build_state(task)
     with caplog.at_level(logging.WARNING):
-        assert load_into(state, folder, task)
+        assert load_newest_checkpoint(state, folder, task)
     assert state.epoch == 1
     assert "last.pt" in caplog.text
     for path in (folder.previous, folder.best):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of its checkpoints"):
-        load_into(state, folder, task)
+        load_newest_checkpoint(state, folder, task)
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
@@ -71,7 +73,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
     folder, task = saved
     history = (folder.path / "metrics.jsonl").read_bytes()
     (folder.path / "metrics.jsonl").write_bytes(history.splitlines(keepends=True)[0])
-    assert load_into(new_state(task), folder, task)
+    assert load_newest_checkpoint(build_state(task), folder, task)
     assert (folder.path / "metrics.jsonl").read_bytes() == history and history.count(b"\n") == 2
 
 
@@ -80,8 +82,8 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
 ) -> None:
     folder, task = saved
     longer = changed(task, epochs=3)
-    state, whole = new_state(longer), new_state(longer)
-    load_into(state, folder, longer)
+    state, whole = build_state(longer), build_state(longer)
+    load_newest_checkpoint(state, folder, longer)
     fit(state, longer, Callbacks())
     fit(whole, longer, Callbacks())
     assert len(numbers(state)) == 3
@@ -94,15 +96,15 @@ def test_a_planned_curve_is_extended_only_by_force(
     folder, task = saved
     longer = changed(task, epochs=3, scheduler=CosineConfig())
     with pytest.raises(RequestError, match=r"epochs=3.*cosine.*epochs=2.*force=true"):
-        load_into(new_state(longer), folder, longer)
-    state = new_state(longer)
-    assert load_into(state, folder, changed(longer, force=True))
+        load_newest_checkpoint(build_state(longer), folder, longer)
+    state = build_state(longer)
+    assert load_newest_checkpoint(state, folder, changed(longer, force=True))
     assert state.total_steps == 3 * longer.steps_per_epoch
     assert "another curve" in caplog.text
     with pytest.raises(RequestError, match="ask for more"):
-        load_into(new_state(task), folder, changed(task, epochs=1))
+        load_newest_checkpoint(build_state(task), folder, changed(task, epochs=1))
     with pytest.raises(RequestError, match="extend it by epochs"):
-        load_into(new_state(task), folder, changed(task, max_minutes=5.0))
+        load_newest_checkpoint(build_state(task), folder, changed(task, max_minutes=5.0))
 
 
 def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) -> None:
@@ -110,18 +112,20 @@ def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) 
     with RunFolder(tmp_path / "r").active(
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
-        state = new_state(task)
+        state = build_state(task)
         state.total_steps = 7  # as timed
         fit(
             state,
             task,
             Callbacks(
-                after_epoch=lambda state, improved: save(folder, state, task, SPLIT, improved)
+                after_epoch=lambda state, improved: save_checkpoints(
+                    folder, state, task, SPLIT, improved
+                )
             ),
         )
     longer = changed(task, max_minutes=2.0)
-    state = new_state(longer)
-    load_into(state, folder, longer)
+    state = build_state(longer)
+    load_newest_checkpoint(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
     fit(state, longer, Callbacks())
     assert [row["step"] for row in state.history] == [6, 7, 13, 14], (
@@ -141,7 +145,7 @@ def test_the_epoch_behind_one_cut_short_sees_every_slice_once(
         "gather",
         lambda data, rows, device: (seen.extend(rows), gather(data, rows, device))[1],
     )
-    state = new_state(task)
+    state = build_state(task)
     state.total_steps = 7
     fit(state, task, Callbacks())
     state.total_steps = 13
@@ -162,7 +166,7 @@ def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Pa
     with RunFolder(tmp_path / "r").active(
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
-        state = new_state(task)
+        state = build_state(task)
         state.total_steps, state.half_steps, state.step, state.epoch, state.history = (
             100,
             80,
@@ -170,23 +174,23 @@ def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Pa
             2,
             rows,
         )
-        save(folder, state, task, SPLIT, improved=True)
+        save_checkpoints(folder, state, task, SPLIT, improved=True)
     for minutes, total in ((2.0, 130), (3.0, 160)):
-        state = new_state(task)
-        load_into(state, folder, changed(task, max_minutes=minutes))
+        state = build_state(task)
+        load_newest_checkpoint(state, folder, changed(task, max_minutes=minutes))
         assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
     with pytest.raises(
         RequestError,
         match=r"max_minutes=0\.2: the run has already done 86 steps, and this would make 76 in all; "
         "ask for more",
     ):
-        load_into(new_state(task), folder, changed(task, max_minutes=0.2))
+        load_newest_checkpoint(build_state(task), folder, changed(task, max_minutes=0.2))
     rows[1]["step"] = state.step = (
         85  # an epoch cut short says little of the pace: as planned, 20 steps in 0.4 minutes
     )
     state.history, state.total_steps = rows, 100
-    save(folder, state, task, SPLIT)
-    load_into(state, folder, changed(task, max_minutes=2.0))
+    save_checkpoints(folder, state, task, SPLIT)
+    load_newest_checkpoint(state, folder, changed(task, max_minutes=2.0))
     assert state.total_steps == 150
 
 
@@ -198,11 +202,11 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(
     with RunFolder(tmp_path / "r").active(
         {"name": "n", "overrides": []}, task.config, SPLIT
     ) as folder:
-        state = new_state(task)
+        state = build_state(task)
         state.total_steps = 12
-        save(folder, state, task, SPLIT, improved=True)
-    state = new_state(task)
-    load_into(state, folder, changed(task, max_minutes=None))
+        save_checkpoints(folder, state, task, SPLIT, improved=True)
+    state = build_state(task)
+    load_newest_checkpoint(state, folder, changed(task, max_minutes=None))
     assert state.total_steps == 4 * task.steps_per_epoch == 24
 
 
@@ -216,8 +220,8 @@ def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
         check_extension(folder, longer)
     folder._write_config(longer.config)
     check_extension(folder, longer)
-    state = new_state(longer)
-    load_into(state, folder, longer)
+    state = build_state(longer)
+    load_newest_checkpoint(state, folder, longer)
     assert state.total_steps == 3 * task.steps_per_epoch
 
 
@@ -230,8 +234,8 @@ def test_another_number_of_threads_is_refused(
         RequestError,
         match=rf"device\.threads={other.device.threads}.*set device\.threads={task.device.threads}",
     ):
-        load_into(new_state(task), folder, other)
-    assert load_into(new_state(task), folder, changed(other, force=True))
+        load_newest_checkpoint(build_state(task), folder, other)
+    assert load_newest_checkpoint(build_state(task), folder, changed(other, force=True))
     assert "the bits will differ" in caplog.text
 
 
@@ -244,7 +248,7 @@ def test_best_is_never_behind_last(
     folder, task = saved
     written: list[str] = []
     monkeypatch.setattr(checkpoint, "save", lambda path, content: written.append(path.name))
-    save(folder, new_state(task), task, SPLIT, improved=True)
+    save_checkpoints(folder, build_state(task), task, SPLIT, improved=True)
     assert written == ["best.pt", "last.pt"]
 
 

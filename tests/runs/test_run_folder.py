@@ -13,7 +13,7 @@ from brainseg.core.signals import Interrupted
 from brainseg.data.split import Split
 from brainseg.runs import identity as identity_module
 from brainseg.runs.find import claim_run_folder, stored_overrides
-from brainseg.runs.identity import identity, non_default_settings
+from brainseg.runs.identity import compute_identity, non_default_settings
 from brainseg.runs.job import Job
 from brainseg.runs.metadata import run_label
 from brainseg.runs.run_folder import RunFolder
@@ -38,7 +38,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = identity(make(), "data", SPLIT)
+    base = compute_identity(make(), "data", SPLIT)
     aside = [
         make(output="x"),
         make(resume="auto"),
@@ -47,17 +47,17 @@ def test_identity_is_of_what_makes_the_numbers(monkeypatch: pytest.MonkeyPatch) 
         make(tracking=TrackingConfig("none", experiment="e")),
         make(allow_empty=True),
     ]
-    assert {identity(config, "data", SPLIT) for config in aside} == {base}
+    assert {compute_identity(config, "data", SPLIT) for config in aside} == {base}
     others = [
-        identity(make(seed=1), "data", SPLIT),
-        identity(make(epochs=3), "data", SPLIT),
-        identity(make(), "other data", SPLIT),
-        identity(make(), "data", Split("holdout", ("B",), ("A",), ("C",))),
-        identity(dataclasses.replace(make(), model=UNetConfig(depth=3)), "data", SPLIT),
+        compute_identity(make(seed=1), "data", SPLIT),
+        compute_identity(make(epochs=3), "data", SPLIT),
+        compute_identity(make(), "other data", SPLIT),
+        compute_identity(make(), "data", Split("holdout", ("B",), ("A",), ("C",))),
+        compute_identity(dataclasses.replace(make(), model=UNetConfig(depth=3)), "data", SPLIT),
     ]
     assert len({base, *others}) == len(others) + 1
     monkeypatch.setattr(identity_module, "code_version", other_code)
-    assert identity(make(), "data", SPLIT) != base
+    assert compute_identity(make(), "data", SPLIT) != base
 
 
 def other_code():

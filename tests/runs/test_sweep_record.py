@@ -15,7 +15,7 @@ from brainseg.compare import summarise_sweep
 from brainseg.comparison.runs import count_configurations_tried, load_runs
 from brainseg.config import TrackingConfig
 from brainseg.core.errors import RequestError
-from brainseg.runs.sweep_record import jobs_of, last_sweep, sweep_id, write_record
+from brainseg.runs.sweep_record import last_sweep, sweep_id, sweep_run_folders, write_record
 
 NAMES = {"TCGA_A_1_1": 0.5, "TCGA_A_2_1": 0.7, "TCGA_B_3_1": 0.6}
 
@@ -51,7 +51,7 @@ def test_a_record_keeps_what_a_narrower_start_left_out(tmp_path: Path) -> None:
                 for width, job in zip(widths, jobs(*widths), strict=True)
             ],
         )
-    assert [path.name for path in jobs_of("width-1", tmp_path)] == ["4", "8", "16"]
+    assert [path.name for path in sweep_run_folders("width-1", tmp_path)] == ["4", "8", "16"]
     assert last_sweep(tmp_path) == "width-1"
 
 
@@ -59,11 +59,11 @@ def test_a_killed_sweep_is_found_by_its_runs(tmp_path: Path) -> None:
     """Killed, it has written no record: its runs say whose they are."""
     scored_run(tmp_path / "a", NAMES, sweep="width-2")
     scored_run(tmp_path / "b", NAMES, sweep="another")
-    assert [path.name for path in jobs_of("width-2", tmp_path)] == ["a"]
+    assert [path.name for path in sweep_run_folders("width-2", tmp_path)] == ["a"]
     with pytest.raises(RequestError, match="no such sweep"):
-        jobs_of("width-3", tmp_path)
+        sweep_run_folders("width-3", tmp_path)
     with pytest.raises(RequestError, match="is no sweep's id"):
-        jobs_of("../width-2", tmp_path)
+        sweep_run_folders("../width-2", tmp_path)
 
 
 def test_a_job_made_again_counts_once(tmp_path: Path) -> None:
@@ -178,10 +178,10 @@ def test_a_record_stays_true_where_its_folder_is_copied(tmp_path: Path) -> None:
     job = {"overrides": ["model.width=4"], "state": "finished", "reason": ""}
     write_record(tmp_path / "runs", "width-1", [{**job, "folder": str(made)}])
     shutil.copytree(tmp_path / "runs", tmp_path / "copy")
-    assert jobs_of("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
+    assert sweep_run_folders("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
     record = tmp_path / "copy" / "sweeps" / "width-1.json"
     record.write_text(json.dumps({"id": "width-1", "jobs": [{**job, "folder": str(made)}]}))
-    assert jobs_of("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
+    assert sweep_run_folders("width-1", tmp_path / "copy") == [tmp_path / "copy" / "a"]
 
 
 def test_the_last_that_finished_counts_and_data_are_not_mixed(tmp_path: Path) -> None:

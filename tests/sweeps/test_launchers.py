@@ -21,7 +21,7 @@ from brainseg.data.phantom.cohort import ensure_cohort
 from brainseg.device import choose_device
 from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps import launch
-from brainseg.sweeps.isolated_process import SubprocessDied, call_in_subprocess
+from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 
 pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
@@ -132,7 +132,10 @@ def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
             ],
             "additional_parameters",
         ),
-        (["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp"], "cannot be changed"),
+        (
+            ["hydra/launcher=submitit_slurm", "hydra.launcher.submitit_folder=/tmp"],
+            "cannot be changed",
+        ),
         (
             ["hydra/launcher=submitit_slurm", 'hydra.launcher.partition="a\nreboot"'],
             "cannot be printed",
@@ -195,8 +198,8 @@ def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cluster_may_have_devices_that_are_not_here() -> None:
-    assert launch.is_elsewhere(composed("hydra/launcher=submitit_slurm"))
-    assert not launch.is_elsewhere(composed("hydra/launcher=joblib"))
+    assert launch.runs_on_cluster(composed("hydra/launcher=submitit_slurm"))
+    assert not launch.runs_on_cluster(composed("hydra/launcher=joblib"))
 
 
 # A process of its own
@@ -248,7 +251,7 @@ def test_work_apart_comes_back(importable: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_becomes_of_the_process_is_said(importable: str, what: str, words: str) -> None:
-    with pytest.raises(SubprocessDied, match=words):
+    with pytest.raises(SubprocessFailed, match=words):
         call_in_subprocess(importable, TrainConfig(), what)
 
 
@@ -488,5 +491,7 @@ train.main()
 
 
 def test_no_job_at_a_time_is_refused() -> None:
-    with pytest.raises(RequestError, match=r"hydra\.launcher\.n_jobs=0: at least 1 job must run at a time"):
+    with pytest.raises(
+        RequestError, match=r"hydra\.launcher\.n_jobs=0: at least 1 job must run at a time"
+    ):
         launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))

@@ -72,7 +72,7 @@ def test_what_is_swept_and_how_a_job_is_called() -> None:
         ["model.depth=2", "seed=0", "++loss.options.a=1"],
         ["model.depth=2", "seed=0", "++loss.options.a=2"],
     ]
-    assert sweep.settings_swept(jobs) == ("loss.options.a",)
+    assert sweep.find_swept_settings(jobs) == ("loss.options.a",)
     assert sweep.job_label(jobs[1], ("loss.options.a",)) == "loss.options.a=2"
 
 
@@ -423,7 +423,9 @@ train.main()
 
 def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) -> None:
     def asked(**settings) -> bool:
-        return dry_run.extends(folder, dataclasses.replace(stored, resume="r", **settings))
+        return dry_run.extends_finished_run(
+            folder, dataclasses.replace(stored, resume="r", **settings)
+        )
 
     stored = TrainConfig(max_minutes=30, patience=10)
     folder = SimpleNamespace(config=stored, path=tmp_path)
@@ -442,7 +444,7 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
         and not asked(max_minutes=20)
         and not asked(patience=5)
     )
-    assert not dry_run.extends(folder, dataclasses.replace(stored, max_minutes=60)), (
+    assert not dry_run.extends_finished_run(folder, dataclasses.replace(stored, max_minutes=60)), (
         "not named by resume"
     )
 

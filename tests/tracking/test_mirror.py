@@ -20,7 +20,7 @@ from brainseg.core.errors import RequestError
 from brainseg.tracking import chart_layout, contents
 from brainseg.tracking import mirror as tracking
 from brainseg.tracking.client import chart_link
-from brainseg.tracking.lookup import checkpoint_of, folder_of
+from brainseg.tracking.lookup import checkpoint_of, folder_of_run
 from brainseg.tracking.mirror import Mirror, Tracker, replicate
 
 
@@ -134,7 +134,7 @@ def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(
         "models:/tumour/1",
     ):
         assert checkpoint_of(name).read_text() == "weights"
-    assert folder_of(run_id) == tmp_path / "run"
+    assert folder_of_run(run_id) == tmp_path / "run"
 
 
 def test_a_name_that_leads_nowhere_is_a_request_error(store: str, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_name_that_leads_nowhere_is_a_request_error(store: str, tmp_path: Path
     shutil.rmtree(tmp_path / "run")
     for missing in (run_id, "0" * 32):
         with pytest.raises(RequestError, match="run="):
-            folder_of(missing, store)
+            folder_of_run(missing, store)
 
 
 def test_doing_it_again_changes_nothing(store: str, tmp_path: Path) -> None:

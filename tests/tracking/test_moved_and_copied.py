@@ -17,7 +17,7 @@ from brainseg import evaluate, register, sync, train
 from brainseg.cli.main import run_command
 from brainseg.core.places import relocated_database, relocated_path
 from brainseg.tracking import runs
-from brainseg.tracking.lookup import checkpoint_of, folder_of
+from brainseg.tracking.lookup import checkpoint_of, folder_of_run
 from brainseg.tracking.mirror import replicate
 from brainseg.tracking.moved_store import HOME
 from brainseg.tracking.runs import mirror_among, place_tags
@@ -47,7 +47,10 @@ def command(folder: Path, module: Any, *overrides: str, monkeypatch: pytest.Monk
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:
         run_command(
-            module.__name__.removeprefix("brainseg."), module.run, module.check_request, list(overrides)
+            module.__name__.removeprefix("brainseg."),
+            module.run,
+            module.check_request,
+            list(overrides),
         )
     assert stop.value.code == 0
 
@@ -78,7 +81,7 @@ def use(folder: Path, epochs: int, monkeypatch: pytest.MonkeyPatch, run: str = "
             best.is_relative_to(folder)
             and best.read_bytes() == (folder / run / "checkpoints" / "best.pt").read_bytes()
         )
-    assert folder_of(found.info.run_id) == folder / run
+    assert folder_of_run(found.info.run_id) == folder / run
     command(
         folder,
         evaluate,
@@ -249,7 +252,7 @@ def test_a_folder_that_holds_another_run_today_is_not_taken_for_the_old_one(
 
     replicate(write_run(tmp_path / "run", store))
     run_id = the_run(store).info.run_id
-    assert folder_of(run_id, store) == tmp_path / "run"
+    assert folder_of_run(run_id, store) == tmp_path / "run"
     write_run(tmp_path / "run", store, uid="uid-2")
     with pytest.raises(RequestError, match="is not on this machine"):
-        folder_of(run_id, store)
+        folder_of_run(run_id, store)

@@ -11,7 +11,7 @@ import pytest
 from brainseg import evaluate, register
 from brainseg.cli.main import run_command
 from brainseg.tracking.client import connect, short_timeouts
-from brainseg.tracking.lookup import checkpoint_of, folder_behind
+from brainseg.tracking.lookup import checkpoint_of, folder_of_checkpoint
 
 Call = Callable[..., str]
 
@@ -55,7 +55,7 @@ def test_a_registered_run_is_found_by_name_alias_and_version(project: Path, call
             checkpoint_of(name).read_bytes()
             == (project / "run" / "checkpoints" / "best.pt").read_bytes()
         )
-        assert folder_behind(name) == project / "run"
+        assert folder_of_checkpoint(name) == project / "run"
     data = next((project / "data").glob("*.h5"))
     said = call(
         evaluate, "checkpoint=models:/lgg@best", f"data.path={data}", "device=cpu", "output=scores"

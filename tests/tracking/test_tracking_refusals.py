@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tracked_runs import client, points, the_run, write_run
 
 from brainseg import sync
-from brainseg.tracking.lookup import folders_of
+from brainseg.tracking.lookup import folders_of_experiment
 from brainseg.tracking.mirror import Mirror, Tracker, replicate
 from brainseg.tracking.names import experiment_name, mlflow_keys
 from brainseg.tracking.refusals import remedy_of
@@ -66,7 +66,10 @@ def test_a_long_experiment_name_is_shortened_and_found(store: str, tmp_path: Pat
     for name in names:
         tracked = {"uri": store, "artifacts": "mlartifacts", "experiment": name}
         replicate(write_run(tmp_path / name[-1], store, uid=f"uid-{name[-1]}", tracking=tracked))
-    assert [folders_of(name, store) for name in names] == [[tmp_path / "a"], [tmp_path / "b"]]
+    assert [folders_of_experiment(name, store) for name in names] == [
+        [tmp_path / "a"],
+        [tmp_path / "b"],
+    ]
     assert [len(experiment_name(name)) for name in (*names, "short")] == [500, 500, 5]
 
 

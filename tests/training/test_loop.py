@@ -25,14 +25,14 @@ from brainseg.config import (
 )
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import choose_device
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training import loop as engine
 from brainseg.training import losses
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan
 from brainseg.training.state import State
-from brainseg.training.time_budget import StepTimings, begin_plan, measure_pace, steps_at
+from brainseg.training.time_budget import StepTimings, estimate_steps, make_first_plan, measure_pace
 
 AUGMENT = AugmentConfig(
     flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1, noise=0.05
@@ -73,7 +73,7 @@ def to_bytes(state: State) -> bytes:
 
 def resumed(task: TrainingContext, saved: bytes | None) -> State:
     """A new state that takes over the bytes of a file."""
-    state = new_state(task)
+    state = build_state(task)
     torch.manual_seed(12345)  # whatever the process did before must not matter
     if saved is not None:
         state.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
@@ -135,7 +135,7 @@ def uninterrupted(phantom_file: Path) -> dict[str, State]:
     states = {}
     for name, changes in VARIANTS.items():
         task = make_task(phantom_file, **changes)
-        states[name] = new_state(task)
+        states[name] = build_state(task)
         fit(states[name], task, Callbacks())
     return states
 
@@ -170,7 +170,7 @@ def test_stopping_between_validated_patients_is_resumed(
     phantom_file: Path, uninterrupted: dict[str, State]
 ) -> None:
     task = make_task(phantom_file)
-    state, seen = new_state(task), []
+    state, seen = build_state(task), []
 
     def cut(state: State) -> None:
         seen.append(1)
@@ -186,7 +186,7 @@ def test_stopping_between_validated_patients_is_resumed(
 
 def test_training_learns(phantom_file: Path) -> None:
     task = make_task(phantom_file, epochs=20, augment=AugmentConfig())
-    state = new_state(task)
+    state = build_state(task)
     fit(state, task, Callbacks())
     losses = [row["metrics"]["train/loss"] for row in state.history]
     assert losses[-1] < 0.6 * losses[0]
@@ -215,7 +215,7 @@ def test_every_metric_of_the_contract_is_there(uninterrupted: dict[str, State]) 
 
 def test_patience_stops_early(phantom_file: Path) -> None:
     task = make_task(phantom_file, epochs=50, patience=1, optimizer=OptimizerConfig("sgd", lr=0.0))
-    state = new_state(task)
+    state = build_state(task)
     fit(state, task, Callbacks())
     assert (state.epoch, state.risen_epoch) == (2, 0)
     assert state.best_epoch == 1, (
@@ -228,12 +228,12 @@ def test_minutes_become_a_number_of_steps(phantom_file: Path) -> None:
     pace = StepTimings(
         step=0.1, half_step=0.0, validation=0.06 * task.steps_per_epoch
     )  # so that a step carries 0.06 s of validation
-    assert steps_at(pace, task, (16 + pace.validation) / 60) == (100, 0)
-    assert steps_at(pace, task, 1e-6) == (1, 0)
-    state = new_state(task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)))
-    begin_plan(
+    assert estimate_steps(pace, task, (16 + pace.validation) / 60) == (100, 0)
+    assert estimate_steps(pace, task, 1e-6) == (1, 0)
+    state = build_state(task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)))
+    make_first_plan(
         state,
-        new_state(task),
+        build_state(task),
         task._replace(config=dataclasses.replace(task.config, max_minutes=0.05)),
         Callbacks(),
     )
@@ -249,14 +249,14 @@ def test_minutes_are_shared_between_the_sizes_as_they_take_time(phantom_file: Pa
     pace = StepTimings(
         step=0.4, half_step=0.1, validation=0.2 * task.steps_per_epoch
     )  # so that a step carries 0.1 s of validation
-    total, half = steps_at(pace, task, (100 + pace.validation) / 60)
+    total, half = estimate_steps(pace, task, (100 + pace.validation) / 60)
     assert (half, total - half) == (int(75 / 0.2), int(25 / 0.5))
 
 
 def test_a_pace_has_both_sizes(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.5)
     sizes: list[tuple[int, ...]] = []
-    state = new_state(task)
+    state = build_state(task)
     state.model.register_forward_pre_hook(
         lambda _, inputs: sizes.append(tuple(inputs[0].shape[-2:]))
     )
@@ -278,7 +278,7 @@ def test_what_disturbs_a_step_does_not_change_the_pace(
         return augmented(*arguments)
 
     monkeypatch.setattr(engine, "augment_batch", disturbed)
-    assert 0 < measure_pace(new_state(task), task, Callbacks()).step < 0.1
+    assert 0 < measure_pace(build_state(task), task, Callbacks()).step < 0.1
     assert next(step) > 4, "the disturbed step was timed"
 
 
@@ -286,7 +286,7 @@ def test_the_first_share_of_a_run_is_at_half_resolution_and_the_rest_at_full(
     phantom_file: Path,
 ) -> None:
     task = make_task(phantom_file, half_resolution=0.6, validate_every=2, epochs=3)
-    state, sizes = new_state(task), list[int]()
+    state, sizes = build_state(task), list[int]()
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         if module.training:
@@ -312,7 +312,7 @@ def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) ->
         scheduler=PlateauConfig(patience=9),
         optimizer=still,
     )
-    state = new_state(task)
+    state = build_state(task)
     fit(state, task, Callbacks())
     assert len(state.history) == 6, "four epochs at half size, two at full size"
     assert state.plateau is not None and state.plateau.bad_epochs == 1, (
@@ -322,7 +322,7 @@ def test_patience_and_plateau_begin_to_count_at_full_size(phantom_file: Path) ->
 
 def test_patience_counts_epochs_and_ends_a_run_behind_a_validation(phantom_file: Path) -> None:
     task = make_task(phantom_file, validate_every=2, patience=2, epochs=9)
-    state = new_state(task)
+    state = build_state(task)
     state.best, state.best_epoch, state.risen_epoch = 2.0, 0, 0  # no dice rises above it
     fit(state, task, Callbacks())
     assert ["val/dice" in row["metrics"] for row in state.history] == [False, True, False, True]
@@ -340,7 +340,7 @@ def test_equal_dice_is_decided_by_the_lower_loss(
         return {"val/dice": dice, "val/loss": loss}
 
     monkeypatch.setattr(engine, "validate", validated)
-    state, improved = new_state(task), list[bool]()
+    state, improved = build_state(task), list[bool]()
     fit(state, task, Callbacks(after_epoch=lambda _, better: improved.append(better)))
     assert improved == [True, True, False], (
         "patience counts from the last rise of val/dice, and ends the run behind the third"

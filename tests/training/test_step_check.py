@@ -203,8 +203,7 @@ def test_a_share_of_tumour_slices_that_are_not_there_is_refused(without_tumour: 
             assert train.check_request(request).parameters > 0
         else:
             with pytest.raises(
-                RequestError,
-                match=rf"data.tumour_share={share}: no training slice has tumour",
+                RequestError, match=rf"data.tumour_share={share}: no training slice has tumour"
             ):
                 train.check_request(request)
 

@@ -16,12 +16,12 @@ from brainseg.device import Device, choose_device
 from brainseg.runs import checkpoint
 from brainseg.runs.callbacks import RunCallbacks
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 from brainseg.training.nonfinite import NonFiniteError
 from brainseg.training.state import State
-from brainseg.training.time_budget import begin_plan
+from brainseg.training.time_budget import make_first_plan
 
 SHAPES = AugmentConfig(
     flip=0.5, rotate=10, scale=0.1, shift=0.05, gamma=0.2, contrast=0.1, brightness=0.1
@@ -61,7 +61,7 @@ class Readings(TorchDispatchMode):
 
 def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: Path) -> None:
     task = make_task(phantom_file)
-    state = new_state(task)
+    state = build_state(task)
     with torch.no_grad():
         next(state.model.parameters())[0, 0, 0, 0] = float("nan")
     before = {name: value.clone() for name, value in state.model.state_dict().items()}
@@ -79,7 +79,7 @@ def test_a_nonfinite_loss_changes_no_weight_and_names_the_slices(phantom_file: P
 
 def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
     task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
-    state, criterion, weights = new_state(task), task.criterion, []
+    state, criterion, weights = build_state(task), task.criterion, []
 
     def sometimes(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         weights.append({name: value.clone() for name, value in state.model.state_dict().items()})
@@ -98,7 +98,7 @@ def test_a_nonfinite_step_can_be_left_out(phantom_file: Path) -> None:
 def test_a_step_left_out_under_float16_is_not_the_end_of_the_next(phantom_file: Path) -> None:
     """Torch refuses a second unscale_ before the scaler has been told of the first; as on a GPU, where float16 needs the scaler."""
     task = make_task(phantom_file, on_nonfinite="skip", epochs=1)
-    state = new_state(task)
+    state = build_state(task)
     state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     fit(state, broken_at(state, task, 2), Callbacks())
     assert state.step == 6 and state.history[0]["metrics"]["train/skipped_steps"] == 1
@@ -112,12 +112,12 @@ def test_a_full_memory_names_what_to_lower(phantom_file: Path) -> None:
         return torch.empty(2**60)
 
     with pytest.raises(MemoryError, match=r"batches of shape \(4, 3, 32, 32\).*lower batch_size=4"):
-        fit(new_state(task), task._replace(criterion=full), Callbacks())
+        fit(build_state(task), task._replace(criterion=full), Callbacks())
     with pytest.raises(MemoryError, match="lower batch_size=4"):
         task = task._replace(
             criterion=full, config=dataclasses.replace(task.config, max_minutes=1.0)
         )
-        begin_plan(new_state(task), new_state(task), task, Callbacks())
+        make_first_plan(build_state(task), build_state(task), task, Callbacks())
 
 
 def broken_at(state: State, task: TrainingContext, step: int) -> TrainingContext:
@@ -139,7 +139,7 @@ def test_no_step_waits_for_a_device_with_a_queue(
 ) -> None:
     """Without ema_decay: torch's `AveragedModel` reads a counter of its own, which stays on the CPU wherever the weights are."""
     task = queued(make_task(phantom_file, augment=SHAPES, **changes))
-    state = new_state(task)
+    state = build_state(task)
     with Readings() as readings:
         train_epoch(state, task, state.model, Callbacks())
     assert readings.count == 0 and state.step == task.steps_per_epoch and not state.pending_steps
@@ -153,7 +153,7 @@ def test_no_step_waits_for_a_device_with_a_queue(
 def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
     task = make_task(phantom_file, half_resolution=0.5, ema_decay=0.9)
     task = task._replace(device=choose_device(DeviceConfig("cuda")), train=task.train.hold("cuda"))
-    state = new_state(task)
+    state = build_state(task)
     train_epoch(state, task, state.model, Callbacks())  # what is made once may wait
 
     def strict(state: State) -> None:
@@ -167,7 +167,7 @@ def test_no_step_waits_for_a_gpu(phantom_file: Path) -> None:
 
 def test_looking_late_gives_the_same_bits_and_the_same_sums(phantom_file: Path) -> None:
     task = make_task(phantom_file, augment=SHAPES, scheduler=CosineConfig(warmup=0.2))
-    state, late = new_state(task), new_state(task)
+    state, late = build_state(task), build_state(task)
     fit(state, task, Callbacks())
     fit(late, queued(task), Callbacks())
     assert_equal(state, late)
@@ -177,7 +177,7 @@ def test_a_queue_stopped_in_an_epoch_goes_on_to_the_same_bits(
     phantom_file: Path, tmp_path: Path
 ) -> None:
     task = queued(make_task(phantom_file))
-    whole, state = new_state(task), new_state(task)
+    whole, state = build_state(task), build_state(task)
     fit(whole, task, Callbacks())
 
     def cut(state: State) -> None:
@@ -201,7 +201,7 @@ def watch(state: State, task: TrainingContext, path: Path) -> RunCallbacks:
 
 def test_a_queue_names_the_first_step_that_is_not_finite(phantom_file: Path) -> None:
     task = queued(make_task(phantom_file))
-    state = new_state(task)
+    state = build_state(task)
     with pytest.raises(
         NonFiniteError,
         match=r"epoch 0 step 1: not finite, no checkpoint contains it.*PHANTOM_.* slice \d+",
@@ -214,7 +214,7 @@ def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(
     phantom_file: Path, tmp_path: Path
 ) -> None:
     task = queued(make_task(phantom_file, checkpoint=CheckpointConfig(every_steps=2)))
-    state = new_state(task)
+    state = build_state(task)
     follower = watch(state, task, tmp_path)
     with pytest.raises(NonFiniteError, match="epoch 0 step 2:"):
         fit(state, broken_at(state, task, 2), follower.hooks())
@@ -227,7 +227,7 @@ def test_no_checkpoint_is_written_behind_a_step_that_is_not_finite(
 
 def test_a_queue_that_leaves_steps_out_looks_at_each(phantom_file: Path) -> None:
     task = queued(make_task(phantom_file, on_nonfinite="skip", epochs=1))
-    state = new_state(task)
+    state = build_state(task)
     fit(state, broken_at(state, task, 2), Callbacks())
     assert state.history[0]["metrics"]["train/skipped_steps"] == 1
     assert all(torch.isfinite(value).all() for value in state.model.state_dict().values())

@@ -16,13 +16,13 @@ from test_loop import Stop, assert_equal, make_task, numbers, resumed, to_bytes
 from brainseg.config import CosineConfig, HoldoutConfig, SchedulerConfig, TrainConfig
 from brainseg.core.errors import DataError
 from brainseg.data.split import Split
-from brainseg.runs.resume import load_into, plans_to_repeat, save
+from brainseg.runs.resume import load_newest_checkpoint, plans_to_repeat, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import new_state
+from brainseg.train import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan, plan_at
-from brainseg.training.schedules import factor
+from brainseg.training.schedules import learning_rate_factor
 from brainseg.training.state import State
 
 SPLIT = Split("holdout", ("A",), ("B",), ("C",))
@@ -48,8 +48,8 @@ class Clock:
 
 
 def begun(task: TrainingContext, estimate: int, half_steps: int = 0) -> State:
-    state = new_state(task)
-    state.follow([Plan(0, 0.0, estimate, half_steps)])
+    state = build_state(task)
+    state.adopt_plans([Plan(0, 0.0, estimate, half_steps)])
     return state
 
 
@@ -87,7 +87,10 @@ def test_the_rate_ends_where_the_time_does(phantom_file: Path, monkeypatch) -> N
         Callbacks(after_step=lambda state: rates.append(state.optimizer.param_groups[0]["lr"])),
     )
     assert len(rates) == state.step
-    whole = [1e-2 * factor(CosineConfig(), step, 60, task.steps_per_epoch) for step in range(60)]
+    whole = [
+        1e-2 * learning_rate_factor(CosineConfig(), step, 60, task.steps_per_epoch)
+        for step in range(60)
+    ]
     assert max(abs(rate - right) for rate, right in zip(rates[8:], whole[8:], strict=False)) < 5e-4
 
 
@@ -135,7 +138,11 @@ def recorded(task: TrainingContext, folder: Path, state: State) -> RunFolder:
         fit(
             state,
             task,
-            Callbacks(after_epoch=lambda state, improved: save(run, state, task, SPLIT, improved)),
+            Callbacks(
+                after_epoch=lambda state, improved: save_checkpoints(
+                    run, state, task, SPLIT, improved
+                )
+            ),
         )
     return run
 
@@ -148,8 +155,8 @@ def test_a_repeat_takes_the_same_steps_whatever_the_pace(
     first = begun(task, 12)
     run = recorded(task, tmp_path / "first", first)
     again = dataclasses.replace(task.config, steps_of=str(run.path))
-    state = new_state(task)
-    state.follow(plans_to_repeat(again))
+    state = build_state(task)
+    state.adopt_plans(plans_to_repeat(again))
     fit(state, task, Callbacks())
     assert_equal(state, first)
     assert state.plans == first.plans
@@ -163,10 +170,10 @@ def test_the_epochs_behind_the_best_one_are_run_again_to_the_same_numbers(
     Clock(monkeypatch, itertools.cycle([0.5, 1.0, 3.0, 1.0]))
     first = begun(task, 12)
     run = recorded(task, tmp_path / "first", first)
-    run.tidy("best")
+    run.remove_old_checkpoints("best")
     longer = task._replace(config=dataclasses.replace(task.config, max_minutes=2.0))
-    state = new_state(longer)
-    load_into(state, run, longer)
+    state = build_state(longer)
+    load_newest_checkpoint(state, run, longer)
     assert state.step < first.step < state.total_steps
     fit(state, longer, Callbacks())
     assert numbers(state)[: len(first.history) - 1] == numbers(first)[:-1]

@@ -76,7 +76,7 @@ def test_trials_are_runs_of_the_study_that_never_test(fake: SimpleNamespace, mon
     ]
     assert {job.swept for job in fake.jobs} == {("optimizer.lr", "model.depth")}
     for job, trial in zip(fake.jobs, studied("first"), strict=True):
-        assert list(job.overrides) == ["epochs=4", *search_space.overrides(trial.params)]
+        assert list(job.overrides) == ["epochs=4", *search_space.to_overrides(trial.params)]
         assert trial.user_attrs == {
             "folder": f"runs/unet-{trial.number + 1:03d}",
             "uid": f"uid{trial.number + 1}",
@@ -340,7 +340,7 @@ def test_the_end_names_the_best_and_what_mattered(
         "brainseg.train",
         "epochs=4",
         "data.context=1",
-        *search_space.overrides(best.params),
+        *search_space.to_overrides(best.params),
     ]
     assert lines["test it"] == [
         "python",

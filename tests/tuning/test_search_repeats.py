@@ -6,7 +6,7 @@ import pytest
 
 from brainseg.config import SearchConfig
 from brainseg.tuning import search_space
-from brainseg.tuning.study import Study, Untried
+from brainseg.tuning.study import Study, UntriedCombinations
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SMALL = search_space.distributions(
@@ -27,7 +27,7 @@ def begun(study: Study, config: SearchConfig, value: float | None = 0.5) -> tupl
     else:
         study.optuna.tell(trial, value)
         study.trial_lock.release()
-    return tuple(search_space.overrides(trial.params))
+    return tuple(search_space.to_overrides(trial.params))
 
 
 @pytest.mark.parametrize("random_trials", [1, 10])
@@ -50,7 +50,7 @@ def test_a_number_is_the_same_if_it_is_typed_the_same() -> None:
     rates = search_space.distributions(
         {"optimizer.lr": {"low": 1e-4, "high": 1e-2, "log": True, "step": None}}
     )
-    untried = Untried(rates, [{"optimizer.lr": 0.00123412}])
+    untried = UntriedCombinations(rates, [{"optimizer.lr": 0.00123412}])
     assert untried.has_tried({"optimizer.lr": 0.00123409}) and not untried.has_tried(
         {"optimizer.lr": 0.001235}
     )

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_no_name_means_two_things() -> None:
-    assert not set(search.OWN) & ({*TrainConfig.__dataclass_fields__} | {"experiment", "hydra"})
+    assert not set(search.SEARCH_SETTINGS) & (
+        {*TrainConfig.__dataclass_fields__} | {"experiment", "hydra"}
+    )
 
 
 def test_own_settings_and_those_of_train_are_told_apart() -> None:
@@ -45,7 +47,9 @@ def test_every_space_composes_and_opens_with_its_command(name: str) -> None:
     plan = planned(*trains, space=name)
     assert plan.database == Path(f"runs/search/{name}.db")
     assert set(search_space.distributions(plan.space)) == set(plan.space)
-    assert len(plan.jobs) == 1 + sum(len(search_space.ends(one)) - 1 for one in plan.space.values())
+    assert len(plan.jobs) == 1 + sum(
+        len(search_space.end_values(one)) - 1 for one in plan.space.values()
+    )
 
 
 def test_what_is_typed_becomes_a_space_and_wins_over_the_file() -> None:
@@ -74,7 +78,7 @@ def test_values_become_overrides_as_they_are_typed() -> None:
         "device.compile": True,
         "loss.options.smooth": 1.0,
     }
-    assert search_space.overrides(proposed) == [
+    assert search_space.to_overrides(proposed) == [
         "optimizer.lr=0.0001235",
         "model.depth=3",
         "patience=null",
@@ -176,7 +180,8 @@ def test_a_dry_run_creates_nothing(monkeypatch, capsys, empty_folder: Path) -> N
 
 def test_the_commands_of_the_page_compose() -> None:
     page = (ROOT / "docs" / "search.md").read_text()
-    commands = [line for line in page.splitlines() if line.startswith("python -m brainseg.search")]
+    lines = page.replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("python -m brainseg.search")]
     assert len(commands) >= 4
     for line in commands:
         own, trains = search.split_arguments(shlex.split(line, comments=True)[3:])

@@ -11,7 +11,7 @@ from brainseg.data.readers.guess import last_word, sequence_of
 from brainseg.data.volume import main_channel
 
 # Kinds of images, and the words in a file's name or series description that mean each kind.
-WORDS = {
+WORD_PATTERNS = {
     "label": r"seg|.*mask|masks|.*seg|segmentations?|labels?|labelmap"
     r"|roi|rois|gt|groundtruth|truth",
     "ct": r"ct|cta|cbct",
@@ -31,17 +31,17 @@ WORDS = {
 }
 # Replacements before a text is cut into words. The name of an image that was registered to another
 # one also contains that other image's sequence, which must not count.
-REWRITTEN = (
+REWRITE_RULES = (
     (r"space-[a-z0-9]+", " "),
     (r"(?:^|(?<=[\W_]))(?:in|to|reg2?)[\W_]?t[12]\w*", " "),
     (r"dark[\W_]?fluid", "darkfluid"),
     (r"\+c", " plusc "),
 )
 # The kinds whose words may also stand in the name of an image of this kind.
-WITH = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
+RELATED_KINDS = {"flair": {"t2", "pre"}, "contrast": {"t1"}, "t1": {"pre"}}
 
 
-def assign(
+def assign_channels(
     name: str, volumes: Sequence[ImageVolume], sequences: Mapping[str, str], channels: Sequence[str]
 ) -> dict[str, ImageVolume]:
     """Return the image of each sequence, chosen by `sequences` or else by the channels' names.
@@ -59,7 +59,7 @@ def assign(
     for channel, volume in chosen.items():
         check_names(volume.names, channel, channels, name)
         modality = getattr(volume, "modality", "MR")
-        remedy = f"if it is {channel}, say so with {typed(f'sequences.{channel}', volume.names[0])}"
+        remedy = f"if it is {channel}, say so with {quote_setting(f'sequences.{channel}', volume.names[0])}"
         check(modality == "MR", "input", name, f"its DICOM modality is {modality}, not MR", remedy)
     return chosen
 
@@ -73,14 +73,14 @@ def check_names(
     """
     words = contradictions(names, channel, channels)
     rule = f"would be taken for {channel}, and is named after {' and '.join(words)}"
-    remedy = f"if it is {channel}, say so with {typed(f'sequences.{channel}', names[0])}"
+    remedy = f"if it is {channel}, say so with {quote_setting(f'sequences.{channel}', names[0])}"
     check(not words, "input", source, rule, remedy)
 
 
 def contradictions(names: Sequence[str], channel: str, channels: Sequence[str]) -> list[str]:
     """Return the words in an image's names that contradict the sequence `channel`."""
     # An image that has exactly the channel's name fits, even if its other names differ.
-    if any(plain(_stem(name)) == plain(channel) for name in names):
+    if any(letters_and_digits(_stem(name)) == letters_and_digits(channel) for name in names):
         return []
     text = " ".join(map(_stem, names))
     named = [other for other in channels if f" {_words_of(other)} " in f" {_words_of(text)} "]
@@ -89,13 +89,13 @@ def contradictions(names: Sequence[str], channel: str, channels: Sequence[str]) 
     present, allowed = _kinds(text), set(_kinds(channel))
     if not allowed:
         # The name of a channel such as "A" says nothing except that it is a scan.
-        allowed = set(WORDS) - {"label", "ct", "localizer"}
+        allowed = set(WORD_PATTERNS) - {"label", "ct", "localizer"}
     # A pre-contrast channel is a T1-weighted one, whether or not its name says so.
     if "pre" in allowed:
         allowed.add("t1")
     # Words of related kinds are accepted only beside a word of the channel's kind.
     if not allowed.isdisjoint(present):
-        allowed = allowed.union(*(WITH.get(kind, set()) for kind in allowed))
+        allowed = allowed.union(*(RELATED_KINDS.get(kind, set()) for kind in allowed))
     return [word for kind, word in present.items() if kind not in allowed]
 
 
@@ -107,25 +107,33 @@ def channels_in(text: str, channels: Sequence[str]) -> list[str]:
     only the longer name counts.
     """
     meaning = sequence_of(last_word(text))
-    named = [name for name in channels if plain(name) in plain(text) or name == meaning]
+    named = [
+        name
+        for name in channels
+        if letters_and_digits(name) in letters_and_digits(text) or name == meaning
+    ]
     return [
         name
         for name in named
-        if not any(plain(name) in plain(other) for other in named if other != name)
+        if not any(
+            letters_and_digits(name) in letters_and_digits(other)
+            for other in named
+            if other != name
+        )
     ]
 
 
-def plain(text: str) -> str:
+def letters_and_digits(text: str) -> str:
     """Return only the letters and digits of a text, in lower case, to compare names."""
-    return "".join(character for character in folded(text) if character.isalnum())
+    return "".join(character for character in normalize_case(text) if character.isalnum())
 
 
-def folded(text: str) -> str:
+def normalize_case(text: str) -> str:
     """Return a text with its case and the encoding of its accents normalized."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def typed(setting: str, value: str) -> str:
+def quote_setting(setting: str, value: str) -> str:
     """Return a setting quoted as a user has to type it in a shell."""
     return shlex.quote(f"{setting}={value}")
 
@@ -153,14 +161,14 @@ def _by_name(
     settings = " ".join(f"sequences.{channel}=NAME" for channel in channels)
     rule = (
         f"{len(volumes)} series, and it is not clear which is "
-        f"{', '.join(channels)}: {listed(volumes)}"
+        f"{', '.join(channels)}: {list_volume_names(volumes)}"
     )
     remedy = f"assign them: {settings}; a sequence that is left out counts as missing"
     check(is_clear, "input", name, rule, remedy)
     return clear
 
 
-def listed(volumes: Sequence[ImageVolume]) -> str:
+def list_volume_names(volumes: Sequence[ImageVolume]) -> str:
     """Return the names of at most twelve images, for a message."""
     names = [" | ".join(volume.names) for volume in volumes[:12]]
     return "; ".join([*names, "..."] if len(volumes) > 12 else names)
@@ -171,12 +179,13 @@ def _select_volume(text: str, volumes: Sequence[ImageVolume], setting: str) -> I
 
     Raises RequestError if no image or several images match.
     """
-    name_part = folded(text).removeprefix("./").rstrip("/")
+    name_part = normalize_case(text).removeprefix("./").rstrip("/")
     exact = [
         volume
         for volume in volumes
         if any(
-            name_part in (folded(name), folded(name).rpartition("/")[2]) for name in volume.names
+            name_part in (normalize_case(name), normalize_case(name).rpartition("/")[2])
+            for name in volume.names
         )
     ]
     # A number that occurs within a UID or within another number means nothing.
@@ -184,12 +193,14 @@ def _select_volume(text: str, volumes: Sequence[ImageVolume], setting: str) -> I
         []
         if name_part.isdigit()
         else [
-            volume for volume in volumes if any(name_part in folded(name) for name in volume.names)
+            volume
+            for volume in volumes
+            if any(name_part in normalize_case(name) for name in volume.names)
         ]
     )
     matches = exact or partial
     rule = f"fits {len(matches)} of the series; must fit one"
-    check(len(matches) == 1, setting, text, rule, f"there are: {listed(volumes)}")
+    check(len(matches) == 1, setting, text, rule, f"there are: {list_volume_names(volumes)}")
     return matches[0]
 
 
@@ -197,11 +208,11 @@ def _kinds(text: str) -> dict[str, str]:
     """Return the kinds that the words of a text mean, and for each kind the first such word."""
     # A capital letter within a name begins a word, as in sagittalFlair.
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
-    for pattern, replacement in REWRITTEN:
+    for pattern, replacement in REWRITE_RULES:
         text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
     kinds: dict[str, str] = {}
     for word in re.findall(r"[A-Za-z0-9]+", text):
-        for kind, pattern in WORDS.items():
+        for kind, pattern in WORD_PATTERNS.items():
             if re.fullmatch(pattern, word.lower()):
                 kinds.setdefault(kind, word)
     return kinds

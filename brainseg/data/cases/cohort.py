@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.cases.assignment import folded, plain
+from brainseg.data.cases.assignment import letters_and_digits, normalize_case
 from brainseg.data.cases.case_study import CohortCase, FaultyCase
 from brainseg.data.cases.cohort_layout import find_reader
 from brainseg.data.cases.study import InputCase, check_sequences, make_case
@@ -83,7 +83,7 @@ def _names_by_channel(path: Path, names: Sequence[str], channels: Sequence[str])
     """
     chosen = {}
     for channel in channels:
-        equal = [name for name in names if plain(name) == plain(channel)]
+        equal = [name for name in names if letters_and_digits(name) == letters_and_digits(channel)]
         same_kind = [
             name for name in names if _kind_of(name) and _kind_of(name) == _kind_of(channel)
         ]
@@ -102,7 +102,7 @@ def _names_by_channel(path: Path, names: Sequence[str], channels: Sequence[str])
 
 def _kind_of(name: str) -> str | None:
     """Return the sequence that a channel's name means, None if the name is unknown."""
-    return sequence_of(name) or ALIASES.get(plain(name))
+    return sequence_of(name) or ALIASES.get(letters_and_digits(name))
 
 
 def _labels_for(reader: CaseReader, classes: Sequence[str]) -> tuple[Labels | None, list[str]]:
@@ -115,14 +115,14 @@ def _labels_for(reader: CaseReader, classes: Sequence[str]) -> tuple[Labels | No
     labels = reader.labels
     # If both have one foreground class, its name does not matter.
     if len(classes) == len(labels.classes) == 2:
-        same = folded(classes[1]) == folded(labels.classes[1])
+        same = normalize_case(classes[1]) == normalize_case(labels.classes[1])
         note = f"{labels.classes[1]} of the masks is scored as {classes[1]}"
         return labels, [] if same else [note]
     # The names of some classes depend on the labels that occur in the masks. Counting them would
     # read every mask, so the names with and without these labels are tried instead.
     for count in (0, 1):
         names = reader.name_classes(np.full(256, count))[0]
-        if [*map(folded, names)] == [*map(folded, classes)]:
+        if [*map(normalize_case, names)] == [*map(normalize_case, classes)]:
             values = {v: index for v, index in (labels.values or {}).items() if index < len(names)}
             return Labels(tuple(names), values), []
     return None, [

@@ -24,16 +24,16 @@ def find_reader(
     """
     root, part = _nnunet_part(path)
     if part and not sequences:
-        return nnunet.make(root, Reading(), part)
+        return nnunet.make_reader(root, Reading(), part)
     paths = list_files(path, IMAGE_SUFFIXES)
     # Files that lie directly in the folder can belong to a single patient.
     has_direct_files = any("/" not in file for file in paths)
     if sequences:
         return _by_patterns(path, paths, sequences, has_direct_files)
     if bids.is_dataset(path):
-        return bids.make(path, Reading(), keeps_rare=True)
+        return bids.make_reader(path, Reading(), keeps_rare=True)
     if brats.is_dataset(path):
-        reader = brats.make(path, Reading())
+        reader = brats.make_reader(path, Reading())
         return reader if len(reader.cases) > 1 or not has_direct_files else None
     return _by_guess(path, paths, channels[main_channel(channels)], has_direct_files)
 
@@ -68,7 +68,7 @@ def _by_patterns(
     if not has_wildcards and not are_files:
         return None
     if bids.is_dataset(path):
-        return bids.make(path, Reading(sequences=sequences), keeps_rare=True)
+        return bids.make_reader(path, Reading(sequences=sequences), keeps_rare=True)
     return _make_reader(path, sequences, guess_patterns(paths, needs_mask=False)[1])
 
 

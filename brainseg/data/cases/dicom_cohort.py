@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
-from brainseg.data.cases.assignment import assign
+from brainseg.data.cases.assignment import assign_channels
 from brainseg.data.cases.case_study import FaultyCase
 from brainseg.data.cases.cohort import check_name, refuse_faulty
 from brainseg.data.cases.study import InputCase, make_case
@@ -51,7 +51,7 @@ def _is_assigned(
 ) -> bool:
     """Return True if the sequence of every series is clear."""
     try:
-        assign(str(path), images, sequences, channels)
+        assign_channels(str(path), images, sequences, channels)
     except RequestError:
         return False
     return True
@@ -85,7 +85,9 @@ def _make_input_case(
     # The headers are read once more, so that each case lists only the ignored files of its folder.
     images, ignored = list_images(folder)
     try:
-        case = make_case(folder.name, assign(str(folder), images, sequences, channels), channels)
+        case = make_case(
+            folder.name, assign_channels(str(folder), images, sequences, channels), channels
+        )
     except (DataError, RequestError) as error:
         return FaultyCase(folder.name, channels, str(error), {"": images[0].files[0]})
     case.notes = [*case.notes, *(f"ignored: {line}" for line in ignored)]

@@ -18,7 +18,13 @@ from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases import dicom_cohort, tiff_folder, tiff_stack
-from brainseg.data.cases.assignment import assign, channels_in, check_names, folded, typed
+from brainseg.data.cases.assignment import (
+    assign_channels,
+    channels_in,
+    check_names,
+    normalize_case,
+    quote_setting,
+)
 from brainseg.data.cases.cohort import check_name, find_cohort
 from brainseg.data.cases.study import InputCase, make_case
 from brainseg.data.imageio import dicom, formats
@@ -75,7 +81,7 @@ def check_input(source: Source) -> None:
             )
 
 
-def study_name(path: Path) -> str:
+def case_name(path: Path) -> str:
     """Return the name of a case: its folder's name, or its file's name without suffixes.
 
     Raises RequestError for a name that cannot be the name of a folder of results.
@@ -99,8 +105,10 @@ def _by_channel(sequences: Mapping[str, str], channels: Sequence[str]) -> dict[s
 
     Raises RequestError for a channel that is named twice.
     """
-    by_folded_name = {folded(channel): channel for channel in channels}
-    renamed = {by_folded_name.get(folded(name), name): text for name, text in sequences.items()}
+    by_folded_name = {normalize_case(channel): channel for channel in channels}
+    renamed = {
+        by_folded_name.get(normalize_case(name), name): text for name, text in sequences.items()
+    }
     rule = "names a channel of the checkpoint twice"
     check(len(renamed) == len(sequences), "sequences", ", ".join(sequences), rule)
     return renamed
@@ -118,7 +126,7 @@ def _cases_in_folder(
         return list(slice_cases)
     if cases := find_cohort(path, sequences, channels, classes, volume):
         return cases
-    name = study_name(path)
+    name = case_name(path)
     images, ignored = images_in(path, volume)
 
     def list_images(folder: Path) -> tuple[list[ImageVolume], list[str]]:
@@ -131,7 +139,7 @@ def _cases_in_folder(
     below = list_files(path, IMAGE_SUFFIXES) if not images else []
     remedy = f"select files below it, such as {below[0]}, by patterns: {PATTERN}" if below else ""
     check(bool(images), "input", path, rule + reason, remedy)
-    case = make_case(name, assign(str(path), images, sequences, channels), channels)
+    case = make_case(name, assign_channels(str(path), images, sequences, channels), channels)
     case.notes = [*case.notes, *(f"ignored: {line}" for line in ignored)]
     return [case]
 
@@ -144,7 +152,7 @@ def _case_from_file(
     if not is_tiff(path):
         image = open_image(path, volume)
         return make_case(
-            study_name(path), assign(str(path), [image], sequences, channels), channels
+            case_name(path), assign_channels(str(path), [image], sequences, channels), channels
         )
     check(
         volume is None,
@@ -155,11 +163,11 @@ def _case_from_file(
     )
     if sequences:
         names_file = list(sequences.values()) == [path.name]
-        remedy = typed(f"sequences.{main}", path.name)
+        remedy = quote_setting(f"sequences.{main}", path.name)
         rule = "must name the one file of input"
         check(names_file, "sequences", ", ".join(sequences.values()), rule, f"as {remedy}")
-        return tiff_stack.find_stack(study_name(path), {next(iter(sequences)): path}, channels)
-    case = tiff_stack.find_stack(study_name(path), {main: path}, channels)
+        return tiff_stack.find_stack(case_name(path), {next(iter(sequences)): path}, channels)
+    case = tiff_stack.find_stack(case_name(path), {main: path}, channels)
     # A stack with all channels is stored under "". Its name does not have to fit one channel.
     if main in case.stacks:
         check_names([path.name], main, channels, path)
@@ -192,7 +200,7 @@ def _case_from_list(
         )
         check(not named or channel in named, "input", path, rule, remedy)
     first = next(iter(paths.values()))
-    name = study_name(first) if len(paths) == 1 else _shared_name(list(paths.values()))
+    name = case_name(first) if len(paths) == 1 else _shared_name(list(paths.values()))
     stacks = [path for path in paths.values() if not path.is_dir() and is_tiff(path)]
     if stacks:
         rule = "TIFF and other formats; all must be of one format"
@@ -238,14 +246,14 @@ def image_at(path: Path, volume: int | None = None) -> ImageVolume:
 def _shared_name(paths: Sequence[Path]) -> str:
     """Return the words that all the files' names begin with, else the name of their folder."""
     if len({path.name for path in paths}) == 1:
-        return study_name(paths[0])
+        return case_name(paths[0])
     # Only whole words count. The shared name of flair_1 and flair_12 is flair.
     words = [re.split(r"([_\-. ])", path.name) for path in paths]
     shared_words = itertools.takewhile(
         lambda column: len(set(column)) == 1, zip(*words, strict=False)
     )
     name = "".join(column[0] for column in shared_words).strip("_-. ")
-    return name if name and name.isprintable() else study_name(paths[0].absolute().parent)
+    return name if name and name.isprintable() else case_name(paths[0].absolute().parent)
 
 
 def _format_source(source: Source) -> str:

@@ -80,7 +80,7 @@ class ImageCase:
 
     @property
     def assignment(self) -> Mapping[str, str]:
-        return {channel: described(volume) for channel, volume in self.volumes.items()}
+        return {channel: describe_volume(volume) for channel, volume in self.volumes.items()}
 
     @property
     def grid(self) -> Grid:
@@ -134,13 +134,13 @@ def make_case(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[
         # Two volumes of one file may be two sequences.
         is_same = is_same and _number_of(first) == _number_of(second)
         rule = f"{channel} and {other} are the same file"
-        check(not is_same, "input", described(first), rule, "leave a missing sequence out")
+        check(not is_same, "input", describe_volume(first), rule, "leave a missing sequence out")
     (first_channel, first), *remaining = ordered.items()
     for channel, volume in remaining:
         difference = first.grid.difference(volume.grid)
         rule = f"{channel} and {first_channel} lie on different grids ({difference})"
         remedy = "resample them to one grid, as registration does"
-        check(not difference, "input", described(volume), rule, remedy)
+        check(not difference, "input", describe_volume(volume), rule, remedy)
     notes = [
         f"{channel}: {note}" if remaining else note
         for channel, volume in ordered.items()
@@ -185,7 +185,7 @@ def _number_of(volume: ImageVolume) -> int:
     return getattr(volume, "number", None) or getattr(volume, "volume", None) or 1
 
 
-def described(volume: ImageVolume) -> str:
+def describe_volume(volume: ImageVolume) -> str:
     """Return a volume's file, or its folder with its description and the number of files."""
     if not volume.files:
         return "an image in memory"

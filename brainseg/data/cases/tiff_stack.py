@@ -26,7 +26,7 @@ TYPES = ("uint8", "uint16", "int16", "float32")
 SLICES = "ZIQ"
 # Letters of the dimensions that may hold channels: C for channels, S for samples of a pixel.
 CHANNELS = "CS"
-NAMES = {"T": "time points", "R": "tiles", "P": "positions", "A": "angles", "V": "views"}
+DIMENSION_NAMES = {"T": "time points", "R": "tiles", "P": "positions", "A": "angles", "V": "views"}
 
 
 @dataclass
@@ -195,7 +195,7 @@ def _shape(axes: str, sides: Sequence[int], path: Path) -> tuple[int, int, int, 
     lengths = [(axis, side) for axis, side in zip(axes, sides, strict=True) if side > 1]
     for axis, side in lengths:
         if axis not in SLICES + CHANNELS + "YX":
-            name = NAMES.get(axis, f"images along dimension {axis}")
+            name = DIMENSION_NAMES.get(axis, f"images along dimension {axis}")
             rule = f"holds {side} {name}; save one of them, with its slices along Z"
             raise DataError(f"{path}: {rule}")
     for kind, group in (("slices", SLICES), ("channels", CHANNELS)):

@@ -18,12 +18,12 @@ import numpy as np
 from brainseg.core.errors import DataError
 from brainseg.data.imageio.base import check_volume, volume_index
 from brainseg.data.imageio.dicom_frames import Frame
-from brainseg.data.imageio.dicom_geometry import shear, stack
+from brainseg.data.imageio.dicom_geometry import shear_angle, stack_frames
 from brainseg.data.imageio.dicom_header import (
     PARSE_ERRORS,
     ImageFile,
-    LeftAside,
-    parsing,
+    NonImageFile,
+    lenient_parsing,
     read_file,
     read_pixels,
 )
@@ -99,7 +99,7 @@ class DicomVolume:
         except DataError:
             # The same error is raised when the volume is used.
             return ""
-        tilt = shear(affine[:, 2], np.cross(affine[:, 0], affine[:, 1]))
+        tilt = shear_angle(affine[:, 2], np.cross(affine[:, 0], affine[:, 1]))
         if tilt < 0.5:
             return ""
         return f"DICOM slices are sheared by {tilt:.1f} degrees: read as stored, not resampled"
@@ -115,7 +115,7 @@ class DicomVolume:
             raise DataError(f"{self.place}: {rule}. {CONVERT}")
         frames = self.group.frames
         check_volume((*frames[0].shape, len(frames)), self.place)
-        return stack(frames, self.place)
+        return stack_frames(frames, self.place)
 
     @property
     def grid(self) -> Grid:
@@ -132,7 +132,7 @@ class DicomVolume:
         for image in self.images:
             chosen = [frame for frame in image.frames if frame in slices]
             try:
-                with parsing():
+                with lenient_parsing():
                     dataset = read_pixels(image.path)
                     assert image.form is not None, "a file without pixels has a problem"
                     for frame, values, frame_padding in read_values(
@@ -178,7 +178,7 @@ def find_series(folder: Path) -> tuple[list[DicomVolume], list[str]]:
     damaged, not_read = [], []
     for path in _files_below(folder):
         content = read_file(path)
-        if isinstance(content, LeftAside):
+        if isinstance(content, NonImageFile):
             not_read.append(content)
         elif content is not None and content.problem and not content.series[2]:
             damaged.append(content)
@@ -201,7 +201,7 @@ def open_file(path: Path, volume: int | None = None) -> DicomVolume:
     content = read_file(path)
     if content is None:
         raise DataError(f"{path} is no DICOM file")
-    if isinstance(content, LeftAside):
+    if isinstance(content, NonImageFile):
         raise DataError(f"{path} is {content.reason}, not an image of a scan")
     if content.problem:
         raise DataError(content.problem)
@@ -263,7 +263,7 @@ def _names(images: Sequence[ImageFile], root: Path, detail: str, label: str) -> 
     return [name if name.isprintable() else ascii(name) for name in names if name]
 
 
-def _describe_ignored(not_read: Sequence[LeftAside], root: Path) -> list[str]:
+def _describe_ignored(not_read: Sequence[NonImageFile], root: Path) -> list[str]:
     """Return one line for all files of a folder that are ignored for the same reason."""
     by_reason = defaultdict(list)
     for file in not_read:

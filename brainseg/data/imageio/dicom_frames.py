@@ -103,7 +103,7 @@ def read_frames(path: Path, dataset: Dataset, count: int) -> list[Frame]:
     return [_frame(path, index, dataset, [item, *shared]) for index, item in enumerate(by_frame)]
 
 
-def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+def read_numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """Return the `count` finite numbers of an attribute, None if it is empty. Raises DataError."""
     try:
         value = dataset.get(keyword)
@@ -120,7 +120,7 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     return values
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def read_text(dataset: Dataset, keyword: str) -> str:
     """Return an attribute as text without surrounding blanks. Several values are joined as a/b."""
     value = dataset.get(keyword)
     if value is None:
@@ -131,10 +131,10 @@ def text(dataset: Dataset, keyword: str) -> str:
 def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) -> Frame:
     """Return one frame. In `groups`, the frame's own groups come before the shared groups."""
     try:
-        spacing = numbers(_holder(dataset, groups, MEASURES), "PixelSpacing", 2)
+        spacing = read_numbers(_holder(dataset, groups, MEASURES), "PixelSpacing", 2)
         is_usable = spacing is not None and min(spacing) > 0
-        thickness = numbers(_holder(dataset, groups, MEASURES), "SliceThickness", 1)
-        slope = numbers(_holder(dataset, groups, VALUES), "RescaleSlope", 1) or (1.0,)
+        thickness = read_numbers(_holder(dataset, groups, MEASURES), "SliceThickness", 1)
+        slope = read_numbers(_holder(dataset, groups, VALUES), "RescaleSlope", 1) or (1.0,)
         if slope[0] == 0:
             raise DataError("RescaleSlope is 0, which makes all values equal")
         return Frame(
@@ -142,15 +142,15 @@ def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) 
             index=index,
             is_multiframe=bool(groups),
             shape=(int(dataset.Columns), int(dataset.Rows)),
-            position=numbers(_holder(dataset, groups, "PlanePositionSequence"), POSITION, 3),
+            position=read_numbers(_holder(dataset, groups, "PlanePositionSequence"), POSITION, 3),
             orientation=_orientation(_holder(dataset, groups, "PlaneOrientationSequence")),
             # PixelSpacing begins with the distance between rows, which is the step along j.
             spacing=spacing[::-1] if spacing is not None and is_usable else None,
             thickness=thickness[0] if thickness and thickness[0] > 0 else None,
             slope=slope[0],
-            intercept=(numbers(_holder(dataset, groups, VALUES), "RescaleIntercept", 1) or (0.0,))[
-                0
-            ],
+            intercept=(
+                read_numbers(_holder(dataset, groups, VALUES), "RescaleIntercept", 1) or (0.0,)
+            )[0],
             attributes=_attributes(dataset, groups),
         )
     except DataError as error:
@@ -160,7 +160,7 @@ def _frame(path: Path, index: int, dataset: Dataset, groups: Sequence[Dataset]) 
 
 def _orientation(holder: Dataset) -> tuple[float, ...] | None:
     """Return the directions along i and j with unit length, None if absent. Raises DataError."""
-    directions = numbers(holder, ORIENTATION, 6)
+    directions = read_numbers(holder, ORIENTATION, 6)
     if directions is None:
         return None
     along_i, along_j = directions[:3], directions[3:]
@@ -179,11 +179,11 @@ def _attributes(dataset: Dataset, groups: Sequence[Dataset]) -> Mapping[str, str
     for label, unit, keyword, sequence, enhanced_keyword in ATTRIBUTES:
         value = ""
         for item in [item for group in groups if sequence for item in _items(group, sequence)[:1]]:
-            value = value or text(item, enhanced_keyword)
+            value = value or read_text(item, enhanced_keyword)
         if label == "gradient" and not value:
             value = _gradient(groups)
         for item in [*converted, *([] if groups else [dataset])]:
-            value = value or (text(item, keyword) if keyword else "")
+            value = value or (read_text(item, keyword) if keyword else "")
         if value:
             values[label] = _short_text(value) + unit
     return values
@@ -194,7 +194,7 @@ def _gradient(groups: Sequence[Dataset]) -> str:
     for group in groups:
         for item in _items(group, "MRDiffusionSequence")[:1]:
             for direction in _items(item, "DiffusionGradientDirectionSequence")[:1]:
-                return text(direction, "DiffusionGradientOrientation")
+                return read_text(direction, "DiffusionGradientOrientation")
     return ""
 
 

@@ -17,7 +17,7 @@ LARGEST_SHEAR = 45.0
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def stack(frames: Sequence[Frame], place: str) -> tuple[list[Frame], Grid]:
+def stack_frames(frames: Sequence[Frame], place: str) -> tuple[list[Frame], Grid]:
     """Return the frames in the order of their positions along the normal, and their grid.
 
     `frames` have one orientation and lie at different places. A tilted gantry gives a sheared grid.
@@ -42,7 +42,7 @@ def stack(frames: Sequence[Frame], place: str) -> tuple[list[Frame], Grid]:
     if along > DISPLACED * usual or beside > max(0.5 * min(sides), 0.01):
         rule = f"slices lie up to {max(along, beside):.2f} mm off a straight and even stack"
         raise DataError(f"{place}: {rule}. Resample it to an even one")
-    if (tilt := shear(step, normal)) > LARGEST_SHEAR:
+    if (tilt := shear_angle(step, normal)) > LARGEST_SHEAR:
         raise DataError(
             f"{place}: slices are displaced by {tilt:.0f} degrees. Resample it to a straight one"
         )
@@ -51,7 +51,7 @@ def stack(frames: Sequence[Frame], place: str) -> tuple[list[Frame], Grid]:
     return ordered, Grid(shape, affine, spacing_known=frames[0].spacing is not None)
 
 
-def shear(step: np.ndarray, normal: np.ndarray) -> float:
+def shear_angle(step: np.ndarray, normal: np.ndarray) -> float:
     """Return the angle in degrees between the step from slice to slice and the normal."""
     cosine = step @ normal / np.linalg.norm(step) / np.linalg.norm(normal)
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))

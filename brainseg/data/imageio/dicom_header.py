@@ -19,7 +19,7 @@ from pydicom.filereader import read_file_meta_info
 from brainseg.core.errors import DataError
 from brainseg.data.imageio import dicom_pixels
 from brainseg.data.imageio.base import LARGEST_VOLUME, check_volume
-from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame, read_frames, text
+from brainseg.data.imageio.dicom_frames import ATTRIBUTES, Frame, read_frames, read_text
 
 # Exceptions of pydicom for damaged or hostile files. OSError is handled separately.
 PARSE_ERRORS = (
@@ -73,7 +73,7 @@ TAGS = (
     *{keyword for _, _, keyword, *_ in ATTRIBUTES if keyword},
 )
 # Modalities whose objects may have pixels, but are no scans.
-NO_SCANS = {
+NON_SCAN_MODALITIES = {
     "SEG": "a segmentation",
     "RTDOSE": "a radiation dose",
     "RTIMAGE": "a radiotherapy image",
@@ -90,7 +90,7 @@ MR_CLASSES = (
 
 
 @dataclass(frozen=True)
-class LeftAside:
+class NonImageFile:
     """A DICOM file that holds no image of a scan."""
 
     path: Path
@@ -117,7 +117,7 @@ class ImageFile:
     form: dicom_pixels.PixelFormat | None = None
 
 
-def read_file(path: Path) -> ImageFile | LeftAside | None:
+def read_file(path: Path) -> ImageFile | NonImageFile | None:
     """Return the header of `path`, None if neither its content nor its name is DICOM.
 
     A fault of the file becomes the `problem` of an `ImageFile`, so that the other files of a folder
@@ -132,7 +132,7 @@ def read_file(path: Path) -> ImageFile | LeftAside | None:
     if not has_preamble and not _begins_like_a_dataset(start):
         return ImageFile(path, _damage_message(path)) if _claims_to_be_dicom(path, start) else None
     try:
-        with parsing(), path.open("rb") as stream:
+        with lenient_parsing(), path.open("rb") as stream:
             # A deflated file is inflated as a whole. Its length says nothing about its pixels.
             is_deflated = has_preamble and _is_deflated(path)
             dataset = pydicom.dcmread(
@@ -159,7 +159,7 @@ def read_pixels(path: Path) -> FileDataset:
 
 
 @contextmanager
-def parsing() -> Iterator[None]:
+def lenient_parsing() -> Iterator[None]:
     """Let pydicom accept values that break a rule of the standard, without warnings."""
     logger = logging.getLogger("pydicom")
     level = logger.level
@@ -173,40 +173,40 @@ def parsing() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | LeftAside:
+def _judge(path: Path, dataset: FileDataset, stream: BinaryIO) -> ImageFile | NonImageFile:
     """Return a parsed file as an image, or with the reason why it is none. Raises DataError."""
-    sop_class = uid.UID(text(dataset, "SOPClassUID"))
+    sop_class = uid.UID(read_text(dataset, "SOPClassUID"))
     media_class = dataset.file_meta.get("MediaStorageSOPClassUID")
-    modality = text(dataset, "Modality")
+    modality = read_text(dataset, "Modality")
     if uid.MediaStorageDirectoryStorage in (sop_class, media_class):
-        return LeftAside(path, "a DICOMDIR, the index of a medium")
-    if modality in NO_SCANS:
-        return LeftAside(path, NO_SCANS[modality])
+        return NonImageFile(path, "a DICOMDIR, the index of a medium")
+    if modality in NON_SCAN_MODALITIES:
+        return NonImageFile(path, NON_SCAN_MODALITIES[modality])
     image = ImageFile(
         path=path,
-        series=tuple(text(dataset, keyword) for keyword in SERIES),
-        instance=text(dataset, "SOPInstanceUID"),
-        description=_printable(text(dataset, "SeriesDescription")),
+        series=tuple(read_text(dataset, keyword) for keyword in SERIES),
+        instance=read_text(dataset, "SOPInstanceUID"),
+        description=_printable(read_text(dataset, "SeriesDescription")),
         modality=modality or ("MR" if sop_class in MR_CLASSES else "unknown"),
-        is_mosaic="MOSAIC" in text(dataset, "ImageType").split("/"),
-        images_in_acquisition=text(dataset, "ImagesInAcquisition"),
+        is_mosaic="MOSAIC" in read_text(dataset, "ImageType").split("/"),
+        images_in_acquisition=read_text(dataset, "ImagesInAcquisition"),
     )
-    colours = text(dataset, "PhotometricInterpretation")
+    colours = read_text(dataset, "PhotometricInterpretation")
     if not (dataset.get("Rows") and dataset.get("Columns") and colours):
         # A spectrum has rows and columns, too. An image that lacks them is truncated.
         if sop_class and not sop_class.name.endswith("Image Storage"):
-            return LeftAside(path, f"an object without an image ({_printable(sop_class.name)})")
+            return NonImageFile(path, f"an object without an image ({_printable(sop_class.name)})")
         rule = "has no image: it is truncated, or its pixels were removed"
         return replace(image, problem=f"{path} {rule}. Copy it again from its source")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not colours.startswith("MONOCHROME"):
-        return LeftAside(path, "a colour image")
+        return NonImageFile(path, "a colour image")
     if dataset.get("BitsAllocated") == 1:
-        return LeftAside(path, "a bitmap of one bit per pixel")
+        return NonImageFile(path, "a bitmap of one bit per pixel")
     has_place = dataset.get("ImagePositionPatient") or dataset.get(
         "PerFrameFunctionalGroupsSequence"
     )
     if "Secondary Capture" in sop_class.name and not has_place:
-        return LeftAside(path, "a screen capture without a place in the patient")
+        return NonImageFile(path, "a screen capture without a place in the patient")
     try:
         return _with_frames(image, dataset, stream)
     except DataError as error:

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from brainseg.core.errors import DataError
-from brainseg.data.imageio.dicom_frames import Frame, numbers, text
+from brainseg.data.imageio.dicom_frames import Frame, read_numbers, read_text
 
 TAGS = (
     "SamplesPerPixel",
@@ -99,7 +99,7 @@ def read_format(path: Path, dataset: FileDataset, stream: BinaryIO, count: int) 
     dtype = np.dtype(kinds.get(element, f"{'i' if is_signed else 'u'}{bits // 8}"))
     if dtype.itemsize * 8 != bits:
         raise DataError(f"{path}: BitsAllocated is {bits}, and its pixels are {dtype.name}")
-    is_inverted = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    is_inverted = read_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     return PixelFormat(syntax, dtype, bits_stored, is_inverted, _padding(dataset, dtype))
 
 
@@ -138,11 +138,11 @@ def read_values(
 
 def _padding(dataset: FileDataset, dtype: np.dtype) -> tuple[float, float] | None:
     """Return the lowest and highest stored value of padding, None if there is no padding."""
-    first = numbers(dataset, "PixelPaddingValue", 1)
+    first = read_numbers(dataset, "PixelPaddingValue", 1)
     if first is None or (first == (0.0,) and dtype.kind == "u"):
         # An unsigned 0 is the lowest value, and so background without any treatment.
         return None
-    last = numbers(dataset, "PixelPaddingRangeLimit", 1) or first
+    last = read_numbers(dataset, "PixelPaddingRangeLimit", 1) or first
     return min(first[0], last[0]), max(first[0], last[0])
 
 
@@ -206,7 +206,7 @@ def check_decoder(path: Path, syntax: UID) -> None:
         raise DataError(f"{path}: {rule}. {CONVERT}") from error
     if not decoder.is_available:
         rule = f"its pixels are compressed ({syntax.name}), and no decoder is installed"
-        remedy = "Install one: pip install 'brainseg[dicom]'"
+        remedy = "Install one: pip install -e '.[dicom]' in a clone"
         raise DataError(f"{path}: {rule}. {remedy}")
 
 

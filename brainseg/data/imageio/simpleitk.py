@@ -31,7 +31,7 @@ from brainseg.data.imageio.grid import Grid
 # Bytes at the start of a file in which the text header must end.
 LONGEST_HEADER = 2**16
 # Upper limit of the compression ratio of deflate.
-MOST_PACKED = 1100
+LARGEST_COMPRESSION_RATIO = 1100
 NRRD, METAIMAGE = "NrrdImageIO", "MetaImageIO"
 VOXELS_IN = {NRRD: ("data file", "datafile"), METAIMAGE: ("elementdatafile",)}
 SPACING_IN = {NRRD: ("spacings", "space directions"), METAIMAGE: ("elementspacing", "elementsize")}
@@ -84,7 +84,7 @@ class ItkVolume:
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self.reader)
         reader.SetFileName(str(self.path))
-        with asking(self.path):
+        with translating_errors(self.path):
             reader.ReadImageInformation()
         if reader.GetDimension() not in (3, 4):
             raise DataError(
@@ -147,7 +147,7 @@ class ItkVolume:
         if reader.GetDimension() == 4:
             reader.SetExtractSize([*expected, 0])
             reader.SetExtractIndex([0, 0, 0, (self.volume or 1) - 1])
-        with asking(self.path):
+        with translating_errors(self.path):
             voxels = sitk.GetArrayFromImage(reader.Execute()).transpose()
         if voxels.shape != expected:
             raise DataError(f"{self.path}: changed since its header was read; start again")
@@ -193,7 +193,9 @@ class ItkVolume:
         needed = voxels * self._type.itemsize
         is_packed = encoding != "raw" or self.fields.get("compresseddata", "").lower() == "true"
         # The exact length of compressed voxels is unknown before they are unpacked.
-        largest_size = self._voxel_path.stat().st_size * (MOST_PACKED if is_packed else 1)
+        largest_size = self._voxel_path.stat().st_size * (
+            LARGEST_COMPRESSION_RATIO if is_packed else 1
+        )
         if largest_size < needed:
             raise DataError(
                 f"{self.path}: truncated: its header asks for {needed:,} bytes, more than "
@@ -202,7 +204,7 @@ class ItkVolume:
 
 
 @contextmanager
-def asking(place: object) -> Iterator[None]:
+def translating_errors(place: object) -> Iterator[None]:
     """Turn SimpleITK's exceptions into a DataError of one line, and silence its stderr."""
     import SimpleITK as sitk
 

@@ -17,7 +17,7 @@ Layer = tuple[str, Array]
 Random = np.random.Generator
 
 
-def soft(distance: Array, pixel: float) -> Array:
+def soft_edge(distance: Array, pixel: float) -> Array:
     """Return the share of each voxel that is inside of an edge.
 
     `distance` is the signed distance of the voxel's centre to the edge, positive inside.
@@ -45,7 +45,7 @@ def smooth_noise(random: Random, shape: tuple[int, ...], cells: tuple[int, ...])
     return field
 
 
-def to_segment(
+def distance_to_segment(
     point: Array, start: tuple[float, float, float], end: tuple[float, float, float]
 ) -> Array:
     """Return the distance (S, H, W) of each point (3, S, H, W) to a line segment."""
@@ -98,30 +98,34 @@ def skull_and_face(random: Random, point: Array, pixel: float) -> tuple[list[Lay
     hollow = 0.42 * (
         1 - np.sqrt((x / 0.60) ** 2 + ((y + 0.42) / 0.44) ** 2 + ((z + 0.45) / 0.42) ** 2)
     )
-    stem = 0.14 - to_segment(point, (0, 0.0, -0.30), (0, -0.14, -1.0))
-    petrous = 0.07 - to_segment(side, (0.62, -0.28, -0.52), (0.18, -0.02, -0.48)) + 0.008 * texture
+    stem = 0.14 - distance_to_segment(point, (0, 0.0, -0.30), (0, -0.14, -1.0))
+    petrous = (
+        0.07
+        - distance_to_segment(side, (0.62, -0.28, -0.52), (0.18, -0.02, -0.48))
+        + 0.008 * texture
+    )
     lower = np.maximum.reduce([0.8 * (z - floor) + 0.015 * texture, hollow, stem])
     inside = np.minimum.reduce([depth - skin - bone, lower, -petrous])
-    below = soft(-lower, pixel) * soft(depth - skin, pixel)
-    orbit = 0.19 - to_segment(side, (0.28, 0.62, -0.40), (0.16, 0.36, -0.40))
-    eye = 0.125 - to_segment(side, (0.29, 0.67, -0.41), (0.29, 0.69, -0.40))
-    nerve = 0.022 - to_segment(side, (0.28, 0.56, -0.40), (0.12, 0.28, -0.40))
-    airway = 0.08 - to_segment(point, (0, 0.72, -0.44), (0, 0.22, -0.75)) + 0.015 * texture
+    below = soft_edge(-lower, pixel) * soft_edge(depth - skin, pixel)
+    orbit = 0.19 - distance_to_segment(side, (0.28, 0.62, -0.40), (0.16, 0.36, -0.40))
+    eye = 0.125 - distance_to_segment(side, (0.29, 0.67, -0.41), (0.29, 0.69, -0.40))
+    nerve = 0.022 - distance_to_segment(side, (0.28, 0.56, -0.40), (0.12, 0.28, -0.40))
+    airway = 0.08 - distance_to_segment(point, (0, 0.72, -0.44), (0, 0.22, -0.75)) + 0.015 * texture
     layers = [
-        ("muscle", soft(depth, pixel)),
-        ("fat", soft(depth - 0.02, pixel)),
-        ("bone", soft(depth - skin, pixel)),
-        ("marrow", 0.6 * soft(0.22 * bone - np.abs(depth - skin - bone / 2), 1.5 * pixel)),
+        ("muscle", soft_edge(depth, pixel)),
+        ("fat", soft_edge(depth - 0.02, pixel)),
+        ("bone", soft_edge(depth - skin, pixel)),
+        ("marrow", 0.6 * soft_edge(0.22 * bone - np.abs(depth - skin - bone / 2), 1.5 * pixel)),
         ("muscle", below),
-        ("fat", below * soft(0.03 * (texture - 1.2), pixel)),
-        ("bone", below * soft(0.03 * (-1.0 - texture), pixel)),
-        ("bone", soft(petrous, pixel) * soft(depth - skin, pixel)),
-        ("bone", 0.8 * below * soft(lower + 0.05, pixel)),
-        ("fat", 0.9 * below * soft(orbit, pixel)),
-        ("muscle", below * soft(nerve, pixel)),
-        ("csf", below * soft(eye, pixel)),
-        ("air", below * soft(airway, pixel)),
-        ("csf", soft(inside, pixel)),
+        ("fat", below * soft_edge(0.03 * (texture - 1.2), pixel)),
+        ("bone", below * soft_edge(0.03 * (-1.0 - texture), pixel)),
+        ("bone", soft_edge(petrous, pixel) * soft_edge(depth - skin, pixel)),
+        ("bone", 0.8 * below * soft_edge(lower + 0.05, pixel)),
+        ("fat", 0.9 * below * soft_edge(orbit, pixel)),
+        ("muscle", below * soft_edge(nerve, pixel)),
+        ("csf", below * soft_edge(eye, pixel)),
+        ("air", below * soft_edge(airway, pixel)),
+        ("csf", soft_edge(inside, pixel)),
     ]
     return layers, inside
 
@@ -147,13 +151,20 @@ def ventricles_at(random: Random, point: Array) -> tuple[Array, Array, Array]:
         (atrium, back, 0.7),
         (atrium, temple, 0.5),
     ]
-    lateral = np.max([size * width - to_segment(side, a, b) for a, b, width in parts], axis=0)
-    third = 0.4 * size - to_segment(point, (0, 0.06, -0.05), (0, -0.12, -0.12))
-    fourth = 0.05 - to_segment(point, (0, -0.24, -0.45), (0, -0.22, -0.6))
-    horns = np.minimum(
-        to_segment(side, tip, (0.15 * bend, 0.42, 0.04)), to_segment(side, back, atrium)
+    lateral = np.max(
+        [size * width - distance_to_segment(side, a, b) for a, b, width in parts], axis=0
     )
-    return np.maximum.reduce([lateral, third, fourth]), horns, to_segment(side, body, atrium)
+    third = 0.4 * size - distance_to_segment(point, (0, 0.06, -0.05), (0, -0.12, -0.12))
+    fourth = 0.05 - distance_to_segment(point, (0, -0.24, -0.45), (0, -0.22, -0.6))
+    horns = np.minimum(
+        distance_to_segment(side, tip, (0.15 * bend, 0.42, 0.04)),
+        distance_to_segment(side, back, atrium),
+    )
+    return (
+        np.maximum.reduce([lateral, third, fourth]),
+        horns,
+        distance_to_segment(side, body, atrium),
+    )
 
 
 def fold_distance(random: Random, point: Array, pixel: float) -> tuple[Array, Array]:
@@ -193,45 +204,47 @@ def brain(
     )
     # Folds end some 15 to 20 mm under the surface.
     closed += 0.5 * np.clip(inside - 0.24, 0, None)
-    sylvian = to_segment(side, (0.70, 0.0, 0.05), (0.40, 0.12, -0.08))
+    sylvian = distance_to_segment(side, (0.70, 0.0, 0.05), (0.40, 0.12, -0.08))
     surface = np.minimum.reduce([inside, folds, midline + np.clip(callosum, 0, None), sylvian])
     fossa = 0.4 * (1 - np.sqrt((x / 0.56) ** 2 + ((y + 0.47) / 0.44) ** 2))
     # The depth in the cerebellum.
     tent = np.minimum(-0.16 - 0.6 * np.abs(x) - z, fossa) + 0.015 * smooth_noise(
         random, z.shape, (3, 8, 8)
     )
-    stem = soft(0.12 - to_segment(point, (0, 0.0, -0.30), (0, -0.14, -1.0)), pixel) * soft(
-        -0.2 - z, 0.05
-    )
-    cerebellum = soft(tent, 0.04) * soft(inside - 0.015, pixel)
+    stem = soft_edge(
+        0.12 - distance_to_segment(point, (0, 0.0, -0.30), (0, -0.14, -1.0)), pixel
+    ) * soft_edge(-0.2 - z, 0.05)
+    cerebellum = soft_edge(tent, 0.04) * soft_edge(inside - 0.015, pixel)
     stripes = np.sin(
         75 * (y + 0.5 * np.abs(x) + 0.7 * z) + 1.5 * smooth_noise(random, z.shape, (4, 8, 8))
     )
-    tissue = soft(surface - gap, 1.2 * pixel) * (1 - 0.7 * soft(0.01 - np.abs(tent), 0.02))
-    white = soft(np.minimum(surface - gap - cortex, closed - 0.7 * cortex), 1.3 * pixel)
-    ventricles, horns, plexus = ventricles_at(random, point)
-    thalamus = 0.085 - to_segment(side, (0.13, -0.08, 0.02), (0.10, 0.02, 0.0))
-    putamen = 0.050 - to_segment(side, (0.30, 0.16, 0.0), (0.32, -0.08, 0.02))
-    caudate = 0.035 - to_segment(side, (0.13, 0.26, 0.02), (0.17, 0.0, 0.2))
-    nuclei = np.maximum.reduce([thalamus, putamen, caudate])
-    sinus = soft(0.03 - to_segment(point, (0, -0.84, 0.2), (0, -0.6, 0.62)), pixel) * soft(
-        inside + 0.02, pixel
+    tissue = soft_edge(surface - gap, 1.2 * pixel) * (
+        1 - 0.7 * soft_edge(0.01 - np.abs(tent), 0.02)
     )
+    white = soft_edge(np.minimum(surface - gap - cortex, closed - 0.7 * cortex), 1.3 * pixel)
+    ventricles, horns, plexus = ventricles_at(random, point)
+    thalamus = 0.085 - distance_to_segment(side, (0.13, -0.08, 0.02), (0.10, 0.02, 0.0))
+    putamen = 0.050 - distance_to_segment(side, (0.30, 0.16, 0.0), (0.32, -0.08, 0.02))
+    caudate = 0.035 - distance_to_segment(side, (0.13, 0.26, 0.02), (0.17, 0.0, 0.2))
+    nuclei = np.maximum.reduce([thalamus, putamen, caudate])
+    sinus = soft_edge(
+        0.03 - distance_to_segment(point, (0, -0.84, 0.2), (0, -0.6, 0.62)), pixel
+    ) * soft_edge(inside + 0.02, pixel)
     caps = random.uniform(0.3, 1.0) * np.exp(-((horns / random.uniform(0.05, 0.10)) ** 2))
-    cerebrum = tissue * (1 - soft(tent, 0.04))
+    cerebrum = tissue * (1 - soft_edge(tent, 0.04))
     layers = [
         ("grey", cerebrum),
         ("white", cerebrum * white),
-        ("grey", 0.8 * cerebrum * soft(nuclei, 0.04)),
+        ("grey", 0.8 * cerebrum * soft_edge(nuclei, 0.04)),
         ("grey", cerebellum),
-        ("white", cerebellum * (0.4 + 0.3 * stripes) * soft(inside - 0.05, 0.06)),
+        ("white", cerebellum * (0.4 + 0.3 * stripes) * soft_edge(inside - 0.05, 0.06)),
         ("white", stem),
         ("gliosis", caps * cerebrum * white),
-        ("csf", soft(ventricles, 1.3 * pixel) * soft(inside, pixel)),
-        ("choroid", soft(0.018 - plexus, pixel) * soft(ventricles + 0.01, pixel)),
+        ("csf", soft_edge(ventricles, 1.3 * pixel) * soft_edge(inside, pixel)),
+        ("choroid", soft_edge(0.018 - plexus, pixel) * soft_edge(ventricles + 0.01, pixel)),
         ("vessel", sinus),
     ]
-    return layers, cerebrum * (1 - soft(ventricles, pixel)) * (1 - stem), white
+    return layers, cerebrum * (1 - soft_edge(ventricles, pixel)) * (1 - stem), white
 
 
 def lesions(random: Random, point: Array, pixel: float) -> Array:
@@ -245,7 +258,10 @@ def lesions(random: Random, point: Array, pixel: float) -> Array:
         centre = (0.75 * radius * np.cos(angle), radius * np.sin(angle), random.uniform(-0.1, 0.5))
         end = tuple(np.add(centre, random.normal(0, 0.03, 3)))
         total = np.maximum(
-            total, soft(random.uniform(0.015, 0.045) - to_segment(point, centre, end), 1.5 * pixel)
+            total,
+            soft_edge(
+                random.uniform(0.015, 0.045) - distance_to_segment(point, centre, end), 1.5 * pixel
+            ),
         )
     return total
 
@@ -319,7 +335,7 @@ def tumour_layers(random: Random, mask: NDArray[np.bool_], level: Array) -> list
     layers = [("tumour", body), ("gliosis", random.uniform(0, 1) * body)]
     if random.random() < 0.4:
         core = random.uniform(0.4, 0.6)
-        layers.append(("necrosis", 0.85 * soft(level - core, 0.2) * mask))
+        layers.append(("necrosis", 0.85 * soft_edge(level - core, 0.2) * mask))
         if random.random() < 0.6:
-            layers.append(("enhancing", soft(0.1 - np.abs(level - core), 0.1) * mask))
+            layers.append(("enhancing", soft_edge(0.1 - np.abs(level - core), 0.1) * mask))
     return layers

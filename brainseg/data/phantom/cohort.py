@@ -84,7 +84,7 @@ def patient_names(config: PhantomConfig) -> list[str]:
     return [f"PHANTOM_{institution(i)}_{i:04d}_20000101" for i in range(config.patients)]
 
 
-def place(random: Random, config: PhantomConfig) -> tuple[Array, float]:
+def place_head(random: Random, config: PhantomConfig) -> tuple[Array, float]:
     """Return the position of every voxel (3, S, H, W) and the width of a pixel, in head units.
 
     Size, position and rotation of the head are random.
@@ -108,7 +108,9 @@ def place(random: Random, config: PhantomConfig) -> tuple[Array, float]:
     ), 2 / config.size / length
 
 
-def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDArray[np.uint8]:
+def simulate_scan(
+    random: Random, look: Institution, signal: Array, pixel: float
+) -> NDArray[np.uint8]:
     """Return images uint8 (S, H, W, 3) of a signal (3, S, H, W).
 
     The scan simulates coil, contrast, blur and Rician noise (Gudbjartsson 1995).
@@ -134,14 +136,14 @@ def scan(random: Random, look: Institution, signal: Array, pixel: float) -> NDAr
     return np.clip(255 * np.stack(channels, -1), 0, 255).round().astype(np.uint8)
 
 
-def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def make_patient(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the images (S, H, W, 3) and masks (S, H, W) of patient `index`, both uint8.
 
     Masks contain 0 and 255. The patient depends on (config.seed, index, config.size, config.slices)
     alone, so that a larger cohort begins with the same patients.
     """
     random = np.random.default_rng((config.seed, index))
-    point, pixel = place(random, config)
+    point, pixel = place_head(random, config)
     centre, radius = anatomy.tumour_centre(random, point)
     outside, inside = anatomy.skull_and_face(random, point, pixel)
     layers, cerebrum, white = anatomy.brain(
@@ -156,7 +158,7 @@ def volume(config: PhantomConfig, index: int) -> tuple[NDArray[np.uint8], NDArra
     for tissue, share in outside + layers:
         for channel, value in zip(signal, SIGNAL[tissue], strict=True):
             channel += share * (value - channel)
-    images = scan(random, INSTITUTIONS[institution(index)], signal, pixel)
+    images = simulate_scan(random, INSTITUTIONS[institution(index)], signal, pixel)
     # In every fifth patient a sequence is missing and FLAIR replaces it. Post-contrast is missing
     # twice as often as pre-contrast.
     if index % 5 == 3:
@@ -183,7 +185,9 @@ def write_cohort(config: PhantomConfig, folder: str | Path) -> Path:
             tqdm(patient_names(config), "phantom cohort", unit="patient", disable=None)
         ):
             (root / name).mkdir(parents=True)
-            for n, (image, mask) in enumerate(zip(*volume(config, index), strict=True), start=1):
+            for n, (image, mask) in enumerate(
+                zip(*make_patient(config, index), strict=True), start=1
+            ):
                 tifffile.imwrite(
                     root / name / f"{name}_{n}.tif",
                     image,

@@ -36,7 +36,7 @@ def is_dataset(source: Path) -> bool:
     return any(source.glob("sub-*/anat")) or any(source.glob("sub-*/ses-*/anat"))
 
 
-def make(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader:
+def make_reader(source: Path, reading: Reading, keeps_rare: bool = False) -> CaseReader:
     """Return the reader of a dataset.
 
     Sequences of few volumes are left out unless `keeps_rare`. Raises RequestError if the dataset

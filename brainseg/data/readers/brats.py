@@ -32,7 +32,7 @@ CHILDREN_2024 = {"enhancing": 1, "non-enhancing": 2, "cystic": 3, "oedema": 4}
 RADIOTHERAPY = {"tumour": 1}
 
 
-def make(source: Path, reading: Reading) -> CaseReader:
+def make_reader(source: Path, reading: Reading) -> CaseReader:
     """Return the reader of a challenge's data.
 
     Raises RequestError for data of two challenges with different classes.

@@ -25,7 +25,7 @@ def crop_or_pad(slices: np.ndarray, size: Sequence[int]) -> np.ndarray:
     return np.ascontiguousarray(slices)
 
 
-def fit(
+def resample_and_crop(
     images: np.ndarray,
     masks: np.ndarray,
     spacing: Sequence[float],

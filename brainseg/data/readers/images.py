@@ -23,7 +23,7 @@ from brainseg.data.volume import patient_of
 COLOURS = ("red", "green", "blue")
 
 
-def make(source: Path, reading: Reading) -> SliceReader:
+def make_reader(source: Path, reading: Reading) -> SliceReader:
     """Return the reader of a folder of pictures.
 
     Raises RequestError if no file fits the patterns.

@@ -71,7 +71,7 @@ class Cohort:
         return self._collect_lines("warnings")
 
     @property
-    def ignored(self) -> list[str]:
+    def ignored_files(self) -> list[str]:
         return self._collect_lines("ignored")
 
     @property
@@ -102,7 +102,7 @@ class Cohort:
         )
 
 
-def scan(
+def scan_slices(
     source: str | Path,
     workers: int | None = None,
     show: Show | None = None,
@@ -115,13 +115,13 @@ def scan(
     """
     top = Folder(Path(source))
     listed_folders = find_folders(top)
-    verified = in_processes(partial(verify, size=size), listed_folders, workers)
+    verified = in_processes(partial(verify_slices, size=size), listed_folders, workers)
     folders = list(show(verified, len(listed_folders)) if show else verified)
     compare_sizes(folders)
     return Cohort(top, folders, partial(load, size=size))
 
 
-def verify(folder: Folder, size: Sequence[int] | None = None) -> Folder:
+def verify_slices(folder: Folder, size: Sequence[int] | None = None) -> Folder:
     """Read all slices and masks of a volume, and add its faults, sizes and statistics.
 
     A volume with faults gets no statistics.

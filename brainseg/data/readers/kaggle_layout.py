@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 
 from brainseg.data.folder import Folder, entries_of, is_folder, leads_outside
-from brainseg.data.naming import SLICE, is_image, misnamed, printable
-from brainseg.data.tree import Tree, describe_absence, describe_places, walk
+from brainseg.data.naming import SLICE, describe_misnamed, is_image, printable
+from brainseg.data.tree import Tree, collect_folders, describe_absence, describe_places
 
 LARGEST_NUMBER = 99_999
 
@@ -26,7 +26,7 @@ def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
     nothing can be used, the list is empty and `top` has one fault.
     """
     tree = Tree()
-    walk(top, top, tree)
+    collect_folders(top, top, tree)
     if top.faults:
         return []
     # A stray slice beside the patients' folders does not make their parent folder a patient.
@@ -100,7 +100,7 @@ def find_files(folder: Folder, source: Path, need_masks: bool = True) -> None:
         elif not Path(entry.path).is_file():
             folder.faults.append(f"{place}: not a regular file")
             folder.unread.add(files[number])
-    folder.faults += misnamed(
+    folder.faults += describe_misnamed(
         folder.path, other_images, has_slices=bool(folder.slices or folder.masks)
     )
     folder.slices = dict(sorted(folder.slices.items()))

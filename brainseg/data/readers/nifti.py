@@ -24,7 +24,7 @@ from brainseg.data.volume import patient_of
 MASK = "mask"
 
 
-def make(source: Path, reading: Reading) -> CaseReader:
+def make_reader(source: Path, reading: Reading) -> CaseReader:
     """Return the reader of a cohort. Raises RequestError if no file fits the patterns."""
     sequences, mask, notes = dict(reading.sequences), reading.mask, []
     if not sequences:

@@ -26,7 +26,7 @@ def is_dataset(source: Path) -> bool:
     return (source / DESCRIPTION).is_file() and (source / "imagesTr").is_dir()
 
 
-def make(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
+def make_reader(source: Path, reading: Reading, part: str = "Tr") -> CaseReader:
     """Return the reader of the cases in imagesTr, or in imagesTs if `part` is "Ts".
 
     Raises RequestError for an incomplete dataset, and for overlapping regions.

@@ -10,7 +10,7 @@ from brainseg.data.readers import bids, brats, nnunet
 from brainseg.data.readers.base import Reading
 from brainseg.data.readers.guess import guess_patterns
 from brainseg.data.readers.patterns import IMAGE_SUFFIXES, list_files, suffix_of
-from brainseg.data.tree import Tree, walk
+from brainseg.data.tree import Tree, collect_folders
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI = "reader=nifti sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'"
@@ -18,7 +18,7 @@ IMAGES = "reader=images images='images/{patient}_{slice}.png' mask='masks/{patie
 DICOM = "convert the DICOM series to NIfTI, as with dcm2niix, and use reader=nifti"
 
 
-def recognise(source: Path, reading: Reading | None = None) -> str:
+def recognise_layout(source: Path, reading: Reading | None = None) -> str:
     """Return the name of the reader that fits a source and the settings.
 
     The setting `images`, for example, belongs to one reader. Raises RequestError, with a summary of
@@ -52,7 +52,7 @@ def recognise(source: Path, reading: Reading | None = None) -> str:
 def is_kaggle(source: Path) -> bool:
     """Return True if a folder holds a slice with its own name, or the source cannot be listed."""
     top, tree = Folder(source), Tree()
-    walk(top, top, tree)
+    collect_folders(top, top, tree)
     return bool(tree.patients or top.faults)
 
 

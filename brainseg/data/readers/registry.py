@@ -10,19 +10,19 @@ from brainseg.core.extensions import load_extension, registered_names
 from brainseg.data.readers import bids, brats, images, nifti, nnunet
 from brainseg.data.readers.base import NAME, Reader, Reading
 from brainseg.data.readers.kaggle_3m import Cohort, Show
-from brainseg.data.readers.kaggle_3m import scan as scan_kaggle_3m
+from brainseg.data.readers.kaggle_3m import scan_slices as scan_kaggle_3m
 from brainseg.data.readers.labels import parse_classes
-from brainseg.data.readers.recognise import recognise
-from brainseg.data.readers.verify import scan
+from brainseg.data.readers.recognise import recognise_layout
+from brainseg.data.readers.verify import scan_volumes
 
 Scanner = Callable[[str | Path, int | None, Show | None], Cohort]
-KAGGLE = "kaggle_3m"
-FILES: dict[str, Callable[[Path, Reading], Reader]] = {
-    "nifti": nifti.make,
-    "nnunet": nnunet.make,
-    "bids": bids.make,
-    "brats": brats.make,
-    "images": images.make,
+KAGGLE_3M = "kaggle_3m"
+READER_MAKERS: dict[str, Callable[[Path, Reading], Reader]] = {
+    "nifti": nifti.make_reader,
+    "nnunet": nnunet.make_reader,
+    "bids": bids.make_reader,
+    "brats": brats.make_reader,
+    "images": images.make_reader,
 }
 PROTOCOL = "see Reader in brainseg/data/readers/base.py"
 # Settings of each reader besides spacing and size, which all of these readers take.
@@ -35,19 +35,19 @@ TAKES = {
 }
 
 
-def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
+def choose_scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
     """Return the reader's name and the function that verifies a source. Raises RequestError.
 
     Without `reading.reader` the layout of the source is recognised.
     """
-    name = reading.reader or recognise(Path(source), reading)
+    name = reading.reader or recognise_layout(Path(source), reading)
     registered_class = (
-        None if name in (KAGGLE, *FILES) else load_extension("brainseg.readers", name)
+        None if name in (KAGGLE_3M, *READER_MAKERS) else load_extension("brainseg.readers", name)
     )
-    names = ", ".join([KAGGLE, *FILES, *registered_names("brainseg.readers")])
+    names = ", ".join([KAGGLE_3M, *READER_MAKERS, *registered_names("brainseg.readers")])
     rule = f"known: {names}; docs/extending.md says how to add one"
     check(
-        name in (KAGGLE, *FILES) or registered_class is not None,
+        name in (KAGGLE_3M, *READER_MAKERS) or registered_class is not None,
         "reader",
         name,
         "no such reader",
@@ -55,7 +55,7 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
     )
     # If a reader ignored a setting silently, the user would believe that it had an effect.
     _check_settings(name, reading)
-    if name == KAGGLE:
+    if name == KAGGLE_3M:
         remedy = "leave spacing out; size=256 cuts or pads"
         check(
             reading.spacing is None,
@@ -65,9 +65,9 @@ def scanner(source: str | Path, reading: Reading) -> tuple[str, Scanner]:
             remedy,
         )
         return name, partial(scan_kaggle_3m, size=reading.size)
-    if name in FILES:
+    if name in READER_MAKERS:
         return name, partial(_scan_files, name, reading=reading)
-    return name, partial(scan, _construct(name, registered_class), reading=reading)
+    return name, partial(scan_volumes, _construct(name, registered_class), reading=reading)
 
 
 def _scan_files(
@@ -82,7 +82,7 @@ def _scan_files(
 
     Raises RequestError if nothing fits the settings.
     """
-    return scan(FILES[name](Path(source), reading), source, workers, show, reading)
+    return scan_volumes(READER_MAKERS[name](Path(source), reading), source, workers, show, reading)
 
 
 def _check_settings(name: str, reading: Reading) -> None:

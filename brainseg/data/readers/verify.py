@@ -19,7 +19,7 @@ from brainseg.data.readers.base import (
     list_some,
     require,
 )
-from brainseg.data.readers.fit import fit
+from brainseg.data.readers.fit import resample_and_crop
 from brainseg.data.readers.kaggle_3m import Cohort, Show, compare_sizes, in_processes
 from brainseg.data.readers.kaggle_layout import LARGEST_NUMBER
 from brainseg.data.volume import UNKNOWN, compute_volume_stats, digest
@@ -27,7 +27,7 @@ from brainseg.data.volume import UNKNOWN, compute_volume_stats, digest
 UNCHANGED = Reading()
 
 
-def scan(
+def scan_volumes(
     reader: Reader,
     source: str | Path,
     workers: int | None = None,
@@ -42,7 +42,7 @@ def scan(
     patients = getattr(reader, "patients", {})
     names = _names(reader, top)
     folders = [Folder(top.path / name, named_patient=patients.get(name, "")) for name in names]
-    verified = in_processes(partial(verify, reader, reading=reading), folders, workers)
+    verified = in_processes(partial(verify_volume, reader, reading=reading), folders, workers)
     folders = list(show(verified, len(folders)) if show else verified)
     compare_sizes(folders)
     # The protocol does not require these attributes, and only some readers have them.
@@ -58,7 +58,12 @@ def scan(
         notes += renamed
     top.warnings += notes
     return Cohort(
-        top, folders, partial(load, reader, reading=reading), tuple(reader.channels), classes, notes
+        top,
+        folders,
+        partial(load_volume, reader, reading=reading),
+        tuple(reader.channels),
+        classes,
+        notes,
     )
 
 
@@ -91,7 +96,7 @@ def _group_notes(folders: Sequence[Folder]) -> list[str]:
     return [f"{list_some(names)}: {note}" for note, names in names_by_note.items()]
 
 
-def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Folder:
+def verify_volume(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Folder:
     """Read a volume and add its faults, notes and size, and its statistics if there is no fault."""
     name = folder.path.name
     try:
@@ -111,7 +116,7 @@ def verify(reader: Reader, folder: Folder, reading: Reading = UNCHANGED) -> Fold
     return folder
 
 
-def load(
+def load_volume(
     reader: Reader, folder: Folder, reading: Reading = UNCHANGED
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return images (S, C, H, W) and class indices (S, 1, H, W), uint8, of a verified volume.
@@ -165,7 +170,9 @@ def _read(reader: Reader, folder: Folder, reading: Reading) -> tuple[list[int], 
     # Images are stretched before they are cropped or padded, so that a border does not move the
     # percentiles.
     images, masks = to_uint8(images), masks.astype(np.uint8)
-    images, masks, spacing, fit_notes = fit(images, masks, spacing, reading.spacing, reading.size)
+    images, masks, spacing, fit_notes = resample_and_crop(
+        images, masks, spacing, reading.spacing, reading.size
+    )
     return numbers, Scan(images, masks, spacing, numbers, scan.patient, [*notes, *fit_notes])
 
 

@@ -236,7 +236,7 @@ def test_without_a_decoder_the_remedy_can_be_installed(
     for label in (*decoder.available_plugins,):
         monkeypatch.delitem(decoder._available, label)
     with pytest.raises(
-        DataError, match=r"no decoder is installed\. Install one: pip install 'brainseg\[dicom\]'"
+        DataError, match=r"no decoder is installed\. Install one: pip install -e '\.\[dicom\]'"
     ):
         check_decoder(Path("a.dcm"), syntax)
 

@@ -220,7 +220,9 @@ def test_a_format_that_is_not_read_has_a_line_with_a_remedy(
 
 def test_analyze_is_refused_because_it_does_not_say_left_from_right(tmp_path: Path) -> None:
     written(tmp_path / "a.img")
-    with pytest.raises(RequestError, match=r"Analyze 7\.5, which does not distinguish left from right"):
+    with pytest.raises(
+        RequestError, match=r"Analyze 7\.5, which does not distinguish left from right"
+    ):
         find_cases(str(tmp_path / "a.hdr"), {}, CHANNELS)
 
 

@@ -93,7 +93,9 @@ def test_axial_slices_and_their_way_back_agree_with_nibabel(axes: str, tmp_path:
     assert np.array_equal(slices, canonical[::-1, ::-1].transpose(2, 1, 0))
     assert volume.grid.axcodes == axes and np.allclose(volume.grid.affine, stored.affine)
     lesion = (slices == 17).astype(np.uint8)
-    write_nifti(tmp_path / "m.nii.gz", volume.grid.from_axial(lesion), volume.grid, volume.stored_header)
+    write_nifti(
+        tmp_path / "m.nii.gz", volume.grid.from_axial(lesion), volume.grid, volume.stored_header
+    )
     mask = nibabel.load(tmp_path / "m.nii.gz")
     assert np.array_equal(np.asarray(mask.dataobj) == 1, np.asarray(stored.dataobj) == 17)
     assert np.array_equal(mask.affine, stored.affine) and mask.get_data_dtype() == np.uint8

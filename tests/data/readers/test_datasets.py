@@ -64,7 +64,7 @@ def dataset(source: Path, **content: object) -> Path:
 def test_labels_are_read_in_both_directions_and_named_for_metrics(
     tmp_path: Path, content: dict[str, object], classes: tuple[str, ...], values: dict[int, int]
 ) -> None:
-    reader = nnunet.make(dataset(tmp_path, **content), Reading())
+    reader = nnunet.make_reader(dataset(tmp_path, **content), Reading())
     assert reader.classes == classes and reader.labels.values == values
     assert all(NAME.fullmatch(name) for name in classes)
     changed = set(classes) - {str(key) for pair in content["labels"].items() for key in pair}  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def test_labels_are_read_in_both_directions_and_named_for_metrics(
 def test_channels_keep_their_order_and_get_names_for_metrics(
     tmp_path: Path, key: str, names: dict[str, str], channels: tuple[str, ...]
 ) -> None:
-    reader = nnunet.make(
+    reader = nnunet.make_reader(
         dataset(
             tmp_path, **{"channel_names": None, key: names} if key == "modality" else {key: names}
         ),
@@ -113,7 +113,7 @@ def test_a_dataset_that_cannot_be_read_is_refused_in_one_line(
     tmp_path: Path, content: dict[str, object], message: str
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        nnunet.make(dataset(tmp_path, **content), Reading())
+        nnunet.make_reader(dataset(tmp_path, **content), Reading())
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -240,7 +240,7 @@ def test_a_table_of_labels_without_names_is_refused(tmp_path: Path) -> None:
         "value\tlabel\n1\toedema\n"
     )
     with pytest.raises(DataError, match=r"desc-lesion_dseg.tsv: needs columns index and name"):
-        bids.make(source, Reading())
+        bids.make_reader(source, Reading())
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_the_misnamed_mask_of_2020_is_found_and_challenges_are_not_mixed(tmp_pat
     folder.mkdir()
     for name in ("BraTS20_Training_355_flair.nii", "W39_1998.09.19_Segm.nii"):
         (folder / name).touch()
-    (case,) = brats.make(tmp_path, Reading()).cases
+    (case,) = brats.make_reader(tmp_path, Reading()).cases
     assert (
         case.mask is not None
         and case.mask.path.name == "W39_1998.09.19_Segm.nii"
@@ -340,7 +340,7 @@ def test_the_misnamed_mask_of_2020_is_found_and_challenges_are_not_mixed(tmp_pat
     with pytest.raises(
         RequestError, match="have masks with different classes; prepare each challenge by itself"
     ):
-        brats.make(tmp_path, Reading())
+        brats.make_reader(tmp_path, Reading())
 
 
 def test_validation_data_without_masks_say_so(tmp_path: Path) -> None:
@@ -359,4 +359,4 @@ def test_a_mask_pattern_that_matches_no_file_of_a_bids_dataset_is_refused(tmp_pa
     with pytest.raises(
         RequestError, match=r"mask=.*desc-none.* matches no file of the source; give"
     ):
-        bids.make(source, Reading(mask="*_desc-none_dseg.nii.gz"))
+        bids.make_reader(source, Reading(mask="*_desc-none_dseg.nii.gz"))

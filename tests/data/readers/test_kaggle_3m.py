@@ -16,7 +16,7 @@ from tiffs import write_cohort, write_slice, write_volume
 from brainseg.core.errors import DataError
 from brainseg.data.imageio.tiff import read_slice
 from brainseg.data.readers import kaggle_3m
-from brainseg.data.readers.kaggle_3m import Cohort, load, scan
+from brainseg.data.readers.kaggle_3m import Cohort, load, scan_slices
 from brainseg.data.volume import _histogram, patient_of, percentile
 
 IMAGE = np.zeros((16, 16, 3), np.uint8)
@@ -24,8 +24,8 @@ MASK = np.zeros((16, 16), np.uint8)
 
 
 def test_sound_cohort_is_described(tmp_path: Path) -> None:
-    cohort = scan(write_cohort(tmp_path), workers=1)
-    assert (cohort.faults, cohort.warnings, cohort.ignored) == ([], [], [])
+    cohort = scan_slices(write_cohort(tmp_path), workers=1)
+    assert (cohort.faults, cohort.warnings, cohort.ignored_files) == ([], [], [])
     assert [volume.name for volume in cohort.volumes] == [
         f"TCGA_AA_{p:04d}_2001010{p + 1}" for p in range(3)
     ]
@@ -48,7 +48,7 @@ def test_sound_cohort_is_described(tmp_path: Path) -> None:
 def test_slices_are_sorted_by_number_not_by_name(tmp_path: Path) -> None:
     for number in (10, 9, 2, 1):
         write_slice(tmp_path, "a", number, IMAGE + np.uint8(number), MASK)
-    (folder,) = scan(tmp_path, workers=1).folders
+    (folder,) = scan_slices(tmp_path, workers=1).folders
     assert load(folder)[0][:, 0, 0, 0].tolist() == [1, 2, 9, 10]
 
 
@@ -67,7 +67,7 @@ def test_missing_sequences_and_constant_channels_are_found(tmp_path: Path) -> No
             np.dstack([image[..., 0], image[..., 1] // 2, np.full_like(MASK, 9)]),
             MASK,
         )
-    copied, flat = scan(tmp_path, workers=1).volumes
+    copied, flat = scan_slices(tmp_path, workers=1).volumes
     assert copied.copies.tolist() == [True, False, False] and flat.copies.tolist() == [
         False,
         False,
@@ -99,7 +99,7 @@ def test_patient_is_the_name_without_its_date(volume: str, patient: str) -> None
 
 
 def test_fingerprint_depends_on_the_content_alone(tmp_path: Path) -> None:
-    first = scan(write_cohort(tmp_path / "a"), workers=1).fingerprint
+    first = scan_slices(write_cohort(tmp_path / "a"), workers=1).fingerprint
     write_cohort(tmp_path / "b")
     (tmp_path / "b" / "notes.txt").write_text("foreign")
     mask = tmp_path / "b" / "TCGA_AA_0000_20010101" / "TCGA_AA_0000_20010101_2_mask.tif"
@@ -107,12 +107,12 @@ def test_fingerprint_depends_on_the_content_alone(tmp_path: Path) -> None:
         mask, tifffile.imread(mask) // 255, compression="zlib"
     )  # 0/1 instead of 0/255, and compressed
     os.utime(mask, (1, 1))
-    assert scan(tmp_path / "b", workers=2).fingerprint == first
+    assert scan_slices(tmp_path / "b", workers=2).fingerprint == first
     (tmp_path / "b" / "TCGA_AA_0000_20010101").rename(tmp_path / "b" / "renamed")
-    assert scan(tmp_path / "b", workers=1).fingerprint != first
+    assert scan_slices(tmp_path / "b", workers=1).fingerprint != first
     mask = tmp_path / "a" / "TCGA_AA_0001_20010102" / "TCGA_AA_0001_20010102_1_mask.tif"
     tifffile.imwrite(mask, np.eye(16, dtype=np.uint8))
-    assert scan(tmp_path / "a", workers=1).fingerprint != first
+    assert scan_slices(tmp_path / "a", workers=1).fingerprint != first
 
 
 def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
         write_volume(tmp_path, fault)
         FAULTS[fault][0](tmp_path, fault)
     for workers in (1, 2):
-        cohort = scan(tmp_path, workers)
+        cohort = scan_slices(tmp_path, workers)
         assert len(cohort.faults) == len(FAULTS), "\n".join(cohort.faults)
         for fault, (_, expected) in FAULTS.items():
             (line,) = [line for line in cohort.faults if line.startswith(fault)]
@@ -133,7 +133,7 @@ def test_every_fault_is_in_one_report(tmp_path: Path) -> None:
 
 def _one_size_off(source: Path) -> Cohort:
     write_volume(source, "zzz", size=8)
-    return scan(source, workers=1)
+    return scan_slices(source, workers=1)
 
 
 def _truncate(source: Path, name: str) -> None:
@@ -243,7 +243,7 @@ FAULTS = {
 def test_two_slices_with_one_number_and_no_other_fault(tmp_path: Path) -> None:
     write_volume(tmp_path, "a")
     write_slice(tmp_path, "a", "002", IMAGE, MASK)
-    assert len(scan(tmp_path, workers=1).faults) == 2  # the slice and the mask
+    assert len(scan_slices(tmp_path, workers=1).faults) == 2  # the slice and the mask
 
 
 def test_gap_is_a_warning_and_files_that_are_no_images_are_ignored_by_name(tmp_path: Path) -> None:
@@ -255,24 +255,29 @@ def test_gap_is_a_warning_and_files_that_are_no_images_are_ignored_by_name(tmp_p
     (tmp_path / "overview.png").touch()
     (tmp_path / "a" / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
-    cohort = scan(tmp_path, workers=1)
+    cohort = scan_slices(tmp_path, workers=1)
     assert cohort.faults == [] and cohort.warnings == ["a: slices are numbered up to 5, without 3"]
-    assert cohort.ignored == ["README", "overview.png", "empty/ (holds no image)", "a/notes.txt"]
+    assert cohort.ignored_files == [
+        "README",
+        "overview.png",
+        "empty/ (holds no image)",
+        "a/notes.txt",
+    ]
 
 
 def test_names_that_cannot_be_printed_are_a_fault(tmp_path: Path) -> None:
     (tmp_path / "a\nb").mkdir()
-    (fault,) = scan(tmp_path, workers=1).faults
+    (fault,) = scan_slices(tmp_path, workers=1).faults
     assert "'a\\nb'" in fault and "\n" not in fault
 
 
 def test_a_source_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
-    (fault,) = scan(tmp_path / "nowhere", workers=1).faults
+    (fault,) = scan_slices(tmp_path / "nowhere", workers=1).faults
     assert "cannot be listed" in fault
 
 
 def test_change_between_verifying_and_reading_is_an_error(tmp_path: Path) -> None:
-    (folder,) = scan(write_volume(tmp_path, "a").parent, workers=1).folders
+    (folder,) = scan_slices(write_volume(tmp_path, "a").parent, workers=1).folders
     write_slice(tmp_path, "a", 2, IMAGE, None)
     with pytest.raises(DataError, match="changed while it was being read"):
         load(folder)
@@ -288,7 +293,7 @@ def test_sixteen_bits_are_stretched_by_volume(tmp_path: Path) -> None:
             np.random.default_rng(number).integers(0, 1000 * number, (16, 16, 3)).astype(np.uint16)
         )
         write_slice(tmp_path, "a", number, image, MASK)
-    (folder,) = scan(tmp_path, workers=1).folders
+    (folder,) = scan_slices(tmp_path, workers=1).folders
     images, _ = load(folder)
     stored = np.stack([tifffile.imread(path) for path in folder.slices.values()]).astype(float)
     low, high = np.percentile(stored, (0.5, 99.5), axis=(0, 1, 2))
@@ -320,7 +325,7 @@ def test_pixels_are_read_again_as_they_were_verified(
                 photometric=colours,
                 compression="zlib" if writer.endswith("zlib") else None,
             )
-    (verified,) = scan(tmp_path, workers=1).folders
+    (verified,) = scan_slices(tmp_path, workers=1).folders
     decoded = []
     monkeypatch.setattr(
         kaggle_3m,
@@ -334,7 +339,7 @@ def test_pixels_are_read_again_as_they_were_verified(
 
 def test_pixels_at_a_wrong_place_are_decoded(tmp_path: Path) -> None:
     """A file that changed between both readings is found by the digest of its volume."""
-    (verified,) = scan(write_volume(tmp_path, "a").parent, workers=1).folders
+    (verified,) = scan_slices(write_volume(tmp_path, "a").parent, workers=1).folders
     images, masks = load(verified)
     verified.offsets = dict.fromkeys(verified.offsets, 0)
     again, masks_again = load(verified)

@@ -13,8 +13,8 @@ from brainseg.data import conversion
 from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import Reading, Scan
-from brainseg.data.readers.registry import scanner
-from brainseg.data.readers.verify import scan
+from brainseg.data.readers.registry import choose_scanner
+from brainseg.data.readers.verify import scan_volumes
 from brainseg.data.store import Store
 
 
@@ -42,9 +42,9 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def use(reader: Any) -> None:
         def scanner(source: Path, reading: Reading) -> Any:
-            return "mine", partial(scan, reader, reading=reading)
+            return "mine", partial(scan_volumes, reader, reading=reading)
 
-        monkeypatch.setattr(conversion, "scanner", scanner)
+        monkeypatch.setattr(conversion, "choose_scanner", scanner)
 
     return use
 
@@ -134,4 +134,4 @@ def test_an_unknown_reader_is_refused_with_those_known() -> None:
     with pytest.raises(
         RequestError, match=r"no such reader; known: kaggle_3m, nifti, nnunet, bids, brats, images"
     ):
-        scanner("source", Reading("nothing"))
+        choose_scanner("source", Reading("nothing"))

@@ -12,9 +12,9 @@ from PIL import Image
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.conversion import FaultyCohortError, convert
 from brainseg.data.readers.base import Reading
-from brainseg.data.readers.images import make
+from brainseg.data.readers.images import make_reader
 from brainseg.data.readers.pictures import has_colour, read_indices, read_picture
-from brainseg.data.readers.recognise import recognise
+from brainseg.data.readers.recognise import recognise_layout
 from brainseg.data.store import Store
 
 GREY = np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)
@@ -231,7 +231,7 @@ def test_patterns_that_cannot_work_are_refused(
     tmp_path: Path, reading: Reading, message: str
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        make(write_patient(tmp_path), reading)
+        make_reader(write_patient(tmp_path), reading)
     assert message.replace(", as", ";") in str(refused.value).replace(", as", ";")
 
 
@@ -273,5 +273,5 @@ def test_sources_that_no_reader_knows_are_described(tmp_path: Path) -> None:
             (source / path).parent.mkdir(exist_ok=True)
             (source / path).touch()
         with pytest.raises(RequestError) as refused:
-            recognise(source)
+            recognise_layout(source)
         assert message in str(refused.value)
