@@ -80,8 +80,8 @@ def test_freed_memory_is_used_again_without_a_page_fault() -> None:
     code = """
 import resource, torch
 from brainseg.config import DeviceConfig
-from brainseg.device import choose
-choose(DeviceConfig("cpu"))
+from brainseg.device import choose_device
+choose_device(DeviceConfig("cpu"))
 for _ in range(8):  # the heap grows to its size in the first few
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16 << 20)  # 64 MiB: 16,384 pages

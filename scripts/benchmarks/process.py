@@ -17,7 +17,7 @@ FULL = 110
 # start-up.
 STARTUP = (
     "import os, sys; from brainseg import train; from brainseg.runs import callbacks; "
-    "callbacks.Watch._after_step = lambda *_: os._exit(0); "
+    "callbacks.RunCallbacks._after_step = lambda *_: os._exit(0); "
     "sys.argv[1:] = {arguments!r}; train.main()"
 )
 
