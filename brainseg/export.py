@@ -1,8 +1,9 @@
-"""Export a trained network to one file for programs without brainseg, and verify its logits.
+r"""Export a trained network to one file for programs without brainseg, and verify its logits.
 
     python -m brainseg.export checkpoint=runs/RUN output=unet.onnx
     python -m brainseg.export checkpoint=models:/lgg@best format=pt2 output=unet.pt2
-    python -m brainseg.export checkpoint=weights.pt model.depth=4 model.width=32 model.growth=1 output=unet.onnx
+    python -m brainseg.export checkpoint=weights.pt model.depth=4 model.width=32 \
+        model.growth=1 output=unet.onnx
 
 Batch, height and width stay free. The metadata of the file describe the steps before and after the
 network, such as channels, normalisation and threshold. A file whose logits differ from the

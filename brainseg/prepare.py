@@ -1,11 +1,15 @@
-"""Verify a folder of slices and convert it to one HDF5 file.
+r"""Verify a folder of slices and convert it to one HDF5 file.
 
     python -m brainseg.prepare source=kaggle_3m output=lgg.h5
-    python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240        also nnU-Net, BIDS, BraTS
-    python -m brainseg.prepare source=scans output=own.h5 sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'
-    python -m brainseg.prepare source=slices output=own.h5 images='img/{patient}_{slice}.png' mask='seg/{patient}_{slice}.png'
-    python -m brainseg.prepare source=scans output=own.h5 reader=mine       a layout of your own: docs/extending.md
+    python -m brainseg.prepare source=Task01_BrainTumour output=msd.h5 size=240
+    python -m brainseg.prepare source=scans output=own.h5 \
+        sequences.FLAIR='*_flair.nii.gz' mask='*_seg.nii.gz'
+    python -m brainseg.prepare source=slices output=own.h5 \
+        images='img/{patient}_{slice}.png' mask='seg/{patient}_{slice}.png'
+    python -m brainseg.prepare source=scans output=own.h5 reader=mine
 
+The second command reads nnU-Net folders, BIDS and BraTS, too. The last one uses a reader of your
+own, as docs/extending.md describes.
 Without `reader=` the layout is recognised. Nothing is written unless every patient is sound.
 """
 

@@ -53,8 +53,9 @@ footer { margin-top: 3rem; color: #666; font-size: 12px; }
 def headline(comparison: Comparison) -> str:
     """Return the best configuration and its score, interval and patients as one sentence."""
     best = comparison.table.iloc[0]
+    interval = format_interval(best.dice_low, best.dice_high)
     score = (
-        f"mean Dice {best.dice:.3f} (95 % interval {format_interval(best.dice_low, best.dice_high)}), "
+        f"mean Dice {best.dice:.3f} (95 % interval {interval}), "
         f"median {best.dice_median:.3f}, {_format_missed(best.missed)} of "
         f"{comparison.patients} {comparison.role} patients missed"
     )

@@ -166,7 +166,8 @@ def explain_several_values(name: str, value: str, command: str) -> str:
 def _explain_wrong_type(name: str, value: object, command: str, typed: Mapping[str, str]) -> str:
     """Explain a value that does not have its setting's type."""
     if value is None:
-        return f"{name}=null: must have a value; for the text null write {format_for_shell(name, 'null')}"
+        as_text = format_for_shell(name, "null")
+        return f"{name}=null: must have a value; for the text null write {as_text}"
     rule = type_rule(name, command)
     if rule.startswith("must be a list") and isinstance(value, str | int | float):
         rule += f"; write '{name}=[{value}]'"

@@ -4,9 +4,9 @@ Legend:  B batch, C channels, H W height and width.
 Shapes:  a drawn quantity is (B, 1, 1, 1), or (B, C, 1, 1) where each channel has its own value.
 
 `sample_augmentation` takes all randomness from one generator on the CPU, so that the draw does not
-depend on the device. The engine seeds this generator before each step. `apply_augmentation` is a function of the
-draw and the batch alone. Left-right is the last axis. A batch of 16 x 3 x 256 x 256 costs some
-25 ms on two CPU cores, and 35 ms with noise.
+depend on the device. The training loop seeds this generator before each step. `apply_augmentation`
+is a function of the draw and the batch alone. Left-right is the last axis. A batch of
+16 x 3 x 256 x 256 costs some 25 ms on two CPU cores, and 35 ms with noise.
 """
 
 import math
@@ -144,7 +144,8 @@ def apply_augmentation(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple
 def fill_missing_with_flair(image: Tensor, source: Tensor) -> Tensor:
     """Return images (B, slices * sequences, H, W) in which FLAIR replaces missing sequences.
 
-    `source` (B, sequences) is the index of the sequence that fills each place, as in `choose_sources`.
+    `source` (B, sequences) is the index of the sequence that fills each place, as in
+    `choose_sources`.
     """
     # (B, sequences, slices, H, W), so that one index selects a sequence in all slices of a sample.
     by_sequence = image.unflatten(1, (-1, source.shape[1])).transpose(1, 2)

@@ -202,8 +202,9 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     undefined metrics are left out. Values are means over patients, except for the names with
     `median`, for counts, and for three metrics. `hd95` is the median over the patients where it is
     defined, and `hd95_undefined` counts the others. `empty_slice_false_positives` is a share of the
-    tumour-free slices of all patients. With several foreground classes the metrics of `CLASS_METRICS`
-    follow for each class, such as `val/dice/oedema`. Raises DataError without a patient.
+    tumour-free slices of all patients. With several foreground classes the metrics of
+    `CLASS_METRICS` follow for each class, such as `val/dice/oedema`. Raises DataError without a
+    patient.
     """
     if not scores:
         raise DataError(

@@ -1,7 +1,8 @@
 """Confidence intervals over patients, paired tests, and correction for multiple comparisons.
 
-All functions are pure functions of arrays, and the unit of every test is the patient. The variation
-between trainings (seeds, folds) is measured by `standard_deviation` alone and is part of no interval.
+All functions are pure functions of arrays, and the unit of every test is the patient. The
+variation between trainings (seeds, folds) is measured by `standard_deviation` alone and is part of
+no interval.
 """
 
 import math

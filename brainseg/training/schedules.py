@@ -28,9 +28,9 @@ def learning_rate_factor(
 
     Steps are optimizer steps, from 0 to total - 1. From step `total` on the factor keeps its end
     value. For a plateau the factor is 1, and the caller multiplies by `Plateau.factor`. The
-    arguments `half_steps` and `half_share` are those of `time_position`. Under a time budget the curve
-    is a function of the share of the budget that is used at `step`, according to the `plans` of
-    the run. Raises RequestError for a schedule without a formula.
+    arguments `half_steps` and `half_share` are those of `time_position`. Under a time budget the
+    curve is a function of the share of the budget that is used at `step`, according to the `plans`
+    of the run. Raises RequestError for a schedule without a formula.
     """
     if plans:
         plan = plan_at(plans, step)
@@ -109,8 +109,8 @@ class Plateau:
     """Learning-rate factor that falls when the validation score does not rise.
 
     The rules are those of torch's ReduceLROnPlateau(mode="max"). After more than `patience` epochs
-    in a row without a new best score, `learning_rate_factor` is multiplied by `config.factor`, down to
-    `config.final`, and the count starts again. A score that is not a number counts as no rise.
+    in a row without a new best score, `learning_rate_factor` is multiplied by `config.factor`, down
+    to `config.final`, and the count starts again. A score that is not a number counts as no rise.
     """
 
     def __init__(self, config: PlateauConfig) -> None:

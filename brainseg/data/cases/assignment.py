@@ -59,7 +59,8 @@ def assign_channels(
     for channel, volume in chosen.items():
         check_names(volume.names, channel, channels, name)
         modality = getattr(volume, "modality", "MR")
-        remedy = f"if it is {channel}, say so with {quote_setting(f'sequences.{channel}', volume.names[0])}"
+        assigned = quote_setting(f"sequences.{channel}", volume.names[0])
+        remedy = f"if it is {channel}, say so with {assigned}"
         check(modality == "MR", "input", name, f"its DICOM modality is {modality}, not MR", remedy)
     return chosen
 
