@@ -276,7 +276,10 @@ def test_a_run_says_until_when_its_images_are_of_half_the_size(folder: Path, tra
         folder, "train", *SMALL, "half_resolution=0.6", "epochs=5", "output=half", "tracking=none"
     )
     steps = json.loads((folder / "half" / "metrics.jsonl").read_text().splitlines()[2])["step"]
-    assert f"half size:    the first {steps} steps, into epoch 2;" in shown
+    assert (
+        f"half size:    the first {steps} steps, into epoch 2, use images of half the size;"
+        in shown
+    )
     assert "half size:" not in (trained / "log.txt").read_text()
 
 

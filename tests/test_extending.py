@@ -59,7 +59,10 @@ def call(
         command = import_module(module)
         with pytest.raises(SystemExit) as stop:
             run_command(
-                module.removeprefix("brainseg."), command.run, command.check, [*arguments, *further]
+                module.removeprefix("brainseg."),
+                command.run,
+                command.check_request,
+                [*arguments, *further],
             )
         shown = capsys.readouterr()
         assert stop.value.code == 0, shown.err

@@ -155,7 +155,7 @@ def _log(
         f"MLflow charts: {chart_link(uri, experiment, sweep)}",
     ]
     if command := ui_command(uri):
-        lines.append(f"they open by:  {shlex.join(command)}")
+        lines.append(f"start server:  {shlex.join(command)}")
     return "\n".join(lines)
 
 

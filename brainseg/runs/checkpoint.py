@@ -1,9 +1,11 @@
-"""Checkpoints: files that contain their own hash and are read without executing code.
+"""Checkpoints: dictionaries that plain `torch.load(path, weights_only=True)` reads.
 
-    {"sha256": str, "payload": uint8 tensor}     the payload is the inner file's bytes
+    {"format": "brainseg 2", "sha256": str, "model": state dict, "config": dict, ...}
 
-The hash is needed because a flipped bit in a bare `.pt` file loads silently. The inner file
-contains only containers, numbers, strings and tensors, so that `weights_only=True` can read it.
+A flipped bit in a `.pt` file loads silently: torch does not compare the CRC-32 that it stores with
+each record, and a changed offset in the archive's directory makes it read other bytes. So the hash
+is that of the content as it is loaded. The content is only containers, numbers, strings and
+tensors. The first format, a hash and the bytes of an inner file, is still read.
 """
 
 import hashlib
@@ -11,7 +13,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from brainseg.core.errors import DataError, check
@@ -43,16 +44,16 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+FORMAT = "brainseg 2"
+DAMAGED = "damaged, its content does not match its hash; use another checkpoint of the run"
+
+
 def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write `content` to `path`, atomically and durably."""
-    inner = io.BytesIO()
-    torch.save(content, inner)
-    digest = hashlib.sha256(inner.getbuffer()).hexdigest()
-    payload = torch.from_numpy(np.frombuffer(inner.getvalue(), np.uint8).copy())
     # torch.save goes to memory, because it reports a full disk as a broken archive.
-    outer = io.BytesIO()
-    torch.save({"sha256": digest, "payload": payload}, outer)
-    write_bytes(path, outer.getvalue())
+    archive = io.BytesIO()
+    torch.save({"format": FORMAT, "sha256": _hash_content(content), **content}, archive)
+    write_bytes(path, archive.getvalue())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -60,13 +61,14 @@ def load(path: str | Path) -> dict[str, Any]:
 
     Raises RequestError if the file does not exist, DataError if it is damaged.
     """
-    outer = _read(path)
-    if not isinstance(outer, dict) or set(outer) != {"sha256", "payload"}:
+    archive = _read(path)
+    content = _content_of(path, archive)
+    if content is None:
         raise DataError(
             f"checkpoint={path}: not a brainseg checkpoint; "
             "to use weights of another program, run brainseg.evaluate with the model.* settings"
         )
-    return _verify_payload(path, outer)
+    return content
 
 
 def load_weights(path: str | Path) -> dict[str, Any]:
@@ -76,10 +78,11 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     safetensors file. They are returned as {"model": state dict}. Raises RequestError if the file
     does not exist, DataError if it contains no weights.
     """
-    outer = _read(path)
-    if isinstance(outer, dict) and set(outer) == {"sha256", "payload"}:
-        return _verify_payload(path, outer)
-    weights = unwrap_weights(outer)
+    archive = _read(path)
+    content = _content_of(path, archive)
+    if content is not None:
+        return content
+    weights = unwrap_weights(archive)
     if weights is None:
         raise DataError(
             f"checkpoint={path}: contains no weights; give a brainseg checkpoint, a state dict, "
@@ -88,29 +91,84 @@ def load_weights(path: str | Path) -> dict[str, Any]:
     return {"model": weights}
 
 
+def _content_of(path: str | Path, archive: Any) -> dict[str, Any] | None:
+    """Return the content of a checkpoint, or None for a file of another program.
+
+    Raises DataError if the file is damaged or not what a run writes.
+    """
+    if not isinstance(archive, dict):
+        return None
+    if set(archive) == {"sha256", "payload"}:
+        return _verify_payload(path, archive)
+    if archive.get("format") != FORMAT:
+        return None
+    content = {key: value for key, value in archive.items() if key not in ("format", "sha256")}
+    try:
+        digest = _hash_content(content)
+    except ValueError as error:
+        raise DataError(f"checkpoint={path}: {error}; use another checkpoint of the run") from error
+    if digest != archive.get("sha256"):
+        raise DataError(f"checkpoint={path}: {DAMAGED}")
+    return _check_content(path, content)
+
+
+def _hash_content(content: Any) -> str:
+    """Return the hex digest of nested containers, numbers, strings and tensors.
+
+    Raises ValueError for a tensor that is not stored in full.
+    """
+    digest = hashlib.sha256()
+
+    def add(part: Any) -> None:
+        if isinstance(part, torch.Tensor):
+            if not _is_stored_in_full(part):
+                raise ValueError(
+                    f"contains a tensor {tuple(part.shape)} that is not stored in full"
+                )
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            as_bytes = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(as_bytes.numpy().tobytes())
+        elif isinstance(part, dict):
+            digest.update(f"dict {len(part)}".encode())
+            for key, value in part.items():
+                add(key)
+                add(value)
+        elif isinstance(part, (list, tuple)):
+            digest.update(f"{type(part).__name__} {len(part)}".encode())
+            for value in part:
+                add(value)
+        else:
+            digest.update(f"{type(part).__name__} {part!r} ".encode())
+
+    add(content)
+    return digest.hexdigest()
+
+
+def _is_stored_in_full(tensor: torch.Tensor) -> bool:
+    """Return False for a sparse or meta tensor, and for one that is larger than its storage.
+
+    An expanded tensor of one byte can stand for terabytes.
+    """
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type != "meta"
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
 def _verify_payload(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the payload. Raises DataError if its hash or its types do not match."""
     payload = outer["payload"]
-    # The payload must be dense, and as large as its storage: an expanded tensor of one byte can
-    # stand for terabytes.
     is_plain = (
         isinstance(payload, torch.Tensor)
         and payload.dtype == torch.uint8
-        and payload.layout == torch.strided
         and payload.ndim == 1
-    )
-    is_plain = (
-        is_plain
-        and payload.device.type == "cpu"
-        and payload.numel() == payload.untyped_storage().nbytes()
+        and _is_stored_in_full(payload)
     )
     content = payload.numpy().tobytes() if is_plain else b""
     digest = outer["sha256"]
     if not is_plain or not isinstance(digest, str) or hashlib.sha256(content).hexdigest() != digest:
-        raise DataError(
-            f"checkpoint={path}: damaged, its content does not match its hash; "
-            "use another checkpoint of the run"
-        )
+        raise DataError(f"checkpoint={path}: {DAMAGED}")
     return _check_content(path, _unpickle(path, content))
 
 

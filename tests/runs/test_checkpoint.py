@@ -1,5 +1,6 @@
 """Checkpoints verify themselves and execute nothing."""
 
+import hashlib
 import io
 import os
 import random
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from brainseg.core.errors import DataError, RequestError
+from brainseg.models.unet import UNet
 from brainseg.runs import checkpoint
 
 
@@ -28,6 +30,31 @@ def test_it_comes_back(tmp_path: Path) -> None:
     found = checkpoint.load(path)
     assert torch.equal(found["model"].pop("a"), torch.arange(1000.0))
     assert found == {**content(), "model": {}}
+
+
+def test_plain_torch_reads_it(tmp_path: Path) -> None:
+    network = UNet(3, 1, depth=2, width=4)
+    checkpoint.save(tmp_path / "a.pt", {"model": network.state_dict(), "config": {"seed": 0}})
+    stored = torch.load(tmp_path / "a.pt", weights_only=True)
+    again = UNet(3, 1, depth=2, width=4)
+    again.load_state_dict(stored["model"])
+    assert stored["config"] == {"seed": 0}
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_the_first_format_is_read(tmp_path: Path) -> None:
+    inner = io.BytesIO()
+    torch.save(content(), inner)
+    stored = {"sha256": hashlib.sha256(inner.getvalue()).hexdigest()}
+    stored["payload"] = torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)
+    torch.save(stored, tmp_path / "a.pt")
+    assert checkpoint.load(tmp_path / "a.pt")["epoch"] == 3
+    stored["payload"][500] ^= 1
+    torch.save(stored, tmp_path / "a.pt")
+    with pytest.raises(DataError, match="damaged"):
+        checkpoint.load(tmp_path / "a.pt")
 
 
 def test_damage_is_detected(tmp_path: Path) -> None:
@@ -63,16 +90,16 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("place", ["outer", "inner"])
+@pytest.mark.parametrize("place", ["outer", "inner", "second format"])
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, place: str) -> None:
     trap = tmp_path / "executed"
     inner = io.BytesIO()
     torch.save({"model": Malicious(trap)}, inner)
     if place == "outer":
         (tmp_path / "a.pt").write_bytes(inner.getvalue())
+    elif place == "second format":
+        torch.save({"format": checkpoint.FORMAT, "model": Malicious(trap)}, tmp_path / "a.pt")
     else:
-        import hashlib
-
         payload = torch.frombuffer(bytearray(inner.getvalue()), dtype=torch.uint8)
         torch.save(
             {"sha256": hashlib.sha256(inner.getvalue()).hexdigest(), "payload": payload},
