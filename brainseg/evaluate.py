@@ -56,7 +56,7 @@ def run(config: EvaluateConfig) -> int:
     """Evaluate the checkpoints, write and print the scores, and return the exit code 0."""
     # Compiling the network takes longer than the evaluation of all patients.
     device = choose_device(dataclasses.replace(config.device, compile=False))
-    input_config = DataConfig(volume=config.data.volume, context=config.data.context or 0)
+    input_config = DataConfig(channel=config.data.channel, context=config.data.context or 0)
     members = load_members(config.checkpoint, input_config, config.model)
     inference = inference_of(members, config.inference)
     data = chosen_data(config.data, members)

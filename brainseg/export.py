@@ -50,7 +50,7 @@ def run(config: ExportConfig) -> int:
     """
     (trained,) = load_members(
         [config.checkpoint],
-        DataConfig(volume=config.data.volume, context=config.data.context),
+        DataConfig(channel=config.data.channel, context=config.data.context),
         config.model,
     )
     network = trained.network()

@@ -166,7 +166,7 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
 def build_dataset(store: Store, config: TrainConfig, patients: tuple[str, ...]) -> MRIDataset:
     """Return the dataset of these patients' slices, with the channels that the config names."""
     return MRIDataset(
-        store, patients=patients, volume=config.data.volume, context=config.data.context
+        store, patients=patients, channel=config.data.channel, context=config.data.context
     )
 
 
@@ -226,7 +226,7 @@ def check_request(config: TrainConfig) -> JobCheck:
     )
     check_threshold(config.inference, info.classes)
     check_components(config.inference)
-    sequences = info.channels if config.data.volume is None else [config.data.volume]
+    sequences = info.channels if config.data.channel is None else [config.data.channel]
     check(
         not config.augment.missing or can_replace_by_flair(sequences),
         "augment.missing",

@@ -21,7 +21,7 @@ from brainseg import DiceLoss, MRIDataset, UNet, load_checkpoint
 
 
 def loss_of(path: Path) -> float:
-    data = MRIDataset(path, volume="FLAIR", context=1)
+    data = MRIDataset(path, channel="FLAIR", context=1)
     image: Tensor = data[0].image
     logits: Tensor = UNet(in_channels=data.channels, depth=2)(image[None])
     names: list[str] = load_checkpoint("runs/first").channels

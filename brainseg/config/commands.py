@@ -188,7 +188,7 @@ class DataOverride:
     path: str | None = setting(
         None, "HDF5 file written by brainseg.prepare; null: the data of the checkpoint"
     )
-    volume: str | None = setting(
+    channel: str | None = setting(
         None, "MRI sequence to use, such as FLAIR, for weights stored without it"
     )
     context: int | None = setting(
@@ -263,7 +263,7 @@ class EvaluateConfig:
 class InputConfig:
     """Settings of the network's input, for weights stored without a config."""
 
-    volume: str | None = setting(
+    channel: str | None = setting(
         None,
         "MRI sequence that the network takes, such as FLAIR; null: all three of the public dataset",
     )
@@ -354,7 +354,7 @@ class PredictConfig:
     @property
     def data_config(self) -> DataConfig:
         """The input settings as a `DataConfig`."""
-        return DataConfig(volume=self.data.volume, context=self.data.context)
+        return DataConfig(channel=self.data.channel, context=self.data.context)
 
 
 @dataclass

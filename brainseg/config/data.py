@@ -39,7 +39,7 @@ class DataConfig:
 
     name: str = setting("phantom", "phantom, or hdf5 for a file written by brainseg.prepare")
     path: str | None = setting(None, "HDF5 file written by brainseg.prepare; replaces the phantom")
-    volume: str | None = setting(
+    channel: str | None = setting(
         None, "MRI sequence to use, such as FLAIR; null: all sequences of the file"
     )
     context: int = setting(0, "adjacent slices on each side, as additional channels (2.5D)")

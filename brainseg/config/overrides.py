@@ -5,6 +5,9 @@ The values stay text here. Hydra parses them.
 
 from collections.abc import Collection, Iterable
 
+# Earlier names of settings, which are still accepted.
+RENAMED = {"data.volume": "data.channel"}
+
 
 def setting_of(override: str) -> str:
     """Return the dotted name in an override: model.depth for +model.depth=4."""
@@ -40,3 +43,9 @@ def short_name(name: str, among: Collection[str]) -> str:
 
     is_ambiguous = sum(shorten(setting) == shorten(name) for setting in among) > 1
     return name if is_ambiguous else shorten(name)
+
+
+def rename_setting(override: str) -> str:
+    """Return the override with the present name of its setting, where an earlier name was typed."""
+    setting = setting_of(override)
+    return override.replace(setting, RENAMED[setting], 1) if setting in RENAMED else override

@@ -144,6 +144,11 @@ def restore_config(stored: Any) -> TrainConfig:
     text = repr(stored)
     is_plain = "${" not in text and "_target_" not in text
     check(is_plain, "config", "...", f"contains a reference or _target_, so it is {rule}")
+    data = stored.get("data")
+    if isinstance(data, dict) and "volume" in data:
+        # The earlier name of `data.channel`.
+        others = {name: value for name, value in data.items() if name != "volume"}
+        stored = stored | {"data": {"channel": data["volume"], **others}}
     try:
         base = OmegaConf.structured(TrainConfig)
         # Each group starts from the class of its stored choice, so that OmegaConf knows the types

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from brainseg.config.launchers import LAUNCHERS
-from brainseg.config.overrides import setting_of, value_of
+from brainseg.config.overrides import rename_setting, setting_of, value_of
 from brainseg.config.schema import TYPES, setting_types
 from brainseg.core.errors import check
 
@@ -102,7 +102,7 @@ def quote_text_values(command: str, overrides: Iterable[str], sweeps: bool = Fal
     """
     shapes = text_settings(command)
     quoted = []
-    for override in overrides:
+    for override in map(rename_setting, overrides):
         name, value = setting_of(override), value_of(override)
         # The entries of a mapping, such as sequences.FLAIR, are texts.
         shape = "text" if shapes.get(name.rpartition(".")[0]) == "mapping" else shapes.get(name)

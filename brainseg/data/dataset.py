@@ -64,8 +64,9 @@ class MRIDataset(Dataset[Sample]):
         indices: rows of the slices in the file, or None for all.
         patients: patients whose slices are taken (names without date, or volumes with date), or
             None for all.
-        volume: the name of one channel, such as "FLAIR", or None for all.
+        channel: the name of one channel, such as "FLAIR", or None for all.
         context: the number of neighbouring slices on each side, which become channels.
+        volume: the earlier name of `channel`, which is still accepted.
 
     Raises RequestError for an unknown patient or channel or an index out of range, and DataError
     for a damaged file. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a data set. The properties
@@ -77,20 +78,22 @@ class MRIDataset(Dataset[Sample]):
         path: str | Path | Store,
         indices: Sequence[int] | np.ndarray | None = None,
         patients: Sequence[str] | None = None,
-        volume: str | None = None,
+        channel: str | None = None,
         context: int = 0,
+        volume: str | None = None,
     ) -> None:
+        channel = volume if channel is None else channel
         self.store = path if isinstance(path, Store) else Store(Path(path))
-        self.context, self.volume = context, volume
+        self.context, self.channel = context, channel
         check(context >= 0, "context", context, "must be at least 0")
         channels = self.store.channels
         check(
-            volume is None or volume in channels,
-            "data.volume",
-            volume,
+            channel is None or channel in channels,
+            "data.channel",
+            channel,
             f"the data have no such channel; choose from {', '.join(channels)}, or null for all",
         )
-        self._channel = None if volume is None else channels.index(volume)
+        self._channel_index = None if channel is None else channels.index(channel)
         count = self.store.shape[0]
         self.rows = (
             np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64).reshape(-1)
@@ -114,9 +117,10 @@ class MRIDataset(Dataset[Sample]):
             ]
             self.rows = self.rows[np.asarray(is_selected)[self._volume_of_row[self.rows]]]
         self._low, self._high = torch.from_numpy(self.store.low), torch.from_numpy(self.store.high)
-        if self._channel is not None:
+        if self._channel_index is not None:
             self._low, self._high = (
-                limit[:, self._channel : self._channel + 1] for limit in (self._low, self._high)
+                limit[:, self._channel_index : self._channel_index + 1]
+                for limit in (self._low, self._high)
             )
         # Raw images (M, C, H, W) and masks (M, 1, H, W), both uint8.
         self.memory: Batch | None = None
@@ -131,7 +135,7 @@ class MRIDataset(Dataset[Sample]):
     @property
     def sequences(self) -> list[str]:
         """Return the names of the channels of a slice without its neighbours."""
-        return list(self.store.channels) if self.volume is None else [self.volume]
+        return list(self.store.channels) if self.channel is None else [self.channel]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -177,7 +181,7 @@ class MRIDataset(Dataset[Sample]):
     def __getitem__(self, index: int | slice) -> "Sample | MRIDataset":
         if isinstance(index, slice):
             return MRIDataset(
-                self.store, self.rows[index], volume=self.volume, context=self.context
+                self.store, self.rows[index], channel=self.channel, context=self.context
             )
         position = _position(index, len(self))
         batch = self.gather([position])
@@ -271,8 +275,8 @@ class MRIDataset(Dataset[Sample]):
         empty = np.empty((0, 0, *self.size), np.uint8)
         image = [self.store.images(int(run[0]), int(run[-1]) + 1) for run in runs] if images else []
         mask = [self.store.masks(int(run[0]), int(run[-1]) + 1) for run in runs] if masks else []
-        if self._channel is not None:
-            image = [part[:, self._channel : self._channel + 1] for part in image]
+        if self._channel_index is not None:
+            image = [part[:, self._channel_index : self._channel_index + 1] for part in image]
         stacked = [
             torch.from_numpy(np.concatenate(parts)[inverse] if parts else empty)
             for parts in (image, mask)

@@ -52,5 +52,5 @@ def clear_cache() -> None:
 def _key(part: MRIDataset, device: torch.device) -> CacheKey:
     store = part.store
     return CacheKey(
-        str(store.path.resolve()), store.fingerprint, part.volume, tuple(part.volumes), str(device)
+        str(store.path.resolve()), store.fingerprint, part.channel, tuple(part.volumes), str(device)
     )

@@ -65,9 +65,9 @@ def read_dataset_info(config: DataConfig) -> DatasetInfo:
             names, (config.phantom.size, config.phantom.size), list(CHANNELS), list(CLASSES)
         )
     check(
-        config.volume is None or config.volume in info.channels,
-        "data.volume",
-        config.volume,
+        config.channel is None or config.channel in info.channels,
+        "data.channel",
+        config.channel,
         "the data have no such channel",
         f"choose from {', '.join(info.channels)}, or null for all",
     )
@@ -76,4 +76,4 @@ def read_dataset_info(config: DataConfig) -> DatasetInfo:
 
 def count_in_channels(config: DataConfig, info: DatasetInfo) -> int:
     """Return the number of input channels, the selected channels of a slice and its neighbours."""
-    return (1 if config.volume is not None else len(info.channels)) * (2 * config.context + 1)
+    return (1 if config.channel is not None else len(info.channels)) * (2 * config.context + 1)

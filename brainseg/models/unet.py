@@ -168,7 +168,7 @@ class UNet(nn.Module):
             "image shape",
             tuple(image.shape),
             f"must be (B, {self.in_channels}, H, W) for model.in_channels={self.in_channels}",
-            "check data.volume and data.context",
+            "check data.channel and data.context",
         )
         height, width = image.shape[-2:]
         pad_rows, pad_columns = -height % self.multiple, -width % self.multiple

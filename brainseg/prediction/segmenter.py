@@ -58,8 +58,8 @@ class Segmenter:
         self.members, self.inference = members, inference
         self.device, self.batch_size = device, batch_size
         self.classes = members[0].classes
-        # A member with `data.volume` needs a single sequence, which any order of channels provides.
-        channel_lists = [member.channels for member in members if member.data.volume is None]
+        # A member with `data.channel` needs a single sequence, which any order of channels has.
+        channel_lists = [member.channels for member in members if member.data.channel is None]
         is_same = all(channels == channel_lists[0] for channels in channel_lists)
         number = f"{len(members)} of them"
         rule = "their networks take different channels"

@@ -125,8 +125,8 @@ class TrainedModel:
     def channels(self) -> list[str]:
         """Return the sequences that the network's input consists of, in order."""
         return (
-            [self.data.volume]
-            if self.data.volume is not None
+            [self.data.channel]
+            if self.data.channel is not None
             else [str(name) for name in self.stored.get("channels", CHANNELS)]
         )
 
@@ -179,7 +179,7 @@ class TrainedModel:
     def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
         """Return the slices of the patients, with the channels and the context of the network."""
         return MRIDataset(
-            store, patients=patients, volume=self.data.volume, context=self.data.context
+            store, patients=patients, channel=self.data.channel, context=self.data.context
         )
 
     def model(self, dataset: MRIDataset) -> nn.Module:
@@ -190,7 +190,7 @@ class TrainedModel:
         """
         sequences = dataset.sequences
         trained_on = list(self.stored.get("channels", sequences))
-        has_sequences = self.data.volume is not None or sequences == trained_on
+        has_sequences = self.data.channel is not None or sequences == trained_on
         rule = (
             f"was trained on {', '.join(map(str, trained_on))}, "
             f"but the data have {', '.join(sequences)}"
@@ -258,13 +258,13 @@ def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> 
     """Read the checkpoints of an ensemble, or a single checkpoint.
 
     `data` and `model` apply to weights without a stored config. If all checkpoints store a config,
-    a request for another `data.volume` or `data.context` is refused, because it would have no
+    a request for another `data.channel` or `data.context` is refused, because it would have no
     effect. Raises RequestError.
     """
     members = [load_model(name, data, model) for name in names]
     configs = {member.name: member.config for member in members if member.config is not None}
     for name, config in configs.items() if len(configs) == len(members) else ():
-        for setting in ("volume", "context"):
+        for setting in ("channel", "context"):
             requested, trained, default = (
                 getattr(source, setting) for source in (data, config.data, DataConfig())
             )

@@ -305,16 +305,16 @@ def test_an_output_that_cannot_be_a_folder_is_refused_before_anything_is_made(
     assert call(f"output={output}") == (2, [])
     error = capsys.readouterr().err
     assert error.startswith(f"error: output={output}: ") and error.endswith(
-        "is a file; give a folder\n"
+        "is a file; choose a folder\n"
     )
     assert [path.name for path in empty_folder.iterdir()] == ["file"]
 
 
 def test_text_reaches_the_run_as_it_was_typed() -> None:
     [(config, job)] = call(
-        "output=2024_01_15", "tracking.experiment=größe & (1)", "data.volume=1.10"
+        "output=2024_01_15", "tracking.experiment=größe & (1)", "data.channel=1.10"
     )[1]
-    assert (config.output, config.tracking.experiment, config.data.volume) == (
+    assert (config.output, config.tracking.experiment, config.data.channel) == (
         "2024_01_15",
         "größe & (1)",
         "1.10",

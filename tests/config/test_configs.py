@@ -65,6 +65,9 @@ def test_a_stored_config_is_restored() -> None:
     ):
         config = compose(*overrides)
         assert schema.restore_config(dataclasses.asdict(config)) == config
+    stored = dataclasses.asdict(compose("data.channel=FLAIR"))
+    stored["data"]["volume"] = stored["data"].pop("channel")
+    assert schema.restore_config(stored).data.channel == "FLAIR", "as an earlier version stored it"
 
 
 def test_the_reference_recipe_is_exact() -> None:

@@ -27,7 +27,7 @@ def read(override: str, command: str = "predict", sweeps: bool = False) -> objec
 
 
 @pytest.mark.parametrize("sign", [sign for sign in IN_NAMES if sign != ","])
-@pytest.mark.parametrize("name", ["output", "data.volume", "checkpoint", "sequences.FLAIR"])
+@pytest.mark.parametrize("name", ["output", "data.channel", "checkpoint", "sequences.FLAIR"])
 def test_every_sign_is_taken_as_typed(name: str, sign: str) -> None:
     assert read(f"{name}=a{sign}b/c") == f"a{sign}b/c"
     assert read(f"{name}=a{sign}") == f"a{sign}"
@@ -167,3 +167,9 @@ def test_the_schema_says_which_settings_hold_text() -> None:
         text_settings("predict")["sequences"] == "mapping"
         and text_settings("compare")["runs"] == "list"
     )
+
+
+def test_an_earlier_name_is_taken_for_the_present_one() -> None:
+    assert quote_text_values("train", ["data.volume=FLAIR"]) == ["data.channel=FLAIR"]
+    assert quote_text_values("evaluate", ["++data.volume=1.10"]) == ["++data.channel='1.10'"]
+    assert quote_text_values("predict", ["volume=2"]) == ["volume=2"]

@@ -329,7 +329,7 @@ def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path
         "augment": AugmentConfig(missing=0.1),
     }
     train.check_request(TrainConfig(data=data, **rest))
-    alone = dataclasses.replace(data, volume="FLAIR")
+    alone = dataclasses.replace(data, channel="FLAIR")
     with pytest.raises(
         RequestError,
         match=r"augment.missing=0.1: FLAIR replaces .* the sequences are FLAIR; set it to 0",

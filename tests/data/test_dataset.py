@@ -44,8 +44,8 @@ def test_a_sample_is_the_files_slice_normalised_by_its_volume(data: MRIDataset) 
 def test_memory_and_file_give_the_same_batches(
     phantom_file: Path, positions: list[int], context: int, volume: str | None
 ) -> None:
-    lazy = MRIDataset(phantom_file, volume=volume, context=context)
-    held = MRIDataset(phantom_file, volume=volume, context=context).hold()
+    lazy = MRIDataset(phantom_file, channel=volume, context=context)
+    held = MRIDataset(phantom_file, channel=volume, context=context).hold()
     for one, other in zip(lazy.gather(positions), held.gather(positions), strict=True):
         assert torch.equal(one, other)
     image = held.gather(positions).image
@@ -82,8 +82,8 @@ def test_patients_indices_views_and_slicing(phantom_file: Path, data: MRIDataset
 
 
 def test_a_wrong_request_names_the_known(phantom_file: Path) -> None:
-    with pytest.raises(RequestError, match=r"data\.volume=T2.*FLAIR"):
-        MRIDataset(phantom_file, volume="T2")
+    with pytest.raises(RequestError, match=r"data\.channel=T2.*FLAIR"):
+        MRIDataset(phantom_file, channel="T2")
     with pytest.raises(RequestError, match="Nobody"):
         MRIDataset(phantom_file, patients=["Nobody"])
     with pytest.raises(RequestError, match=r"0\.\.79"):
@@ -142,3 +142,7 @@ def test_what_is_held_on_a_gpu_must_fit_there_too(
         {name: number for name, number in os.sysconf_names.items() if "AVPHYS" not in name},
     )
     assert data.fits(), "where the system does not say what is free, as on a Mac"
+
+
+def test_the_earlier_name_of_channel_is_accepted(phantom_file: Path) -> None:
+    assert MRIDataset(phantom_file, volume="FLAIR").channel == "FLAIR"

@@ -38,7 +38,7 @@ TARGETS: dict[
 OVERRIDES = """
     model.name=<T> | loss.name=<T> | optimizer.name=<T> | scheduler.name=<T> | split.name=<T> | device.name=<T> | model=monai model.name=<T>
     model=<T> | optimizer=<T> | experiment=<T> | hydra/launcher=<T> | -m hydra/sweeper=<T> | hydra/callbacks=<T> | hydra/job_logging=<T>
-    +plugins=[<T>] | <T>=1 | +<T>.a=1 | data.volume=<T> | +_target_=<T> | +model._target_=<T> | +model={_target_:<T>}
+    +plugins=[<T>] | <T>=1 | +<T>.a=1 | data.channel=<T> | +_target_=<T> | +model._target_=<T> | +model={_target_:<T>}
     model.options._target_=<T> | +model.options.a={_target_:<T>} | loss.options.reduction={_target_:<T>} | hydra.launcher._target_=<T>
     hydra/launcher={_target_:<T>} | ++hydra.launcher={_target_:<T>,a:b} | -m +hydra.sweeper.x={_target_:<T>} | +hydra.callbacks.a.b=<T>
     +hydra.callbacks.a={_target_:<T>} | +hydra.job_logging.handlers.h={class:<T>} | +hydra.job_logging.formatters.f={class:<T>}

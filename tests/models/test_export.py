@@ -30,7 +30,7 @@ NETWORKS = {
     "depth 2": (UNetConfig(depth=2, width=4), DataConfig(), 2),
     "depth 3, context 1": (
         UNetConfig(depth=3, width=4, norm="instance"),
-        DataConfig(volume="FLAIR", context=1),
+        DataConfig(channel="FLAIR", context=1),
         2,
     ),
     "three classes": (UNetConfig(depth=2, width=4, norm="group"), DataConfig(), 3),
@@ -83,7 +83,7 @@ def write_checkpoint(path: Path, model: ModelConfig, data: DataConfig, classes: 
     torch.manual_seed(0)
     config = TrainConfig(model=model, data=data)
     names = ["background", "oedema", "core"][:classes]
-    in_channels = (1 if data.volume else 3) * (2 * data.context + 1)
+    in_channels = (1 if data.channel else 3) * (2 * data.context + 1)
     network = networks.build_network(model, in_channels, networks.num_outputs(names), (48, 40))
     for _ in range(3):
         network(torch.rand(2, in_channels, 32, 32))

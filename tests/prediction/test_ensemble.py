@@ -122,7 +122,7 @@ def test_no_name_is_no_checkpoint(checkpoint: Any) -> None:
 @pytest.mark.parametrize(
     ("asked", "rule"),
     [
-        ({"volume": "FLAIR"}, "data.volume=FLAIR: .*a was trained with None; leave it out"),
+        ({"channel": "FLAIR"}, "data.channel=FLAIR: .*a was trained with None; leave it out"),
         ({"context": 2}, "data.context=2: .*a was trained with 0; leave it out"),
     ],
 )

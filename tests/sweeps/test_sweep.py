@@ -356,15 +356,15 @@ def test_other_data_let_go_of_the_ones_before(phantom_file: Path) -> None:
     memory_cache.clear_cache()
     cpu = torch.device("cpu")
     parts = [
-        MRIDataset(phantom_file, volume=volume, indices=range(8)) for volume in ("FLAIR", None)
+        MRIDataset(phantom_file, channel=volume, indices=range(8)) for volume in ("FLAIR", None)
     ]
     memory_cache.cache_in_memory(parts[:1], cpu)
     memory = weakref.ref(parts[0].memory.image)
-    again = MRIDataset(phantom_file, volume="FLAIR", indices=range(8))
+    again = MRIDataset(phantom_file, channel="FLAIR", indices=range(8))
     memory_cache.cache_in_memory([again], cpu)
     assert again.memory is parts[0].memory
     assert torch.equal(
-        again.gather([3]).image, MRIDataset(phantom_file, volume="FLAIR").gather([3]).image
+        again.gather([3]).image, MRIDataset(phantom_file, channel="FLAIR").gather([3]).image
     )
     parts[0] = again = None  # type: ignore[call-overload]
     memory_cache.cache_in_memory(parts[1:], cpu)
