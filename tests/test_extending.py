@@ -103,7 +103,9 @@ def test_the_commands_of_the_page_run(
             said = call(line.replace("RUN", "command1"), "device=cpu", "output=scores")
             assert "dice/core" in said and (mylab / "scores" / "predictions.h5").is_file()
         else:
-            tiny = [one for one in TINY if "model=own" not in line or not one.startswith("model.")]
+            tiny = [
+                one for one in TINY if "model=custom" not in line or not one.startswith("model.")
+            ]
             said = call(line, f"output=runs/command{number}", *tiny)
             assert "dice/core" in said
     call(

@@ -258,5 +258,5 @@ def _suggest_choice(group: str, choice: str, options: Sequence[str]) -> str:
     if group in ("model", "loss"):
         return f"for a class of MONAI write {group}=monai {group}.name={choice}; "
     if group == "optimizer":
-        return f"for a class of torch.optim write optimizer=own optimizer.name={choice}; "
+        return f"for a class of torch.optim write optimizer=custom optimizer.name={choice}; "
     return f"for a file write data.path={choice}; " if group == "data" else ""

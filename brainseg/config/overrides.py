@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable
 
 # Earlier names of settings, which are still accepted.
 RENAMED = {"data.volume": "data.channel"}
+# Earlier names of choices, likewise.
+RENAMED_CHOICES = {f"{group}=own": f"{group}=custom" for group in ("model", "loss", "optimizer")}
 
 
 def setting_of(override: str) -> str:
@@ -46,6 +48,7 @@ def short_name(name: str, among: Collection[str]) -> str:
 
 
 def rename_setting(override: str) -> str:
-    """Return the override with the present name of its setting, where an earlier name was typed."""
+    """Return the override with the present names of its setting and choice."""
+    override = RENAMED_CHOICES.get(override, override)
     setting = setting_of(override)
     return override.replace(setting, RENAMED[setting], 1) if setting in RENAMED else override

@@ -147,8 +147,8 @@ def restore_config(stored: Any) -> TrainConfig:
     data = stored.get("data")
     if isinstance(data, dict) and "volume" in data:
         # The earlier name of `data.channel`.
-        others = {name: value for name, value in data.items() if name != "volume"}
-        stored = stored | {"data": {"channel": data["volume"], **others}}
+        remaining = {name: value for name, value in data.items() if name != "volume"}
+        stored = stored | {"data": {"channel": data["volume"], **remaining}}
     try:
         base = OmegaConf.structured(TrainConfig)
         # Each group starts from the class of its stored choice, so that OmegaConf knows the types

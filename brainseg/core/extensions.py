@@ -104,7 +104,7 @@ def _without_options(family: str, name: str) -> str:
 
     Only losses and optimizers have choices whose files set options. Others give an empty string.
     """
-    choice = {"loss": "monai", "optimizer": "own"}.get(family)
+    choice = {"loss": "monai", "optimizer": "custom"}.get(family)
     return (
         f"; if the option belongs to another choice, write {family}={choice} {family}.name={name}"
         if choice

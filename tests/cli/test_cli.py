@@ -151,7 +151,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ),
         (
             "optimizer=rmsprop",
-            "optimizer=rmsprop: no such choice; for a class of torch.optim write optimizer=own optimizer.name=rmsprop",
+            "optimizer=rmsprop: no such choice; for a class of torch.optim write optimizer=custom optimizer.name=rmsprop",
         ),
         ("optimizer.lr=-1", "optimizer.lr=-1.0: must be at least 0; usual values are 1e-4 to 1e-2"),
         (

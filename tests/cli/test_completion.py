@@ -54,7 +54,7 @@ def complete(script: Path, line: str) -> list[str]:
         ("brainseg ", sorted(COMMANDS)),
         ("brainseg ev", ["evaluate"]),
         ("brainseg train model.d", ["model.depth=", "model.dropout="]),
-        ("brainseg train model=", ["attention_unet", "monai", "own", "unet"]),
+        ("brainseg train model=", ["attention_unet", "custom", "monai", "unet"]),
         ("brainseg train seed=1 scheduler=co", ["cosine"]),
         ("brainseg train scheduler.ep", ["scheduler.epochs="]),
         ("brainseg train force=", ["false", "true"]),

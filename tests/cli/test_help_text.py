@@ -88,8 +88,8 @@ def test_help_follows_the_overrides(capsys: pytest.CaptureFixture[str], tmp_path
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("name: dice\n")
     text = call(capsys, "train", f"--config-dir={tmp_path}", "--help")
-    assert re.search(r"^  loss +bce_dice\* dice mine monai own tversky$", text, re.MULTILINE)
-    assert re.search(r"^  optimizer +adam adamw\* own sgd$", text, re.MULTILINE)
+    assert re.search(r"^  loss +bce_dice\* custom dice mine monai tversky$", text, re.MULTILINE)
+    assert re.search(r"^  optimizer +adam adamw\* custom sgd$", text, re.MULTILINE)
 
 
 def test_the_other_pages_work(capsys: pytest.CaptureFixture[str]) -> None:

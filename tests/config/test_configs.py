@@ -21,9 +21,9 @@ NEEDS = {
     ("split", "file"): ["split.path=x.json"],
     ("split", "all"): None,
     ("data", "hdf5"): ["data.path=x.h5"],
-    ("model", "own"): ["model.name=BasicUNet"],
-    ("loss", "own"): ["loss.name=DiceLoss"],
-    ("optimizer", "own"): ["optimizer.name=rprop"],
+    ("model", "custom"): ["model.name=BasicUNet"],
+    ("loss", "custom"): ["loss.name=DiceLoss"],
+    ("optimizer", "custom"): ["optimizer.name=rprop"],
 }
 
 

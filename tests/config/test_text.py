@@ -172,4 +172,5 @@ def test_the_schema_says_which_settings_hold_text() -> None:
 def test_an_earlier_name_is_taken_for_the_present_one() -> None:
     assert quote_text_values("train", ["data.volume=FLAIR"]) == ["data.channel=FLAIR"]
     assert quote_text_values("evaluate", ["++data.volume=1.10"]) == ["++data.channel='1.10'"]
+    assert quote_text_values("train", ["model=own"]) == ["model=custom"]
     assert quote_text_values("predict", ["volume=2"]) == ["volume=2"]
