@@ -34,7 +34,7 @@ test-faults: setup  ## Crashes, full disks, damaged and hostile files, many time
 	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
 
 lint: setup  ## Check style and types
-	$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -151,7 +151,7 @@ def unexplained(events: list[Event], folder: Path) -> list[str]:
     renamed = {
         event.path
         for event in events
-        if event.what == "rename" and event.by == str(PACKAGE / "files.py")
+        if event.what == "rename" and event.by == str(PACKAGE / "core" / "files.py")
     }
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [

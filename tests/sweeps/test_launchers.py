@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from hydra import initialize_config_dir
 
+from brainseg import train
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
-from brainseg.config.compose import CONFIGS, compose_multirun
+from brainseg.config.compose import CONFIGS, compose_job, compose_multirun, expand_sweep
+from brainseg.config.text import quote_text_values
 from brainseg.core.errors import DeviceMissingError, RequestError
 from brainseg.core.processes import is_alive
 from brainseg.data.phantom.cohort import ensure_cohort
@@ -305,33 +307,14 @@ def _cores() -> int:
 
 def spoil(folder: Path, cohort: Path, *arguments: str) -> Path:
     """Make the last job of the sweep fail at its end: a file lies where its pictures are to go. Returns that file."""
-    said = subprocess.run(
-        [sys.executable, "-c", NAME, "-m", *SMALL, f"data.path={cohort}", *arguments],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    path = folder / "runs" / said.splitlines()[-1] / "pictures"
+    with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
+        overrides = quote_text_values("train", [*SMALL, f"data.path={cohort}", *arguments], True)
+        _, jobs = expand_sweep("train", overrides)
+        check = train.check_request(compose_job("train", jobs[-1], of_sweep=True))
+    path = folder / "runs" / check.name / "pictures"
     path.parent.mkdir(parents=True)
     path.touch()
     return path
-
-
-NAME = """
-from brainseg import train
-from brainseg.cli.main import run_command
-from brainseg.config.compose import CONFIGS
-from brainseg.runs.job import Outcome
-names = []
-def check(config):
-    names.append(train.check_request(config))
-    return names[-1]
-try:
-    run_command("train", train.run, check, [*__import__("sys").argv[1:], "dry_run=true"])
-finally:
-    print(names[-1].name)
-"""
 
 
 @pytest.mark.slow

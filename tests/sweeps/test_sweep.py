@@ -203,14 +203,14 @@ def keep_one_epoch(path: Path, state: str) -> None:
 def test_a_sweep_says_that_its_jobs_were_finished_under_other_code(
     start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start("seed=0,1")
+    start("seed=0")
     other = code_version.Code("1", "c", False, "", "other sources")
     for module in (identity, dry_run, run_folder):
         monkeypatch.setattr(module, "code_version", lambda: other)
-    shown = start("seed=0,1,2")
-    assert "2 of the 3 jobs were finished under other code" in shown
-    assert "3 jobs: 3 finished" in shown
-    assert "other code" not in start("seed=0,1,2"), (
+    shown = start("seed=0,1")
+    assert "1 of the 2 jobs were finished under other code" in shown
+    assert "2 jobs: 2 finished" in shown
+    assert "other code" not in start("seed=0,1"), (
         "said once: from now on there are runs of this code"
     )
 

@@ -131,6 +131,7 @@ def test_a_project_that_is_copied_and_then_moved(
     assert f"{moved / 'mlflow.db'} was moved from {copy}" in "\n".join(warnings)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_copied_has_its_own_mlflow_run(
     project: Path, tmp_path: Path, monkeypatch, warnings: list[str]
 ) -> None:
