@@ -41,7 +41,7 @@ lint: setup  ## Check style and types
 docs: setup  ## Build the documentation into site/ (open site/index.html)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-ui: setup  ## Open the MLflow page on this machine (PORT=5000)
+ui: setup  ## Serve the MLflow page on this machine and print its link (PORT=5000)
 	$(BIN)/python scripts/ui.py --port $(PORT)
 
 sweep: setup  ## Compare depths on the phantom, two seeds each

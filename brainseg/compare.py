@@ -235,7 +235,7 @@ def write_comparison(
 def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
     """Write the viewer page with the `count` most telling patients of the best configuration.
 
-    The page shows the masks of the first `viewer.RUNS` configurations that kept masks. Returns
+    The page shows the masks of the first `viewer.MAX_RUNS` configurations that kept masks. Returns
     `path`, or None without writing a page if the data file no longer exists or no run kept masks
     (`predictions=none`).
     """

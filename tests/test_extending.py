@@ -20,7 +20,13 @@ from brainseg.training import losses, optimizers
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if kind == "" for line in block.splitlines()]
+COMMANDS = [
+    line
+    for kind, block in BLOCKS
+    if kind == "bash"
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("python ")
+]
 TINY = [
     "split=kfold",
     "split.folds=3",
