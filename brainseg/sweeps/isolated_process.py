@@ -106,12 +106,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     target, descriptor = sys.argv[1:]
     config, *arguments = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     module, _, name = target.partition(":")
     try:
-        answer = {
-            "result": getattr(import_module(module), name)(restore_config(config), *arguments)
-        }
+        function = getattr(import_module(module), name)
+        # The parent is watched from here on. Within the imports a library could swallow the
+        # exception that the signal raises, and this process would stay.
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        answer = {"result": function(restore_config(config), *arguments)}
     # Every exception is passed to the caller, which reports it.
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}

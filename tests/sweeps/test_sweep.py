@@ -132,6 +132,7 @@ def test_finished_jobs_are_skipped_and_a_wider_sweep_runs_what_is_new(start) -> 
     assert len(runs()) == 3
 
 
+@pytest.mark.slow
 def test_rerun_repeats_each_job_once_a_start_in_a_sibling(start) -> None:
     start("seed=0,1")
     first = {path: (path / "metrics.jsonl").read_bytes() for path in runs()}
