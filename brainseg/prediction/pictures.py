@@ -60,7 +60,7 @@ def write_contact_sheet(
     count = (
         f"{len(first)} of {len(thumbnails)} studies"
         if len(first) < len(thumbnails)
-        else f"{len(first)} studies"
+        else f"{len(first)} {'study' if len(first) == 1 else 'studies'}"
     )
     title = f"{count}, each at the overlay slice with the largest prediction"
     _draw_text(sheet, (gap, 2), title, INK, 13)
