@@ -42,8 +42,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "data_path": str,
     "signatures": dict,
 }
-
-
 FORMAT = "brainseg 2"
 DAMAGED = "damaged, its content does not match its hash; use another checkpoint of the run"
 
@@ -115,19 +113,20 @@ def _content_of(path: str | Path, archive: Any) -> dict[str, Any] | None:
 def _hash_content(content: Any) -> str:
     """Return the hex digest of nested containers, numbers, strings and tensors.
 
-    Raises ValueError for a tensor that is not stored in full.
+    Raises ValueError for a sparse or meta tensor.
     """
     digest = hashlib.sha256()
 
     def add(part: Any) -> None:
         if isinstance(part, torch.Tensor):
-            if not _is_stored_in_full(part):
-                raise ValueError(
-                    f"contains a tensor {tuple(part.shape)} that is not stored in full"
-                )
-            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            as_bytes = part.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(as_bytes.numpy().tobytes())
+            if part.layout != torch.strided or part.device.type == "meta":
+                raise ValueError(f"contains a tensor {tuple(part.shape)} that is not stored")
+            layout = (tuple(part.shape), part.stride(), part.storage_offset())
+            digest.update(f"{part.dtype} {layout}".encode())
+            # The storage is hashed, which is what the file holds. An expanded tensor of one byte
+            # can stand for terabytes.
+            storage = part.detach().untyped_storage().cpu()
+            digest.update(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)
         elif isinstance(part, dict):
             digest.update(f"dict {len(part)}".encode())
             for key, value in part.items():
@@ -144,26 +143,21 @@ def _hash_content(content: Any) -> str:
     return digest.hexdigest()
 
 
-def _is_stored_in_full(tensor: torch.Tensor) -> bool:
-    """Return False for a sparse or meta tensor, and for one that is larger than its storage.
-
-    An expanded tensor of one byte can stand for terabytes.
-    """
-    return (
-        tensor.layout == torch.strided
-        and tensor.device.type != "meta"
-        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-    )
-
-
 def _verify_payload(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the payload. Raises DataError if its hash or its types do not match."""
     payload = outer["payload"]
+    # The payload must be dense, and as large as its storage: an expanded tensor of one byte can
+    # stand for terabytes.
     is_plain = (
         isinstance(payload, torch.Tensor)
         and payload.dtype == torch.uint8
+        and payload.layout == torch.strided
         and payload.ndim == 1
-        and _is_stored_in_full(payload)
+    )
+    is_plain = (
+        is_plain
+        and payload.device.type == "cpu"
+        and payload.numel() == payload.untyped_storage().nbytes()
     )
     content = payload.numpy().tobytes() if is_plain else b""
     digest = outer["sha256"]

@@ -124,3 +124,10 @@ def test_foreign_weights(tmp_path: Path) -> None:
         checkpoint.load_weights(tmp_path / "a.pt")
     with pytest.raises(RequestError, match="no such file"):
         checkpoint.load_weights(tmp_path / "b.pt")
+
+
+def test_a_tensor_that_stands_for_more_than_its_storage_comes_back(tmp_path: Path) -> None:
+    """A network's buffer may be an expanded tensor."""
+    expanded = torch.ones(1).expand(7)
+    checkpoint.save(tmp_path / "a.pt", {"model": {"a": expanded}})
+    assert torch.equal(checkpoint.load(tmp_path / "a.pt")["model"]["a"], expanded)
