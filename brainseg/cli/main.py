@@ -56,6 +56,7 @@ PAGES = ("help", "hydra_help", "cfg", "info")
 REFUSED_FLAGS = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
 
 
+@ignoring_closed_output()
 def run_command(
     command: str,
     run: Callable[..., Any],
@@ -63,24 +64,12 @@ def run_command(
     argv: list[str] | None = None,
     finish: Callable[..., str] | None = None,
 ) -> None:
-    """Run a command and exit with its exit code.
+    """Run a command or print one of its pages, and exit with the exit code.
 
     `finish` receives a sweep's id, root folder and first config after all jobs have ended, and
     returns the text to print. Output that nobody reads is dropped, so that `| head` or a closed
     terminal makes no run fail.
     """
-    with ignoring_closed_output():
-        _run_command(command, run, check_request, argv, finish)
-
-
-def _run_command(
-    command: str,
-    run: Callable[..., Any],
-    check_request: Callable[[Any], Any],
-    argv: list[str] | None = None,
-    finish: Callable[..., str] | None = None,
-) -> None:
-    """Parse the arguments, run the request or print a page, and call `sys.exit` with the code."""
     argv = add_option_prefixes(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _exit_with_error  # type: ignore[method-assign, assignment]
@@ -272,8 +261,6 @@ def _run_single_job(config: Any, overrides: list[str], run: Callable) -> int:
     """
     log_to_stdout()
     outcome = run_job(run, config, Job(tuple(overrides)))
-    if outcome.state == JobState.REFUSED:
-        raise RequestError(outcome.reason)
     return int(outcome.state == JobState.FAILED)
 
 

@@ -97,8 +97,8 @@ def quote_text_values(command: str, overrides: Iterable[str], sweeps: bool = Fal
     """Return the overrides, with text in quotes wherever Hydra would read another value.
 
     With `sweeps`, a comma separates the values of a sweep. Without, a comma outside of quotes and
-    brackets is ambiguous, and RequestError is raised. Applying this function to its own result
-    changes nothing.
+    brackets is ambiguous, and RequestError is raised. Earlier names of settings become the present
+    ones. Applying this function to its own result changes nothing.
     """
     shapes = text_settings(command)
     quoted = []

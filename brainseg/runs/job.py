@@ -35,7 +35,6 @@ class JobState(StrEnum):
     # A signal stopped the job, possibly before its first step.
     STOPPED = "stopped"
     # The request of a single run was not valid.
-    REFUSED = "refused"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class LaunchContext:
 def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
     """Run a job and return its outcome. An exception ends only this job.
 
-    The reason is printed at once. The traceback is in the log of the run.
+    The reason is printed at once. The traceback is in the log of the run. Raises RequestError for a
+    single run, which belongs to no sweep.
     """
     name = "run" if job.number is None else f"job {job.number}"
     try:
@@ -69,8 +70,7 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
         if skips_missing_device or (isinstance(error, InUseError) and job.sweep):
             outcome = Outcome(JobState.SKIPPED, reason=str(error))
         elif job.sweep is None:
-            # The error is returned, because Hydra would print a line of its own if it were raised.
-            return Outcome(JobState.REFUSED, reason=str(error))
+            raise
         else:
             outcome = Outcome(JobState.FAILED, reason=str(error))
     # The other jobs of the sweep must run whatever this job raises. `run` has logged the traceback.
