@@ -7,6 +7,23 @@ from typing import Any
 
 from brainseg.tracking.client import connect, short_timeouts
 
+# The files of a finished run that keeps its best checkpoint alone.
+COMPLETE = {
+    "checkpoints/best.pt",
+    "code.diff",
+    "config.yaml",
+    "log.txt",
+    "metrics.jsonl",
+    "patients.csv",
+    "pictures/curves.png",
+    "pictures/overlays.png",
+    "predictions.h5",
+    "run.json",
+    "slices.csv",
+    "split.json",
+    "status.json",
+    "summary.json",
+}
 START = 1_700_000_000_000
 LONG = "x" * 9000
 

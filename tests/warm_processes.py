@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,10 +114,15 @@ def start(
 ) -> Command:
     """`python -m brainseg.NAME arguments` in `folder`, begun in a warm process after `before()` (which must be picklable)."""
     folder.mkdir(parents=True, exist_ok=True)
-    said = (
-        Path(tempfile.mkdtemp(prefix="said-")) / "said.txt"
-    )  # not in the folder, of which a test may look at all files
+    # Not in the folder, of which a test may look at all files.
+    said = Path(_outputs().name) / f"{time.monotonic_ns()}.txt"
     return Command(fork(_run, folder, said, name, arguments, before), said, before)
+
+
+@cache
+def _outputs() -> tempfile.TemporaryDirectory:
+    """Return the folder for what commands print, which is removed when the tests have ended."""
+    return tempfile.TemporaryDirectory(prefix="said-")
 
 
 def call(folder: Path, name: str, *arguments: str, code: int = 0) -> str:

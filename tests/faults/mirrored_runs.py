@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from test_races import COMPLETE, status_of
+from test_races import status_of
+from tracked_runs import COMPLETE
 
 from brainseg.tracking.client import connect, short_timeouts
 from brainseg.tracking.mirror import FIRST_FILES, LAST_FILES

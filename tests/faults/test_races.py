@@ -16,27 +16,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tracked_runs import write_run
+from tracked_runs import COMPLETE, write_run
 from warm_processes import TINY, WARM, Command, exit_code, fork, start, wait_until
 
 from brainseg.config import PhantomConfig
 
-COMPLETE = {
-    "checkpoints/best.pt",
-    "code.diff",
-    "config.yaml",
-    "log.txt",
-    "metrics.jsonl",
-    "patients.csv",
-    "pictures/curves.png",
-    "pictures/overlays.png",
-    "predictions.h5",
-    "run.json",
-    "slices.csv",
-    "split.json",
-    "status.json",
-    "summary.json",
-}
 COHORT = PhantomConfig(patients=8, slices=4, size=32)
 
 
