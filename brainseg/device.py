@@ -63,7 +63,13 @@ class Device:
         """Return the mixed-precision context of one forward pass."""
         if self.precision == "float32":
             return nullcontext()
-        return torch.autocast(self.torch.type, dtype=PRECISIONS[self.precision])
+        # A cache of converted weights would outlive the recording of a CUDA graph. Each weight is
+        # used once per pass, so the cache saves nothing.
+        return torch.autocast(
+            self.torch.type,
+            dtype=PRECISIONS[self.precision],
+            cache_enabled=self.torch.type != "cuda",
+        )
 
     def scaler(self) -> GradScaler:
         """Return the loss scaler. It is enabled for float16 only.

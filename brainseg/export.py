@@ -38,9 +38,14 @@ ONNX_LIMIT = 2**31
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 NORMALISATION = (
-    "clip((image - low) / (high - low), 0, 1) with low and high the 10th and 99th percentile of "
-    "each sequence over the whole volume; a sequence with low = high gives zeros"
+    "clip((image - low) / (high - low), 0, 1) with low the 10th percentile of each sequence over "
+    "the whole volume and high {high}; a sequence with low = high gives zeros"
 )
+HIGH = {
+    "percentile": "its 99th percentile",
+    "median": "three times the median of the pixels above low + (p99 - low) / 10, p99 its 99th "
+    "percentile",
+}
 
 
 def run(config: ExportConfig) -> int:
@@ -107,7 +112,8 @@ def collect_facts(trained: TrainedModel, multiple: int, format: str) -> dict[str
         "context": context,
         # Channels of the image. The first and last slice stand in for neighbours beyond them.
         "inputs": inputs,
-        "normalisation": NORMALISATION,
+        "context_step": trained.data.context_step,
+        "normalisation": NORMALISATION.format(high=HIGH[trained.data.intensity]),
         "pad_multiple": multiple,
         "padding": "zeros below and to the right up to a multiple of pad_multiple; "
         "crop the logits again",

@@ -73,25 +73,11 @@ def run(config: PredictConfig) -> int:
         "sequences": {study.name: dict(study.assignment) for study in studies},
     }
     output_folder.mark_as_output(output, facts)
-
-    results: list[CasePrediction] = []
-    failed: dict[str, str] = {}
-    new_count = 0
     print(output_folder.NOTICE)
     for line in [*_training_data(members), *_sequence_sources(studies, segmenter.channels)]:
         print(line)
-    # With disable=None, the progress bar appears in a terminal only and not in a log file.
-    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):
-        try:
-            digest = output_folder.digest_of(settings, study)
-            result = output_folder.read_complete(output / study.name, digest)
-            if result is None:
-                result = _segment_study(study, segmenter, config, digest)
-                new_count += 1
-            results.append(result)
-        except (DataError, RequestError, FloatingPointError) as error:
-            # The error concerns a single study, so that the other studies are still segmented.
-            failed[study.name] = str(error)
+
+    results, failed, new_count = _segment_studies(studies, segmenter, config, settings)
     leaky = _is_leaky(results, members)
     facts |= {
         "studies": len(studies),
@@ -101,41 +87,92 @@ def run(config: PredictConfig) -> int:
         "notes": _by_note(results),
     }
     metrics = output_folder.write_results(output, results, facts)
-    if config.overlays and results:
+    if results:
+        _write_pages(config, studies, results, segmenter)
+    seconds = time.perf_counter() - start
+    lines = _summary_lines(results, new_count, failed, metrics, leaky, seconds)
+    lines += _output_lines(config, studies, results, has_scores=bool(metrics))
+    print("\n".join(lines))
+    for name, reason in failed.items():
+        log.error("error: %s: %s", name, reason)
+    return int(bool(failed))
+
+
+def _segment_studies(
+    studies: Sequence[InputCase],
+    segmenter: Segmenter,
+    config: PredictConfig,
+    settings: dict[str, Any],
+) -> tuple[list[CasePrediction], dict[str, str], int]:
+    """Segment the studies that are not complete.
+
+    Returns the results of all studies, the reasons of those that failed by name, and the number of
+    new results.
+    """
+    results: list[CasePrediction] = []
+    failed: dict[str, str] = {}
+    new_count = 0
+    # With disable=None, the progress bar appears in a terminal only and not in a log file.
+    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):
+        try:
+            digest = output_folder.digest_of(settings, study)
+            result = output_folder.read_complete(Path(config.output) / study.name, digest)
+            if result is None:
+                result = _segment_study(study, segmenter, config, digest)
+                new_count += 1
+            results.append(result)
+        except (DataError, RequestError, FloatingPointError) as error:
+            # The error concerns a single study, so that the other studies are still segmented.
+            failed[study.name] = str(error)
+    return results, failed, new_count
+
+
+def _write_pages(
+    config: PredictConfig,
+    studies: Sequence[InputCase],
+    results: Sequence[CasePrediction],
+    segmenter: Segmenter,
+) -> None:
+    """Write the contact sheet and the viewer, as far as they are requested."""
+    output = Path(config.output)
+    if config.overlays:
         scored = any(result.score is not None for result in results)
         thumbnails = [output / result.name / "thumbnail.png" for result in results]
         prediction_report.write_contact_sheet(
             thumbnails, segmenter.classes, scored, output / "contact_sheet.png"
         )
-    if config.viewer and results:
+    if config.viewer:
         network = " + ".join(map(short_name, config.checkpoint))
         by_name = {study.name: study for study in studies}
         viewer.write_viewer(output, by_name, results, segmenter.classes, config.viewer, network)
-    seconds = time.perf_counter() - start
-    for line in _summary_lines(results, new_count, failed, metrics, leaky, seconds):
-        print(line)
+
+
+def _output_lines(
+    config: PredictConfig,
+    studies: Sequence[InputCase],
+    results: Sequence[CasePrediction],
+    has_scores: bool,
+) -> list[str]:
+    """Return the lines on the files that were written, and on those of earlier requests."""
+    output, lines = Path(config.output), []
     if results:
-        print(
-            f"masks:         {output / results[0].name}/*_mask.*"
-            + (f", and {len(results) - 1} more folders" if len(results) > 1 else "")
-        )
+        more = f", and {len(results) - 1} more folders" if len(results) > 1 else ""
+        lines.append(f"masks:         {output / results[0].name}/*_mask.*{more}")
     files = ["volumes.csv", "summary.json"]
-    if metrics:
+    if has_scores:
         files.append("patients.csv")
     if config.overlays and results:
         files.append("contact_sheet.png")
     if config.viewer and results:
         files.append("viewer.html (opens offline)")
-    print(f"written to {output}: a folder per study, {', '.join(files)}")
+    lines.append(f"written to {output}: a folder per study, {', '.join(files)}")
     if earlier := output_folder.other_studies_in(output, studies):
         count = tables.format_count(len(earlier), "folder")
-        print(
+        lines.append(
             f"note: {output} contains {count} of earlier requests, such as {earlier[0]}, "
             "that the tables and pages leave out"
         )
-    for name, reason in failed.items():
-        log.error("error: %s: %s", name, reason)
-    return int(bool(failed))
+    return lines
 
 
 def _segment_study(
@@ -269,7 +306,10 @@ def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
         "model": [
             dataclasses.asdict(member.config or config)["model"] for member in segmenter.members
         ],
-        "data": [[member.channels, member.data.context] for member in segmenter.members],
+        "data": [
+            [member.channels, member.data.context, member.data.context_step, member.data.intensity]
+            for member in segmenter.members
+        ],
         "inference": dataclasses.asdict(segmenter.inference),
         "device": segmenter.device.description,
         "batch_size": config.batch_size,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainseg import train
-from brainseg.cli.main import add_option_prefixes, run_command
+from brainseg.cli.arguments import add_option_prefixes
+from brainseg.cli.main import run_command
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import check_budget, compose_job
 from brainseg.config.hydra_errors import suggest_setting
@@ -141,6 +142,28 @@ def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
         "every setting of this space is fixed on the command line",
         "leave one out",
     )
+    _check_varied(varied)
+    # Only one setting at a time leaves its first end: the number of combinations of all ends would
+    # grow exponentially with the number of settings.
+    ends = {name: search_space.end_values(dimension) for name, dimension in varied.items()}
+    first_ends = {name: values[0] for name, values in ends.items()}
+    corners = [first_ends] + [
+        first_ends | {name: value} for name, values in ends.items() for value in values[1:]
+    ]
+    jobs = [
+        compose_job("train", [*fixed, *search_space.to_overrides(settings)]) for settings in corners
+    ]
+    for job in jobs:
+        check_budget([*overrides, *varied], job)
+    _check_job(jobs[0])
+    study = config.study or (Path(space_name).stem if space_name else "typed")
+    # Checks the name, because not every name of a file is allowed as the name of a study.
+    SearchConfig(study=study)
+    return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
+
+
+def _check_varied(varied: search_space.Space) -> None:
+    """Raise RequestError if the space varies the patients, who must be the same in all trials."""
     for name in varied:
         selects_patients = (
             name.split(".")[0] == "split"
@@ -154,36 +177,24 @@ def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
             "must be the same in all trials, or they would be scored on other patients",
             "give one value",
         )
-    # Only one setting at a time leaves its first end: the number of combinations of all ends would
-    # grow exponentially with the number of settings.
-    ends = {name: search_space.end_values(dimension) for name, dimension in varied.items()}
-    first_ends = {name: values[0] for name, values in ends.items()}
-    corners = [first_ends] + [
-        first_ends | {name: value} for name, values in ends.items() for value in values[1:]
-    ]
-    jobs = [
-        compose_job("train", [*fixed, *search_space.to_overrides(settings)]) for settings in corners
-    ]
-    for job in jobs:
-        check_budget([*overrides, *varied], job)
+
+
+def _check_job(job: TrainConfig) -> None:
+    """Raise RequestError if a trial would see test patients, or could not be resumed."""
     check(
-        jobs[0].test != "yes",
+        job.test != "yes",
         "test",
         "yes",
         "a search must not see test patients",
         "leave test=auto and evaluate the chosen run",
     )
     check(
-        not jobs[0].rerun,
+        not job.rerun,
         "rerun",
         "true",
         "an interrupted trial could not be resumed in its folder",
         "leave it out, and choose another study=NAME to begin anew",
     )
-    study = config.study or (Path(space_name).stem if space_name else "typed")
-    # Checks the name, because not every name of a file is allowed as the name of a study.
-    SearchConfig(study=study)
-    return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
 
 
 class Search:
@@ -203,8 +214,16 @@ class Search:
         )
         self.plan = plan_search(self.overrides, config)
         for job in self.plan.jobs:
-            if missing := train.check_request(job).missing:
-                raise RequestError(missing)
+            facts = train.check_request(job)
+            if facts.missing:
+                raise RequestError(facts.missing)
+            check(
+                facts.has_validation,
+                "split",
+                job.split.name,
+                "has no validation patients, by whom a search chooses",
+                "give the split validation patients",
+            )
         # Opening an existing study compares its settings with those of the plan.
         if self.plan.database.exists():
             Study(self.plan.database, self.plan.settings)

@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 
 from brainseg import config as schema
 from brainseg import search
-from brainseg.cli.main import add_option_prefixes
+from brainseg.cli.arguments import add_option_prefixes
 from brainseg.config.compose import CONFIGS, compose_job, expand_sweep
 from brainseg.config.text import quote_text_values
 

@@ -8,7 +8,7 @@ patient. Intervals and tests are over patients, never over runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -106,27 +106,8 @@ def compare_runs(
     different data, or if runs repeat one another.
     """
     labels = configuration_names(runs)
-    finished = [run for run in runs if run.state == "finished"]
-    unfinished = [
-        (_label_run(run, labels), _describe_state(run)) for run in runs if run.state != "finished"
-    ]
-    check(
-        not (strict and unfinished),
-        "runs",
-        ", ".join(label for label, _ in unfinished),
-        f"not finished ({'; '.join(reason for _, reason in unfinished)})",
-        "finish them with resume=RUN, or leave them out",
-    )
-    examples = "; ".join(f"{label}: {reason}" for label, reason in unfinished[:3])
-    check(
-        bool(finished),
-        "runs",
-        len(runs),
-        f"none of these runs is finished ({examples})",
-        "finish at least one of them, for example with resume=RUN",
-    )
+    finished, unfinished = _split_by_state(runs, labels, strict)
     _check_comparable(finished)
-
     # Validation patients selected each run's best epoch, so they serve only where a run has no test
     # scores.
     role = "test" if all((run.patients.role == "test").any() for run in finished) else "validation"
@@ -137,22 +118,7 @@ def compare_runs(
         Configuration(labels[key], members, _patient_rows(members, role))
         for key, members in repeats.items()
     ]
-    named_baseline = next(
-        (
-            configuration
-            for configuration in configurations
-            if baseline is not None
-            and configuration.runs[0].configuration == baseline.configuration
-        ),
-        None,
-    )
-    check(
-        baseline is None or named_baseline is not None,
-        "baseline",
-        baseline and baseline.path,
-        "is not among the runs compared, or not finished",
-        "name one of them",
-    )
+    named_baseline = _find_baseline(configurations, baseline)
     comparable, mismatched = _split_by_patients(configurations, named_baseline)
     check(
         not (strict and mismatched),
@@ -184,6 +150,61 @@ def compare_runs(
         _table(ranked, reference),
         is_baseline_picked=named_baseline is None,
     )
+
+
+def _split_by_state(
+    runs: Sequence[ScoredRun], labels: Mapping[str, str], strict: bool
+) -> tuple[list[ScoredRun], list[tuple[str, str]]]:
+    """Return the finished runs, and (label, reason) of each other one.
+
+    Raises RequestError if no run is finished and, with `strict`, if any is not.
+    """
+    finished = [run for run in runs if run.state == "finished"]
+    unfinished = [
+        (_label_run(run, labels), _describe_state(run)) for run in runs if run.state != "finished"
+    ]
+    check(
+        not (strict and unfinished),
+        "runs",
+        ", ".join(label for label, _ in unfinished),
+        f"not finished ({'; '.join(reason for _, reason in unfinished)})",
+        "finish them with resume=RUN, or leave them out",
+    )
+    examples = "; ".join(f"{label}: {reason}" for label, reason in unfinished[:3])
+    check(
+        bool(finished),
+        "runs",
+        len(runs),
+        f"none of these runs is finished ({examples})",
+        "finish at least one of them, for example with resume=RUN",
+    )
+    return finished, unfinished
+
+
+def _find_baseline(
+    configurations: Sequence[Configuration], baseline: ScoredRun | None
+) -> Configuration | None:
+    """Return the configuration of the run `baseline`, or None without a baseline.
+
+    Raises RequestError if no configuration is that of the run.
+    """
+    selected = next(
+        (
+            configuration
+            for configuration in configurations
+            if baseline is not None
+            and configuration.runs[0].configuration == baseline.configuration
+        ),
+        None,
+    )
+    check(
+        baseline is None or selected is not None,
+        "baseline",
+        baseline and baseline.path,
+        "is not among the runs compared, or not finished",
+        "name one of them",
+    )
+    return selected
 
 
 def _check_comparable(runs: Sequence[ScoredRun]) -> None:
@@ -366,7 +387,7 @@ def _describe_state(run: ScoredRun) -> str:
     return f"{run.state}" + (f": {error}" if error else "")
 
 
-def _label_run(run: ScoredRun, labels: dict[str, str]) -> str:
+def _label_run(run: ScoredRun, labels: Mapping[str, str]) -> str:
     """Return the label of a run's configuration with seed, fold and folder name in parentheses."""
     repeats = " ".join(
         f"{name.rsplit('.', 1)[-1]}={run.settings[name]}"

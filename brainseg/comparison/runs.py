@@ -100,7 +100,7 @@ class ScoredRun:
 
     @property
     def seconds(self) -> float:
-        """Return the duration of all epochs, training and validation."""
+        """Return the seconds of all epochs in metrics.jsonl, training and validation."""
         return sum(row["metrics"]["speed/epoch_seconds"] for row in self.history)
 
 

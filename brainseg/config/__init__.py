@@ -5,7 +5,13 @@
     scheduler.py   the learning rate schedule
     train.py       TrainConfig: the run, its device, masks and tracking
     commands.py    the other commands
+    fields.py      building blocks of the settings
     schema.py      registration with Hydra, and restoring a stored config
+    compose.py     one request as a dataclass, by way of Hydra
+    overrides.py   names and values of overrides, and earlier names
+    text.py        text settings, which Hydra's grammar would read otherwise
+    launchers.py   the launchers of a sweep
+    hydra_errors.py   Hydra's errors in one line, with "did you mean"
 
 Hydra composes `conf/*.yaml` onto these dataclasses, and `OmegaConf.to_object` builds them. Each
 `__post_init__` rejects an impossible value with a one-line error. Checks that need the data, for

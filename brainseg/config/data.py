@@ -1,5 +1,6 @@
 """Settings of the slices, and of the split into training, validation and test patients."""
 
+import re
 from dataclasses import dataclass
 
 from omegaconf import MISSING
@@ -43,6 +44,19 @@ class DataConfig:
         None, "MRI sequence to use, such as FLAIR; null: all sequences of the file"
     )
     context: int = setting(0, "adjacent slices on each side, as additional channels (2.5D)")
+    context_step: str = setting(
+        "1", "distance of these slices: a number of slices, or auto for about 1/24 of the volume"
+    )
+    intensity: str = setting(
+        "percentile",
+        "intensity that becomes 1: percentile (99th of the volume) or median (three times that of "
+        "the head); 0 is the 10th percentile",
+    )
+    window: str = setting(
+        "none",
+        "part of each slice that is trained on, centred on the patient's head: none, auto, or "
+        "HEIGHTxWIDTH in pixels; validation, test and prediction use complete slices",
+    )
     limit_patients: int | None = setting(
         None, "use only the first N patients in order of their names; null: all"
     )
@@ -50,6 +64,9 @@ class DataConfig:
         None,
         "foreground oversampling: fraction of slices with tumour in an epoch; null: "
         "each slice once per epoch",
+    )
+    even_patients: bool = setting(
+        False, "draw equally many slices from each patient, instead of each slice equally often"
     )
     resident: str = setting(
         "auto",
@@ -69,6 +86,21 @@ class DataConfig:
             "set data.path=FILE, a file written by brainseg.prepare",
         )
         check_range("data.context", self.context, 0, 16)
+        check(
+            self.context_step == "auto" or self.context_step in map(str, range(1, 17)),
+            "data.context_step",
+            self.context_step,
+            "must be auto or a whole number from 1 to 16",
+        )
+        check_choice("data.intensity", self.intensity, ("percentile", "median"))
+        check(
+            self.window in ("none", "auto")
+            or re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.window) is not None,
+            "data.window",
+            self.window,
+            "must be none, auto or HEIGHTxWIDTH in pixels",
+            "for example data.window=224x192",
+        )
         check_range("data.limit_patients", self.limit_patients, 1)
         check_range("data.tumour_share", self.tumour_share, 0, 1)
         check_choice("data.resident", self.resident, ("auto", "yes", "no"))
@@ -96,7 +128,9 @@ class HoldoutConfig(SplitConfig):
 
     name: str = setting("holdout", "one split by patient, stratified by institution")
     train: float = setting(0.70, "fraction of patients used for training")
-    validation: float = setting(0.15, "fraction of patients used to select the best epoch")
+    validation: float = setting(
+        0.15, "fraction of patients used to select the best epoch; 0: keep the last epoch"
+    )
     test: float = setting(0.15, "fraction of patients held out for the final score")
 
     def __post_init__(self) -> None:
@@ -118,18 +152,25 @@ class HoldoutConfig(SplitConfig):
 class KFoldConfig(SplitConfig):
     """Settings of a cross-validation."""
 
-    name: str = setting(
-        "kfold", "cross-validation: fold is the test set, the next fold the validation set"
-    )
+    name: str = setting("kfold", "cross-validation: each fold in turn is the test set")
     folds: int = setting(5, "number of folds")
     fold: int = setting(0, "fold used as test set, counted from 0")
+    validation: str = setting(
+        "next",
+        "next: the next fold selects the best epoch; none: train on all other folds and keep the "
+        "last epoch",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(
-            "split.folds", self.folds, 3, remedy="training, validation and test need a fold each"
+            "split.folds",
+            self.folds,
+            2 if self.validation == "none" else 3,
+            remedy="training, validation and test need a fold each",
         )
         check_range("split.fold", self.fold, 0, self.folds - 1, "folds are counted from 0")
+        check_choice("split.validation", self.validation, ("next", "none"))
 
 
 @dataclass

@@ -28,6 +28,11 @@ class UNetConfig(ModelConfig):
     max_width: int | None = setting(None, "largest number of channels of a level; null: no limit")
     norm: str = setting("batch", "normalization layers: batch, instance, group or none")
     dropout: float = setting(0.0, "probability of dropping a feature map, at every level")
+    stem: int = setting(
+        1,
+        "the first level works at 1/stem of the image's resolution: 1, 2 or 4; with 2 a step takes "
+        "0.6 times as long",
+    )
 
     def __post_init__(self) -> None:
         check_range("model.depth", self.depth, 1, 12)
@@ -41,6 +46,7 @@ class UNetConfig(ModelConfig):
         )
         check_choice("model.norm", self.norm, ("batch", "instance", "group", "none"))
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "must lie in [0, 1)")
+        check_choice("model.stem", str(self.stem), ("1", "2", "4"))
 
 
 @dataclass
@@ -84,6 +90,11 @@ class AugmentConfig:
     contrast: float = setting(0.0, "maximum relative change of contrast, drawn per channel")
     brightness: float = setting(0.0, "maximum shift of intensity, drawn per channel")
     noise: float = setting(0.0, "maximum standard deviation of Gaussian noise")
+    paste: float = setting(
+        0.0,
+        "probability of pasting the tumour of another slice of the batch, with a soft edge, as in "
+        "CarveMix",
+    )
     missing: float = setting(
         0.0, "probability, per MRI sequence, of replacing it by FLAIR, as in patients without it"
     )
@@ -91,6 +102,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         check_range("augment.flip", self.flip, 0, 1)
         check_range("augment.missing", self.missing, 0, 1)
+        check_range("augment.paste", self.paste, 0, 1)
         check_range("augment.rotate", self.rotate, 0, 180)
         for name in ("scale", "shift", "gamma", "contrast", "brightness", "noise"):
             check_range(f"augment.{name}", getattr(self, name), 0, 0.9)

@@ -17,14 +17,15 @@ def setting_of(override: str) -> str:
 
 
 def value_of(override: str) -> str:
-    """Return the text after the first `=`, or an empty string if there is no `=`."""
+    """Return the text after the first `=`, such as 4 of model.depth=4, or "" without a `=`."""
     return override.partition("=")[2]
 
 
 def values_by_setting(overrides: Iterable[str]) -> dict[str, str]:
-    """Return the value of each setting.
+    """Return the text of the value of each setting by dotted name.
 
-    The last value counts if a setting is repeated, for example by `from=RUN epochs=9`.
+    If a setting is repeated, its last value counts. `from=RUN epochs=9`, for example, places the
+    epochs after those of the run.
     """
     return {setting_of(override): value_of(override) for override in overrides}
 

@@ -42,6 +42,11 @@ class DeviceConfig:
         True, "use the memory format NHWC, which is faster for convolutions on these devices"
     )
     compile: bool = setting(False, "compile the model with torch.compile")
+    graphs: str = setting(
+        "auto",
+        "record the training step as a CUDA graph, which is faster for small networks: auto (for "
+        "unet on a GPU), yes, no",
+    )
     # Sums are rounded differently with another number of threads, so the number is part of a
     # run's identity.
     threads: int | None = setting(
@@ -55,6 +60,7 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         check_choice("device.precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
+        check_choice("device.graphs", self.graphs, ("auto", "yes", "no"))
         check_range("device.threads", self.threads, 1, 1024)
         check_choice("device.on_missing", self.on_missing, ("error", "skip"))
 

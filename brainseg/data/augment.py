@@ -20,6 +20,9 @@ from torch import Tensor
 from brainseg.config import AugmentConfig
 from brainseg.data.transfer import to_device
 
+# Pixels over which a pasted tumour merges with the image around it.
+PASTE_MARGIN = 4
+
 
 class Augmentation(NamedTuple):
     """Parameters of the changes to each sample of a batch.
@@ -45,6 +48,8 @@ class Augmentation(NamedTuple):
     noise: Tensor | None = None
     # () int64, the seed of the noise, always on the CPU.
     seed: Tensor | None = None
+    # (B,) int64, the sample whose tumour is pasted into each sample: itself for none.
+    donor: Tensor | None = None
     # (B, sequences) int64, the sequence that fills each sequence's place: itself or FLAIR.
     source: Tensor | None = None
 
@@ -92,7 +97,23 @@ def sample_augmentation(
         )
         if config.missing
         else None,
+        # A generator of its own, so that pasting leaves the missing sequences as they were.
+        donor=to_device(
+            choose_donors(batch, config.paste, torch.Generator().manual_seed(int(seed) + 1)), device
+        )
+        if config.paste
+        else None,
     )
+
+
+def choose_donors(batch: int, share: float, generator: torch.Generator) -> Tensor:
+    """Return for each of `batch` samples the sample whose tumour it gets, int64 (B,).
+
+    With probability `share` this is another sample, and otherwise the sample itself.
+    """
+    itself = torch.arange(batch)
+    other = (itself + torch.randint(1, max(batch, 2), (batch,), generator=generator)) % batch
+    return torch.where(torch.rand(batch, generator=generator) < share, other, itself)
 
 
 def can_replace_by_flair(sequences: Sequence[str]) -> bool:
@@ -135,10 +156,33 @@ def apply_augmentation(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple
             torch.where(draw.flip, image.flip(-1), image),
             torch.where(draw.flip, mask.flip(-1), mask),
         )
+    if draw.donor is not None:
+        image, mask = paste_tumours(image, mask, draw.donor)
     # Intensity changes last, so that the background that moved in changes like the image's own.
     image = change_intensity(draw, image)
     # Resampling returns NCHW layout for any input layout.
     return image.contiguous(memory_format=torch.channels_last) if channels_last else image, mask
+
+
+def paste_tumours(image: Tensor, mask: Tensor, donor: Tensor) -> tuple[Tensor, Tensor]:
+    """Paste the tumour of each sample's donor into image (B, C, H, W) and mask (B, 1, H, W).
+
+    `donor` (B,) is the index of the donor. The region is the tumour and a margin, over which the
+    weight of the donor's pixels falls from 1 to 0, so that no edge shows where the region ends.
+    Reference: Zhang et al. 2021, "CarveMix", MICCAI (arXiv 2108.06883), here within a batch, with a
+    soft edge, and with a fixed margin.
+    """
+    tumour = (mask > 0).to(image.dtype)
+    # The tumour grown by the margin, then blurred over the same distance: 1 inside the tumour and 0
+    # outside the margin.
+    grown = F.max_pool2d(tumour, 2 * PASTE_MARGIN + 1, stride=1, padding=PASTE_MARGIN)
+    weight = F.avg_pool2d(grown, 2 * PASTE_MARGIN + 1, stride=1, padding=PASTE_MARGIN)
+    weight = torch.maximum(weight, tumour)[donor]
+    # A sample whose donor is the sample itself stays as it was.
+    is_other = (donor != torch.arange(len(donor), device=donor.device)).view(-1, 1, 1, 1)
+    weight = weight * is_other
+    pasted = torch.where((tumour[donor] > 0) & is_other, mask[donor], mask)
+    return torch.lerp(image, image[donor], weight), pasted
 
 
 def fill_missing_with_flair(image: Tensor, source: Tensor) -> Tensor:

@@ -160,8 +160,9 @@ def _is_up_to_date(output: str | Path, cohort: Cohort) -> bool:
         return False
     try:
         with Store(output) as store:
-            # The fingerprint includes names, patients and spacing.
-            if store.fingerprint != cohort.fingerprint:
+            # The fingerprint includes names, patients and spacing. Files of earlier versions lack
+            # the properties of the heads.
+            if store.fingerprint != cohort.fingerprint or store.head_box is None:
                 return False
             store.verify()
     except DataError:

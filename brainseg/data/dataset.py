@@ -4,8 +4,11 @@ row         the index of a slice in the file
 position    the index of a slice in a data set
 raw         uint8 (B, (2k+1) * C, H, W), a slice with k neighbours on each side, in the order of the
             slices, where edge slices are repeated
-image       float32, raw normalised by the percentiles of its volume as
-            clip((raw - low) / (high - low), 0, 1)
+image       float32, raw normalised by two intensities of its volume as
+            clip((raw - low) / (high - low), 0, 1), where low is the 10th percentile, and high the
+            99th percentile or three times the median of the head
+window      part of each slice, of the same height and width for all, with the head of the slice's
+            volume at its centre
 """
 
 import os
@@ -19,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from brainseg.core.errors import check
-from brainseg.core.seeds import generator_for
-from brainseg.data.store import Store
+from brainseg.data.input_settings import Size, context_steps, intensity_limits, window_corners
+from brainseg.data.store import SliceStore, Store
 from brainseg.data.transfer import to_device
 
 
@@ -66,25 +69,34 @@ class MRIDataset(Dataset[Sample]):
             None for all.
         channel: the name of one channel, such as "FLAIR", or None for all.
         context: the number of neighbouring slices on each side, which become channels.
+        context_step: the distance of the neighbours, a number of slices as text, or "auto" for
+            about 1/24 of the volume.
+        intensity: "percentile" or "median", the intensity that becomes 1.
+        window: height and width of the part of each slice that is used, or None for all of it.
         volume: the earlier name of `channel`, which is still accepted.
 
     Raises RequestError for an unknown patient or channel or an index out of range, and DataError
-    for a damaged file. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a data set. The properties
+    for a damaged file, or for a file without the properties of the heads if `intensity` or `window`
+    needs them. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a data set. The properties
     `images`, `masks`, `patients` and `slices` are views of the columns.
     """
 
     def __init__(
         self,
-        path: str | Path | Store,
+        path: str | Path | SliceStore,
         indices: Sequence[int] | np.ndarray | None = None,
         patients: Sequence[str] | None = None,
         channel: str | None = None,
         context: int = 0,
         volume: str | None = None,
+        context_step: str = "1",
+        intensity: str = "percentile",
+        window: Size | None = None,
     ) -> None:
         channel = volume if channel is None else channel
-        self.store = path if isinstance(path, Store) else Store(Path(path))
+        self.store = path if isinstance(path, SliceStore) else Store(Path(path))
         self.context, self.channel = context, channel
+        self.context_step, self.intensity, self.window = context_step, intensity, window
         check(context >= 0, "context", context, "must be at least 0")
         channels = self.store.channels
         check(
@@ -116,7 +128,12 @@ class MRIDataset(Dataset[Sample]):
                 for v, p in zip(self.store.volumes, self.store.patients, strict=True)
             ]
             self.rows = self.rows[np.asarray(is_selected)[self._volume_of_row[self.rows]]]
-        self._low, self._high = torch.from_numpy(self.store.low), torch.from_numpy(self.store.high)
+        self._low, self._high = (
+            torch.from_numpy(limit) for limit in intensity_limits(self.store, intensity)
+        )
+        self._context_steps = context_steps(self.store, context_step)
+        # Rows and columns of each volume at which its window begins, (V, 2).
+        self._corners = None if window is None else window_corners(self.store, window)
         if self._channel_index is not None:
             self._low, self._high = (
                 limit[:, self._channel_index : self._channel_index + 1]
@@ -139,8 +156,13 @@ class MRIDataset(Dataset[Sample]):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return height and width in pixels."""
+        """Return height and width of the stored slices in pixels."""
         return int(self.store.shape[2]), int(self.store.shape[3])
+
+    @property
+    def sample_size(self) -> tuple[int, int]:
+        """Return height and width of the samples in pixels, those of the window if there is one."""
+        return self.window or self.size
 
     @property
     def in_mm(self) -> bool:
@@ -181,11 +203,22 @@ class MRIDataset(Dataset[Sample]):
     def __getitem__(self, index: int | slice) -> "Sample | MRIDataset":
         if isinstance(index, slice):
             return MRIDataset(
-                self.store, self.rows[index], channel=self.channel, context=self.context
+                self.store,
+                self.rows[index],
+                channel=self.channel,
+                context=self.context,
+                context_step=self.context_step,
+                intensity=self.intensity,
+                window=self.window,
             )
         position = _position(index, len(self))
         batch = self.gather([position])
         return Sample(batch.image[0], batch.mask[0], self.patients[position], self.slices[position])
+
+    def patient_index(self, positions: np.ndarray) -> np.ndarray:
+        """Return an index of the patient of each position, equal for slices of one patient."""
+        _, index_of_volume = np.unique(self.store.patients, return_inverse=True)
+        return index_of_volume[self._volume_of_row[self.rows[positions]]]
 
     def of_volume(self, volume: int) -> np.ndarray:
         """Return the positions of a volume's slices, from bottom to top."""
@@ -228,17 +261,17 @@ class MRIDataset(Dataset[Sample]):
     ) -> Batch:
         """Return the samples at `positions` as one batch on `device`.
 
-        The batch has image (B, C, H, W) and mask (B, 1, H, W). Images are normalised on `device`.
+        The batch has image (B, C, H, W) and mask (B, 1, H, W), of the size `sample_size`. Images
+        are normalised on `device`.
         """
         rows = self.rows[np.asarray(positions)]
         volumes = self._volume_of_row[rows]
         first, last = self.store.first_slice[volumes], self.store.first_slice[volumes + 1] - 1
-        offsets = np.arange(-self.context, self.context + 1)
+        offsets = np.arange(-self.context, self.context + 1) * self._context_steps[volumes][:, None]
         # The first and last slice of a volume stand in for neighbours beyond the volume.
         neighbours = np.clip(rows[:, None] + offsets, first[:, None], last[:, None])
-        raw = to_device(self._images(neighbours.reshape(-1)), device).reshape(
-            len(rows), len(offsets), -1, *self.size
-        )
+        raw = self._images(neighbours.reshape(-1)).unflatten(0, neighbours.shape)
+        raw = to_device(self._crop(raw, volumes), device)
         volume_index = torch.from_numpy(volumes)
         low, high = (
             to_device(limit[volume_index][:, None, :, None, None], device)
@@ -248,7 +281,22 @@ class MRIDataset(Dataset[Sample]):
         span = torch.where(high > low, high - low, torch.inf)
         # The operations work in place, because new memory for each made them four times slower.
         image = raw.to(torch.float32).sub_(low).div_(span).clamp_(0, 1)
-        return Batch(image.flatten(1, 2), to_device(self._masks(rows), device))
+        masks = self._crop(self._masks(rows), volumes)
+        return Batch(image.flatten(1, 2), to_device(masks, device))
+
+    def _crop(self, pixels: Tensor, volumes: np.ndarray) -> Tensor:
+        """Return the window of each sample in `pixels` (B, ..., H, W), of the volumes (B,)."""
+        if self.window is None or self._corners is None:
+            return pixels
+        height, width = self.window
+        return torch.stack(
+            [
+                sample[..., row : row + height, column : column + width]
+                for sample, (row, column) in zip(
+                    pixels, self._corners[volumes].tolist(), strict=True
+                )
+            ]
+        )
 
     def _images(self, rows: np.ndarray) -> Tensor:
         if self.memory is not None and (self._place[rows] >= 0).all():
@@ -282,43 +330,6 @@ class MRIDataset(Dataset[Sample]):
             for parts in (image, mask)
         ]
         return Batch(*stacked)
-
-
-def epoch_order(
-    dataset: MRIDataset, seed: int, epoch: int, tumour_share: float | None = None
-) -> np.ndarray:
-    """Return the positions of the slices of one epoch in their order.
-
-    Without `tumour_share` every slice comes once. With it the epoch has the same length, and this
-    share of its positions are tumour slices. Within the slices with tumour, and within those
-    without, the numbers of repetitions differ by at most one. The order is a function of
-    (seed, epoch) alone, so that a resumed run continues in the same order.
-    """
-    generator = generator_for(seed, "order", epoch)
-    if tumour_share is None:
-        return torch.randperm(len(dataset), generator=generator).numpy()
-    tumour = dataset.has_tumour
-    tumour_count = round(tumour_share * len(dataset))
-    parts = []
-    for positions, count, rule in (
-        (np.flatnonzero(tumour), tumour_count, "no training slice has tumour"),
-        (np.flatnonzero(~tumour), len(dataset) - tumour_count, "every training slice has tumour"),
-    ):
-        check(
-            bool(len(positions)) or not count,
-            "data.tumour_share",
-            tumour_share,
-            rule,
-            "set it to null",
-        )
-        # Each round is a permutation of all positions, so that slices are repeated evenly.
-        rounds = [
-            torch.randperm(len(positions), generator=generator).numpy()
-            for _ in range(-(-count // max(len(positions), 1)))
-        ]
-        parts.append(positions[np.concatenate([*rounds, np.empty(0, np.int64)])[:count]])
-    order = np.concatenate(parts)
-    return order[torch.randperm(len(order), generator=generator).numpy()]
 
 
 def _position(index: int, length: int) -> int:

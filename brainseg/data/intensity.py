@@ -1,4 +1,7 @@
-"""Conversion of intensities to eight bits, scaled for each volume because MRI has no unit."""
+"""Conversion of intensities to eight bits, scaled for each volume because MRI has no unit.
+
+This is for storage. `MRIDataset.gather` normalises the stored slices for the network.
+"""
 
 import numpy as np
 
@@ -12,8 +15,8 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     """Return images (S, C, H, W) as uint8, stretched unless they are whole numbers from 0 to 255.
 
     The 0.5th percentile of a channel becomes 0 and the 99.5th becomes 255. The network's input is
-    cut at the 10th and 99th percentile, so that the only loss is rounding by 1/510 of that range.
-    The noise of MRI is coarser than this rounding. An almost constant channel, in which both
+    usually cut at the 10th and 99th percentile, so that the only loss is rounding by 1/510 of that
+    range. The noise of MRI is coarser than this rounding. An almost constant channel, in which both
     percentiles are equal, is stretched from its smallest to its largest value.
     """
     if images.dtype == np.uint8:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.data.readers.base import Scan
-from brainseg.data.store import Store
+from brainseg.data.store import SliceStore
 from brainseg.data.volume import CHANNELS, CLASSES, UNKNOWN, compute_volume_stats
 
 
-class MemoryStore(Store):
-    """A `Store` of one volume without a file.
+class MemoryStore(SliceStore):
+    """One volume in memory.
 
     Args:
         name: the name of the volume. The patient is this name without its date, unless the scan
@@ -50,6 +50,7 @@ class MemoryStore(Store):
         self.slice_number, self.tumour_pixels = volume.slice_number, volume.tumour_pixels
         self.first_slice = np.array([0, len(images)])
         self.low, self.high, self.copies = volume.low[None], volume.high[None], volume.copies[None]
+        self.head_median, self.head_box = volume.head_median[None], volume.head_box[None]
         self.spacing = np.array([volume.spacing], np.float32)
         self.volumes, self.patients, self.channels, self.classes = (
             [name],
@@ -58,10 +59,7 @@ class MemoryStore(Store):
             list(classes),
         )
         self._pixels = {"images": images, "masks": masks[:, None]}
-        self._handle = None
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        if not 0 <= start <= stop <= len(self._pixels[name]):
-            count = len(self._pixels[name])
-            raise IndexError(f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {count}")
+        self._check_rows(name, start, stop)
         return self._pixels[name][start:stop]

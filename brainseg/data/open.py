@@ -1,12 +1,16 @@
 """Access to the data of a config, a prepared file or the phantom that is made on first use."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from brainseg.config import DataConfig
+from brainseg.config import DataConfig, SplitConfig
 from brainseg.core.errors import check
+from brainseg.data.dataset import MRIDataset
+from brainseg.data.input_settings import window_size
 from brainseg.data.phantom import cohort
-from brainseg.data.store import Store
+from brainseg.data.split import Split, make_split
+from brainseg.data.store import SliceStore, Store
 from brainseg.data.volume import CHANNELS, CLASSES, patient_of
 
 
@@ -25,6 +29,52 @@ def open_store(config: DataConfig) -> Store:
     """Return the prepared file, or the phantom cohort, which is made if its file does not exist."""
     return Store(
         Path(config.path) if config.path is not None else cohort.ensure_cohort(config.phantom)
+    )
+
+
+class RunData(NamedTuple):
+    """The data of a training run: the file, the split, and the slices of each part."""
+
+    store: Store
+    split: Split
+    # Cut to the training window if there is one. The other parts have complete slices.
+    train: MRIDataset
+    validation: MRIDataset
+    test: MRIDataset
+
+
+def open_run_data(config: DataConfig, split_config: SplitConfig) -> RunData:
+    """Open the file and assign its patients to training, validation and test.
+
+    No pixel is read, unless the phantom has to be made. Raises RequestError and DataError.
+    """
+    store = open_store(config)
+    split = make_split(split_config, read_dataset_info(config).patients)
+    window = window_size(store, config.window, split.train)
+    return RunData(
+        store,
+        split,
+        open_dataset(store, config, split.train, window),
+        open_dataset(store, config, split.validation),
+        open_dataset(store, config, split.test),
+    )
+
+
+def open_dataset(
+    store: SliceStore,
+    config: DataConfig,
+    patients: Sequence[str],
+    window: tuple[int, int] | None = None,
+) -> MRIDataset:
+    """Return the slices of the patients as the input of a network, as `config` describes it."""
+    return MRIDataset(
+        store,
+        patients=patients,
+        channel=config.channel,
+        context=config.context,
+        context_step=config.context_step,
+        intensity=config.intensity,
+        window=window,
     )
 
 

@@ -2,13 +2,13 @@
 
 import hashlib
 
-from brainseg.data.store import Store
+from brainseg.data.store import SliceStore
 
 # Hexadecimal digits of each half. 64 bits suffice for cohorts of thousands of patients.
 LENGTH = 16
 
 
-def signatures_of(store: Store) -> dict[str, list[str]]:
+def signatures_of(store: SliceStore) -> dict[str, list[str]]:
     """Return the signatures of each patient's volumes, by the patient's name."""
     signatures: dict[str, list[str]] = {}
     for index, patient in enumerate(store.patients):
@@ -16,7 +16,7 @@ def signatures_of(store: Store) -> dict[str, list[str]]:
     return signatures
 
 
-def signature(store: Store, index: int) -> str:
+def signature(store: SliceStore, index: int) -> str:
     """Return the signature of the volume `index`, two digests of images and masks with a dash.
 
     The digest of the images covers their size, their number and the 10th and 99th percentile of

@@ -173,7 +173,7 @@ def _institution(name: str) -> str:
 
 
 def _kfold(config: KFoldConfig, names: list[str]) -> Split:
-    """Return the split of `config.fold`, with the next fold for validation.
+    """Return the split of `config.fold`, with the next fold for validation unless it is `none`.
 
     One counter runs over all institutions. The sizes of the folds, and the patients of each
     institution in them, therefore differ by at most one.
@@ -185,16 +185,11 @@ def _kfold(config: KFoldConfig, names: list[str]) -> Split:
         name for group in _shuffled_institutions(names, config.seed) for name in group
     ):
         folds[counter % config.folds].append(name)
-    validation = (config.fold + 1) % config.folds
-    train = [
-        name
-        for fold, members in enumerate(folds)
-        for name in members
-        if fold not in (config.fold, validation)
-    ]
-    return Split(
-        "kfold", _sort_names(train), _sort_names(folds[validation]), _sort_names(folds[config.fold])
-    )
+    test = folds[config.fold]
+    validation = folds[(config.fold + 1) % config.folds] if config.validation == "next" else []
+    held_out = {*validation, *test}
+    train = [name for members in folds for name in members if name not in held_out]
+    return Split("kfold", _sort_names(train), _sort_names(validation), _sort_names(test))
 
 
 def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
@@ -204,12 +199,7 @@ def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
     goes to the part that is furthest below its share so far.
     """
     shares = np.array([config.train, config.validation, config.test])
-    check(
-        config.train > 0 and config.validation > 0,
-        "split.train, split.validation",
-        f"{config.train}, {config.validation}",
-        "training and validation need patients",
-    )
+    check(config.train > 0, "split.train", config.train, "training needs patients")
     # The size of every part differs from its share by less than one patient. A part whose share is
     # one patient or more is therefore never empty, for any distribution over institutions.
     minimum = math.ceil(1 / shares[shares > 0].min() - 1e-9)
@@ -247,12 +237,7 @@ def _from_file(path: Path) -> Split:
             f"split.path={path}: must be a JSON object with the lists of names train, validation, "
             f"test ({error})"
         ) from error
-    check(
-        bool(train) and bool(validation),
-        "split.path",
-        path,
-        "training and validation need patients",
-    )
+    check(bool(train), "split.path", path, "training needs patients")
     return Split("file", train, validation, test)
 
 

@@ -13,11 +13,14 @@ K of classes.
     low, high      (V, C) float32         10th and 99th percentile of all pixels of the volume, with
                                           input = clip((image - low) / (high - low), 0, 1)
     copies         (V, C) uint8           1 if the sequence is missing and the channel copies FLAIR
+    head_median    (V, C) float32         median of the head's pixels
+    head_box       (V, 4) int32           rows and columns of the head: first, end, first, end
     spacing        (V, 3) float32         mm between slices, rows and columns, NaN if unknown
     channels       (C,) UTF-8             names of the sequences
     classes        (K,) UTF-8             names by class index
 
-The attributes of the file are format, schema and fingerprint. If slices are not stored as they were
+Files of earlier versions lack head_median and head_box, and can be used without them. The
+attributes of the file are format, schema and fingerprint. If slices are not stored as they were
 in the source, the attribute preparation contains reader, settings and notes as JSON.
 
 Every dataset has Fletcher-32 checksums, and libver="latest" adds checksums to the metadata. Images
@@ -57,6 +60,8 @@ TYPES = {
     "channels": "S",
     "classes": "S",
 }
+# Datasets that files of earlier versions do not have.
+LATER_TYPES = {"head_median": "f4", "head_box": "i4"}
 # Errors of h5py for damaged files. None of 90,000 damaged files raised another error.
 DAMAGE_ERRORS = (OSError, KeyError, ValueError, RuntimeError)
 
@@ -113,7 +118,72 @@ def _has_format(file: h5py.File) -> bool:
     return isinstance(value, bytes) and value == FORMAT
 
 
-class Store:
+class SliceStore:
+    """Slices and properties of a cohort, whether they are in a file or in memory.
+
+    N is the number of slices, V of volumes, C of channels. The arrays have the shapes and types of
+    the datasets of the file, but for names, which are lists of text.
+    """
+
+    # Where the slices come from, for messages.
+    path: Path
+    # SHA-256 of the content.
+    fingerprint: str
+    # (N, C, H, W)
+    shape: tuple[int, ...]
+    slice_number: np.ndarray
+    tumour_pixels: np.ndarray
+    first_slice: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    copies: np.ndarray
+    spacing: np.ndarray
+    # None in a file of an earlier version.
+    head_median: np.ndarray | None
+    head_box: np.ndarray | None
+    volumes: list[str]
+    patients: list[str]
+    channels: list[str]
+    classes: list[str]
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows start to stop of the images, (n, C, H, W) uint8.
+
+        Raises DataError naming volume and slice if they are damaged.
+        """
+        return self._rows("images", start, stop)
+
+    def masks(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows start to stop of the masks, (n, 1, H, W) uint8 class index.
+
+        Raises DataError naming volume and slice if they are damaged.
+        """
+        return self._rows("masks", start, stop)
+
+    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return rows of the images or the masks. Raises IndexError for rows that do not exist."""
+        raise NotImplementedError
+
+    def _check_rows(self, name: str, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(
+                f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {self.shape[0]}"
+            )
+
+    def rows_of(self, volume: str) -> tuple[int, int]:
+        """Return the first row of a volume and the row after its last row.
+
+        Raises ValueError if there is no such volume.
+        """
+        index = self.volumes.index(volume)
+        return int(self.first_slice[index]), int(self.first_slice[index + 1])
+
+    def volume_of(self, row: int) -> int:
+        """Return the index of the volume that a row belongs to."""
+        return int(np.searchsorted(self.first_slice, row, side="right")) - 1
+
+
+class Store(SliceStore):
     """The HDF5 file, opened for reading.
 
     Small arrays are read when the file is opened, and pixels are read on demand. A store can be
@@ -147,16 +217,19 @@ class Store:
             rule = f"schema version {schema}, but this version of brainseg reads {SCHEMA}"
             raise DataError(f"{self.path}: {rule}; {REMEDY}")
         self._check_parts(file)
-        self.fingerprint: str = bytes(file.attrs["fingerprint"]).decode()
+        self.fingerprint = bytes(file.attrs["fingerprint"]).decode()
         self.preparation: str = bytes(file.attrs.get("preparation", b"")).decode()
-        self.shape: tuple[int, int, int, int] = file["images"].shape
-        self.slice_number: np.ndarray = file["slice_number"][()]
-        self.tumour_pixels: np.ndarray = file["tumour_pixels"][()]
-        self.first_slice: np.ndarray = file["first_slice"][()]
-        self.low: np.ndarray = file["low"][()]
-        self.high: np.ndarray = file["high"][()]
-        self.spacing: np.ndarray = file["spacing"][()]
-        self.copies: np.ndarray = file["copies"][()].astype(bool)
+        self.shape = file["images"].shape
+        self.slice_number = file["slice_number"][()]
+        self.tumour_pixels = file["tumour_pixels"][()]
+        self.first_slice = file["first_slice"][()]
+        self.low = file["low"][()]
+        self.high = file["high"][()]
+        self.spacing = file["spacing"][()]
+        self.copies = file["copies"][()].astype(bool)
+        self.head_median, self.head_box = (
+            file[name][()] if name in file else None for name in LATER_TYPES
+        )
         self.volumes, self.patients, self.channels, self.classes = (
             [name.decode() for name in file[key][()]]
             for key in ("volumes", "patients", "channels", "classes")
@@ -165,7 +238,8 @@ class Store:
 
     def _check_parts(self, file: h5py.File) -> None:
         """Raise DataError unless each dataset is in this file and has its type."""
-        for name, kind in TYPES.items():
+        later = {name: kind for name, kind in LATER_TYPES.items() if name in file}
+        for name, kind in (TYPES | later).items():
             part = part_of(file, name)
             if part.dtype.kind != "S" if kind == "S" else part.dtype != kind:
                 raise DataError(
@@ -203,15 +277,18 @@ class Store:
             "copies": (volumes, channels),
             "spacing": (volumes, 3),
             "channels": (channels,),
+            "head_median": (volumes, channels),
+            "head_box": (volumes, 4),
         }
         for name, shape in expected.items():
-            if file[name].shape != shape:
+            if (name in TYPES or name in file) and file[name].shape != shape:
                 raise DataError(
                     f"{self.path}: {name} has shape {file[name].shape}, must have {shape}; {REMEDY}"
                 )
         first = self.first_slice
         if first[0] != 0 or first[-1] != slices or (np.diff(first) <= 0).any():
             raise DataError(f"{self.path}: first_slice must rise from 0 to {slices}; {REMEDY}")
+        self._check_head(height, width)
         names = [*self.volumes, *self.patients, *self.channels, *self.classes]
         if (
             not all(name.isprintable() for name in names)
@@ -222,25 +299,21 @@ class Store:
                 f"{self.path}: a name cannot be printed, or a percentile is not finite; {REMEDY}"
             )
 
-    def images(self, start: int, stop: int) -> np.ndarray:
-        """Return the rows start to stop of the images, (n, C, H, W) uint8.
-
-        Raises DataError naming volume and slice if they are damaged.
-        """
-        return self._rows("images", start, stop)
-
-    def masks(self, start: int, stop: int) -> np.ndarray:
-        """Return the rows start to stop of the masks, (n, 1, H, W) uint8 class index.
-
-        Raises DataError naming volume and slice if they are damaged.
-        """
-        return self._rows("masks", start, stop)
+    def _check_head(self, height: int, width: int) -> None:
+        """Raise DataError unless medians are finite and each box lies in the image."""
+        is_finite = self.head_median is None or np.isfinite(self.head_median).all()
+        box = np.zeros((0, 4), int) if self.head_box is None else self.head_box
+        is_inside = all(
+            (first >= 0).all() and (first < end).all() and (end <= size).all()
+            for first, end, size in ((box[:, 0], box[:, 1], height), (box[:, 2], box[:, 3], width))
+        )
+        if not is_finite or not is_inside:
+            raise DataError(
+                f"{self.path}: head_median is not finite, or head_box is not in the image; {REMEDY}"
+            )
 
     def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        if not 0 <= start <= stop <= self.shape[0]:
-            raise IndexError(
-                f"rows {start} to {stop} of {name}: {self.path} has rows 0 to {self.shape[0]}"
-            )
+        self._check_rows(name, start, stop)
         try:
             return self._file()[name][start:stop]
         except DAMAGE_ERRORS as error:
@@ -255,18 +328,6 @@ class Store:
             raise DataError(
                 f"{self.path}: damaged at {name} of {place} ({_reason(error)}); {REMEDY}"
             ) from error
-
-    def rows_of(self, volume: str) -> tuple[int, int]:
-        """Return the first row of a volume and the row after its last row.
-
-        Raises ValueError if the file does not contain the volume.
-        """
-        index = self.volumes.index(volume)
-        return int(self.first_slice[index]), int(self.first_slice[index + 1])
-
-    def volume_of(self, row: int) -> int:
-        """Return the index of the volume that a row belongs to."""
-        return int(np.searchsorted(self.first_slice, row, side="right")) - 1
 
     def verify(self) -> None:
         """Read all data and raise DataError if they do not have the fingerprint.

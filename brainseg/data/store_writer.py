@@ -93,6 +93,8 @@ def _write_header(
         "low": np.stack([volume.low for volume in volumes]),
         "high": np.stack([volume.high for volume in volumes]),
         "copies": np.stack([volume.copies for volume in volumes]).astype(np.uint8),
+        "head_median": np.stack([volume.head_median for volume in volumes]),
+        "head_box": np.stack([volume.head_box for volume in volumes]),
         "spacing": np.array([volume.spacing for volume in volumes], np.float32),
         "volumes": fixed_length([volume.name for volume in volumes]),
         "patients": fixed_length([volume.patient for volume in volumes]),

@@ -80,8 +80,8 @@ def _enter(entry: os.DirEntry, top: Folder, tree: Tree) -> bool:
     return has_images
 
 
-def describe_places(tree: Tree, source: Path) -> str:
-    """Return the fault of a source with more than one cohort.
+def describe_several_cohorts(tree: Tree, source: Path) -> str:
+    """Return the message for a source whose patients' folders lie in more than one folder.
 
     The public archive, for example, contains two copies of the cohort.
     """

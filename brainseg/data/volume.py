@@ -39,6 +39,11 @@ class Volume:
     class_pixels: np.ndarray
     # SHA-256 of name, spacing where known, slice numbers, pixels and classes.
     digest: str
+    # (C,) float32, the median of the head's pixels of each channel.
+    head_median: np.ndarray
+    # (4,) int32, the box of the head in the image: first row, row after the last, first column,
+    # column after the last.
+    head_box: np.ndarray
     # mm between slices, rows and columns, NaN if unknown.
     spacing: tuple[float, ...] = UNKNOWN
     # Number of slices on which classes above 0 cover more than half of the head.
@@ -99,10 +104,14 @@ def compute_volume_stats(
     numbers, tumour_pixels, size = [], [], (0, 0)
     main, slice_hashes, slice_histograms = main_channel(channels), set(), []
     class_pixels = np.zeros(256, np.int64)
+    main_sum = np.zeros((), np.uint32)
     for number, image, mask in slices:
         _add_slice(content, number, image, mask)
         counts = np.array([_histogram(channel) for channel in image])
         histogram += counts
+        # Slices of several sizes are a fault, which the reader reports later.
+        if main_sum.shape in ((), image[main].shape):
+            main_sum = main_sum + image[main]
         slice_histograms.append(counts[main])
         # Constant slices, such as empty ones, are equal in many volumes.
         if np.count_nonzero(counts[main]) > 1:
@@ -133,6 +142,16 @@ def compute_volume_stats(
         tumour_pixels=np.array(tumour_pixels, np.int32),
         class_pixels=class_pixels,
         digest=content.hexdigest(),
+        head_median=np.array(
+            [
+                percentile(_brighter(counts, head_threshold(*limits)), 0.5)
+                for counts, *limits in zip(histogram, low, high, strict=True)
+            ],
+            np.float32,
+        ),
+        head_box=find_head_box(
+            main_sum / max(len(numbers), 1), head_threshold(low[main], high[main])
+        ),
         spacing=tuple(map(float, spacing)),
         covered_slices=_count_covered(
             np.reshape(slice_histograms, (-1, 256)), np.array(tumour_pixels), low[main], high[main]
@@ -156,15 +175,49 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
     return pairs.sum(axis=0) + pairs.sum(axis=1)
 
 
+def head_threshold(low: float, high: float) -> float:
+    """Return the intensity above which a pixel belongs to the head.
+
+    `low` and `high` are the 10th and 99th percentile of a channel of the volume, and the result is
+    low + 0.1 * (high - low).
+    """
+    return float(low + 0.1 * (high - low))
+
+
+def _brighter(histogram: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the histogram (256,) without the values up to `threshold`, or all of it if empty."""
+    brighter = np.where(np.arange(256) > threshold, histogram, 0)
+    return brighter if brighter.any() else histogram
+
+
+def find_head_box(mean_slice: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the box of the head, int32 (first row, end row, first column, end column).
+
+    `mean_slice` (H, W) is the mean of the main channel over the slices of a volume, in which noise
+    and ghosts outside of the head vanish. The head is the largest connected region brighter than
+    `threshold`. Without such a pixel the box is the complete image.
+    """
+    from scipy.ndimage import find_objects, label
+
+    if not mean_slice.ndim:
+        # A volume without slices, which the reader refuses later.
+        return np.zeros(4, np.int32)
+    regions, count = label(mean_slice > threshold)
+    if not count:
+        return np.array([0, mean_slice.shape[0], 0, mean_slice.shape[1]], np.int32)
+    largest = int(np.bincount(regions.ravel())[1:].argmax())
+    rows, columns = find_objects(regions)[largest]
+    return np.array([rows.start, rows.stop, columns.start, columns.stop], np.int32)
+
+
 def _count_covered(
     histograms: np.ndarray, tumour_pixels: np.ndarray, low: float, high: float
 ) -> int:
     """Return the number of slices on which the tumour covers more than half of the head.
 
-    `histograms` (S, 256) are those of the slices. The head consists of the pixels that are brighter
-    than the 10th percentile plus a tenth of the range between the 10th and 99th percentile.
+    `histograms` (S, 256) are those of the slices.
     """
-    head = histograms[:, int(low + 0.1 * (high - low)) + 1 :].sum(axis=1)
+    head = histograms[:, int(head_threshold(low, high)) + 1 :].sum(axis=1)
     return int(np.count_nonzero((tumour_pixels > 0) & (2 * tumour_pixels > head)))
 
 

@@ -12,6 +12,7 @@ from brainseg.data.dataset import MRIDataset
 from brainseg.device import Device
 from brainseg.evaluation.inference import keep_components, predict_volume, to_mask
 from brainseg.evaluation.metrics import PatientScore, score_patient
+from brainseg.models.folding import fold_batch_norm
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,15 +37,19 @@ def evaluate(
     batch_size: int,
     criterion: Criterion | None = None,
     other_members: Sequence[tuple[nn.Module, MRIDataset]] = (),
+    with_hd95: bool = True,
 ) -> Iterator[PatientResult]:
     """Score `model` on each volume of `dataset`, one volume after the other.
 
     A batch never mixes two volumes, so a patient's score depends on that patient alone. The
     `criterion` is computed on the volume's logits (S, K, H, W) in float32. `other_members` are the
     further networks of an ensemble, each with its own dataset of the same patients. The probability
-    is then the mean over all members. The generator yields one volume at a time and keeps no masks,
+    is then the mean over all members. HD95 takes longer than all other scores of a patient, and
+    `with_hd95` leaves it out. The generator yields one volume at a time and keeps no masks,
     so the caller decides which masks stay in memory.
     """
+    model = fold_batch_norm(model)
+    other_members = [(fold_batch_norm(member), view) for member, view in other_members]
     for volume in dataset.volumes:
         positions = dataset.of_volume(volume)
         masks: list[Tensor] = []
@@ -70,7 +75,8 @@ def evaluate(
             truth,
             spacing,
             loss,
-            classes=dataset.store.classes,
+            with_hd95,
+            dataset.store.classes,
         )
         yield PatientResult(score, prediction, truth, probability.numpy())
 

@@ -9,8 +9,11 @@ def best_row(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the row of the epoch whose weights are in best.pt.
 
     The best epoch has the highest val/dice. Among equal values the lowest val/loss decides, then
-    the earliest epoch, as in training. `rows` must not be empty.
+    the earliest epoch, as in training. Without any validation it is the last epoch. `rows` must not
+    be empty.
     """
+    if not any("val/dice" in row["metrics"] for row in rows):
+        return rows[-1]
     return max(rows, key=_rank)
 
 

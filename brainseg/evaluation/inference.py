@@ -128,11 +128,15 @@ def keep_components(mask: np.ndarray, config: InferenceConfig) -> np.ndarray:
     """
     if config.components == "all":
         return mask
-    from scipy.ndimage import label
+    from scipy.ndimage import find_objects, label
 
     filtered = np.zeros_like(mask)
-    for index in np.unique(mask[mask > 0]):
-        components, count = label(mask == index, structure=np.ones((3, 3, 3), bool))
+    # The boxes of the classes, None for a class without a pixel. Labelling a box takes a tenth of
+    # the time of labelling the volume.
+    for index, box in enumerate(find_objects(mask), start=1):
+        if box is None:
+            continue
+        components, count = label(mask[box] == index, structure=np.ones((3, 3, 3), bool))
         volume = np.bincount(components.ravel())
         # Label 0 is everything outside this class. It must not be the largest component.
         volume[0] = 0
@@ -142,7 +146,7 @@ def keep_components(mask: np.ndarray, config: InferenceConfig) -> np.ndarray:
             else volume >= config.min_volume
         )
         is_large[0] = False
-        filtered[is_large[components]] = index
+        filtered[box][is_large[components]] = index
     return filtered
 
 

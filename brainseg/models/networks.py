@@ -1,4 +1,8 @@
-"""Networks by name, from this package, MONAI and packages with entry points `brainseg.models`."""
+"""Networks by name, from this package, MONAI and packages with entry points `brainseg.models`.
+
+To add one, write it in a package with such an entry point (docs/extending.md), or here: a module
+beside unet.py, a case in `build_network`, and conf/model/NAME.yaml for `model=NAME`.
+"""
 
 import copy
 import inspect
@@ -36,13 +40,13 @@ def build_network(
     Raises RequestError if the name or the options are wrong, or the images are too small.
     """
     if isinstance(config, UNetConfig) and config.name == "unet":
-        smallest = smallest_size(config.depth)
+        smallest = smallest_size(config.depth, config.stem)
         check(
             min(size) >= smallest,
             "model.depth",
             config.depth,
             f"images of {size[0]}x{size[1]} pixels are too small, at least {smallest} are needed",
-            "lower model.depth",
+            "lower model.depth or model.stem",
         )
         check(
             not config.options,
@@ -60,6 +64,7 @@ def build_network(
             config.max_width,
             config.norm,
             config.dropout,
+            config.stem,
         )
     constructor = _find_constructor(config.name)
     check(

@@ -17,6 +17,12 @@ The skip connections use a stack. A forward hook pushes the output of each encod
 second hook pops it after the up-convolution of the same level. The last pushed output is the first
 that is needed. The paper's valid convolutions are padded here, so that logits have the size of the
 image.
+
+With stem=2 the network works at half the resolution. Each square of four pixels becomes four
+channels (space to depth), and four logits per output become a square of four pixels at the end
+(sub-pixel convolution, Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution").
+Level l then works at (H / (stem * 2**l), W / (stem * 2**l)). The level at full resolution is the
+slowest one: without it a step in float32 on 2 cores takes 0.6 times as long.
 """
 
 import math
@@ -28,16 +34,17 @@ from torch import Tensor, nn
 from brainseg.core.errors import check
 
 NORMS = ("batch", "instance", "group", "none")
+STEMS = (1, 2, 4)
 
 
-def smallest_size(depth: int) -> int:
-    """Return the smallest height and width in pixels of a U-Net of this depth, 2**(depth - 1).
+def smallest_size(depth: int, stem: int = 1) -> int:
+    """Return the smallest height and width in pixels of a U-Net, stem * 2**(depth - 1).
 
     At this size the bottom level has one pixel. Multiples of this size pass without padding. At
     this size itself batch norm cannot train on a batch of one, and instance norm cannot train at
     all, because a single value has no variance (torch raises ValueError).
     """
-    return 2 ** (depth - 1)
+    return stem * 2 ** (depth - 1)
 
 
 def normalisation(norm: str, features: int) -> nn.Module:
@@ -83,8 +90,9 @@ class UNet(nn.Module):
     `depth` is the number of levels, with depth - 1 poolings. K = 1 is one foreground class,
     followed by a sigmoid. K > 1 are K classes including the background, followed by a softmax. With
     depth=4, width=32, growth=1 the network has 161,985 parameters, and its weights have the names
-    of the reference implementation. Each copy has its own stack, and an instance must be used by
-    one thread only. Raises RequestError for impossible arguments and for an image of another shape
+    of the reference implementation. `stem` is 1, 2 or 4, the factor by which the first level is
+    smaller than the image. Each copy has its own stack, and an instance must be used by one thread
+    only. Raises RequestError for impossible arguments and for an image of another shape
     than (B, in_channels, H, W).
     """
 
@@ -98,6 +106,7 @@ class UNet(nn.Module):
         max_width: int | None = None,
         norm: str = "batch",
         dropout: float = 0.0,
+        stem: int = 1,
     ) -> None:
         super().__init__()
         counts = {
@@ -123,13 +132,15 @@ class UNet(nn.Module):
         )
         check(norm in NORMS, "model.norm", norm, f"must be one of {', '.join(NORMS)}")
         check(0 <= dropout < 1, "model.dropout", dropout, "must lie in [0, 1)")
+        check(stem in STEMS, "model.stem", stem, "must be 1, 2 or 4")
 
         self.in_channels = in_channels
-        self.multiple = smallest_size(depth)
+        self.stem = stem
+        self.multiple = smallest_size(depth, stem)
         self.activations: list[Tensor] = []
         features = [min(width * growth**level, cap) for level in range(depth)]
         self.layers = nn.Sequential()
-        features_in = in_channels
+        features_in = in_channels * stem**2
         for level in range(depth):
             if level > 0:
                 self.layers.append(nn.MaxPool2d(2))
@@ -146,7 +157,7 @@ class UNet(nn.Module):
             self.layers[-1].register_forward_hook(self.pop)
             self.layers.append(Block(2 * features[level], features[level], norm, dropout))
             features_in = features[level]
-        self.layers.append(nn.Conv2d(features_in, out_channels, kernel_size=1))
+        self.layers.append(nn.Conv2d(features_in, out_channels * stem**2, kernel_size=1))
 
     # The hooks are bound methods, so that pickle finds them by name and deepcopy binds them to the
     # copy. A closure would continue to use the stack of the original.
@@ -178,9 +189,13 @@ class UNet(nn.Module):
             # gradient is not deterministic on CUDA. The padding is below and to the right, so that
             # the pixels keep their place in the pooling grid.
             image = F.pad(image, (0, pad_columns, 0, pad_rows))
+        if self.stem > 1:
+            image = F.pixel_unshuffle(image, self.stem)
         try:
             logits = self.layers(image)
         finally:
             # After a forward that failed, the next forward would otherwise pop a stale skip.
             self.activations.clear()
+        if self.stem > 1:
+            logits = F.pixel_shuffle(logits, self.stem)
         return logits[..., :height, :width] if pad_rows or pad_columns else logits

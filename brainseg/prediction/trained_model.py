@@ -25,9 +25,10 @@ from brainseg.config import (
 from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.imageio.tiff import LARGEST
+from brainseg.data.open import open_dataset
 from brainseg.data.signatures import is_same_scan, signature, signatures_of
 from brainseg.data.split import PARTS, Split
-from brainseg.data.store import Store
+from brainseg.data.store import SliceStore, Store
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.models import networks
 from brainseg.prediction.training_data import training_file
@@ -88,7 +89,7 @@ class TrainedModel:
                 signatures_of(store) if store.fingerprint == self.stored.get("fingerprint") else {}
             )
 
-    def role(self, patient: str, store: Store, has_masks: bool = True) -> str:
+    def role(self, patient: str, store: SliceStore, has_masks: bool = True) -> str:
         """Return the role of a patient of `store` in the split: train, validation, test or unknown.
 
         A name alone gives no role, because other data may use it for another patient. One of the
@@ -118,7 +119,7 @@ class TrainedModel:
 
     @property
     def data(self) -> DataConfig:
-        """Return the data settings of the training, of which `volume` and `context` matter here."""
+        """Return the data settings of the training, which determine the network's input."""
         return self.config.data if self.config else self.requested_data
 
     @property
@@ -176,11 +177,9 @@ class TrainedModel:
             else None
         )
 
-    def dataset(self, store: Store, patients: Sequence[str]) -> MRIDataset:
+    def dataset(self, store: SliceStore, patients: Sequence[str]) -> MRIDataset:
         """Return the slices of the patients, with the channels and the context of the network."""
-        return MRIDataset(
-            store, patients=patients, channel=self.data.channel, context=self.data.context
-        )
+        return open_dataset(store, self.data, patients)
 
     def model(self, dataset: MRIDataset) -> nn.Module:
         """Return the network with its weights, for the sequences and classes of `dataset`.
@@ -325,16 +324,17 @@ def short_name(name: str) -> str:
 
 
 def check_checkpoint_exists(name: str) -> None:
-    """Refuse a file that does not exist, before anything is created.
+    """Raise RequestError unless `name` is a checkpoint file or a run folder with best.pt.
 
-    A name in MLflow is only checked when the checkpoint is loaded. Raises RequestError.
+    The names runs:/ID and models:/NAME@ALIAS pass. They are looked up when the checkpoint is
+    loaded.
     """
     exists = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
     check(exists, "checkpoint", name, "no such file", suggest_path(Path(name)) or CHECKPOINT_FORMS)
 
 
 def patient_role(
-    patient: str, members: Sequence[TrainedModel], store: Store, has_masks: bool = True
+    patient: str, members: Sequence[TrainedModel], store: SliceStore, has_masks: bool = True
 ) -> str:
     """Return the role of a patient of `store` in the members' splits.
 
@@ -347,7 +347,7 @@ def patient_role(
 
 
 def leaking_members(
-    patient: str, members: Sequence[TrainedModel], store: Store | None = None
+    patient: str, members: Sequence[TrainedModel], store: SliceStore | None = None
 ) -> list[str]:
     """Return the members that used a patient for training or selection, if others did not.
 
@@ -362,7 +362,7 @@ def leaking_members(
     )
 
 
-def _role(patient: str, member: TrainedModel, store: Store | None) -> str:
+def _role(patient: str, member: TrainedModel, store: SliceStore | None) -> str:
     if store is not None:
         return member.role(patient, store)
     return member.split.role(patient) if member.split else "unknown"

@@ -1,4 +1,7 @@
-"""Lookup of a checkpoint's training data, and the choice of the data that a request refers to."""
+"""The file of a checkpoint's training data, and the choice of the data that a request refers to.
+
+Which patients of these data a network was trained on is answered in `trained_model.py`.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -136,58 +136,14 @@ def _draw_scatter(
     for group, colour in colours.items():
         x, y = (with_tumour.loc[groups == group, column] for column in ("tumour_pixels", "dice"))
         label = None if store is None else "all sequences" if group == COMPLETE else group
-        axes.scatter(
-            x,
-            y,
-            s=34,
-            color=colour,
-            edgecolor="white",
-            linewidth=0.7,
-            zorder=3,
-            clip_on=False,
-            label=label,
-        )
+        dots = {"s": 34, "color": colour, "edgecolor": "white", "linewidth": 0.7}
+        axes.scatter(x, y, **dots, zorder=3, clip_on=False, label=label)
     missed = with_tumour[count_missed(with_tumour)]
     if len(missed):
-        axes.scatter(
-            missed.tumour_pixels,
-            missed.dice,
-            s=90,
-            marker="x",
-            color="black",
-            zorder=4,
-            clip_on=False,
-            label="missed",
-        )
-    volume_rows = observed[observed.factor == VOLUME].merge(
-        with_tumour[["patient", "tumour_pixels"]], on="patient"
-    )
-    ends = volume_rows.groupby("group").tumour_pixels.agg(["min", "max"])
-    for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
-        axes.plot(ends.loc[row.group], [row.mean, row.mean], color=GREY, linewidth=2, zorder=2)
-        axes.fill_between(
-            ends.loc[row.group], row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1
-        )
-    worst = with_tumour.sort_values(["dice", "patient"]).head(NAMED_PATIENTS)
-    # The geometric mean is the middle of a logarithmic axis.
-    volumes = with_tumour.tumour_pixels
-    middle = math.sqrt(volumes.min() * volumes.max()) if len(volumes) else 0
-    for rank, row in enumerate(worst.itertuples()):
-        # A name is written towards the middle, where it fits into the axes. Names at about the
-        # same height, such as those of missed patients, are written above each other.
-        level = int((abs(worst.dice.iloc[:rank] - row.dice) < 0.05).sum())
-        is_left = row.tumour_pixels < middle
-        axes.annotate(
-            patient_of(row.patient),
-            (row.tumour_pixels, row.dice),
-            (9 if is_left else -9, 11 * level),
-            textcoords="offset points",
-            fontsize=8,
-            color=GREY,
-            horizontalalignment="left" if is_left else "right",
-            verticalalignment="center",
-            parse_math=False,
-        )
+        crosses = {"s": 90, "marker": "x", "color": "black", "label": "missed"}
+        axes.scatter(missed.tumour_pixels, missed.dice, **crosses, zorder=4, clip_on=False)
+    _draw_thirds(axes, with_tumour, table, observed)
+    _name_worst_patients(axes, with_tumour)
     _style_axes(axes)
     axes.set_title("Dice against tumour volume", loc="left", fontweight="bold", pad=24)
     axes.set(
@@ -211,6 +167,44 @@ def _draw_scatter(
         )
         # The legend may be wider than the axes.
         legend.set_in_layout(False)
+
+
+def _draw_thirds(
+    axes: Any, with_tumour: "pd.DataFrame", table: "pd.DataFrame", observed: "pd.DataFrame"
+) -> None:
+    """Draw the mean Dice of each third of the volumes as a line, with its interval as a band."""
+    volume_rows = observed[observed.factor == VOLUME].merge(
+        with_tumour[["patient", "tumour_pixels"]], on="patient"
+    )
+    ends = volume_rows.groupby("group").tumour_pixels.agg(["min", "max"])
+    for row in table[(table.factor == VOLUME) & table.group.isin(ends.index)].itertuples():
+        span = ends.loc[row.group]
+        axes.plot(span, [row.mean, row.mean], color=GREY, linewidth=2, zorder=2)
+        axes.fill_between(span, row.low, row.high, color=GREY, alpha=0.15, linewidth=0, zorder=1)
+
+
+def _name_worst_patients(axes: Any, with_tumour: "pd.DataFrame") -> None:
+    """Write the names of the patients with the lowest Dice beside their dots."""
+    worst = with_tumour.sort_values(["dice", "patient"]).head(NAMED_PATIENTS)
+    # The geometric mean is the middle of a logarithmic axis.
+    volumes = with_tumour.tumour_pixels
+    middle = math.sqrt(volumes.min() * volumes.max()) if len(volumes) else 0
+    for rank, row in enumerate(worst.itertuples()):
+        # A name is written towards the middle, where it fits into the axes. Names at about the
+        # same height, such as those of missed patients, are written above each other.
+        level = int((abs(worst.dice.iloc[:rank] - row.dice) < 0.05).sum())
+        is_left = row.tumour_pixels < middle
+        axes.annotate(
+            patient_of(row.patient),
+            (row.tumour_pixels, row.dice),
+            (9 if is_left else -9, 11 * level),
+            textcoords="offset points",
+            fontsize=8,
+            color=GREY,
+            horizontalalignment="left" if is_left else "right",
+            verticalalignment="center",
+            parse_math=False,
+        )
 
 
 def _draw_forest(

@@ -124,6 +124,8 @@ class Results:
                     f"{prefix}/dice of {tables.format_count(len(dice), 'patient')}: {interval}"
                 )
                 lines += _describe_absences(f"{prefix}/dice", scores)
+        if not lines:
+            return "No patient was scored: the split has neither validation nor test patients."
         unit = "mm" if self.dataset.in_mm else "pixels"
         lines += [
             "Metrics are means over patients, with these exceptions:",
@@ -158,7 +160,7 @@ class Results:
         else:
             (folder / "predictions.h5").unlink(missing_ok=True)
         write_json(folder / "summary.json", {**facts, "metrics": metrics})
-        if pictures:
+        if pictures and self.rows:
             overlays.draw_overlays(self._cases(), folder / "pictures" / "overlays.png")
         else:
             (folder / "pictures" / "overlays.png").unlink(missing_ok=True)

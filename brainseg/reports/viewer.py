@@ -33,7 +33,7 @@ import numpy as np
 from brainseg.core.files import writing
 
 if TYPE_CHECKING:
-    from brainseg.data.store import Store
+    from brainseg.data.store import SliceStore
 
 # The number of predictions for which the page has colours.
 MAX_RUNS = 6
@@ -132,7 +132,7 @@ def choose_patients(scores: Sequence[tuple[str, float]], count: int) -> list[int
 
 
 def build_case(
-    store: "Store",
+    store: "SliceStore",
     volume: str,
     predictions: Sequence[np.ndarray | None],
     dice: Sequence[float | None],

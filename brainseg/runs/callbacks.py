@@ -175,9 +175,8 @@ class RunCallbacks:
             dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
             # On a GPU the losses of the first epoch are not read before it ends.
             loss = f"{state.last_loss:.3f}" if math.isfinite(state.last_loss) else "-"
-            self.bar.set_postfix_str(
-                f"epoch {state.epoch} loss {loss} best val/dice {dice}", refresh=False
-            )
+            score = f" best val/dice {dice}" if len(self.task.validation) else ""
+            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss}{score}", refresh=False)
             # Under a time budget the number of steps changes with the pace.
             self.bar.total = state.total_steps
             self.bar.update(1)
@@ -229,7 +228,7 @@ class RunCallbacks:
             state.epoch - 1,
             metrics["train/loss"],
             validation_text,
-            "best   " if improved else " " * 7 if validation_text else "",
+            ("best   " if improved else " " * 7) if validation_text else "",
             metrics["speed/epoch_seconds"],
         )
         if "val/dice" in metrics and state.predicts_nothing:
@@ -273,7 +272,11 @@ def describe_result(
         if RunFolder(folder).facts["split"]["leaky"]
         else ""
     )
-    scores = tables.metrics_table(metrics, f"Scores of the best epoch, over whole patients{leaky}")
+    is_validated = RunFolder(folder).facts["split"]["validation"] > 0
+    scores = tables.metrics_table(
+        metrics,
+        f"Scores of the {'best' if is_validated else 'last'} epoch, over whole patients{leaky}",
+    )
     lines = [scores, explanation, "", f"run folder:    {folder}"]
     lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
     lines += (

@@ -33,6 +33,11 @@ class JobCheck:
     # The identity without the code.
     recipe: str = ""
 
+    @property
+    def has_validation(self) -> bool:
+        """Return True if the split has validation patients."""
+        return self.patients.split("/")[1] != "0"
+
 
 @dataclass(frozen=True)
 class PlannedAction:

@@ -51,7 +51,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Return True if the folder contains a run."""
+        """Return True if the folder contains run.json, that is, if a run was started in it."""
         return (self.path / "run.json").is_file()
 
     @property

@@ -4,6 +4,8 @@ The id depends on the question that the sweep asks: the settings swept and those
 the values tried. The same command again, and one with more values, are the same sweep. The record
 lists the folder of each job, also if another sweep made that folder.
 
+The outcome of a job within one start of the sweep is in `sweeps/job_status.py`.
+
     runs/sweeps/ID.json     {"id", "jobs": [{"overrides", "folder", "state", "reason"}]}
 """
 

@@ -1,4 +1,7 @@
-"""Status files of a sweep's jobs: one small JSON file per job."""
+"""Status files of the jobs in one start of a sweep: one small JSON file per job.
+
+The record of a sweep over all its starts is in `runs/sweep_record.py`.
+"""
 
 import json
 from pathlib import Path

@@ -61,7 +61,8 @@ def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
 def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
     """Return the metrics of each epoch, with the epoch as the step.
 
-    If the run has `ended`, the best and the final metrics are added at the step of the best epoch.
+    If the run has `ended`, best/epoch, best/val_dice and the metrics of summary.json are added at
+    the step of the best epoch.
     """
     from mlflow.entities import Metric
 

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from brainseg.config import AugmentConfig, TrainConfig
 from brainseg.core.seeds import seed_for
 from brainseg.data import augment
-from brainseg.data.dataset import epoch_order
+from brainseg.data.epoch_order import epoch_order
 from brainseg.data.resize import downsample_by_two
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.metrics import summarise
 from brainseg.training.context import Callbacks, TrainingContext
+from brainseg.training.cuda_graphs import training_forward
 from brainseg.training.nonfinite import collect_step_results, explaining_out_of_memory
 from brainseg.training.replan import replan
 from brainseg.training.schedules import learning_rate_factor
@@ -32,7 +33,7 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
 
     Training continues from wherever `state` is.
     """
-    forward = task.device.forward(state.model)
+    forward = training_forward(state.model, task.config, task.device)
     state.last_tick = time.monotonic()
     state.window = Window(state.step, state.elapsed)
     with explaining_out_of_memory(task):
@@ -40,9 +41,10 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
             train_epoch(state, task, forward, hooks)
             metrics = training_metrics(state, task)
             is_last = state.step == state.total_steps
-            if is_last or (state.epoch + 1) % task.config.validate_every == 0:
+            is_due = is_last or (state.epoch + 1) % task.config.validate_every == 0
+            if is_due and len(task.validation):
                 metrics |= validate(state, task, hooks)
-            improved = _finish_epoch(state, metrics)
+            improved = _finish_epoch(state, metrics, has_validation=len(task.validation) > 0)
             hooks.after_epoch(state, improved)
 
 
@@ -56,7 +58,9 @@ def train_epoch(
     of batch norm can be restored.
     """
     config, device = task.config, task.device
-    order = epoch_order(task.train, config.seed, state.epoch, config.data.tumour_share)
+    order = epoch_order(
+        task.train, config.seed, state.epoch, config.data.tumour_share, config.data.even_patients
+    )
     # An epoch that a time budget cut short stays short when the run is extended.
     first = state.epoch_began
     end = min(first + task.steps_per_epoch, state.total_steps)
@@ -167,9 +171,12 @@ def training_metrics(state: State, task: TrainingContext) -> dict[str, float]:
 
 
 def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str, float]:
-    """Return the `val/...` metrics of the validation patients.
+    """Return the `val/...` metrics of the validation patients, without HD95.
 
-    "speed/epoch_seconds" then includes the seconds of the validation.
+    HD95 is measured once, at the end of the run: on a GPU it would take longer than the training.
+    The result also contains "speed/epoch_seconds", which includes the validation and replaces the
+    value of `training_metrics`. `state` gets the seconds of the validation, and whether nothing was
+    predicted. `hooks.after_patient` is called after each patient.
     """
     started = time.perf_counter()
     scores = []
@@ -181,6 +188,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
         task.device,
         config.batch_size,
         task.criterion_on_cpu,
+        with_hd95=False,
     ):
         scores.append(result.score)
         hooks.after_patient(state)
@@ -195,13 +203,14 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
     }
 
 
-def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
+def _finish_epoch(state: State, metrics: dict[str, float], has_validation: bool) -> bool:
     """Append the epoch to the history, begin the next one, and return True for the best so far.
 
-    The best epoch has the highest val/dice and, among equal values, the lowest val/loss. While a
-    network predicts nothing, val/dice does not change (it is 0 if every patient has tumour), but
-    val/loss falls. Patience and plateau begin to count at full size: val/dice is measured on
-    full-size slices, and stays low while the network is trained at half size.
+    Without validation patients each epoch counts as the best, so that the last weights are kept.
+    Otherwise the best epoch has the highest val/dice and, among equal values, the lowest val/loss.
+    While a network predicts nothing, val/dice does not change (it is 0 if every patient has
+    tumour), but val/loss falls. Patience and plateau begin to count at full size: val/dice is
+    measured on full-size slices, and stays low while the network is trained at half size.
     """
     dice, loss = metrics.get("val/dice", -1.0), metrics.get("val/loss", math.inf)
     improved = "val/dice" in metrics and (dice, -loss) > (state.best, -state.best_loss)
@@ -209,6 +218,8 @@ def _finish_epoch(state: State, metrics: dict[str, float]) -> bool:
         state.risen_epoch = state.epoch
     if improved:
         state.best, state.best_loss, state.best_epoch = dice, loss, state.epoch
+    if not has_validation:
+        improved, state.best_epoch = True, state.epoch
     state.history.append(
         {
             "epoch": state.epoch,

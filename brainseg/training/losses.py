@@ -1,5 +1,8 @@
 """Loss functions of logits (B, K, H, W) and a mask (B, 1, H, W).
 
+To add one, write a class, enter it in `LOSSES`, and add conf/loss/NAME.yaml for `loss=NAME`. A loss
+of another package needs only an entry point (docs/extending.md).
+
 Legend:  B batch, K outputs of the network, H W height and width, F foreground classes.
 K = 1 means one foreground class behind a sigmoid (F = 1). The mask is then 0 or 1, or a share
 between them. K > 1 means classes behind a softmax, of which class 0 is background (F = K - 1). The
@@ -57,12 +60,16 @@ class DiceLoss(nn.Module):
     reference implementation. A slice without tumour then still counts, through its false positives.
     With `per_sample` the sums run over each sample, and the losses are averaged. Every slice then
     has the same weight, but a slice without tumour has almost no gradient until its probabilities
-    are almost zero. `smooth` (above 0) makes the loss of two empty masks 0. Raises RequestError if
-    the shapes do not fit.
+    are almost zero. `slice_weight` is the weight, from 0 to 1, of the mean loss of the single
+    slices with tumour beside the loss of the batch, which large tumours dominate. `smooth` (above
+    0) makes the loss of two empty masks 0. Raises RequestError if the shapes do not fit.
     """
 
-    def __init__(self, smooth: float = 1.0, per_sample: bool = False) -> None:
+    def __init__(
+        self, smooth: float = 1.0, per_sample: bool = False, slice_weight: float = 0.0
+    ) -> None:
         super().__init__()
+        check(0 <= slice_weight <= 1, "loss.slice_weight", slice_weight, "must lie between 0 and 1")
         check(
             math.isfinite(smooth) and smooth > 0,
             "loss.smooth",
@@ -72,6 +79,7 @@ class DiceLoss(nn.Module):
         )
         self.smooth = smooth
         self.per_sample = per_sample
+        self.slice_weight = slice_weight
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the loss (), float32, in [0, 1].
@@ -80,10 +88,22 @@ class DiceLoss(nn.Module):
         """
         check_shapes(logits, mask)
         p, m = foreground(logits, mask)
-        pixels = (2, 3) if self.per_sample else (0, 2, 3)
-        overlap = (p * m).sum(pixels)
-        total = p.sum(pixels) + m.sum(pixels, dtype=torch.float32)
-        return (1 - (2 * overlap + self.smooth) / (total + self.smooth)).mean()
+        # Each sum is (B, F), or (F,) over the batch.
+        overlap, predicted = (p * m).sum((2, 3)), p.sum((2, 3))
+        true = m.sum((2, 3), dtype=torch.float32)
+        if self.per_sample:
+            return self._loss(overlap, predicted + true).mean()
+        loss = self._loss(overlap.sum(0), (predicted + true).sum(0)).mean()
+        if not self.slice_weight:
+            return loss
+        has_class = (true > 0).float()
+        by_slice = self._loss(overlap, predicted + true) * has_class
+        mean_of_slices = by_slice.sum() / has_class.sum().clamp(min=1)
+        return (1 - self.slice_weight) * loss + self.slice_weight * mean_of_slices
+
+    def _loss(self, overlap: Tensor, total: Tensor) -> Tensor:
+        """Return one minus the Dice coefficient, from sums of p m and of p + m."""
+        return 1 - (2 * overlap + self.smooth) / (total + self.smooth)
 
 
 class BCEDiceLoss(nn.Module):
@@ -100,7 +120,13 @@ class BCEDiceLoss(nn.Module):
     errors are those of `DiceLoss`.
     """
 
-    def __init__(self, smooth: float = 1.0, per_sample: bool = False, weight: float = 0.5) -> None:
+    def __init__(
+        self,
+        smooth: float = 1.0,
+        per_sample: bool = False,
+        weight: float = 0.5,
+        slice_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         check(
             0 <= weight <= 1,
@@ -108,7 +134,7 @@ class BCEDiceLoss(nn.Module):
             weight,
             "must lie between 0 (Dice alone) and 1 (cross-entropy alone)",
         )
-        self.dice = DiceLoss(smooth, per_sample)
+        self.dice = DiceLoss(smooth, per_sample, slice_weight)
         self.weight = weight
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Learning rates as functions of the step.
 
-The rate of a step is `optimizer.lr` times `factor(...)`. A function of (step, total) has no state
-to save, so that a run which resumes at step k has the same rates as a run that was never
-interrupted. Under a time budget the total changes with the pace, and the plans with these totals
-are stored in the checkpoint. Only `Plateau`, which depends on `val/dice`, has a state of three
-numbers, which is stored in the checkpoint.
+The rate of a step is `optimizer.lr` times `learning_rate_factor(...)`, and `set_learning_rate` in
+`loop.py` multiplies them. A function of (step, total) has no state to save, so that a run which
+resumes at step k has the same rates as a run that was never interrupted. Under a time budget the
+total changes with the pace, and the plans with these totals are stored in the checkpoint. Only
+`Plateau`, which depends on `val/dice`, has a state of three numbers, which is stored in the
+checkpoint.
 """
 
 import math
@@ -109,7 +110,7 @@ class Plateau:
     """Learning-rate factor that falls when the validation score does not rise.
 
     The rules are those of torch's ReduceLROnPlateau(mode="max"). After more than `patience` epochs
-    in a row without a new best score, `learning_rate_factor` is multiplied by `config.factor`, down
+    in a row without a new best score, `factor` is multiplied by `config.factor`, down
     to `config.final`, and the count starts again. A score that is not a number counts as no rise.
     """
 

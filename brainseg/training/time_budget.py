@@ -9,6 +9,7 @@ from torch import Tensor
 
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.context import Callbacks, TrainingContext
+from brainseg.training.cuda_graphs import training_forward
 from brainseg.training.loop import train_epoch
 from brainseg.training.nonfinite import explaining_out_of_memory
 from brainseg.training.plan import Plan
@@ -53,17 +54,19 @@ def estimate_steps(pace: StepTimings, task: TrainingContext, minutes: float) -> 
 
 
 def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> StepTimings:
-    """Time a few steps of each size, and the validation of one patient.
+    """Time a few steps of each size, and the validation of one patient if there are any.
 
     `scratch` is a state to be thrown away.
     """
-    forward = task.device.forward(scratch.model)
+    forward = training_forward(scratch.model, task.config, task.device)
     half_step = (
         _seconds_per_step(scratch, task, forward, hooks, half=True)
         if task.config.half_resolution
         else 0.0
     )
     step = _seconds_per_step(scratch, task, forward, hooks, half=False)
+    if not len(task.validation):
+        return StepTimings(step, half_step, 0.0)
     patient = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]
     started = time.perf_counter()
     for _ in evaluate(
@@ -73,6 +76,7 @@ def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> Ste
         task.device,
         task.config.batch_size,
         task.criterion_on_cpu,
+        with_hd95=False,
     ):
         pass
     # The time of a validation is proportional to the number of slices.

@@ -19,17 +19,15 @@ from hydra import initialize_config_dir
 from benchmarks.measure import Bar, Section, Spread, Table, measure_in_turns, ratio
 from benchmarks.steps import seconds
 from brainseg import config as schema
-from brainseg import train
 from brainseg.config import TrainConfig
 from brainseg.config.compose import CONFIGS, compose_job
 from brainseg.data import memory_cache
-from brainseg.data.open import open_store, read_dataset_info
-from brainseg.data.split import make_split
+from brainseg.data.open import open_run_data
 from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
-from brainseg.models import networks
-from brainseg.training import losses
+from brainseg.training.build import build_state, build_task
 from brainseg.training.context import Callbacks, TrainingContext
+from brainseg.training.cuda_graphs import training_forward
 from brainseg.training.loop import train_epoch
 
 
@@ -38,27 +36,19 @@ def task_of(*overrides: str) -> TrainingContext:
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
         config: TrainConfig = compose_job("train", list(overrides))
-    device, store = choose_device(config.device), open_store(config.data)
-    split = make_split(config.split, read_dataset_info(config.data).patients)
-    parts = (
-        train.build_dataset(store, config, split.train),
-        train.build_dataset(store, config, split.validation),
-    )
+    device = choose_device(config.device)
+    task = build_task(config, device, open_run_data(config.data, config.split))
+    parts = (task.train, task.validation)
     memory_cache.cache_in_memory(parts, device.torch, config.data.resident)
-    return TrainingContext(
-        config,
-        device,
-        *parts,
-        losses.build_loss(config.loss, networks.num_outputs(store.classes)).to(device.torch),
-    )
+    return task
 
 
 class Epoch:
     """Steps of the training loop, bare steps on a prepared batch, and validation of the network."""
 
     def __init__(self, task: TrainingContext, steps: int = 8) -> None:
-        self.task, self.steps, self.state = task, steps, train.build_state(task)
-        self.forward = task.device.forward(self.state.model)
+        self.task, self.steps, self.state = task, steps, build_state(task)
+        self.forward = training_forward(self.state.model, task.config, task.device)
         batch = task.train.gather(range(task.config.batch_size), task.device.torch)
         self.image, self.mask = task.device.format(batch.image), batch.mask
 

@@ -68,6 +68,7 @@ class Steps:
         self.model = self.device.place(
             networks.build_network(model, shape["channels"], 1, (shape["size"], shape["size"]))
         )
+        self.forward: Callable[[Tensor], Tensor] = self.model
         self.loss = losses.build_loss(LossConfig("dice"))
         self.optimizer = optimizers.build_optimizer(
             OptimizerConfig("adam", lr=1e-4), self.model.parameters()
@@ -81,7 +82,7 @@ class Steps:
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with self.device.autocast():
-            logits = self.model(self.image)
+            logits = self.forward(self.image)
         self.loss(logits.float(), self.mask).backward()
         self.optimizer.step()
 

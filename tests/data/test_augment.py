@@ -14,11 +14,25 @@ from torch import Tensor
 from brainseg import train
 from brainseg.config import AugmentConfig, DataConfig, KFoldConfig, TrainConfig, UNetConfig
 from brainseg.core.errors import RequestError
-from brainseg.data.augment import Augmentation, apply_augmentation, sample_augmentation
+from brainseg.data.augment import (
+    Augmentation,
+    apply_augmentation,
+    choose_donors,
+    paste_tumours,
+    sample_augmentation,
+)
 
 SEQUENCES = ("pre-contrast", "FLAIR", "post-contrast")
 EVERYTHING = AugmentConfig(
-    flip=0.5, rotate=20, scale=0.2, shift=0.1, gamma=0.3, contrast=0.2, brightness=0.1, noise=0.05
+    flip=0.5,
+    rotate=20,
+    scale=0.2,
+    shift=0.1,
+    gamma=0.3,
+    contrast=0.2,
+    brightness=0.1,
+    noise=0.05,
+    paste=0.5,
 )
 GEOMETRY = AugmentConfig(flip=0.5, rotate=180, scale=0.3, shift=0.2)
 
@@ -335,3 +349,41 @@ def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path
         match=r"augment.missing=0.1: FLAIR replaces .* the sequences are FLAIR; set it to 0",
     ):
         train.check_request(TrainConfig(data=alone, **rest))
+
+
+def test_a_pasted_tumour_by_hand() -> None:
+    """The donor's pixels inside the tumour, the sample's own far away, a mixture between, and the union of masks."""
+    image, mask = torch.zeros(3, 2, 40, 40), torch.zeros(3, 1, 40, 40, dtype=torch.uint8)
+    image[0], image[1], image[2] = 0.1, 0.5, 0.9
+    mask[1, 0, 10:20, 10:20] = 1
+    mask[0, 0, 30:33, 30:33] = 2
+    before = image.clone(), mask.clone()
+    pasted, labels = paste_tumours(image, mask, torch.tensor([1, 1, 0]))
+    assert torch.equal(pasted[1], image[1]) and torch.equal(labels[1], mask[1])
+    assert (pasted[0, :, 10:20, 10:20] == 0.5).all() and (pasted[0, :, :, 30:] == 0.1).all()
+    edge = pasted[0, 0, 15, 20:28]
+    assert (edge.diff() < 0).all() and 0.1 < edge[3] < 0.5, "a soft edge"
+    assert (labels[0, 0, 10:20, 10:20] == 1).all() and (labels[0, 0, 30:33, 30:33] == 2).all()
+    assert (labels[0] > 0).sum() == 109
+    assert (labels[2] == mask[0]).all(), "the class of the donor"
+    assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
+
+
+@given(batch=st.integers(1, 9), share=st.floats(0, 1), seed=st.integers(0, 9))
+@settings(max_examples=30, deadline=None)
+def test_donors_are_others_or_none(batch: int, share: float, seed: int) -> None:
+    donors = choose_donors(batch, share, torch.Generator().manual_seed(seed))
+    assert donors.shape == (batch,) and donors.min() >= 0 and donors.max() < batch
+    if share in (0.0, 1.0) and batch > 1:
+        assert ((donors == torch.arange(batch)) == (share == 0)).all()
+
+
+def test_pasting_leaves_the_other_draws_as_they_were() -> None:
+    config = AugmentConfig(flip=0.5, rotate=10, gamma=0.2)
+    pasting = dataclasses.replace(config, paste=0.5)
+    draws = [
+        sample_augmentation(c, 4, 3, torch.Generator().manual_seed(1)) for c in (config, pasting)
+    ]
+    assert draws[0].donor is None and draws[1].donor is not None
+    for name in ("flip", "angle", "zoom", "shift", "gamma"):
+        assert torch.equal(getattr(draws[0], name), getattr(draws[1], name))

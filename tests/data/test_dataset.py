@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from brainseg.core.errors import RequestError
-from brainseg.data.dataset import MRIDataset, Sample, epoch_order
+from brainseg.data.dataset import MRIDataset, Sample
+from brainseg.data.epoch_order import epoch_order
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +147,23 @@ def test_what_is_held_on_a_gpu_must_fit_there_too(
 
 def test_the_earlier_name_of_channel_is_accepted(phantom_file: Path) -> None:
     assert MRIDataset(phantom_file, volume="FLAIR").channel == "FLAIR"
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 1.0])
+def test_patients_can_be_drawn_evenly(phantom_file: Path, share: float | None) -> None:
+    """Of two patients neither has more than one slice more than the other, with tumour and without."""
+    whole = MRIDataset(phantom_file)
+    # One patient has three slices, the others eight.
+    data = MRIDataset(phantom_file, indices=np.r_[2:5, 8 : len(whole)])
+    order = epoch_order(data, seed=1, epoch=2, tumour_share=share, even_patients=True)
+    assert len(order) == len(data)
+    tumour = data.has_tumour[order]
+    assert tumour.sum() == round(len(data) * (data.has_tumour.mean() if share is None else share))
+    for kind in (True, False):
+        drawn = data.patient_index(order[tumour == kind])
+        able = np.unique(data.patient_index(np.flatnonzero(data.has_tumour == kind)))
+        counts = np.array([(drawn == patient).sum() for patient in able])
+        assert not len(drawn) or counts.max() - counts.min() <= 1, counts
+    again = epoch_order(data, seed=1, epoch=2, tumour_share=share, even_patients=True)
+    other = epoch_order(data, seed=1, epoch=3, tumour_share=share, even_patients=True)
+    assert np.array_equal(order, again) and not np.array_equal(order, other)

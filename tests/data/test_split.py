@@ -156,11 +156,31 @@ def test_too_small_a_cohort_names_the_least_number(config: SplitConfig, least: i
 
 
 def test_a_split_that_cannot_train_is_refused() -> None:
-    with pytest.raises(RequestError, match="training and validation need patients"):
+    with pytest.raises(RequestError, match=r"split\.train=0.*training needs patients"):
         make_split(
-            HoldoutConfig(train=0.5, validation=0.0, test=0.5),
+            HoldoutConfig(train=0.0, validation=0.5, test=0.5),
             [f"TCGA_A_{number}" for number in range(40)],
         )
+
+
+def test_a_split_without_validation_trains_on_everybody_else() -> None:
+    names = [f"TCGA_{number % 3}_{number}" for number in range(40)]
+    for fold in range(5):
+        usual, without = (
+            make_split(KFoldConfig(folds=5, fold=fold, validation=validation), names)
+            for validation in ("next", "none")
+        )
+        assert without.test == usual.test and without.validation == ()
+        assert sorted(without.train) == sorted(usual.train + usual.validation)
+    assert make_split(KFoldConfig(folds=2, fold=1, validation="none"), names).train
+    with pytest.raises(RequestError, match=r"split\.folds=2: must be at least 3"):
+        KFoldConfig(folds=2)
+    with pytest.raises(RequestError, match=r"split\.validation=x: must be one of next, none"):
+        KFoldConfig(validation="x")
+    holdout = make_split(HoldoutConfig(train=0.8, validation=0.0, test=0.2), names)
+    assert holdout.validation == () and (len(holdout.train), len(holdout.test)) == (32, 8)
+    alone = make_split(HoldoutConfig(train=1.0, validation=0.0, test=0.0), names)
+    assert alone.train == tuple(sorted(names)) and alone.test == ()
 
 
 @given(cohorts(least=5), st.randoms(use_true_random=False))

@@ -50,6 +50,8 @@ def content(store: Store) -> list:
         store.spacing,
         store.tumour_pixels,
         store.copies,
+        store.head_median,
+        store.head_box,
     ]
     rows = store.shape[0]
     return [
@@ -109,6 +111,8 @@ def test_plain_h5py_reads_it_and_every_dataset_has_checksums(path: Path) -> None
                 "spacing",
                 "tumour_pixels",
                 "copies",
+                "head_median",
+                "head_box",
                 "channels",
                 "classes",
             ]

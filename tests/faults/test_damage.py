@@ -29,7 +29,7 @@ from brainseg.data.store_writer import write_store
 from brainseg.runs import checkpoint
 from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import build_state
+from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 

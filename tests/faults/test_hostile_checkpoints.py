@@ -32,8 +32,8 @@ from brainseg.models import networks
 from brainseg.runs import checkpoint
 from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import build_state
 from brainseg.training import losses, optimizers
+from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 

@@ -22,7 +22,8 @@ import pytest
 
 from brainseg import compare, evaluate, export, predict, prepare, register, search, train
 from brainseg import config as schema
-from brainseg.cli.main import add_option_prefixes, run_command
+from brainseg.cli.arguments import add_option_prefixes
+from brainseg.cli.main import run_command
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS
 from brainseg.runs.job import Outcome

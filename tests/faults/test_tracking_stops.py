@@ -48,13 +48,14 @@ class BreakAt:
         self.calls = calls
 
     def __call__(self) -> None:
-        from brainseg import train
+        from brainseg.reports import figures
+        from brainseg.training import losses
 
-        loss = train.losses.build_loss
+        loss = losses.build_loss
         if self.calls is None:
-            train.figures.draw_curves = lambda *_: 1 / 0  # type: ignore[assignment]
+            figures.draw_curves = lambda *_: 1 / 0  # type: ignore[assignment]
         else:
-            train.losses.build_loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
+            losses.build_loss = lambda *asked: Broken(loss(*asked), self.calls)  # type: ignore[assignment]
 
 
 class NoteStatus:

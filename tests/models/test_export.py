@@ -163,7 +163,9 @@ def test_the_file_says_what_goes_in_and_what_comes_out(
     )
     assert (
         facts["uid"] == "f" * 32
-        and "10th and 99th percentile" in facts["normalisation"]
+        and "10th percentile" in facts["normalisation"]
+        and "high its 99th percentile" in facts["normalisation"]
+        and facts["context_step"] == "1"
         and "research only" in facts["notice"]
     )
     assert ("opset" in facts) == (format == "onnx")

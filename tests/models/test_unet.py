@@ -250,3 +250,37 @@ def test_impossible_arguments(argument: dict[str, Any], named: str) -> None:
 def test_wrong_image(shape: tuple[int, ...]) -> None:
     with pytest.raises(RequestError, match=r"must be \(B, 3, H, W\)"):
         tiny()(picture(*shape))
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_stem_is_a_network_of_fewer_pixels_and_more_channels(stem: int) -> None:
+    """Space to depth, the plain network, and depth to space: nothing else."""
+    model = tiny(stem=stem, in_channels=2, out_channels=3)
+    inner = tiny(in_channels=2 * stem**2, out_channels=3 * stem**2)
+    inner.load_state_dict(model.state_dict())
+    image = picture(2, 2, 8 * stem, 12 * stem)
+    with torch.no_grad():
+        expected = F.pixel_shuffle(inner(F.pixel_unshuffle(image, stem)), stem)
+        assert torch.equal(model(image), expected)
+        # Logit k of the inner network's output o is pixel (k // stem, k % stem) of output o.
+        logits = inner(F.pixel_unshuffle(image, stem))
+    assert torch.equal(model(image)[:, 1, 1::stem, 0::stem], logits[:, stem**2 + stem])
+
+
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    depth=st.integers(1, 4),
+    stem=st.sampled_from([1, 2, 4]),
+)
+@settings(max_examples=25, deadline=None)
+def test_any_size_with_any_stem(height: int, width: int, depth: int, stem: int) -> None:
+    model = tiny(depth=depth, stem=stem, width=2)
+    with torch.no_grad():
+        assert model(picture(1, 3, height, width)).shape == (1, 1, height, width)
+    assert model.multiple == smallest_size(depth, stem) == stem * 2 ** (depth - 1)
+
+
+def test_impossible_stem() -> None:
+    with pytest.raises(RequestError, match=r"model\.stem=3: must be 1, 2 or 4"):
+        UNet(stem=3)

@@ -14,7 +14,7 @@ from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
 from brainseg.runs.resume import check_extension, load_newest_checkpoint, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import build_state
+from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 

@@ -242,3 +242,24 @@ def test_a_loss_for_one_class_is_refused_for_several() -> None:
         losses.build_loss(LossConfig("SSIMLoss", {}), 3)
     with pytest.raises(RequestError, match=r"loss\.options\.sigmoid"):
         losses.build_loss(LossConfig("DiceLoss", {"sigmoid": True}), 3)
+
+
+@pytest.mark.parametrize("criterion", [DiceLoss, BCEDiceLoss])
+def test_slice_weight_by_hand(criterion: type) -> None:
+    """Two slices with tumour and one without: the mean of two single losses beside that of the batch."""
+    torch.manual_seed(0)
+    logits = torch.randn(3, 1, 6, 5)
+    mask = torch.zeros(3, 1, 6, 5, dtype=torch.uint8)
+    mask[0, 0, :2] = 1
+    mask[2, 0, 5, 4] = 1
+    options = {} if criterion is DiceLoss else {"weight": 0.0}
+    batch = criterion(**options)(logits, mask)
+    slices = [criterion(**options)(logits[i : i + 1], mask[i : i + 1]) for i in (0, 2)]
+    mixed = criterion(**options, slice_weight=0.25)(logits, mask)
+    torch.testing.assert_close(mixed, 0.75 * batch + 0.25 * sum(slices) / 2)
+    # A batch without any tumour has the loss of the batch alone.
+    empty = torch.zeros_like(mask)
+    alone = criterion(**options, slice_weight=1.0)(logits, empty)
+    assert alone == 0
+    with pytest.raises(RequestError, match=r"loss\.slice_weight=2: must lie between 0 and 1"):
+        criterion(slice_weight=2)

@@ -16,7 +16,7 @@ from brainseg.device import Device, choose_device
 from brainseg.runs import checkpoint
 from brainseg.runs.callbacks import RunCallbacks
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import build_state
+from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit, train_epoch
 from brainseg.training.nonfinite import NonFiniteError

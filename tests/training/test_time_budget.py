@@ -18,7 +18,7 @@ from brainseg.core.errors import DataError
 from brainseg.data.split import Split
 from brainseg.runs.resume import load_newest_checkpoint, plans_to_repeat, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
-from brainseg.train import build_state
+from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan, plan_at

@@ -22,8 +22,9 @@ from brainseg.core.errors import DataError, RequestError
 from brainseg.data.phantom import anatomy
 from brainseg.data.phantom.anatomy import Array, Random, smooth_noise
 
-# Raise this number with any change of a pixel, so that files of other versions are not used again.
-VERSION = 1
+# Raise this number with any change of a pixel or of what the file stores, so that files of other
+# versions are not used again.
+VERSION = 2
 
 # Signal of each tissue in pre-contrast, FLAIR and post-contrast.
 SIGNAL = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from brainseg.data.folder import Folder, entries_of, is_folder, leads_outside
 from brainseg.data.naming import SLICE, describe_misnamed, is_image, printable
-from brainseg.data.tree import Tree, collect_folders, describe_absence, describe_places
+from brainseg.data.tree import Tree, collect_folders, describe_absence, describe_several_cohorts
 
 LARGEST_NUMBER = 99_999
 
@@ -38,7 +38,9 @@ def find_folders(top: Folder, need_masks: bool = True) -> list[Folder]:
     tree.cohorts = {cohort: paths for cohort, paths in patients.items() if paths}
     if len(tree.cohorts) != 1 and (tree.cohorts or not tree.faulty):
         top.faults.append(
-            describe_places(tree, top.path) if tree.cohorts else describe_absence(tree, top.path)
+            describe_several_cohorts(tree, top.path)
+            if tree.cohorts
+            else describe_absence(tree, top.path)
         )
         return []
     cohort = next(iter(tree.cohorts), top.path)

@@ -69,7 +69,7 @@ class SliceReader:
         try:
             indices = map_labels(np.stack(masks), self.labels)
         except DataError as error:
-            raise DataError(_with_jpeg(str(error), files[MASK][numbers[0]][0])) from error
+            raise DataError(_explain_jpeg(str(error), files[MASK][numbers[0]][0])) from error
         images = np.stack([np.concatenate(slice_) for slice_ in pictures])
         return Scan(images, indices, None, numbers, self.patients[volume])
 
@@ -92,8 +92,8 @@ def _check_complete(files: Files, names: Iterable[str]) -> None:
     require(not faults, "; ".join(faults))
 
 
-def _with_jpeg(text: str, path: str) -> str:
-    """Return a message about the values of a mask, with the reason if its format is lossy."""
+def _explain_jpeg(text: str, path: str) -> str:
+    """Return `text`, an error about the values of a mask, with the remedy in front for a JPEG."""
     if not path.lower().endswith((".jpg", ".jpeg")):
         return text
     return "JPEG changes the values of masks; save them as PNG, from the originals; " + text

@@ -1,0 +1,221 @@
+"""A request to train: check every job of it, then run the jobs or print their plan."""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from brainseg.cli.arguments import named_run
+from brainseg.config.compose import (
+    check_budget,
+    check_output,
+    compose_job,
+    expand_sweep,
+    task_overrides,
+)
+from brainseg.core.errors import RequestError, check
+from brainseg.runs.dry_run import JobCheck, count_jobs_under_other_code, plan_job
+from brainseg.runs.job import Job, JobState
+from brainseg.runs.sweep_record import sweep_id, write_record
+from brainseg.sweeps import launch, summary
+from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
+from brainseg.sweeps.run_job import run_job
+
+# The function that estimates time and memory, which runs in a process of its own.
+MEASUREMENT = "brainseg.runs.measurement:measure_run"
+
+
+def run_train_request(
+    overrides: list[str],
+    arguments: Any,
+    run: Callable,
+    check_request: Callable,
+    finish: Callable[..., str] | None,
+) -> int:
+    """Check every job of the request, then run the jobs and return the exit code.
+
+    `finish` receives a sweep's id, root folder and first config after all jobs have ended, and
+    returns the text to print. Raises RequestError.
+    """
+    plan = plan_jobs(overrides, arguments, check_request)
+    if any(config.dry_run != "false" for config in plan.configs):
+        print(_format_dry_run(plan))
+        return 0
+    if plan.multirun is None:
+        return _run_single_job(plan.configs[0], task_overrides(overrides), run)
+    return _run_sweep(plan, overrides, run, finish)
+
+
+@dataclass(frozen=True)
+class RequestPlan:
+    """The checked jobs of a request to train, with one entry per job in each list."""
+
+    # The config of the sweep as a whole, None for a single run.
+    multirun: Any
+    overrides: list[list[str]]
+    configs: list[Any]
+    facts: list[JobCheck]
+    # The settings that differ between the jobs.
+    swept: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the swept settings of each job in words."""
+        return [summary.job_label(overrides, self.swept) for overrides in self.overrides]
+
+    @property
+    def is_choosing(self) -> bool:
+        """Return True if the sweep chooses between settings, and not only repeats a run."""
+        return _is_choosing(self.swept)
+
+
+def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> RequestPlan:
+    """Compose and check every job of a request to train. Raises RequestError."""
+    if arguments.multirun and not overrides:
+        raise RequestError(
+            "-m: nothing to vary; give a list of values, such as -m model.width=16,32, "
+            "or leave out -m for a single run"
+        )
+    multirun, jobs = expand_sweep("train", overrides) if arguments.multirun else (None, [overrides])
+    of_sweep = arguments.multirun or named_run(arguments.overrides) is not None
+    configs = [compose_job("train", job_overrides, of_sweep) for job_overrides in jobs]
+    swept = summary.find_swept_settings(jobs)
+    on_cluster = multirun is not None and launch.runs_on_cluster(multirun)
+    facts = []
+    for config in configs:
+        check_budget([*arguments.overrides, *swept], config)
+        check_output("train", config)
+        fact = check_job(check_request, _any_device(config) if on_cluster else config)
+        if _is_choosing(swept):
+            _check_choosing(config, fact)
+        facts.append(fact)
+    job = Job(sweep="planned" if arguments.multirun else None)
+    if multirun is not None and (count := count_jobs_under_other_code(configs, facts, job)):
+        print(
+            f"{count} of the {len(jobs)} jobs were finished under other code; "
+            "they run again under this code, in new folders"
+        )
+    return RequestPlan(multirun, jobs, configs, facts, swept)
+
+
+def _is_choosing(swept: Sequence[str]) -> bool:
+    """Return True if jobs differ in more than seed and fold, so that one of them is chosen."""
+    return not summary.REPETITION_SETTINGS.issuperset(swept)
+
+
+def _check_choosing(config: Any, fact: JobCheck) -> None:
+    """Raise RequestError if a sweep over settings would see test patients, or has none to judge by.
+
+    The judges are the validation patients.
+    """
+    check(
+        config.test != "yes",
+        "test",
+        "yes",
+        "a sweep that chooses between settings must not see test patients",
+        "leave test=auto and evaluate the chosen run",
+    )
+    check(
+        fact.has_validation,
+        "split",
+        config.split.name,
+        "has no validation patients, by which a sweep over settings would choose",
+        "give the split validation patients, or sweep over seed and split.fold alone",
+    )
+
+
+def _format_dry_run(plan: RequestPlan) -> str:
+    """Return the table of a dry run, with times and memory under dry_run=measure."""
+    job = Job(sweep="planned" if plan.multirun is not None else None)
+    actions = [
+        plan_job(config, fact, job) for config, fact in zip(plan.configs, plan.facts, strict=True)
+    ]
+    threads = launch.share_cores(plan.multirun)[0] if plan.multirun is not None else None
+    measure = (
+        partial(_measure_job, threads)
+        if any(config.dry_run == "measure" for config in plan.configs)
+        else None
+    )
+    return summary.format_plan(plan.facts, actions, plan.labels, plan.configs, measure)
+
+
+def _run_sweep(
+    plan: RequestPlan, overrides: list[str], run: Callable, finish: Callable[..., str] | None
+) -> int:
+    """Run the jobs of a sweep, write its record, and print the table and the text of `finish`.
+
+    Returns 1 if a job failed or was stopped, else 0. An interruption is raised again after the
+    table.
+    """
+    jobs, configs = plan.overrides, plan.configs
+    sweep, root = sweep_id(jobs, plan.swept), Path(configs[0].output or "runs")
+    context = launch.prepare_launch(plan.multirun, sweep, plan.swept, plan.is_choosing)
+    if context.launcher == "basic":
+        log_to_stdout()
+        tasks = [task_overrides(job_overrides) for job_overrides in jobs]
+        outcomes, interruption = launch.run_in_turn(configs, tasks, plan.labels, context, run)
+    else:
+        outcomes, interruption = launch.run_through_hydra(
+            "train", overrides, len(jobs), context, run
+        )
+    # A killed process leaves its run marked as running. The record and the table need its real
+    # state.
+    outcomes = summary.mark_lost_jobs(
+        outcomes, configs, plan.facts, Job(sweep="planned", start=context.start)
+    )
+    rows = [
+        {"overrides": job_overrides, **asdict(outcome)}
+        for job_overrides, outcome in zip(jobs, outcomes, strict=True)
+    ]
+    write_record(root, sweep, rows)
+    print(summary.format_summary(outcomes, plan.labels))
+    # The table is printed first, so that an interrupted sweep also lists its jobs.
+    if interruption:
+        raise interruption
+    if finish is not None:
+        print(f"\n{finish(sweep, root, configs[0])}")
+    return int(any(outcome.state in (JobState.FAILED, JobState.STOPPED) for outcome in outcomes))
+
+
+def _any_device(config: Any) -> Any:
+    """Return the config for a check on a machine that may lack the job's device."""
+    return replace(config, device=replace(config.device, on_missing="skip"))
+
+
+def _measure_job(threads: int | None, config: Any) -> tuple[float, int] | str:
+    """Return the seconds and the bytes of memory of one job, or the reason for a failure."""
+    try:
+        seconds, memory = call_in_subprocess(MEASUREMENT, config, threads)
+    # The measurement fails where the job itself would, for example when memory is too small.
+    except SubprocessFailed as error:
+        return str(error)
+    return seconds, memory
+
+
+def _run_single_job(config: Any, overrides: list[str], run: Callable) -> int:
+    """Run a single job and return 1 if it failed, else 0.
+
+    Raises RequestError, also for a reason that only the run could find, such as a folder in use.
+    """
+    log_to_stdout()
+    outcome = run_job(run, config, Job(tuple(overrides)))
+    return int(outcome.state == JobState.FAILED)
+
+
+def check_job(check_request: Callable, config: Any) -> Any:
+    """Return the result of `check_request`. Raises RequestError, also for an unreadable file."""
+    try:
+        return check_request(config)
+    except OSError as error:
+        raise RequestError(str(error)) from error
+
+
+def log_to_stdout() -> None:
+    """Print log messages of level INFO and above, without time and level.
+
+    The run's own log.txt has both.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
