@@ -7,7 +7,7 @@ import difflib
 import sys
 from importlib import import_module
 
-from brainseg.cli.commands import COMMANDS
+from brainseg.cli.commands import COMMANDS, module_of
 from brainseg.core.signals import exit_on_signals
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     del sys.argv[1]
     # The imports of a command take seconds, and Ctrl-C must end them without a traceback.
     exit_on_signals()
-    import_module(f"brainseg.{name}").main()
+    import_module(module_of(name)).main()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import textwrap
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from brainseg.cli.commands import COMMANDS
+from brainseg.cli.commands import COMMANDS, module_of
 from brainseg.config import TYPES
 from brainseg.config.compose import CONFIGS, PACKAGE_FOLDER
 from brainseg.config.schema import group_of
@@ -152,11 +153,14 @@ def choice_description(group: str, choice: str) -> str:
 def command_description(command: str) -> str:
     """Return a command's purpose, followed by the examples in the docstring of its module."""
     # The source is parsed, so that the command's module need not be imported.
-    docstring = str(
-        ast.get_docstring(ast.parse((PACKAGE_FOLDER / f"{command}.py").read_text()), clean=False)
-    )
+    docstring = str(ast.get_docstring(ast.parse(_source_of(command).read_text()), clean=False))
     _, _, examples = docstring.partition("\n\n")
     return f"brainseg {command}: {COMMANDS[command]}\n\n{examples.rstrip()}"
+
+
+def _source_of(command: str) -> Path:
+    """Return the file of the command's module."""
+    return PACKAGE_FOLDER.joinpath(*module_of(command).split(".")[1:]).with_suffix(".py")
 
 
 def format_help(command: str, composed: DictConfig, overrides: list[str]) -> str:
