@@ -28,7 +28,7 @@ LINES = [
 ]  # a backslash goes on
 COMMANDS = [line for line in LINES if line.startswith("python -m brainseg.")]
 ELSEWHERE = re.compile(
-    r"resume=runs/|from=runs/|=custom |=own.h5|brainseg.sync"
+    r"resume=runs/|from=runs/|=custom |=own.h5|brainseg.sync|brainseg.runs"
 )  # need a run or a package: test_extending.py has the latter
 
 

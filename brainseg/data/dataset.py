@@ -146,7 +146,10 @@ class MRIDataset(Dataset[Sample]):
 
     @property
     def channels(self) -> int:
-        """Return the number of channels, (2 * context + 1) times the selected channels."""
+        """Return the number of input channels.
+
+        These are the selected sequences of a slice and of `context` neighbours on each side.
+        """
         return (2 * self.context + 1) * self._low.shape[1]
 
     @property

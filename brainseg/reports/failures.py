@@ -251,7 +251,10 @@ def group_in_thirds(values: "pd.Series", undefined: str) -> "pd.Categorical":
 
 
 def _categories(labels: "pd.Series", order: list[str], undefined: str) -> "pd.Categorical":
-    """Return the labels as categories in the given order, with missing labels last."""
+    """Return the labels as categories in the given order.
+
+    NaN becomes the last category, whose name is `undefined`.
+    """
     import pandas as pd
 
     # Categories must be distinct, but two numbers may have the same text.

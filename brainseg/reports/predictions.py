@@ -54,7 +54,10 @@ class Prediction(NamedTuple):
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """Write the file atomically, with the volumes in the order of `predictions`."""
+    """Write predictions.h5 atomically, with the volumes in the order of `predictions`.
+
+    Probabilities are written if the first prediction has them.
+    """
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": False, "fletcher32": True}
     slice_counts = [len(prediction.mask) for prediction in predictions]
     first_slice = np.cumsum([0, *slice_counts], dtype=np.int64)

@@ -194,9 +194,9 @@ def _monai_arguments(
 ) -> dict[str, Any]:
     """Return the arguments that tell a MONAI loss how to read logits and mask.
 
-    Our losses see this in the shapes. One output means a sigmoid. Several outputs mean a softmax,
-    and class indices that are converted to one channel per class. The options of the request take
-    precedence.
+    One output means a sigmoid. Several outputs mean a softmax, and class indices that are converted
+    to one channel per class. `loss.options` take precedence, and arguments that the loss does not
+    have are left out. Raises RequestError if the loss takes no softmax of several classes.
     """
     parameters = inspect.signature(factory).parameters
     if outputs == 1:

@@ -50,7 +50,7 @@ CONVERT = "Convert the series to NIfTI, for example by dcm2niix (pip install dcm
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """Storage of the pixels of a file."""
+    """How the pixels of a DICOM file are encoded: transfer syntax, type, inversion and padding."""
 
     syntax: UID
     # Type of the stored values.

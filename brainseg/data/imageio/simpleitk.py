@@ -126,7 +126,11 @@ class ItkVolume:
 
     @property
     def notes(self) -> Sequence[str]:
-        """Return remarks on how the image is read, one line each. Raises DataError."""
+        """Return a line for the user on each assumption about the image.
+
+        These are shear, an unknown voxel size, an unknown orientation and the choice of a volume.
+        Raises DataError.
+        """
         notes = [check_shear(self.grid.affine, self.path)]
         if not self.grid.spacing_known:
             notes.append("the header gives no usable size of a voxel: no volume in millilitres")
