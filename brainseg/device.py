@@ -63,8 +63,8 @@ class Device:
         """Return the mixed-precision context of one forward pass."""
         if self.precision == "float32":
             return nullcontext()
-        # A cache of converted weights would outlive the recording of a CUDA graph. Each weight is
-        # used once per pass, so the cache saves nothing.
+        # A cache of converted weights would outlive the recording of a CUDA graph. It saves only
+        # the second conversion for the flips of test-time augmentation.
         return torch.autocast(
             self.torch.type,
             dtype=PRECISIONS[self.precision],

@@ -44,8 +44,10 @@ NORMALISATION = (
 HIGH = {
     "percentile": "its 99th percentile",
     "median": "three times the median of the pixels above low + (p99 - low) / 10, p99 its 99th "
-    "percentile",
+    "percentile, where image is uint8: whole numbers from 0 to 255 as they are, other values "
+    "stretched so that the 0.5th percentile of the volume becomes 0 and the 99.5th 255",
 }
+CONTEXT_STEP = {"auto": "auto: the number of slices / 24, rounded, at least 1"}
 
 
 def run(config: ExportConfig) -> int:
@@ -112,7 +114,7 @@ def collect_facts(trained: TrainedModel, multiple: int, format: str) -> dict[str
         "context": context,
         # Channels of the image. The first and last slice stand in for neighbours beyond them.
         "inputs": inputs,
-        "context_step": trained.data.context_step,
+        "context_step": CONTEXT_STEP.get(trained.data.context_step, trained.data.context_step),
         "normalisation": NORMALISATION.format(high=HIGH[trained.data.intensity]),
         "pad_multiple": multiple,
         "padding": "zeros below and to the right up to a multiple of pad_multiple; "

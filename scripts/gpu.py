@@ -90,13 +90,14 @@ def main(arguments: list[str]) -> int:
 
 
 def run_tests() -> str:
-    """Run the tests of the GPU and return the last line of pytest."""
+    """Run the tests of the GPU and return the last line of pytest, after "failed" if one failed."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     command += ["tests/training/test_cuda.py"]
     root = Path(__file__).parents[1]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     print(result.stdout[-6000:], flush=True)
-    return result.stdout.strip().splitlines()[-1] if result.stdout.strip() else "failed to start"
+    last_line = (result.stdout.strip().splitlines() or ["no output"])[-1]
+    return f"failed: {last_line}" if result.returncode else last_line
 
 
 def format_steps(rows: list[dict[str, Any]]) -> list[str]:
@@ -123,7 +124,7 @@ def start_runs(
             folder = output / f"{part}-{fold}"
             words = [*recipe, "split=kfold", f"split.folds={FOLDS}", f"split.fold={fold}"]
             words += [*data, *device, *(TRIAL if is_trial else []), f"output={folder}"]
-            words += ["tracking=none", "device.threads=1", "test=yes"]
+            words += ["tracking=none", "device.threads=1", "test=yes", "resume=auto"]
             if is_trial and part == "folds":
                 words += ["max_minutes=null"]
             command = [sys.executable, "-m", "brainseg.train", *words]

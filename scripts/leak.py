@@ -207,7 +207,7 @@ def store_rows(read: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def part_of_volume(store: Store, name: str, rows: np.ndarray) -> Volume:
-    """Return the metadata of a part of a volume, with the percentiles of the whole volume."""
+    """Return the metadata of a part of a volume, with the intensities of the whole volume."""
     slices = zip(
         store.slice_number[rows],
         store_rows(store.images, rows),
@@ -215,8 +215,14 @@ def part_of_volume(store: Store, name: str, rows: np.ndarray) -> Volume:
         strict=True,
     )
     volume = store.volume_of(int(rows[0]))
+    head = (
+        {"head_median": store.head_median[volume], "head_box": store.head_box[volume]}
+        if store.head_median is not None and store.head_box is not None
+        else {}
+    )
     return replace(
         compute_volume_stats(name, slices, store.channels),
+        **head,
         low=store.low[volume],
         high=store.high[volume],
         copies=store.copies[volume],

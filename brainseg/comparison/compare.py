@@ -155,13 +155,19 @@ def compare_runs(
 def _split_by_state(
     runs: Sequence[ScoredRun], labels: Mapping[str, str], strict: bool
 ) -> tuple[list[ScoredRun], list[tuple[str, str]]]:
-    """Return the finished runs, and (label, reason) of each other one.
+    """Return the finished runs with scores, and (label, reason) of each other one.
 
     Raises RequestError if no run is finished and, with `strict`, if any is not.
     """
-    finished = [run for run in runs if run.state == "finished"]
+    # A run that trained on all patients has scored none.
+    finished = [run for run in runs if run.state == "finished" and len(run.patients)]
     unfinished = [
-        (_label_run(run, labels), _describe_state(run)) for run in runs if run.state != "finished"
+        (
+            _label_run(run, labels),
+            "scored no patient" if run.state == "finished" else _describe_state(run),
+        )
+        for run in runs
+        if run not in finished
     ]
     check(
         not (strict and unfinished),

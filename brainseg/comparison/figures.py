@@ -110,9 +110,13 @@ def curves(comparison: Comparison) -> Any:
     """Draw validation Dice of each configuration while training, averaged over its runs.
 
     Thin lines are single runs. The horizontal axis is in minutes if a run had a time budget, else
-    in epochs.
+    in epochs. Returns None if no run was validated.
     """
     configurations = comparison.configurations[:10]
+    histories = [run.history for configuration in configurations for run in configuration.runs]
+    # Runs without validation patients have no curve.
+    if not any("val/dice" in row["metrics"] for history in histories for row in history):
+        return None
     by_time = any(
         run.config.max_minutes is not None
         for configuration in configurations

@@ -20,7 +20,7 @@ from torch import Tensor
 from brainseg.config import AugmentConfig
 from brainseg.data.transfer import to_device
 
-# Pixels over which a pasted tumour merges with the image around it.
+# Half of the pixels over which a pasted tumour merges with the image around it.
 PASTE_MARGIN = 4
 
 
@@ -167,21 +167,23 @@ def apply_augmentation(draw: Augmentation, image: Tensor, mask: Tensor) -> tuple
 def paste_tumours(image: Tensor, mask: Tensor, donor: Tensor) -> tuple[Tensor, Tensor]:
     """Paste the tumour of each sample's donor into image (B, C, H, W) and mask (B, 1, H, W).
 
-    `donor` (B,) is the index of the donor. The region is the tumour and a margin, over which the
-    weight of the donor's pixels falls from 1 to 0, so that no edge shows where the region ends.
+    `donor` (B,) is the index of the donor. The region is the tumour and its surroundings, over
+    which the weight of the donor's pixels falls from 1 to 0, so that no edge shows where the region
+    ends.
     Reference: Zhang et al. 2021, "CarveMix", MICCAI (arXiv 2108.06883), here within a batch, with a
     soft edge, and with a fixed margin.
     """
     tumour = (mask > 0).to(image.dtype)
-    # The tumour grown by the margin, then blurred over the same distance: 1 inside the tumour and 0
-    # outside the margin.
+    # The tumour grown by the margin, then blurred over the same distance: 1 inside the tumour, and
+    # 0 farther away than twice the margin.
     grown = F.max_pool2d(tumour, 2 * PASTE_MARGIN + 1, stride=1, padding=PASTE_MARGIN)
     weight = F.avg_pool2d(grown, 2 * PASTE_MARGIN + 1, stride=1, padding=PASTE_MARGIN)
     weight = torch.maximum(weight, tumour)[donor]
     # A sample whose donor is the sample itself stays as it was.
     is_other = (donor != torch.arange(len(donor), device=donor.device)).view(-1, 1, 1, 1)
     weight = weight * is_other
-    pasted = torch.where((tumour[donor] > 0) & is_other, mask[donor], mask)
+    # Where the donor's pixels prevail, its healthy tissue has its healthy label.
+    pasted = torch.where(weight > 0.5, mask[donor], mask)
     return torch.lerp(image, image[donor], weight), pasted
 
 

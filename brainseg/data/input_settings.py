@@ -46,27 +46,36 @@ def window_size(
     the image. Raises RequestError for a larger window, and DataError if the file does not contain
     the boxes.
     """
-    height, width = int(store.shape[2]), int(store.shape[3])
-    if setting == "none":
-        return None
+    size = int(store.shape[2]), int(store.shape[3])
     if setting == "auto":
         boxes = _of_head(store, "head_box", "data.window=auto")
         boxes = boxes[np.isin(store.patients, patients)]
         sides = np.median(np.stack([boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]]), axis=1)
         rows, columns = (
             min(int(-(-side // WINDOW_MULTIPLE)) * WINDOW_MULTIPLE, limit)
-            for side, limit in zip(sides, (height, width), strict=True)
+            for side, limit in zip(sides, size, strict=True)
         )
     else:
-        rows, columns = map(int, setting.split("x"))
-        check(
-            rows <= height and columns <= width,
-            "data.window",
-            setting,
-            f"is larger than the slices of {height}x{width} pixels",
-            "use auto, none or a smaller window",
-        )
-    return None if (rows, columns) == (height, width) else (rows, columns)
+        rows, columns = typed_window_size(setting, size) or size
+    return None if (rows, columns) == size else (rows, columns)
+
+
+def typed_window_size(setting: str, size: Size) -> Size | None:
+    """Return the window HEIGHTxWIDTH of slices of this size, or None for auto and none.
+
+    Raises RequestError for a window that is larger than the slices.
+    """
+    if setting in ("auto", "none"):
+        return None
+    rows, columns = map(int, setting.split("x"))
+    check(
+        rows <= size[0] and columns <= size[1],
+        "data.window",
+        setting,
+        f"is larger than the slices of {size[0]}x{size[1]} pixels",
+        "use auto, none or a smaller window",
+    )
+    return rows, columns
 
 
 def window_corners(store: SliceStore, window: Size) -> np.ndarray:

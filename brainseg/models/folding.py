@@ -1,4 +1,8 @@
-"""Batch norm folded into the convolutions before it, for faster inference with equal masks."""
+"""Batch norm folded into the convolutions before it, for faster inference.
+
+In float32 the logits differ by rounding alone. In half precision single pixels at a tumour's edge
+may change, as with any other order of the operations.
+"""
 
 import copy
 

@@ -115,9 +115,9 @@ class RunCallbacks:
         self._warn_of_few_steps()
         if state.total_steps < task.steps_per_epoch:
             log.warning(
-                "note:         the run covers %.1f of an epoch: "
-                "some slices are never used, and there is only one validation",
+                "note:         the run covers %.1f of an epoch: some slices are never used%s",
                 state.total_steps / task.steps_per_epoch,
+                ", and there is only one validation" if len(task.validation) else "",
             )
         schedule = task.config.scheduler
         if isinstance(schedule, StepConfig) and all(
@@ -137,10 +137,12 @@ class RunCallbacks:
             )
         if state.half_steps:
             log.info(
-                "half size:    the first %d steps, into epoch %d, use images of half the size; "
-                "val/dice is always measured at full size and means little until then",
+                "half size:    the first %d steps, into epoch %d, use images of half the size%s",
                 state.half_steps,
                 (state.half_steps - 1) // task.steps_per_epoch,
+                "; val/dice is always measured at full size and means little until then"
+                if len(task.validation)
+                else "",
             )
         if state.step:
             log.info("resumed:      at epoch %d, step %d", state.epoch, state.step)
@@ -278,7 +280,8 @@ def describe_result(
         f"Scores of the {'best' if is_validated else 'last'} epoch, over whole patients{leaky}",
     )
     lines = [scores, explanation, "", f"run folder:    {folder}"]
-    lines += [f"pictures:      {folder / 'pictures'}/curves.png, overlays.png"]
+    overlays = ", overlays.png" if (folder / "pictures" / "overlays.png").is_file() else ""
+    lines += [f"pictures:      {folder / 'pictures'}/curves.png{overlays}"]
     lines += (
         [mirror.describe()]
         if mirror is not None

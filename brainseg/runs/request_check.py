@@ -12,7 +12,7 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, check
 from brainseg.data.augment import can_replace_by_flair
 from brainseg.data.epoch_order import epoch_order
-from brainseg.data.input_settings import window_size
+from brainseg.data.input_settings import typed_window_size, window_size
 from brainseg.data.open import (
     DatasetInfo,
     count_in_channels,
@@ -94,7 +94,8 @@ def _check_data(
     masks, and if the training slices cannot give `data.tumour_share`.
     """
     if not is_made:
-        return config.data.phantom.slices * len(split.train), info.size
+        size = typed_window_size(config.data.window, info.size) or info.size
+        return config.data.phantom.slices * len(split.train), size
     with open_store(config.data) as store:
         if config.data.path is not None and not config.allow_empty:
             check_parts(store, split)

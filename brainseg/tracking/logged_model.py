@@ -81,7 +81,7 @@ def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedM
 
 
 def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel":
-    prefixes = ("model.", "inference.", "data.channel", "data.context")
+    prefixes = ("model.", "inference.", "data.channel", "data.context", "data.intensity")
     params = {key: value for key, value in run.data.params.items() if key.startswith(prefixes)}
     # MLflow refuses these characters in the name of a model.
     name = params.get("model.name", "model").translate(str.maketrans("/:.%\"'", "______"))

@@ -5,7 +5,8 @@ one by one takes a GPU longer than computing them. `torch.cuda.make_graphed_call
 kernels of both passes for one shape of the input.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,21 @@ from brainseg.models.unet import UNet
 Forward = Callable[[Tensor], Tensor]
 
 
-def training_forward(model: nn.Module, config: TrainConfig, device: Device) -> Forward:
-    """Return the callable of the forward pass in training: the model, compiled or as a CUDA graph.
+@contextmanager
+def training_forward(model: nn.Module, config: TrainConfig, device: Device) -> Iterator[Forward]:
+    """Yield the callable of the forward pass in training: the model, compiled or as a CUDA graph.
 
-    Checkpoints contain the model itself. Call the result inside `device.autocast()`.
+    Checkpoints contain the model itself. Call the result inside `device.autocast()`. The memory of
+    the graphs is freed at the end of the block.
     """
     if uses_graphs(config, device) and (config.device.graphs == "yes" or isinstance(model, UNet)):
-        return GraphedForward(model, config.batch_size)
-    return device.forward(model)
+        graphs = GraphedForward(model, config.batch_size)
+        try:
+            yield graphs
+        finally:
+            graphs.close()
+    else:
+        yield device.forward(model)
 
 
 def uses_graphs(config: TrainConfig, device: Device) -> bool:
@@ -39,18 +47,19 @@ def check_graphs(config: TrainConfig) -> None:
         config.device.graphs != "yes" or _is_possible(config),
         "device.graphs",
         "yes",
-        "is not possible with accumulate above 1 or device.compile=true",
+        "needs a CUDA GPU, and is not possible with accumulate above 1 or device.compile=true",
         "leave device.graphs=auto",
     )
 
 
 def _is_possible(config: TrainConfig) -> bool:
-    """Return True unless accumulation or compilation exclude graphs.
+    """Return True unless accumulation, compilation or the device's name exclude graphs.
 
     Under gradient accumulation a replay would overwrite the gradients of the batch before it. A
     compiled model has its own graphs.
     """
-    return config.accumulate == 1 and not config.device.compile
+    is_gpu = config.device.name == "auto" or config.device.name.startswith("cuda")
+    return config.accumulate == 1 and not config.device.compile and is_gpu
 
 
 class GraphedForward:
@@ -70,8 +79,17 @@ class GraphedForward:
             return self.model(image)
         shape = tuple(image.shape)
         if shape not in self.recorded:
+            # A run has one size at a time: the smaller one first, under progressive resizing.
+            self.close()
             self.recorded[shape] = self._record(image)
         return self.recorded[shape](image)
+
+    def close(self) -> None:
+        """Free the memory of the recorded kernels."""
+        for body in self.recorded.values():
+            # The attribute that recording sets refers to the module itself, and would keep it.
+            del body.forward
+        self.recorded.clear()
 
     def _record(self, image: Tensor) -> nn.Module:
         """Return a module that replays the kernels for images of this shape.
@@ -84,7 +102,9 @@ class GraphedForward:
         # The model itself has forward hooks on its layers, which recording accepts, but it must not
         # get the attribute `forward` that recording sets.
         body = _Body(self.model).train()
-        graphed = torch.cuda.make_graphed_callables(body, (image.detach().clone(),))
+        graphed = torch.cuda.make_graphed_callables(
+            body, (image.detach().clone(),), allow_unused_input=True
+        )
         assert isinstance(graphed, nn.Module)
         torch.cuda.set_rng_state(random_state, image.device)
         with torch.no_grad():

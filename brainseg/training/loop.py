@@ -33,10 +33,12 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
 
     Training continues from wherever `state` is.
     """
-    forward = training_forward(state.model, task.config, task.device)
     state.last_tick = time.monotonic()
     state.window = Window(state.step, state.elapsed)
-    with explaining_out_of_memory(task):
+    with (
+        explaining_out_of_memory(task),
+        training_forward(state.model, task.config, task.device) as forward,
+    ):
         while _is_unfinished(state, task.config):
             train_epoch(state, task, forward, hooks)
             metrics = training_metrics(state, task)

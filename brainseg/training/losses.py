@@ -71,6 +71,13 @@ class DiceLoss(nn.Module):
         super().__init__()
         check(0 <= slice_weight <= 1, "loss.slice_weight", slice_weight, "must lie between 0 and 1")
         check(
+            not (per_sample and slice_weight),
+            "loss.slice_weight",
+            slice_weight,
+            "has no effect with per_sample=true, where every slice has its own loss",
+            "leave out one of the two",
+        )
+        check(
             math.isfinite(smooth) and smooth > 0,
             "loss.smooth",
             smooth,

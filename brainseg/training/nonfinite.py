@@ -80,14 +80,18 @@ def explaining_out_of_memory(task: TrainingContext) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        # On a CPU torch raises a plain RuntimeError with this text.
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+        # On a CPU torch raises a plain RuntimeError with this text. Its subclasses have other
+        # reasons, such as a failed assertion on a GPU.
+        is_out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_out_of_memory and "can't allocate memory" not in str(error):
             raise
-        height, width = task.train.size
+        height, width = task.train.sample_size
         shape = (task.config.batch_size, task.train.channels, height, width)
         rule = f"out of memory on {task.device.torch} with batches of shape {shape}"
         remedy = (
             f"lower batch_size={shape[0]} and raise accumulate={task.config.accumulate} instead, "
             "or lower model.width or model.depth"
         )
+        if task.device.torch.type == "cuda" and task.config.device.graphs != "no":
+            remedy += "; device.graphs=no needs less memory, too"
         raise MemoryError(f"{rule}; {remedy}") from error

@@ -58,13 +58,13 @@ def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> Ste
 
     `scratch` is a state to be thrown away.
     """
-    forward = training_forward(scratch.model, task.config, task.device)
-    half_step = (
-        _seconds_per_step(scratch, task, forward, hooks, half=True)
-        if task.config.half_resolution
-        else 0.0
-    )
-    step = _seconds_per_step(scratch, task, forward, hooks, half=False)
+    with training_forward(scratch.model, task.config, task.device) as forward:
+        half_step = (
+            _seconds_per_step(scratch, task, forward, hooks, half=True)
+            if task.config.half_resolution
+            else 0.0
+        )
+        step = _seconds_per_step(scratch, task, forward, hooks, half=False)
     if not len(task.validation):
         return StepTimings(step, half_step, 0.0)
     patient = task.validation[: len(task.validation.of_volume(task.validation.volumes[0]))]

@@ -27,7 +27,6 @@ from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.build import build_state, build_task
 from brainseg.training.context import Callbacks, TrainingContext
-from brainseg.training.cuda_graphs import training_forward
 from brainseg.training.loop import train_epoch
 
 
@@ -48,7 +47,7 @@ class Epoch:
 
     def __init__(self, task: TrainingContext, steps: int = 8) -> None:
         self.task, self.steps, self.state = task, steps, build_state(task)
-        self.forward = training_forward(self.state.model, task.config, task.device)
+        self.forward = task.device.forward(self.state.model)
         batch = task.train.gather(range(task.config.batch_size), task.device.torch)
         self.image, self.mask = task.device.format(batch.image), batch.mask
 

@@ -39,17 +39,16 @@ def rate(name: str, batch: int, settings: dict[str, Any]) -> float:
     """Return the images per second of the reference network, the median of three rounds."""
     device: dict[str, Any] = {"name": name, **settings}
     contestant = Steps(REFERENCE | {"batch": batch}, device)
-    if name != "cpu":
-        config = TrainConfig(batch_size=batch, device=DeviceConfig(**device))
-        # `Steps` calls its model as the training loop calls this callable.
-        contestant.forward = training_forward(contestant.model, config, contestant.device)
     contestant.model.train()
-    times = STEPS if name != "cpu" else 1
-    seconds(contestant.device.torch, contestant.step, min(WARM_UP, times))
-    rates = [
-        times * batch / seconds(contestant.device.torch, contestant.step, times)
-        for _ in range(ROUNDS if name != "cpu" else 1)
-    ]
+    config = TrainConfig(batch_size=batch, device=DeviceConfig(**device))
+    # `Steps` calls its model as the training loop calls this callable.
+    with training_forward(contestant.model, config, contestant.device) as contestant.forward:
+        times = STEPS if name != "cpu" else 1
+        seconds(contestant.device.torch, contestant.step, min(WARM_UP, times))
+        rates = [
+            times * batch / seconds(contestant.device.torch, contestant.step, times)
+            for _ in range(ROUNDS if name != "cpu" else 1)
+        ]
     if name != "cpu":
         torch.cuda.empty_cache()
     return median(rates)

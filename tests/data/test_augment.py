@@ -352,11 +352,12 @@ def test_a_sequence_can_be_missing_only_where_flair_stands_in(phantom_file: Path
 
 
 def test_a_pasted_tumour_by_hand() -> None:
-    """The donor's pixels inside the tumour, the sample's own far away, a mixture between, and the union of masks."""
+    """The donor's pixels inside the tumour, the sample's own far away, a mixture between, and the labels of the pixels that prevail."""
     image, mask = torch.zeros(3, 2, 40, 40), torch.zeros(3, 1, 40, 40, dtype=torch.uint8)
     image[0], image[1], image[2] = 0.1, 0.5, 0.9
     mask[1, 0, 10:20, 10:20] = 1
     mask[0, 0, 30:33, 30:33] = 2
+    mask[0, 0, 21, 15] = 2
     before = image.clone(), mask.clone()
     pasted, labels = paste_tumours(image, mask, torch.tensor([1, 1, 0]))
     assert torch.equal(pasted[1], image[1]) and torch.equal(labels[1], mask[1])
@@ -364,8 +365,8 @@ def test_a_pasted_tumour_by_hand() -> None:
     edge = pasted[0, 0, 15, 20:28]
     assert (edge.diff() < 0).all() and 0.1 < edge[3] < 0.5, "a soft edge"
     assert (labels[0, 0, 10:20, 10:20] == 1).all() and (labels[0, 0, 30:33, 30:33] == 2).all()
-    assert (labels[0] > 0).sum() == 109
-    assert (labels[2] == mask[0]).all(), "the class of the donor"
+    assert (labels[0] > 0).sum() == 109, "healthy tissue of the donor covers the pixel beside it"
+    assert (labels[2] == mask[0]).all(), "the classes of the donor"
     assert torch.equal(image, before[0]) and torch.equal(mask, before[1])
 
 

@@ -9,7 +9,12 @@ import torch
 
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.dataset import MRIDataset
-from brainseg.data.input_settings import context_steps, intensity_limits, window_size
+from brainseg.data.input_settings import (
+    context_steps,
+    intensity_limits,
+    typed_window_size,
+    window_size,
+)
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.data.volume import compute_volume_stats, find_head_box
@@ -62,6 +67,7 @@ def test_the_automatic_window_is_the_median_head_in_steps_of_32(file: Path) -> N
         assert window_size(store, "48x40", ("A_1",)) is None
         with pytest.raises(RequestError, match=r"data\.window=64x32.*larger than.*48x40"):
             window_size(store, "64x32", ("A_1",))
+    assert typed_window_size("auto", (9, 9)) is None and typed_window_size("4x5", (9, 9)) == (4, 5)
 
 
 def test_a_window_is_the_part_of_the_slice_around_the_head(file: Path) -> None:

@@ -7,6 +7,8 @@ import pytest
 
 from brainseg import train
 from brainseg.cli.main import run_command
+from brainseg.comparison.compare import compare_runs
+from brainseg.comparison.runs import load_runs
 from brainseg.evaluation.history import best_row
 from brainseg.runs import checkpoint
 
@@ -64,6 +66,19 @@ def test_what_needs_validation_is_refused_in_one_line(
 
 
 def test_a_cross_validation_needs_none(empty_folder: Path, capsys) -> None:
-    """A sweep over folds repeats one configuration and chooses nothing."""
+    """A sweep over folds repeats one configuration and chooses nothing. A run without scores is left out of a comparison."""
+    assert call("split.train=1", "split.validation=0", "split.test=0", "epochs=1") == 0
     assert call(*NONE, "-m", "split.fold=0,1", "epochs=1") == 0
-    assert "finished" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 jobs: 2 finished" in shown and "report.html" in shown
+    comparison = compare_runs(load_runs(None, None, None, "runs", None), strict=False)
+    assert comparison.role == "test" and comparison.patients == 4
+    assert [reason for _, reason in comparison.left_out] == ["scored no patient"]
+    (summary,) = Path("runs/sweeps").glob("*/comparison.csv")
+    assert "test" in summary.with_name("report.html").read_text()
+    assert not (summary.parent / "pictures" / "curves.png").exists()
+
+
+def test_a_sweep_without_any_scores_says_so(empty_folder: Path, capsys) -> None:
+    assert call(*NONE, "-m", "split.fold=0,1", "epochs=1", "test=no") == 0
+    assert "no comparison: runs=2: none of these runs is finished" in capsys.readouterr().out

@@ -102,15 +102,19 @@ def test_graphs_are_for_full_batches_and_the_callable_is_that_of_the_settings(
 ) -> None:
     task = on_gpu(phantom_file, graphs="auto")
     state = build_state(task)
-    forward = training_forward(state.model, task.config, task.device)
-    assert isinstance(forward, GraphedForward)
-    full, rest = (torch.rand(n, 3, 32, 32, device="cuda") for n in (4, 3))
+    full, rest, half = (
+        torch.rand(n, 3, s, s, device="cuda") for n, s in ((4, 32), (3, 32), (4, 16))
+    )
     state.model.train()
-    for image in (full, rest):
-        assert forward(task.device.format(image)).shape == (len(image), 1, 32, 32)
-    assert list(forward.recorded) == [(4, 3, 32, 32)]
+    with training_forward(state.model, task.config, task.device) as forward:
+        assert isinstance(forward, GraphedForward)
+        for image in (half, full, rest):
+            assert forward(task.device.format(image)).shape == (len(image), 1, *image.shape[2:])
+        assert list(forward.recorded) == [(4, 3, 32, 32)], "the memory of the other size is free"
+    assert not forward.recorded
     accumulating = dataclasses.replace(task.config, accumulate=2)
-    assert training_forward(state.model, accumulating, task.device) is state.model
+    with training_forward(state.model, accumulating, task.device) as forward:
+        assert forward is state.model
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -263,3 +263,7 @@ def test_slice_weight_by_hand(criterion: type) -> None:
     assert alone == 0
     with pytest.raises(RequestError, match=r"loss\.slice_weight=2: must lie between 0 and 1"):
         criterion(slice_weight=2)
+    with pytest.raises(
+        RequestError, match=r"loss\.slice_weight=0\.5: has no effect with per_sample"
+    ):
+        criterion(slice_weight=0.5, per_sample=True)
