@@ -88,7 +88,9 @@ def test_help_follows_the_overrides(capsys: pytest.CaptureFixture[str], tmp_path
     (tmp_path / "loss").mkdir()
     (tmp_path / "loss" / "mine.yaml").write_text("name: dice\n")
     text = call(capsys, "train", f"--config-dir={tmp_path}", "--help")
-    assert re.search(r"^  loss +bce_dice\* custom dice mine monai tversky$", text, re.MULTILINE)
+    assert re.search(
+        r"^  loss +bce_dice\* bce_dice_slices custom dice mine monai tversky$", text, re.MULTILINE
+    )
     assert re.search(r"^  optimizer +adam adamw\* custom sgd$", text, re.MULTILINE)
 
 

@@ -21,7 +21,13 @@ NONE = ["split=kfold", "split.validation=none"]
 
 def call(*overrides: str) -> int:
     with pytest.raises(SystemExit) as stop:
-        run_command("train", train.run, train.check_request, [*TINY, *overrides])
+        run_command(
+            "train",
+            train.run,
+            train.check_request,
+            [*TINY, *overrides],
+            finish=train.summarise_sweep,
+        )
     return int(stop.value.code or 0)
 
 
