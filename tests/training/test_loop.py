@@ -23,7 +23,9 @@ from brainseg.config import (
     TrainConfig,
     UNetConfig,
 )
-from brainseg.data.dataset import MRIDataset
+from brainseg.data.input_settings import window_size
+from brainseg.data.open import open_dataset
+from brainseg.data.store import Store
 from brainseg.device import choose_device
 from brainseg.training import loop as engine
 from brainseg.training import losses
@@ -50,16 +52,17 @@ def make_task(path: Path, **changes) -> TrainingContext:
         "augment": AUGMENT,
         "scheduler": CosineConfig(warmup=0.2),
         "optimizer": OptimizerConfig("adamw", lr=1e-2),
+        "model": UNetConfig(depth=2, width=4, dropout=0.2),
+        "loss": LossConfig("bce_dice"),
     } | changes
-    config = TrainConfig(
-        model=UNetConfig(depth=2, width=4, dropout=0.2),
-        loss=LossConfig("bce_dice"),
-        device=DeviceConfig("cpu", "float32"),
-        **options,
+    config = TrainConfig(device=DeviceConfig("cpu", "float32"), **options)
+    store = Store(path)
+    names = store.patients
+    window = window_size(store, config.data.window, tuple(names[:3]))
+    parts = (
+        open_dataset(store, config.data, part, size).hold()
+        for part, size in ((names[:3], window), (names[3:5], None))
     )
-    data = MRIDataset(path)
-    names = data.store.patients
-    parts = (MRIDataset(data.store, patients=part).hold() for part in (names[:3], names[3:5]))
     return TrainingContext(
         config, choose_device(config.device), *parts, losses.build_loss(config.loss)
     )
@@ -122,6 +125,19 @@ VARIANTS = {
         "half_resolution": 0.6,
         "validate_every": 2,
         "epochs": 3,
+    },
+    "fast on any CPU": {
+        "model": UNetConfig(depth=2, width=4, dropout=0.2, stem=2),
+        "loss": LossConfig("bce_dice", {"slice_weight": 0.5}),
+        "augment": dataclasses.replace(AUGMENT, paste=0.5),
+        "data": DataConfig(
+            tumour_share=0.6,
+            even_patients=True,
+            intensity="median",
+            context_step="2",
+            window="24x20",
+        ),
+        "half_resolution": 0.5,
     },
     "plateau, tumour share": {
         "scheduler": PlateauConfig(patience=0),
