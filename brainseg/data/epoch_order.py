@@ -26,9 +26,9 @@ def epoch_order(
     generator = generator_for(seed, "order", epoch)
     if tumour_share is None and not even_patients:
         return torch.randperm(len(dataset), generator=generator).numpy()
-    if tumour_share is None:
-        tumour_share = float(dataset.has_tumour.mean())
     tumour = dataset.has_tumour
+    if tumour_share is None:
+        tumour_share = float(tumour.mean())
     tumour_count = round(tumour_share * len(dataset))
     parts = []
     for positions, count, rule in (

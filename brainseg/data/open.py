@@ -7,7 +7,7 @@ from typing import NamedTuple
 from brainseg.config import DataConfig, SplitConfig
 from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
-from brainseg.data.input_settings import window_size
+from brainseg.data.input_settings import Size, window_size
 from brainseg.data.phantom import cohort
 from brainseg.data.split import Split, make_split
 from brainseg.data.store import SliceStore, Store
@@ -61,10 +61,7 @@ def open_run_data(config: DataConfig, split_config: SplitConfig) -> RunData:
 
 
 def open_dataset(
-    store: SliceStore,
-    config: DataConfig,
-    patients: Sequence[str],
-    window: tuple[int, int] | None = None,
+    store: SliceStore, config: DataConfig, patients: Sequence[str], window: Size | None = None
 ) -> MRIDataset:
     """Return the slices of the patients as the input of a network, as `config` describes it."""
     return MRIDataset(

@@ -19,6 +19,7 @@ from brainseg.device import Device, choose_device
 from brainseg.evaluation.evaluate import PatientResult, evaluate
 from brainseg.evaluation.inference import check_components, check_threshold
 from brainseg.models import networks
+from brainseg.models.folding import fold_batch_norm
 from brainseg.prediction.trained_model import TrainedModel, inference_of, load_checkpoint
 
 
@@ -113,8 +114,10 @@ class Segmenter:
                         f"{store.volumes[0]}: {member.name} takes no images of "
                         f"{size[0]}x{size[1]} pixels ({fault})"
                     )
-            # Only the networks of the last size are kept.
-            self._networks_by_size = {size: [self.device.place(model) for model in models]}
+            # Only the networks of the last size are kept. They are folded here once, and not again
+            # for each volume.
+            folded = [fold_batch_norm(model) for model in models]
+            self._networks_by_size = {size: [self.device.place(model) for model in folded]}
         return list(zip(self._networks_by_size[size], datasets, strict=True))
 
 

@@ -64,6 +64,17 @@ def metrics_table(metrics: Mapping[str, float], title: str) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a text table with columns as wide as their widest cell, without the empty columns."""
+    lines = [list(head), *rows]
+    columns = [column for column in range(len(head)) if any(row[column] for row in rows)]
+    widths = {column: max(len(line[column]) for line in lines) for column in columns}
+    return "\n".join(
+        "  ".join(line[column].ljust(widths[column]) for column in columns).rstrip()
+        for line in lines
+    )
+
+
 def format_count(count: int, noun: str) -> str:
     """Return a count with its noun, such as 1 patient or 2 patients."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

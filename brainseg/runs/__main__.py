@@ -23,6 +23,7 @@ from pathlib import Path
 from brainseg.config.overrides import values_by_setting
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.output import ignoring_closed_output
+from brainseg.reports import tables
 from brainseg.runs import listing
 from brainseg.runs.find import resolve_run
 from brainseg.runs.listing import RunSummary
@@ -87,7 +88,7 @@ def _describe(settings: dict[str, str]) -> str:
         return f"0 of {len(summaries)} runs are {settings['state']}"
     chosen.sort(key=lambda run: _sort_key(run, settings["sort"]))
     rows = listing.table_rows(chosen)
-    return listing.format_csv(rows) if settings["format"] == "csv" else listing.format_table(rows)
+    return listing.format_csv(rows) if settings["format"] == "csv" else listing.format_rows(rows)
 
 
 def _run_folders(settings: dict[str, str]) -> list[Path]:
@@ -109,9 +110,7 @@ def _describe_difference(value: str) -> str:
     differences = listing.compare_settings(first, second)
     if not differences:
         return "the two runs have the same settings"
-    columns = ("setting", str(first), str(second))
-    rows = [dict(zip(columns, line, strict=True)) for line in differences]
-    return listing.format_table(rows, columns)
+    return tables.format_table(("setting", str(first), str(second)), differences)
 
 
 def _sort_key(run: RunSummary, name: str) -> tuple[bool, float, str]:

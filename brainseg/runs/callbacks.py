@@ -269,12 +269,9 @@ def describe_result(
     folder: Path, metrics: dict[str, float], explanation: str, mirror: Mirror | None
 ) -> str:
     """Return the last lines that a run prints: its scores, how to read them, and its files."""
-    leaky = (
-        ", leaky=true: validation patients were trained on"
-        if RunFolder(folder).facts["split"]["leaky"]
-        else ""
-    )
-    is_validated = RunFolder(folder).facts["split"]["validation"] > 0
+    split = RunFolder(folder).facts["split"]
+    leaky = ", leaky=true: validation patients were trained on" if split["leaky"] else ""
+    is_validated = split["validation"] > 0
     scores = tables.metrics_table(
         metrics,
         f"Scores of the {'best' if is_validated else 'last'} epoch, over whole patients{leaky}",

@@ -153,9 +153,6 @@ def _verify_payload(path: str | Path, outer: dict[str, Any]) -> dict[str, Any]:
         and payload.dtype == torch.uint8
         and payload.layout == torch.strided
         and payload.ndim == 1
-    )
-    is_plain = (
-        is_plain
         and payload.device.type == "cpu"
         and payload.numel() == payload.untyped_storage().nbytes()
     )

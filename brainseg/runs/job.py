@@ -34,7 +34,6 @@ class JobState(StrEnum):
     FAILED = "failed"
     # A signal stopped the job, possibly before its first step.
     STOPPED = "stopped"
-    # The request of a single run was not valid.
 
 
 @dataclass(frozen=True)

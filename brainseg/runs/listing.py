@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from brainseg.config import flatten
 from brainseg.config.overrides import short_name, values_by_setting
 from brainseg.core.errors import DataError
 from brainseg.evaluation.history import best_row
+from brainseg.reports import tables
 from brainseg.runs.identity import drop_non_identity, training_budget
 from brainseg.runs.run_folder import RunFolder
 
@@ -115,21 +116,16 @@ def table_rows(runs: Sequence[RunSummary]) -> list[dict[str, str]]:
     ]
 
 
-def format_table(rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> str:
-    """Return rows of text as a table with aligned columns. Empty columns are left out."""
-    visible = [name for name in columns if any(row[name] for row in rows)]
-    cells = [visible, *([_shorten(name, row[name]) for name in visible] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
+def format_rows(rows: Sequence[dict[str, str]]) -> str:
+    """Return the rows of `table_rows` as a text table, with long settings shortened."""
+    cells = [[_shorten(name, row[name]) for name in COLUMNS] for row in rows]
+    return tables.format_table(COLUMNS, cells)
 
 
-def format_csv(rows: Sequence[dict[str, str]], columns: Iterable[str] = COLUMNS) -> str:
+def format_csv(rows: Sequence[dict[str, str]]) -> str:
     """Return rows of text as CSV with a header."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue().rstrip("\n")

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from brainseg.config import TrainConfig
 from brainseg.config.overrides import values_by_setting
+from brainseg.reports import tables
 from brainseg.runs.dry_run import JobCheck, PlannedAction
 from brainseg.runs.find import find_run_folder
 from brainseg.runs.job import Job, JobState, Outcome
@@ -69,7 +70,7 @@ def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
         ]
         for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True))
     ]
-    return f"\n{len(outcomes)} jobs: {counts}\n" + format_table(
+    return f"\n{len(outcomes)} jobs: {counts}\n" + tables.format_table(
         ("job", "state", "swept", "folder, reason"), rows
     )
 
@@ -122,7 +123,7 @@ def format_plan(
                 plan.words,
             ]
         )
-    return format_table(head, rows) + (
+    return tables.format_table(head, rows) + (
         f"\n{format_duration(total_seconds)} in all, one job after the other" if measure else ""
     )
 
@@ -131,14 +132,3 @@ def format_duration(seconds: float) -> str:
     """Return a duration as hours:minutes:seconds."""
     rounded = round(seconds)
     return f"{rounded // 3600}:{rounded // 60 % 60:02d}:{rounded % 60:02d}"
-
-
-def format_table(head: Sequence[str], rows: list[list[str]]) -> str:
-    """Return a text table with columns as wide as their widest cell, without the empty columns."""
-    lines = [list(head), *rows]
-    columns = [column for column in range(len(head)) if any(row[column] for row in rows)]
-    widths = {column: max(len(line[column]) for line in lines) for column in columns}
-    return "\n".join(
-        "  ".join(line[column].ljust(widths[column]) for column in columns).rstrip()
-        for line in lines
-    )
