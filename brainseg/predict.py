@@ -1,5 +1,6 @@
 """Segment scans: TIFF slices or stacks, NIfTI, DICOM.
 
+    python -m brainseg.predict input=scan.nii.gz          by the trained network of the package, lgg
     python -m brainseg.predict checkpoint=runs/NAME input=kaggle_3m        every patient of a folder
     python -m brainseg.predict checkpoint=runs/NAME input=[pre.nii.gz,flair.nii.gz,post.nii.gz]
     python -m brainseg.predict checkpoint=[runs/a,runs/b] input=dicom sequences.FLAIR=flair
@@ -41,6 +42,7 @@ from brainseg.prediction.trained_model import (
 from brainseg.reports import predictions, tables
 from brainseg.reports.overlays import Case
 from brainseg.runs.code_version import code_version
+from brainseg.weights import model_card
 
 log = logging.getLogger("brainseg")
 
@@ -70,11 +72,16 @@ def run(config: PredictConfig) -> int:
         "inference": settings["inference"],
         "input": config.input,
         "trained_on": _training_data(members),
+        "about": [dict(member.about) for member in members],
         "sequences": {study.name: dict(study.assignment) for study in studies},
     }
     output_folder.mark_as_output(output, facts)
     print(output_folder.NOTICE)
-    for line in [*_training_data(members), *_sequence_sources(studies, segmenter.channels)]:
+    for line in [
+        *_network_lines(members),
+        *_training_data(members),
+        *_sequence_sources(studies, segmenter.channels),
+    ]:
         print(line)
 
     results, failed, new_count = _segment_studies(studies, segmenter, config, settings)
@@ -263,6 +270,19 @@ def _notes(store: MemoryStore, segmenter: Segmenter) -> list[str]:
             "nothing is resampled, so heads differ in size"
         )
     return notes
+
+
+def _network_lines(members: Sequence[TrainedModel]) -> list[str]:
+    """Return lines with name, licence and expected score of each network of the package."""
+    lines = []
+    for member in members:
+        if about := member.about:
+            lines += [
+                f"network:       {about['name']} {about['version']}, {about['licence']}; its model "
+                f"card is {model_card(member.path)}",
+                f"expected Dice: {about['expected_dice']}",
+            ]
+    return lines
 
 
 def _training_data(members: Sequence[TrainedModel]) -> list[str]:

@@ -12,7 +12,7 @@ COMMANDS = "commands"
 # From the bottom up. A part imports from the parts below it and from itself, and a command also
 # from other commands.
 LAYERS = (
-    {"core"},
+    {"core", "weights"},
     {"config"},
     {"data", "models", "device"},
     {"evaluation"},

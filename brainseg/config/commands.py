@@ -10,9 +10,13 @@ from brainseg.config.fields import check_choice, check_names, check_range, setti
 from brainseg.config.model import ModelConfig
 from brainseg.config.train import PREDICTIONS, DeviceConfig
 from brainseg.core.errors import check
+from brainseg.weights import DEFAULT
 
 # Several commands share these help texts.
-CHECKPOINT = "checkpoint file, run folder, runs:/ID or models:/NAME@ALIAS"
+CHECKPOINT = (
+    "checkpoint file, run folder, runs:/ID, models:/NAME@ALIAS, or lgg, the trained network of "
+    "this package"
+)
 CLINICAL = (
     "CSV file with a column Patient, such as data.csv of the public dataset; its columns are "
     "added to the failure analysis"
@@ -277,7 +281,7 @@ class InputConfig:
 class PredictConfig:
     """Settings of `brainseg.predict`."""
 
-    checkpoint: Any = setting(MISSING, f"{CHECKPOINT}; a list is an ensemble")
+    checkpoint: Any = setting(DEFAULT, f"{CHECKPOINT}; a list is an ensemble")
     input: Any = setting(
         MISSING,
         "slices, TIFF stack, image file, or folder of them; a list gives one file per MRI "

@@ -36,12 +36,13 @@ from brainseg.runs import checkpoint
 from brainseg.runs.find import suggest_path
 from brainseg.runs.foreign_weights import match_weights
 from brainseg.training import losses
+from brainseg.weights import packaged_file
 
 log = logging.getLogger("brainseg")
 
 # Height and width of the public data set, for weights that do not store their training size.
 DEFAULT_IMAGE_SIZE = (256, 256)
-CHECKPOINT_FORMS = "give a checkpoint, a run folder, runs:/ID or models:/NAME@ALIAS"
+CHECKPOINT_FORMS = "give a checkpoint, a run folder, runs:/ID, models:/NAME@ALIAS or lgg"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,15 @@ class TrainedModel:
                 for scan in scans
             )
         return self.split.role(patient) if is_same else "unknown"
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Return what a network of the package says about itself, {} for the networks of users.
+
+        The names are name, version, licence, trained_on and expected_dice.
+        """
+        is_packaged = self.path == packaged_file(self.path.stem)
+        return self.stored.get("about", {}) if is_packaged else {}
 
     @property
     def inference(self) -> InferenceConfig:
@@ -245,7 +255,7 @@ class TrainedModel:
 
 
 def load_model(name: str, data: DataConfig, model: ModelConfig) -> TrainedModel:
-    """Read a checkpoint by path, run folder, runs:/ID or models:/NAME@ALIAS.
+    """Read a checkpoint by path, run folder, runs:/ID, models:/NAME@ALIAS or a name in the package.
 
     `data` and `model` apply to weights without a stored config. Raises RequestError.
     """
@@ -275,12 +285,13 @@ def load_members(names: Sequence[str], data: DataConfig, model: ModelConfig) -> 
 
 
 def load_checkpoint(name: str) -> TrainedModel:
-    """Read a checkpoint of a run by path, run folder, runs:/ID or models:/NAME@ALIAS.
+    """Read a checkpoint of a run by path, run folder, runs:/ID or models:/NAME@ALIAS, or "lgg".
 
-    The result is an argument for `brainseg.segment`. Its `network()` returns the network in eval
-    mode. Its `channels`, `data.context`, `classes`, `inference` and `split` describe the training
-    data and the interpretation of the output. Raises RequestError if there is no such checkpoint,
-    and DataError if it is damaged.
+    "lgg" is the trained network of the package (`brainseg/weights/lgg.md`). The result is an
+    argument for `brainseg.segment`. Its `network()` returns the network in eval mode. Its
+    `channels`, `data.context`, `classes`, `inference` and `split` describe the training data and
+    the interpretation of the output. Raises RequestError if there is no such checkpoint, and
+    DataError if it is damaged.
     """
     return load_model(name, DataConfig(), UNetConfig())
 
@@ -313,7 +324,10 @@ def resolve_checkpoint(name: str) -> Path:
 
         return checkpoint_of(name)
     path = Path(name)
-    return path / "checkpoints" / "best.pt" if (path / "run.json").is_file() else path
+    if (path / "run.json").is_file():
+        return path / "checkpoints" / "best.pt"
+    # A file of the user comes before a network of the package.
+    return path if path.is_file() else packaged_file(name) or path
 
 
 def short_name(name: str) -> str:

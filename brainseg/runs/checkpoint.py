@@ -41,6 +41,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "fingerprint": str,
     "data_path": str,
     "signatures": dict,
+    "about": dict,
 }
 FORMAT = "brainseg 2"
 DAMAGED = "damaged, its content does not match its hash; use another checkpoint of the run"

@@ -1,0 +1,206 @@
+"""Turn a finished run into a trained network of the package, with its model card.
+
+    python scripts/package_weights.py runs/ALL --folds runs/F1 runs/F2 --data lgg.h5 [--name lgg]
+
+The run is one on all patients (`split.train=1 split.validation=0 split.test=0`). The runs after
+`--folds` have the same recipe on the folds of a cross-validation, and their test scores are the
+expected scores of the network. The weights are stored in float16, which halves the file, together
+with the settings, the split and the signatures of the training scans, so that `evaluate` and
+`predict` recognise these patients. The paths of this machine are left out. The card is filled from
+the scores. Read it, and correct what has changed, before you publish it.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from brainseg.core.errors import RequestError
+from brainseg.core.files import write_text
+from brainseg.data.store import Store
+from brainseg.evaluation.metrics import count_missed
+from brainseg.evaluation.statistics import bootstrap
+from brainseg.reports.failures import SEQUENCES, VOLUME, summarise_groups
+from brainseg.reports.tables import read_scores
+from brainseg.runs import checkpoint
+from brainseg.runs.run_folder import RunFolder
+
+FOLDER = Path(__file__).resolve().parents[1] / "brainseg" / "weights"
+# What `evaluate`, `predict` and `export` read. The state of the optimizer is left out.
+STORED = ("config", "in_channels", "image_size", "channels", "classes", "split", "fingerprint")
+LICENCE = "CC BY-NC-SA 4.0 (attribution, non-commercial, share alike)"
+# Settings in which the run on all patients may differ from the folds.
+MAY_DIFFER = ("output", "split", "predictions", "test", "steps_of", "tracking", "checkpoint")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--folds", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--name", default="lgg")
+    parser.add_argument("--version", default="1.0")
+    options = parser.parse_args()
+
+    content = checkpoint.load(RunFolder(options.run).best)
+    folds = [checkpoint.load(RunFolder(fold).best) for fold in options.folds]
+    check_recipe(content["config"], [fold["config"] for fold in folds])
+    scores = pd.concat([read_held_out_scores(fold) for fold in options.folds], ignore_index=True)
+    if content["split"]["test"] or content["split"]["validation"]:
+        raise RequestError("the run must be trained on all patients: split.train=1")
+    about = {
+        "name": options.name,
+        "version": options.version,
+        "licence": LICENCE,
+        "trained_on": f"{len(content['split']['train'])} patients",
+        "expected_dice": describe_scores(scores, len(folds)),
+    }
+    checkpoint.save(FOLDER / f"{options.name}.pt", packaged_content(content, about))
+    with Store(options.data) as store:
+        card = model_card(content, about, scores, store, len(folds))
+    write_text(FOLDER / f"{options.name}.md", card)
+    print(card)
+
+
+def check_recipe(config: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> None:
+    """Raise RequestError unless the folds were trained with the settings of the run."""
+    for fold in folds:
+        names = [
+            name
+            for name in config
+            if name not in MAY_DIFFER and config[name] != fold.get(name, config[name])
+        ]
+        if names:
+            raise RequestError(f"the folds differ from the run in {', '.join(names)}")
+
+
+def read_held_out_scores(run: Path) -> pd.DataFrame:
+    """Return the scores of the test patients of a run, one row per volume."""
+    scores = read_scores(run / "patients.csv")
+    return scores[scores.role == "test"]
+
+
+def packaged_content(content: Mapping[str, Any], about: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of the packaged checkpoint: half-precision weights and what reads them."""
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in content["model"].items()
+    }
+    overflowing = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if overflowing:
+        raise RequestError(f"float16 cannot hold {', '.join(overflowing)}")
+    config = {**content["config"], "output": None, "steps_of": None}
+    # The name of the file as the documentation writes it, without the folder of this machine.
+    config["data"] = {**config["data"], "path": Path(config["data"]["path"]).name}
+    return {
+        "model": weights,
+        **{name: content[name] for name in STORED},
+        "config": config,
+        "signatures": content["signatures"],
+        "about": dict(about),
+    }
+
+
+def describe_scores(scores: pd.DataFrame, folds: int) -> str:
+    """Return the expected Dice of the network in one sentence."""
+    low, high = bootstrap(scores.dice.to_numpy())
+    return (
+        f"mean {scores.dice.mean():.2f} (95 % interval {low:.2f} to {high:.2f}), "
+        f"median {scores.dice.median():.2f}, from {len(scores)} patients of the same dataset who "
+        f"were held out in {folds} folds of the same recipe"
+    )
+
+
+def format_groups(groups: pd.DataFrame) -> list[str]:
+    """Return the rows of a Markdown table of the scores of groups of patients."""
+    rows = []
+    for group in groups.itertuples():
+        interval = f"{group.low:.3f} to {group.high:.3f}" if group.patients > 1 else "one patient"
+        rows.append(
+            f"| {group.group} | {group.patients} | {group.mean:.3f} ({interval}) | "
+            f"{group.median:.3f} | {group.missed} |"
+        )
+    return rows
+
+
+def model_card(
+    content: Mapping[str, Any],
+    about: Mapping[str, str],
+    scores: pd.DataFrame,
+    store: Store,
+    folds: int,
+) -> str:
+    """Return the model card in Markdown: use, data, recipe, expected scores and limits."""
+    groups = summarise_groups(scores, store=store)
+    head = ["| patients | number | mean Dice (95 % interval) | median | Dice below 0.05 |"]
+    head += ["|---|---|---|---|---|"]
+    low, high = bootstrap(scores.dice.to_numpy())
+    all_patients = (
+        f"| all | {len(scores)} | {scores.dice.mean():.3f} ({low:.3f} to {high:.3f}) | "
+        f"{scores.dice.median():.3f} | {int(count_missed(scores).sum())} |"
+    )
+    volumes = format_groups(groups[groups.factor == VOLUME])
+    sequences = format_groups(groups[groups.factor == SEQUENCES])
+    parameters = sum(tensor.numel() for tensor in content["model"].values())
+    config, table = content["config"], "\n".join
+    return f"""# {about["name"]} {about["version"]}: lower-grade glioma in brain MRI
+
+A 2-D U-Net that marks the FLAIR abnormality of lower-grade gliomas on axial slices.
+
+**For research only. Not a medical device; not for diagnosis or treatment.**
+
+- Licence: {about["licence"]}; see [LICENSE](LICENSE).
+- Use: `python -m brainseg.predict input=scan.nii.gz`, or in Python
+  `brainseg.segment("{about["name"]}", scan)`.
+- Input: {", ".join(content["channels"])}. FLAIR replaces a sequence that is missing. The axial
+  slices should show the head at the size of the training images, 256 x 256 pixels of a whole field
+  of view. Nothing is resampled.
+- Output: one mask. Tumour is where the probability is at least {config["inference"]["threshold"]};
+  of the 3-D connected components the setting `{config["inference"]["components"]}` is kept.
+
+## Training
+
+- Data: {about["trained_on"]} of the LGG segmentation dataset (Buda et al. 2019; images of TCGA-LGG,
+  The Cancer Imaging Archive). They are the patients that the reference implementation trained on.
+  Their names are in the checkpoint, and `evaluate` gives them the role `train`.
+- Recipe: `experiment=fast` of brainseg {content["versions"]["brainseg"]} with `split.train=1
+  split.validation=0 split.test=0`, seed {config["seed"]}, {content["step"]:,} steps of
+  {config["batch_size"]} slices on two CPU cores in float32. That is the number of steps that
+  half an hour has on the machine where the folds were trained. No patient selected the epoch.
+- Network: {parameters:,} numbers, stored in float16, used in float32.
+
+## Expected scores
+
+The network itself has no test patients in this dataset. The scores below are those of {folds}
+networks of the same recipe, each on patients that it was not trained on (volume Dice, bootstrap
+interval over patients).
+
+{table([*head, all_patients])}
+
+By tumour volume in voxels:
+
+{table([*head, *volumes])}
+
+By sequence:
+
+{table([*head, *sequences])}
+
+Human readers agree at a Dice of about 0.84 on these images (Buda et al. 2019).
+
+## What it has not seen
+
+- Scans without a tumour, other diseases (glioblastoma, metastases, stroke, multiple sclerosis),
+  scans after surgery, children.
+- Scanners and protocols other than those of the five institutions of the dataset.
+- Skull-stripped images, and images of another size or resolution.
+- Any test on data of another source. Expect lower scores there.
+"""
+
+
+if __name__ == "__main__":
+    main()
