@@ -1,8 +1,19 @@
 # Needs Python 3.11 or newer (PYTHON=...) and make. Everything is installed into .venv; nothing is fetched but packages.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --constraint constraints.txt
 ARGS ?=
 PORT ?= 5000
+
+# The build of PyTorch: cpu, cu126 or cu130 (CUDA 12.6 or 13.0), or default, which is what pip chooses. The name of the first
+# stamp keeps the choice for later calls.
+TORCH ?= $(or $(patsubst .venv/.torch-%,%,$(wildcard .venv/.torch-*)),default)
+BUILDS := default cpu cu126 cu130
+ifeq ($(filter $(BUILDS),$(TORCH)),)
+$(error TORCH=$(TORCH): no such build of PyTorch; choose one of: $(BUILDS))
+endif
+VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+PYTORCH := $(if $(filter default,$(TORCH)),torch,torch==$(VERSION)+$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
 .PHONY: help setup train test test-slow test-faults lint docs ui sweep benchmark clean
 .DEFAULT_GOAL := help
@@ -10,35 +21,44 @@ PORT ?= 5000
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The stamp is as new as the last install that ended well; editing pins or metadata installs again.
-.venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} is too old: make PYTHON=python3.11 or newer")'
+# A stamp is as new as the last install that ended well; editing pins or metadata installs again.
+.venv/.torch-$(TORCH): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python {sys.version.split()[0]} is too old; install Python 3.11 or newer and name it, for example: make setup PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo 'installing packages into .venv (2.5 GB with PyTorch): some minutes, once'
-	$(BIN)/python -m pip install --quiet torch -c constraints.txt
-	$(BIN)/python -m pip install --quiet --editable '.[dev]' -c constraints.txt
+	@echo 'installing packages into .venv: some minutes, once; 2 GB, and several more with CUDA'
+	$(PIP) $(PYTORCH)
+	@rm -f .venv/.torch-*
 	@touch $@
 
-setup: .venv/.installed  ## Make .venv with the pinned packages
+.venv/.installed: .venv/.torch-$(TORCH)
+	$(PIP) --editable '.[all]'
+	@touch $@
+
+# The tools of developers.
+.venv/.test .venv/.lint .venv/.docs: .venv/.%: .venv/.installed
+	$(PIP) --editable '.[$*]'
+	@touch $@
+
+setup: .venv/.installed  ## Make .venv with the pinned packages (TORCH=cpu, cu126, cu130: build of PyTorch)
 
 train: setup  ## Make the phantom cohort, train on it, print where the results are (ARGS='epochs=5')
 	$(BIN)/python -m brainseg.train $(ARGS)
 
-test: setup  ## Run the test suite, two files at a time (ARGS='-k split')
+test: .venv/.test  ## Run the test suite, two files at a time (ARGS='-k split')
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-test-slow: setup  ## Run the tests that take minutes
+test-slow: .venv/.test  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-faults: setup  ## Crashes, full disks, damaged and hostile files, many times over (about an hour)
+test-faults: .venv/.test  ## Crashes, full disks, damaged and hostile files, many times over (about an hour)
 	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
 
-lint: setup  ## Check style and types
+lint: .venv/.lint  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-docs: setup  ## Build the documentation into site/ (open site/index.html)
+docs: .venv/.docs  ## Build the documentation into site/ (open site/index.html)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 ui: setup  ## Serve the MLflow page on this machine and print its link (PORT=5000)

@@ -1,16 +1,21 @@
 """What is released: the wheel and the source distribution hold every file of the package and work elsewhere; one version everywhere."""
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from brainseg import __version__
 
@@ -78,7 +83,7 @@ def test_the_wheel_holds_every_file_of_the_package(tree: Path, wheel: Path) -> N
         "brainseg/conf/train.yaml",
         "brainseg/conf/loss/dice.yaml",
     } <= names
-    assert wheel.name == f"brainseg-{__version__}-py3-none-any.whl"
+    assert wheel.name == f"brainseg_runner-{__version__}-py3-none-any.whl"
 
 
 @pytest.mark.slow
@@ -207,3 +212,114 @@ def test_pre_commit_fetches_nothing_and_checks_what_make_lint_does() -> None:
         for line in recipe[1].splitlines()
     ]
     assert [hook["entry"] for hook in repository["hooks"]] == linted
+
+
+def pins() -> dict[str, str]:
+    """The pinned versions by name."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_pin_accepts_the_oldest_python_that_the_metadata_allow() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = f"{project['requires-python'].removeprefix('>=')}.0"
+    pinned = {
+        distribution.name.lower(): distribution
+        for distribution in distributions()
+        if pins().get(distribution.name.lower()) == distribution.version.partition("+")[0]
+    }
+    assert len(pinned) > 100
+    refusing = {
+        name: distribution.metadata["Requires-Python"]
+        for name, distribution in pinned.items()
+        if oldest not in SpecifierSet(distribution.metadata["Requires-Python"] or "")
+    }
+    assert not refusing, f"pin versions that accept Python {oldest}"
+
+
+def test_the_pins_satisfy_the_metadata() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    for text in itertools.chain(project["dependencies"], *extras):
+        requirement = Requirement(text)
+        if requirement.name != project["name"]:
+            assert pins()[requirement.name.lower()] in requirement.specifier, text
+
+
+@pytest.fixture
+def makefile(tmp_path: Path) -> Path:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    # A make that runs these tests would pass its own variables on.
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def installs(folder: Path, *arguments: str) -> list[str]:
+    """What pip would be asked to install, without the pins."""
+    printed = make(folder, "-n", *arguments).stdout
+    install = ".venv/bin/python -m pip install --constraint constraints.txt "
+    return [line.removeprefix(install) for line in printed.splitlines() if line.startswith(install)]
+
+
+def test_make_installs_what_the_target_needs(makefile: Path) -> None:
+    user = ["torch", "--editable '.[all]'"]
+    assert installs(makefile, "train") == installs(makefile, "setup") == user
+    assert installs(makefile, "test") == [*user, "--editable '.[test]'"]
+    assert installs(makefile, "lint") == [*user, "--editable '.[lint]'"]
+    assert installs(makefile, "docs") == [*user, "--editable '.[docs]'"]
+
+
+def test_make_installs_the_build_of_torch_that_was_chosen(makefile: Path) -> None:
+    version = pins()["torch"]
+
+    def build(name: str) -> str:
+        index = f"--extra-index-url https://download.pytorch.org/whl/{name}"
+        return f"torch=={version}+{name} {index}"
+
+    assert installs(makefile, "setup", "TORCH=cu126") == [build("cu126"), "--editable '.[all]'"]
+    (makefile / ".venv").mkdir()
+    for stamp in (".torch-cpu", ".installed"):
+        (makefile / ".venv" / stamp).touch()
+    assert installs(makefile, "train") == [], "the choice is kept"
+    assert installs(makefile, "train", "TORCH=cu130")[0] == build("cu130")
+    os.utime(makefile / "constraints.txt")
+    assert installs(makefile, "train") == [build("cpu"), "--editable '.[all]'"]
+    refused = make(makefile, "setup", "TORCH=cuda")
+    assert refused.returncode == 2
+    assert "TORCH=cuda: no such build of PyTorch; choose one of: default cpu" in refused.stderr
+
+
+def test_make_refuses_an_old_python_and_names_the_remedy(makefile: Path) -> None:
+    old = makefile / "python3.10"
+    disguise = "import sys; sys.version_info = (3, 10, 13); sys.version = '3.10.13 (main)'"
+    old.write_text(f"#!{sys.executable}\n{disguise}\nexec(sys.argv[2])\n")
+    old.chmod(0o755)
+    refused = make(makefile, "setup", f"PYTHON={old}")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[0] == (
+        "Python 3.10.13 is too old; install Python 3.11 or newer and name it, for example: "
+        "make setup PYTHON=python3.11"
+    )
+    assert not (makefile / ".venv").exists()
+
+
+def test_the_container_has_the_files_and_a_build_of_torch_that_exist() -> None:
+    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if line[:1] != "#"]
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    builds = re.search(r"^BUILDS := default (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert (
+        builds
+        and dict(line.split("=") for line in lines if line.startswith("ARG"))["ARG TORCH"]
+        in builds[1].split()
+    )
+    assert any('".[all]"' in line for line in lines)
