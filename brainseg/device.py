@@ -5,8 +5,8 @@ This module alone reads `config.device`.
 
 import ctypes
 import platform
-import resource
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from torch.amp.grad_scaler import GradScaler
 
 from brainseg.config import DeviceConfig
 from brainseg.core.errors import DeviceMissingError, check
+from brainseg.core.gpu_support import find_driver_problem, find_kernel_problem, warn_once
+from brainseg.core.processes import peak_resident_memory
 
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
@@ -102,6 +104,7 @@ def choose_device(
 ) -> Device:
     """Return the device for a config. `auto` is resolved by the hardware, never by timing.
 
+    `auto` warns once if the machine has an NVIDIA GPU that the installed torch cannot use.
     `threads` and `gpu` apply if the config names none. They come from the run that is resumed, or
     from a launcher that shares out the machine. Raises DeviceMissingError if the machine lacks the
     device, and RequestError if the device does not support the precision.
@@ -156,9 +159,7 @@ def peak_memory(device: Device) -> int:
     """Return the peak memory of this process in bytes, on the GPU if `device` is one."""
     if device.torch.type == "cuda":
         return torch.cuda.max_memory_reserved(device.torch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in kilobytes, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_resident_memory()
 
 
 def keep_freed_memory() -> None:
@@ -185,11 +186,12 @@ def _find_device(name: str) -> torch.device:
     )
     if kind == "cuda":
         count = torch.cuda.device_count()
+        problem = "" if count else find_driver_problem()
         _require_device(
             count > 0,
             name,
-            "no CUDA or ROCm device is visible to torch",
-            "use device=auto or device=cpu",
+            problem or "no CUDA or ROCm device is visible to torch",
+            "or use device=cpu" if problem else "use device=auto or device=cpu",
         )
         _require_device(
             int(index or 0) < count,
@@ -197,6 +199,8 @@ def _find_device(name: str) -> torch.device:
             f"there are {count} GPUs, numbered from 0",
             "choose a lower number",
         )
+        problem = find_kernel_problem(int(index or 0))
+        _require_device(not problem, name, problem, "or use device=cpu")
     if kind == "mps":
         _require_device(
             torch.backends.mps.is_available(),
@@ -214,7 +218,14 @@ def _require_device(is_available: bool, name: str, rule: str, remedy: str) -> No
 
 
 def _best_device() -> str:
-    if torch.cuda.is_available():
+    with warnings.catch_warnings():
+        # torch's own warning about an old driver does not name a remedy within this project.
+        warnings.simplefilter("ignore")
+        is_available = torch.cuda.is_available()
+    problem = find_kernel_problem(0) if is_available else find_driver_problem()
+    if problem:
+        warn_once(f"device=auto uses no NVIDIA GPU: {problem}, or set device=cpu")
+    elif is_available:
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 

@@ -143,7 +143,7 @@ def list_choices(
 
 def choice_description(group: str, choice: str) -> str:
     """Return the first comment line of a choice's YAML file, which describes the choice."""
-    lines = (CONFIGS / group / f"{choice}.yaml").read_text().splitlines()
+    lines = (CONFIGS / group / f"{choice}.yaml").read_text("utf-8").splitlines()
     # `# @package` is a directive of Hydra, not a description.
     return next(
         line for line in lines if line.startswith("# ") and not line.startswith("# @")
@@ -153,7 +153,9 @@ def choice_description(group: str, choice: str) -> str:
 def command_description(command: str) -> str:
     """Return a command's purpose, followed by the examples in the docstring of its module."""
     # The source is parsed, so that the command's module need not be imported.
-    docstring = str(ast.get_docstring(ast.parse(_source_of(command).read_text()), clean=False))
+    docstring = str(
+        ast.get_docstring(ast.parse(_source_of(command).read_text("utf-8")), clean=False)
+    )
     _, _, examples = docstring.partition("\n\n")
     return f"brainseg {command}: {COMMANDS[command]}\n\n{examples.rstrip()}"
 

@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+# False on Windows, which opens no folders.
+HAS_FOLDER_DESCRIPTORS = hasattr(os, "O_DIRECTORY")
+
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
@@ -31,7 +34,7 @@ def writing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         _fsync(temporary)
-        os.replace(temporary, path)
+        _replace(temporary, path)
         _fsync(path.parent)
     except BaseException as error:
         with suppress(FileNotFoundError):
@@ -93,7 +96,7 @@ def resolve_link(path: str | Path) -> Path:
 
 def rename(source: str | Path, target: str | Path) -> None:
     """Rename a file within a folder durably, replacing `resolve_link`."""
-    os.replace(source, target)
+    _replace(Path(source), Path(target))
     _fsync(Path(target).parent)
 
 
@@ -115,9 +118,27 @@ def _partial_name(path: Path, writer: str) -> str:
     return f".{path.name.removesuffix(suffix)}.{writer}.partial{suffix}"
 
 
+def _replace(source: Path, target: Path) -> None:
+    """Rename a file, replacing `target`.
+
+    Windows refuses this while another process or thread reads `target`, which takes milliseconds.
+    The renaming is tried again there for about a second.
+    """
+    for _ in range(0 if HAS_FOLDER_DESCRIPTORS else 20):
+        with suppress(PermissionError):
+            return os.replace(source, target)
+        time.sleep(0.05)
+    os.replace(source, target)
+
+
 def _fsync(path: Path) -> None:
-    """Force the content of a file, or the entries of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Force the content of a file, or the entries of a folder, to the disk.
+
+    Windows syncs only files that are open for writing, and no folders.
+    """
+    if not HAS_FOLDER_DESCRIPTORS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if HAS_FOLDER_DESCRIPTORS else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -230,7 +230,7 @@ def _from_file(path: Path) -> Split:
         "give a JSON file with the lists train, validation, test",
     )
     try:
-        stored = json.loads(path.read_text())
+        stored = json.loads(path.read_text("utf-8"))
         train, validation, test = (_sort_names(stored.get(part, [])) for part in PARTS)
     except (ValueError, AttributeError, TypeError) as error:
         raise RequestError(

@@ -4,7 +4,7 @@ A worker of a parallel launcher starts this process and waits for it. joblib's p
 its workers and takes all other jobs with it, which a job that runs out of memory must not cause.
 Arguments and result are exchanged as JSON. `call_in_subprocess` starts
 
-    python -m brainseg.sweeps.isolated_process TARGET DESCRIPTOR < arguments
+    python -m brainseg.sweeps.isolated_process TARGET ANSWER_FILE < arguments
 """
 
 import json
@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.config import TrainConfig, restore_config
+from brainseg.core.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -48,7 +50,6 @@ def call_in_subprocess(
         output: File to which the new process prints. None leaves stdout and stderr shared.
         on_start: Function that is called with the pid of the new process.
     """
-    receiver, sender = os.pipe()
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(
             filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH")))
@@ -56,30 +57,30 @@ def call_in_subprocess(
     }
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-    with open(output or os.devnull, "ab") as file:
-        streams: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "brainseg.sweeps.isolated_process", target, str(sender)],
-            stdin=subprocess.PIPE,
-            pass_fds=(sender,),
-            env=environment,
-            **streams,
-        )
-    # Only the new process may hold the writing end. `read` returns when all copies are closed.
-    os.close(sender)
-    on_start(process.pid)
-    assert process.stdin is not None
-    with os.fdopen(receiver) as pipe:
+    # A file passes the answer, because Windows passes no pipe to a new process by its number.
+    with tempfile.TemporaryDirectory(prefix="brainseg-") as folder:
+        answer = Path(folder) / "answer.json"
+        with open(output or os.devnull, "ab") as file:
+            streams: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "brainseg.sweeps.isolated_process", target, str(answer)],
+                stdin=subprocess.PIPE,
+                env=environment,
+                **streams,
+            )
+        on_start(process.pid)
+        assert process.stdin is not None
         # A process that has crashed already reads no arguments.
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             process.stdin.write(json.dumps([asdict(config), *arguments]).encode() + b"\n")
             process.stdin.flush()
-        answer = pipe.read()
         code = process.wait()
-    # stdin stays open until here. Its end tells the new process that this process is gone.
-    with suppress(BrokenPipeError):
-        process.stdin.close()
-    result = json.loads(answer) if answer.endswith("\n") else {"error": _describe_exit(code)}
+        # stdin stays open until here. Its end tells the new process that this process is gone.
+        with suppress(OSError):
+            process.stdin.close()
+        result = (
+            json.loads(answer.read_text()) if answer.exists() else {"error": _describe_exit(code)}
+        )
     if "error" in result:
         raise SubprocessFailed(result["error"])
     return result["result"]
@@ -96,15 +97,17 @@ def _describe_exit(code: int) -> str:
 
 
 def main() -> None:
-    """Read the arguments from stdin, call the target, and write its result or error to the pipe."""
+    """Read the arguments from stdin, call the target, and write its result or error to the file."""
     # The launcher's workers ignore SIGINT, and a new process inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # A cluster sends SIGUSR1 or SIGUSR2 shortly before the job's time is up.
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    # Windows has neither.
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    target, descriptor = sys.argv[1:]
+    target, answer_file = sys.argv[1:]
     config, *arguments = json.loads(sys.stdin.buffer.readline())
     module, _, name = target.partition(":")
     try:
@@ -116,8 +119,7 @@ def main() -> None:
     # Every exception is passed to the caller, which reports it.
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-    with os.fdopen(int(descriptor), "w") as pipe:
-        pipe.write(json.dumps(answer) + "\n")
+    write_text(answer_file, json.dumps(answer))
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from brainseg.core import files
 from brainseg.core.files import remove_stale, rename, write_json, write_text, writing
 
 
@@ -29,6 +30,29 @@ def test_the_name_appears_only_after_the_content_is_on_disk(
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
     write_text(tmp_path / "a.txt", "new")
     assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_windows_waits_for_a_reader_of_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is open cannot be replaced there."""
+    replace, refusals = os.replace, iter([PermissionError, PermissionError])
+
+    def replace_later(source: Path, target: Path) -> None:
+        for refusal in refusals:
+            raise refusal(13, "Access is denied", str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_later)
+    monkeypatch.setattr(files, "HAS_FOLDER_DESCRIPTORS", False)
+    monkeypatch.setattr(files.time, "sleep", lambda seconds: None)
+    write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    refusals = iter([PermissionError] * 100)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "a.txt", "newer")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
 
 
 def test_the_suffix_survives_and_folders_are_made(tmp_path: Path) -> None:
