@@ -133,7 +133,7 @@ def _format_dry_run(plan: RequestPlan) -> str:
     actions = [
         plan_job(config, fact, job) for config, fact in zip(plan.configs, plan.facts, strict=True)
     ]
-    threads = launch.share_cores(plan.multirun)[0] if plan.multirun is not None else None
+    threads = launch.share_machine(plan.multirun).threads if plan.multirun is not None else None
     measure = (
         partial(_measure_job, threads)
         if any(config.dry_run == "measure" for config in plan.configs)

@@ -20,9 +20,10 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -73,7 +74,6 @@ def prepare_launch(
         raise RequestError(
             f"hydra.sweep.dir (below runs/hydra unless set) cannot be created: {error}"
         ) from error
-    threads, gpus = share_cores(multirun)
     return LaunchContext(
         _launcher_name(multirun),
         str(folder.absolute()),
@@ -81,8 +81,7 @@ def prepare_launch(
         uuid.uuid4().hex,
         swept,
         choosing,
-        threads,
-        gpus,
+        **share_machine(multirun)._asdict(),
     )
 
 
@@ -165,8 +164,18 @@ def _run_launcher(
     return ""
 
 
-def share_cores(multirun: DictConfig) -> tuple[int | None, int]:
-    """Return the threads per job (None if not limited) and the number of GPUs to assign.
+class MachineShare(NamedTuple):
+    """Share of this machine that a job gets."""
+
+    # Threads of a job, or None if they are not limited.
+    threads: int | None = None
+    # Number of GPUs that are assigned to the jobs.
+    gpus: int = 0
+    jobs_per_gpu: int = 1
+
+
+def share_machine(multirun: DictConfig) -> MachineShare:
+    """Return the share of this machine that each of a launcher's parallel jobs gets.
 
     A cluster gives each job its own machine, or the share that the job requests.
     """
@@ -182,8 +191,9 @@ def share_cores(multirun: DictConfig) -> tuple[int | None, int]:
             "at least 1 job must run at a time",
             "-1 runs one job per core",
         )
-        return max(1, cpu_count() // effective_n_jobs(settings.n_jobs)), torch.cuda.device_count()
-    return settings.get("cpus_per_task"), 0
+        jobs, gpus = effective_n_jobs(settings.n_jobs), torch.cuda.device_count()
+        return MachineShare(max(1, cpu_count() // jobs), gpus, ceil(jobs / max(gpus, 1)))
+    return MachineShare(settings.get("cpus_per_task"))
 
 
 def _launcher_name(multirun: DictConfig) -> str:

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.runs.job import Job, JobState, Outcome
+from brainseg.sweeps.gpu_slots import reserve_gpu
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.job_status import JobStatusStore
 
@@ -39,16 +41,17 @@ class LaunchContext:
     swept: tuple[str, ...]
     choosing: bool
     threads: int | None = None
+    # Number of GPUs that the jobs share, and of jobs on each GPU.
     gpus: int = 0
+    jobs_per_gpu: int = 1
 
     @property
     def job_status(self) -> JobStatusStore:
         """Return the status files of this start's jobs."""
         return JobStatusStore(Path(self.folder) / "jobs", self.start)
 
-    def job(self, number: int, overrides: tuple[str, ...]) -> Job:
-        """Return the job with this number. GPUs are assigned to jobs in turn."""
-        gpu = number % self.gpus if self.gpus else None
+    def job(self, number: int, overrides: tuple[str, ...], gpu: int | None = None) -> Job:
+        """Return the job with this number, which computes on `gpu` unless it names a device."""
         return Job(
             overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu
         )
@@ -111,35 +114,47 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
     context = HydraConfig.get()
     job_status = launch.job_status
     number = int(context.job.num)
-    job = launch.job(number, tuple(context.overrides.task))
     # After a launcher was lost, it runs all jobs again, also those that have an outcome.
     if earlier_outcome := job_status.outcome(number):
         return earlier_outcome
-    if job_status.is_stopped:
-        return job_status.write_outcome(
-            number,
-            Outcome(
-                JobState.STOPPED, reason="stopped before it began; run the same command to run it"
-            ),
-        )
+    config = _to_dataclass(composed)
+    is_assigned = launch.gpus > 0 and config.device.name in ("auto", "cuda")
+    with (
+        reserve_gpu(launch.gpus, launch.jobs_per_gpu, lambda: job_status.is_stopped)
+        if is_assigned
+        else nullcontext()
+    ) as gpu:
+        if job_status.is_stopped:
+            reason = "stopped before it began; run the same command to run it"
+            return job_status.write_outcome(number, Outcome(JobState.STOPPED, reason=reason))
+        job = launch.job(number, tuple(context.overrides.task), gpu)
+        outcome = _call(launch, target, config, job, number)
+    print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
+    return job_status.write_outcome(number, outcome)
+
+
+def _call(
+    launch: LaunchContext, target: str, config: TrainConfig, job: Job, number: int
+) -> Outcome:
+    """Run a job in a new process and return its outcome."""
     output = Path(launch.folder) / str(number) / "output.txt"
     try:
         facts = call_in_subprocess(
             "brainseg.sweeps.run_job:subprocess_main",
-            _to_dataclass(composed),
+            config,
             target,
             asdict(job),
             output=output,
-            on_start=lambda pid: job_status.write(number, pid=pid, host=socket.gethostname()),
+            on_start=lambda pid: launch.job_status.write(
+                number, pid=pid, host=socket.gethostname()
+            ),
         )
-        outcome = Outcome(**facts)
+        return Outcome(**facts)
     except SubprocessFailed as error:
-        outcome = Outcome(
+        return Outcome(
             JobState.FAILED,
             reason=f"{error}; run the same command to resume it; its output is in {output}",
         )
-    print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
-    return job_status.write_outcome(number, outcome)
 
 
 def subprocess_main(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:

@@ -157,26 +157,26 @@ def test_launcher_settings_that_run_what_they_say_are_refused(
         composed(*overrides)
 
 
-def test_cores_are_shared_out_and_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_and_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     import joblib
     import torch
 
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     monkeypatch.setattr(joblib, "effective_n_jobs", lambda n: 8 if n == -1 else n)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=3")) == (
-        2,
-        3,
-    )
-    assert launch.share_cores(composed("hydra/launcher=joblib")) == (1, 3)
-    assert launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=20")) == (
-        1,
-        3,
-    )
-    assert launch.share_cores(
-        composed("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=5")
-    ) == (5, 0)
-    assert launch.share_cores(composed()) == (None, 0)
+
+    def share(*overrides: str) -> tuple:
+        return tuple(launch.share_machine(composed(*overrides)))
+
+    joblib_jobs = ("hydra/launcher=joblib", "hydra.launcher.n_jobs={}".format)
+    assert share(joblib_jobs[0], joblib_jobs[1](3)) == (2, 3, 1)
+    assert share(joblib_jobs[0], joblib_jobs[1](4)) == (2, 3, 2)
+    assert share(joblib_jobs[0]) == (1, 3, 3)
+    assert share(joblib_jobs[0], joblib_jobs[1](20)) == (1, 3, 7)
+    assert share("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=5") == (5, 0, 1)
+    assert share() == (None, 0, 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert share(joblib_jobs[0], joblib_jobs[1](4)) == (2, 0, 4)
 
 
 def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +185,7 @@ def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     dealt = [
         str(choose_device(DeviceConfig(name="cuda", precision="float32"), gpu=gpu).torch)
         for gpu in (None, 0, 1)
@@ -477,4 +478,4 @@ def test_no_job_at_a_time_is_refused() -> None:
     with pytest.raises(
         RequestError, match=r"hydra\.launcher\.n_jobs=0: at least 1 job must run at a time"
     ):
-        launch.share_cores(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))
+        launch.share_machine(composed("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"))
