@@ -99,7 +99,12 @@ class Study:
                 # in other processes count as poor instead of being ignored.
                 warnings.simplefilter("ignore")
                 self.optuna.sampler = TPESampler(
-                    seed=seed, n_startup_trials=config.random_trials, constant_liar=True
+                    seed=seed,
+                    n_startup_trials=config.random_trials,
+                    constant_liar=True,
+                    # The default is False in Optuna 4 and True in Optuna 5. The trials of a study
+                    # must not depend on the version.
+                    multivariate=False,
                 )
             self.optuna.pruner = (
                 MedianPruner(config.prune_after, config.prune_warmup - 1)

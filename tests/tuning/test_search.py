@@ -98,6 +98,27 @@ def test_a_study_gone_on_with_proposes_what_it_would_have_in_one_go(
     assert studied("other")[0].params != whole[0]
 
 
+def test_the_trials_of_a_seed_are_the_same_in_optuna_4_and_5(
+    fake: SimpleNamespace, monkeypatch
+) -> None:
+    """Optuna 5 changed a default of the sampler. These are the proposals of 4.9.0 and 5.0.0."""
+    fake.dice = bell
+    assert call(monkeypatch, *SPACE, "random_trials=3", "prune=none", "trials=8") == 0
+    proposals = [
+        (trial.params["model.depth"], f"{trial.params['optimizer.lr']:.6f}") for trial in studied()
+    ]
+    assert proposals == [
+        ("4", "0.009655"),
+        ("2", "0.095192"),
+        ("4", "0.017639"),
+        ("4", "0.000166"),
+        ("3", "0.001137"),
+        ("4", "0.004656"),
+        ("2", "0.000106"),
+        ("3", "0.001160"),
+    ]
+
+
 def test_a_failed_trial_never_ends_the_study(fake: SimpleNamespace, monkeypatch, capsys) -> None:
     def fails_at_depth_3(config: TrainConfig) -> float:
         if config.model.depth == 3:
