@@ -103,8 +103,7 @@ def run(config: EvaluateConfig) -> int:
         },
         "chosen_among": configurations_tried,
         # A network that was trained under a leaky split has leaky scores, too.
-        "leaky": leaky
-        or any(member.split is not None and member.split.leaky for member in members),
+        "leaky": leaky or any(member.is_leaky for member in members),
     }
     metrics = results.write(output_folder(config), facts, config.overlays)
     if config.viewer:

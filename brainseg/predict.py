@@ -352,7 +352,7 @@ def _is_leaky(results: Sequence[CasePrediction], members: Sequence[TrainedModel]
         and result.role != "unknown"
         and leaking_members(patient_of(result.score.patient), members)
     ]
-    leaky_split = any(member.split is not None and member.split.leaky for member in members)
+    leaky_split = any(member.is_leaky for member in members)
     has_scores = any(result.score is not None for result in results)
     return bool(seen_names) or (leaky_split and has_scores)
 

@@ -25,7 +25,7 @@ from brainseg.config.overrides import setting_of, values_by_setting
 from brainseg.core.errors import RequestError, check
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
-from brainseg.runs.identity import drop_non_identity, non_default_settings
+from brainseg.runs.identity import drop_non_identity, non_default_settings, training_budget
 from brainseg.runs.job import Job
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.state import State
@@ -274,7 +274,7 @@ def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
     try:
         config = compose_job("train", list(job.overrides))
         outcome = train.run(
-            config, job, TrialCallback(trial, by_time=config.max_minutes is not None)
+            config, job, TrialCallback(trial, by_share=training_budget(config)[0] != "epochs")
         )
         name_run(trial, RunFolder(outcome.folder))
         print(f"trial {trial.number}: val/dice {study.finish(trial):.4f}", flush=True)
@@ -298,13 +298,13 @@ def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
 class TrialCallback:
     """Callback that reports a trial's epochs to the study and stops runs that are pruned."""
 
-    def __init__(self, trial: "Trial", by_time: bool = False) -> None:
-        """Report at tenths of the steps if `by_time`, else at epochs.
+    def __init__(self, trial: "Trial", by_share: bool = False) -> None:
+        """Report at tenths of the steps if `by_share`, else at epochs.
 
-        Trials with equal time budgets differ in their number of epochs, so that they are compared
+        Trials with equal time or steps differ in their number of epochs, so that they are compared
         at equal tenths of their steps.
         """
-        self.trial, self.by_time, self.reported, self.last = trial, by_time, 0, -1
+        self.trial, self.by_share, self.reported, self.last = trial, by_share, 0, -1
 
     def __call__(self, folder: RunFolder, state: State) -> None:
         """Report new epochs. Raise Pruned if the pruner stops the trial.
@@ -317,7 +317,7 @@ class TrialCallback:
         for row in state.history[self.reported :]:
             # At half resolution, val/dice does not predict the final score.
             if "val/dice" in row["metrics"] and row["step"] > state.half_steps:
-                report_at = 10 * row["step"] // state.total_steps if self.by_time else row["epoch"]
+                report_at = 10 * row["step"] // state.total_steps if self.by_share else row["epoch"]
                 # Several epochs may lie in the same tenth. Optuna keeps only the first report.
                 if report_at > self.last:
                     self.trial.report(row["metrics"]["val/dice"], report_at)

@@ -30,8 +30,10 @@ from brainseg.runs.callbacks import (
 from brainseg.runs.dry_run import describe_finished_run, extends_finished_run
 from brainseg.runs.find import claim_run_folder
 from brainseg.runs.identity import compute_identity, training_budget
+from brainseg.runs.initial import initialise, load_initial, log_initial
 from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.metadata import folder_name, run_metadata
+from brainseg.runs.repeat import exact_steps, repeat_command, write_hashes
 from brainseg.runs.request_check import check_request
 from brainseg.runs.resume import (
     LENGTH_DEPENDENT_SCHEDULES,
@@ -66,11 +68,15 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
 
     # The same settings, data, split and code find the same folder again. The run in it is resumed,
     # or skipped if it has finished.
-    digest = compute_identity(config, data.store.fingerprint, data.split)
+    source = load_initial(config.initial)
+    is_leaky = source is not None and source.check_leaks(data.store, data.split, config.leaky)
+    initial_hash = source.sha256 if source is not None else ""
+    digest = compute_identity(config, data.store.fingerprint, data.split, initial=initial_hash)
     folder = claim_run_folder(config, job, folder_name(config, digest))
     if folder.exists:
         folder.check_settings(config)
         folder.check_data(data.store.fingerprint, data.split)
+        folder.check_initial(initial_hash)
         # The bits of a run depend on the number of threads, so a resumed run keeps it.
         device = choose_device(config.device, folder.threads or job.threads, job.gpu)
     starts_over = job.sweep is not None and folder.state == "failed"
@@ -80,7 +86,8 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
     # The state is all that a step changes and all that a checkpoint contains.
     task = build_task(config, device, data)
     state = build_state(task)
-    facts = run_metadata(config, job, data.store, data.split, device, digest, state.model)
+    initial = initialise(state, task, source, is_leaky) if source is not None else None
+    facts = run_metadata(config, job, data.store, data.split, device, digest, state.model, initial)
     if not starts_over:
         check_extension(folder, task)
     with (
@@ -92,19 +99,28 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
             folder.reset()
         parts = (data.train, data.validation)
         memory_cache.cache_in_memory(parts, device.torch, config.data.resident)
-        if not load_newest_checkpoint(state, folder, task) and config.max_minutes is not None:
-            _plan_steps(state, task, signals)
+        if not load_newest_checkpoint(state, folder, task):
+            if source is not None and initial is not None:
+                log_initial(source, initial, task, data.split)
+            if config.max_minutes is not None:
+                _plan_steps(state, task, signals)
         with RunCallbacks(
             folder, task, state, data.split, signals, mirror, follow
         ).show_progress() as hooks:
             fit(state, task, hooks)
         results = _score(state, task, data, folder, is_tested, signals)
         figures.draw_curves(state.history, folder.path / "pictures" / "curves.png")
+        # Another machine fits another number of steps into the same minutes.
+        repeat = {"repeat": repeat_command(folder, state)} if state.plans else {}
         metrics = results.write(
-            folder.path, {"best": describe_best(state), "leaky": data.split.leaky}
+            folder.path, {"best": describe_best(state), "leaky": facts["split"]["leaky"], **repeat}
         )
         folder.remove_old_checkpoints(config.checkpoint.keep)
+        write_hashes(folder.path)
     print(describe_result(folder.path, metrics, results.explain(), mirror))
+    if repeat:
+        steps = " ".join(exact_steps(state))
+        print(f"repeat:        from={folder.path}, or on another machine {steps}")
     # A signal that came too late for this run must still end its sweep.
     signals.poll()
     return Outcome(JobState.FINISHED, str(folder.path))

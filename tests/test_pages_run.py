@@ -33,6 +33,7 @@ PLACED = {
     r"\bepochs=40\b": "epochs=2",  # extends a run of one epoch
     r"\bepochs=(?!2\b)\d+": "epochs=1",
     r"max_minutes=[\d.]+": "max_minutes=0.02",
+    r"max_steps=\d+": "max_steps=3",
     r"trials=\d+": "trials=2",
     r"model\.width=16,32": "model.width=2,4",
     r"model\.width=\d+\b": "model.width=4",
@@ -73,7 +74,7 @@ def call(folder: Path, line: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With what the pages speak of: kaggle_3m, lgg.h5, three runs of one epoch, scans, the repository's scripts, a search space.
+    """With what the pages speak of: kaggle_3m, lgg.h5, mine.h5, three runs of one epoch, scans, the repository's scripts, a search space.
 
     Made for each page: a copy would not do, as MLflow's store has the run folders' paths.
     """
@@ -85,6 +86,8 @@ def folder(tmp_path: Path) -> Path:
         re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)[1]
     )  # type: ignore[index]
     call(tmp_path, "python -m brainseg.prepare source=kaggle_3m output=lgg.h5")
+    write_cohort(PhantomConfig(patients=20, slices=4, size=32, seed=7), tmp_path / "mine")
+    call(tmp_path, "python -m brainseg.prepare source=mine output=mine.h5")
     tiny = "python -m brainseg.train data.path=lgg.h5 epochs=1 batch_size=8 model.depth=2 model.width=4 device=cpu device.threads=1"
     for name, seed in (("a", 0), ("b", 1), ("RUN", 2)):
         call(tmp_path, f"{tiny} seed={seed} output=runs/{name}")
@@ -106,7 +109,7 @@ def placed(line: str) -> str:
             line += " " + " ".join(SMALL)
         if not chosen and "model" not in line and "sweep=" not in line and "space=" not in line:
             line += " model.depth=2 model.width=4"
-        if not re.search(r"epochs=|max_minutes=|resume=runs|from=runs", line):
+        if not re.search(r"epochs=|max_steps=|max_minutes=|resume=runs|from=runs", line):
             line += " max_minutes=0.02" if "experiment=fast" in line else " epochs=1"
         if "device" not in line and not chosen:
             line += " " + " ".join(FEW)

@@ -9,6 +9,7 @@ from brainseg.tracking.client import connect, short_timeouts
 
 # The files of a finished run that keeps its best checkpoint alone.
 COMPLETE = {
+    "SHA256SUMS",
     "checkpoints/best.pt",
     "code.diff",
     "config.yaml",

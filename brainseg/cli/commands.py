@@ -5,6 +5,7 @@ COMMANDS = {
     "search": "search for good settings, trial by trial",
     "prepare": "turn a folder of slices into one HDF5 file",
     "evaluate": "score a checkpoint",
+    "verify": "check that a run still gives the scores that it stored",
     "predict": "segment scans: TIFF, NIfTI, DICOM",
     "compare": "compare runs on the same patients, or pool a cross-validation",
     "runs": "list runs with their state and scores",

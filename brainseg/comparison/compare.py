@@ -25,6 +25,7 @@ from brainseg.evaluation.statistics import (
     compare_paired,
     standard_deviation,
 )
+from brainseg.runs.identity import training_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -354,20 +355,22 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
 
 
 def _compare_budgets(runs: Sequence[ScoredRun]) -> str:
-    """Return a sentence that tells whether the runs had the same time or the same passes."""
-    minutes, epochs = (
-        {getattr(run.config, name) for run in runs} for name in ("max_minutes", "epochs")
-    )
+    """Return a sentence that tells whether the runs had the same time, passes or steps."""
+    budgets = {training_budget(run.config) for run in runs}
     stopped = (
         " at most (patience stopped some earlier)"
         if any(run.config.patience for run in runs)
         else ""
     )
-    if minutes == {None} and len(epochs) == 1:
-        return f"each run had the same passes: {epochs.pop()} epochs{stopped}"
-    if len(minutes) == 1 and minutes != {None}:
-        return f"each run had the same time: {minutes.pop()} minutes{stopped}"
-    return "the runs had neither the same time nor the same passes"
+    if len(budgets) > 1:
+        return "the runs had neither the same time nor the same passes"
+    unit, budget = budgets.pop()
+    noun, plural = {
+        "epochs": ("passes", "epochs"),
+        "max_steps": ("number of steps", "optimizer steps"),
+        "max_minutes": ("time", "minutes"),
+    }[unit]
+    return f"each run had the same {noun}: {budget} {plural}{stopped}"
 
 
 def _warnings(runs: Sequence[ScoredRun]) -> list[str]:

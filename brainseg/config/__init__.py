@@ -33,6 +33,7 @@ from brainseg.config.commands import (
     RegisterConfig,
     RegisterTrackingConfig,
     SearchConfig,
+    VerifyConfig,
 )
 from brainseg.config.data import (
     DataConfig,
@@ -113,6 +114,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "UNetConfig",
+    "VerifyConfig",
     "check_group_choices",
     "flatten",
     "register_schema",

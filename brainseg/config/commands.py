@@ -52,7 +52,8 @@ class SearchConfig:
     prune_after: int = setting(5, "number of finished trials before pruning starts")
     # The first epochs say little about the final score.
     prune_warmup: int = setting(
-        3, "epochs, or tenths of the run with max_minutes, before a trial can be pruned"
+        3,
+        "epochs, or tenths of the run with max_minutes or max_steps, before a trial can be pruned",
     )
 
     def __post_init__(self) -> None:
@@ -261,6 +262,31 @@ class EvaluateConfig:
         self.checkpoint = check_names("checkpoint", self.checkpoint)
         for subset in self.parts:
             check_choice("parts", subset, ("train", "validation", "test"))
+
+
+@dataclass
+class VerifyDataConfig:
+    """Settings of the data in `brainseg.verify`."""
+
+    path: str | None = setting(
+        None, "HDF5 file written by brainseg.prepare; null: the data of the run, at their place"
+    )
+
+
+@dataclass
+class VerifyConfig:
+    """Settings of `brainseg.verify`."""
+
+    run: str = setting(MISSING, "folder or MLflow ID of a finished run")
+    tolerance: float = setting(
+        0.0,
+        "largest accepted difference of a score from the stored one; 0 on the same machine with "
+        "the same number of threads, about 0.001 on another one",
+    )
+    data: VerifyDataConfig = setting(VerifyDataConfig, "the slices")
+
+    def __post_init__(self) -> None:
+        check_range("tolerance", self.tolerance, 0, 1)
 
 
 @dataclass

@@ -110,21 +110,22 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
 
 
 def check_budget(typed: Iterable[str], config: TrainConfig) -> None:
-    """Raise RequestError if epochs were typed while a time budget from elsewhere replaces them.
+    """Raise RequestError if epochs were typed while another limit replaces them.
 
-    The budget may come from an experiment, or from the run that `from` or `resume` names.
+    The time budget may come from an experiment, or from the run that `from` or `resume` names. A
+    time budget that was typed, too, is accepted.
     """
     names = {setting_of(override) for override in typed}
-    is_replaced = (
-        "epochs" in names and "max_minutes" not in names and config.max_minutes is not None
-    )
-    check(
-        not is_replaced,
-        "epochs",
-        config.epochs,
-        f"has no effect with max_minutes={config.max_minutes}",
-        "add max_minutes=null to count epochs, or leave out epochs",
-    )
+    limits = ["max_steps"] if "max_minutes" in names else ["max_steps", "max_minutes"]
+    for limit in limits:
+        value = getattr(config, limit)
+        check(
+            "epochs" not in names or value is None,
+            "epochs",
+            config.epochs,
+            f"has no effect with {limit}={value}",
+            f"add {limit}=null to count epochs, or leave out epochs",
+        )
 
 
 def check_output(command: str, config: Any) -> None:

@@ -17,6 +17,7 @@ from brainseg.config.commands import (
     PrepareConfig,
     RegisterConfig,
     SearchConfig,
+    VerifyConfig,
 )
 from brainseg.config.data import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
 from brainseg.config.model import ModelConfig, UNetConfig
@@ -54,6 +55,7 @@ TYPES: dict[str, type] = {
     "search": SearchConfig,
     "prepare": PrepareConfig,
     "evaluate": EvaluateConfig,
+    "verify": VerifyConfig,
     "predict": PredictConfig,
     "compare": CompareConfig,
     "register": RegisterConfig,

@@ -25,10 +25,11 @@ NOT_IDENTITY = (
     "rerun",
     "device.on_missing",
     "allow_empty",
+    "leaky",
     "steps_of",
 )
 # The settings of which a resumed run may be given more.
-EXTENDED = ("epochs", "max_minutes", "patience")
+EXTENDED = ("epochs", "max_steps", "max_minutes", "patience")
 PREDICTIONS = ("none", "masks", "probabilities")
 
 
@@ -135,6 +136,9 @@ class TrainConfig:
         None, "run folder, or with -m the parent folder of all runs; null: a folder in runs/"
     )
     epochs: int = setting(30, "number of passes over the training slices")
+    max_steps: int | None = setting(
+        None, "exact number of optimizer steps; replaces epochs; null: count epochs or minutes"
+    )
     max_minutes: float | None = setting(
         None,
         "time budget in minutes; replaces epochs; the number of steps is estimated from a few "
@@ -145,10 +149,20 @@ class TrainConfig:
         "with max_minutes: run whose number of steps is reused instead of timing steps; "
         "from=RUN sets it",
     )
+    initial: str | None = setting(
+        None,
+        "fine-tuning: weights to begin with, as far as they fit: run folder, file, runs:/ID or "
+        "models:/NAME@ALIAS; null: random weights",
+    )
+    leaky: bool = setting(
+        False,
+        "accept initial weights that have seen validation or test patients of this run; all its "
+        "scores are then tagged leaky",
+    )
     half_resolution: float = setting(
         0.0,
         "progressive resizing: fraction of the run, from its start, on images of half the height "
-        "and width",
+        "and width; a fraction of the time under max_minutes, else of the steps",
     )
     validate_every: int = setting(1, "validate after every N epochs, and after the last one")
     batch_size: int = setting(8, "number of slices per batch")
@@ -222,6 +236,21 @@ class TrainConfig:
             "leave out one of the two",
         )
         check_range("epochs", self.epochs, 1)
+        check(
+            not self.leaky or self.initial is not None,
+            "leaky",
+            "true",
+            "accepts initial weights, and initial is not set",
+            "leave it out",
+        )
+        check_range("max_steps", self.max_steps, 1)
+        check(
+            self.max_steps is None or self.max_minutes is None,
+            "max_steps",
+            self.max_steps,
+            f"a run has one limit, and max_minutes={self.max_minutes} is another",
+            "add max_minutes=null to count steps, or max_steps=null to count minutes",
+        )
         check_range("max_minutes", self.max_minutes, 0)
         # check_range accepts its limits, but a budget of 0 minutes has no steps.
         check(self.max_minutes != 0, "max_minutes", self.max_minutes, "must be above 0")

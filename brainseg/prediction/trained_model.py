@@ -26,14 +26,14 @@ from brainseg.core.errors import check
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.imageio.tiff import LARGEST
 from brainseg.data.open import open_dataset
-from brainseg.data.signatures import is_same_scan, signature, signatures_of
+from brainseg.data.signatures import is_same_scan, is_scan_of, signature, signatures_of
 from brainseg.data.split import PARTS, Split
 from brainseg.data.store import SliceStore, Store
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.models import networks
 from brainseg.prediction.training_data import training_file
 from brainseg.runs import checkpoint
-from brainseg.runs.find import suggest_path
+from brainseg.runs.find import CHECKPOINT_FORMS, resolve_checkpoint, suggest_path
 from brainseg.runs.foreign_weights import match_weights
 from brainseg.training import losses
 from brainseg.weights import packaged_file
@@ -42,7 +42,6 @@ log = logging.getLogger("brainseg")
 
 # Height and width of the public data set, for weights that do not store their training size.
 DEFAULT_IMAGE_SIZE = (256, 256)
-CHECKPOINT_FORMS = "give a checkpoint, a run folder, runs:/ID, models:/NAME@ALIAS or lgg"
 
 
 @dataclass(frozen=True)
@@ -94,25 +93,40 @@ class TrainedModel:
         """Return the role of a patient of `store` in the split: train, validation, test or unknown.
 
         A name alone gives no role, because other data may use it for another patient. One of the
-        patient's volumes must be a volume of that patient in the training data. Pass
-        `has_masks=False` if `store` has no real masks, so that only the images are compared.
+        patient's volumes must be a volume of that patient in the training data. A scan that only
+        the network's initial weights have seen counts, too. Pass `has_masks=False` if `store` has
+        no real masks, so that only the images are compared.
         """
         if self.split is None:
             return "unknown"
         is_same = store.fingerprint == self.stored.get("fingerprint")
         trained_on = self.signatures.get(patient, ())
+        volumes = [index for index, name in enumerate(store.patients) if name == patient]
         if not is_same and isinstance(trained_on, list):
-            scans = [
-                signature(store, index)
-                for index, name in enumerate(store.patients)
-                if name == patient
-            ]
             is_same = any(
-                is_same_scan(str(stored_scan), scan, has_masks)
+                is_same_scan(str(stored_scan), signature(store, index), has_masks)
                 for stored_scan in trained_on
-                for scan in scans
+                for index in volumes
             )
-        return self.split.role(patient) if is_same else "unknown"
+        role = self.split.role(patient) if is_same else "unknown"
+        # The initial weights of a fine-tuned network may have seen the patient.
+        earlier = [
+            part
+            for part, scans in (("train", "trained"), ("validation", "selected"))
+            if any(is_scan_of(store, index, self._earlier_scans(scans)) for index in volumes)
+        ]
+        return min((role, *earlier), key=(*PARTS, "unknown").index)
+
+    def _earlier_scans(self, name: str) -> list[str]:
+        """Return the signatures, `trained` or `selected`, of the initial weights' scans."""
+        scans = self.stored.get("initial", {}).get(name, [])
+        return list(map(str, scans)) if isinstance(scans, list) else []
+
+    @property
+    def is_leaky(self) -> bool:
+        """Return True if the network or its initial weights saw patients that the run held out."""
+        initial_is_leaky = self.stored.get("initial", {}).get("leaky") is True
+        return initial_is_leaky or (self.split is not None and self.split.leaky)
 
     @property
     def about(self) -> Mapping[str, str]:
@@ -315,19 +329,6 @@ def inference_of(members: Sequence[TrainedModel], override: InferenceOverride) -
     rule = "the checkpoints were selected under different settings"
     check(is_same, "inference", "null", rule, "set inference.* for all checkpoints")
     return first
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """Return the path of the checkpoint file that a name refers to."""
-    if name.startswith(("runs:/", "models:/")):
-        from brainseg.tracking.lookup import checkpoint_of
-
-        return checkpoint_of(name)
-    path = Path(name)
-    if (path / "run.json").is_file():
-        return path / "checkpoints" / "best.pt"
-    # A file of the user comes before a network of the package.
-    return path if path.is_file() else packaged_file(name) or path
 
 
 def short_name(name: str) -> str:

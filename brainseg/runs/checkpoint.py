@@ -25,6 +25,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {
     "model": dict,
     "config": dict,
     "split": dict,
+    "initial": dict,
+    "in_channels": int,
     "classes": list,
     "channels": list,
     "history": list,
@@ -51,7 +53,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     """Write `content` to `path`, atomically and durably."""
     # torch.save goes to memory, because it reports a full disk as a broken archive.
     archive = io.BytesIO()
-    torch.save({"format": FORMAT, "sha256": _hash_content(content), **content}, archive)
+    torch.save({"format": FORMAT, "sha256": hash_content(content), **content}, archive)
     write_bytes(path, archive.getvalue())
 
 
@@ -103,7 +105,7 @@ def _content_of(path: str | Path, archive: Any) -> dict[str, Any] | None:
         return None
     content = {key: value for key, value in archive.items() if key not in ("format", "sha256")}
     try:
-        digest = _hash_content(content)
+        digest = hash_content(content)
     except ValueError as error:
         raise DataError(f"checkpoint={path}: {error}; use another checkpoint of the run") from error
     if digest != archive.get("sha256"):
@@ -111,7 +113,7 @@ def _content_of(path: str | Path, archive: Any) -> dict[str, Any] | None:
     return _check_content(path, content)
 
 
-def _hash_content(content: Any) -> str:
+def hash_content(content: Any) -> str:
     """Return the hex digest of nested containers, numbers, strings and tensors.
 
     Raises ValueError for a sparse or meta tensor.

@@ -58,10 +58,10 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     state = folder.state if folder else "new"
     if folder is None or state == "new":
         return PlannedAction("run")
-    done = _count_epochs(folder)
+    done = len(_read_history(folder))
     if state == "finished":
         return (
-            PlannedAction(f"extend from epoch {done}", _share_left(config, done))
+            PlannedAction(f"extend from epoch {done}", _share_left(folder, config))
             if extends_finished_run(folder, config)
             else PlannedAction("skip: finished before", 0)
         )
@@ -72,20 +72,21 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     if state == "failed" and job.sweep:
         return PlannedAction("failed before: run anew")
     return (
-        PlannedAction(f"resume at epoch {done}", _share_left(config, done))
+        PlannedAction(f"resume at epoch {done}", _share_left(folder, config))
         if folder.last.is_file()
         else PlannedAction("run")
     )
 
 
 def extends_finished_run(folder: RunFolder, config: TrainConfig) -> bool:
-    """Return True if the request extends a finished run by epochs, minutes or patience.
+    """Return True if the request extends a finished run by epochs, steps, minutes or patience.
 
     Only a request that names the run by `resume` can extend it.
     """
     stored = folder.config
     (stored_unit, stored_budget), (unit, budget) = training_budget(stored), training_budget(config)
-    # A run that was counted in minutes can be extended by epochs, so that another unit counts, too.
+    # A run that was counted in minutes can be extended by epochs or steps, so that another unit
+    # counts, too.
     is_longer = stored_unit != unit or budget > stored_budget
     return config.resume not in (None, "never") and (
         is_longer or _extends_patience(folder, stored, config)
@@ -98,7 +99,7 @@ def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfi
         config.patience is not None and config.patience <= stored.patience
     ):
         return False
-    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in _read_history(folder)]
     # Patience counts from the last rise of val/dice. `max` returns the first of equal epochs.
     best = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))
     return len(rows) - 1 - best["epoch"] >= stored.patience
@@ -120,12 +121,17 @@ def describe_finished_run(folder: RunFolder, testing: bool) -> str:
     )
 
 
-def _share_left(config: TrainConfig, done: int) -> float:
-    """Return the share of the epochs that is left.
+def _share_left(folder: RunFolder, config: TrainConfig) -> float:
+    """Return the share of the epochs or steps that is left.
 
     The share is 1 under a time budget, because its number of epochs is not known here.
     """
-    return max(0.0, 1 - done / config.epochs) if config.max_minutes is None else 1.0
+    unit, budget = training_budget(config)
+    if unit == "max_minutes":
+        return 1.0
+    rows = _read_history(folder)
+    done = len(rows) if unit == "epochs" else json.loads(rows[-1])["step"] if rows else 0
+    return max(0.0, 1 - done / budget)
 
 
 def count_jobs_under_other_code(configs: list[TrainConfig], facts: list[JobCheck], job: Job) -> int:
@@ -153,6 +159,7 @@ def _recipes_under_other_code(root: Path) -> set[str]:
     return recipes
 
 
-def _count_epochs(folder: RunFolder) -> int:
+def _read_history(folder: RunFolder) -> list[str]:
+    """Return the lines of metrics.jsonl, one per epoch."""
     history = folder.path / "metrics.jsonl"
-    return len(history.read_text().splitlines()) if history.is_file() else 0
+    return history.read_text().splitlines() if history.is_file() else []

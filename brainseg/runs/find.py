@@ -11,7 +11,9 @@ from brainseg.config.overrides import without_settings
 from brainseg.core.errors import RequestError, check
 from brainseg.runs.job import Job
 from brainseg.runs.run_folder import NOT_REPEATED, RunFolder
+from brainseg.weights import packaged_file
 
+CHECKPOINT_FORMS = "give a checkpoint, a run folder, runs:/ID, models:/NAME@ALIAS or lgg"
 log = logging.getLogger("brainseg")
 
 
@@ -117,6 +119,19 @@ def resolve_run(run: str, setting: str = "resume") -> Path:
         f"{setting}={run}: holds no run (no run.json); "
         f"{suggest_path(path) or 'give a folder under runs/ or an MLflow run id'}"
     )
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """Return the path of the checkpoint file that a name refers to."""
+    if name.startswith(("runs:/", "models:/")):
+        from brainseg.tracking.lookup import checkpoint_of
+
+        return checkpoint_of(name)
+    path = Path(name)
+    if (path / "run.json").is_file():
+        return path / "checkpoints" / "best.pt"
+    # A file of the user comes before a network of the package.
+    return path if path.is_file() else packaged_file(name) or path
 
 
 def check_no_run(output: Path) -> None:

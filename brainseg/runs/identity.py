@@ -14,21 +14,23 @@ IDENTITY_VERSION = 1
 
 
 def compute_identity(
-    config: TrainConfig, fingerprint: str, split: Split, code: str | None = None
+    config: TrainConfig, fingerprint: str, split: Split, code: str | None = None, initial: str = ""
 ) -> str:
     """Return the hex digest of all that determines a run's results: settings, data, split, code.
 
     Only settings that differ from their defaults count, so that a setting which is added later, at
     its default, changes no identity. `code` replaces the hash of the sources. With code="" two runs
-    with the same settings, data and split are equal under any code.
+    with the same settings, data and split are equal under any code. `initial` is the hash of the
+    initial weights, which counts instead of their name.
     """
     code = code_version().sha256 if code is None else code
     content = [
         IDENTITY_VERSION,
-        sorted(drop_non_identity(non_default_settings(config)).items()),
+        sorted(drop_non_identity(non_default_settings(config), ("initial",)).items()),
         fingerprint,
         split.sha256,
         code,
+        *([initial] if initial else []),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -51,12 +53,15 @@ def non_default_settings(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def training_budget(config: TrainConfig) -> tuple[str, float]:
-    """Return the setting that limits a run, "epochs" or "max_minutes", and its value."""
-    return (
-        ("epochs", config.epochs)
-        if config.max_minutes is None
-        else ("max_minutes", config.max_minutes)
-    )
+    """Return the setting that limits a run, and its value.
+
+    The setting is max_steps or max_minutes if it is set, else epochs.
+    """
+    if config.max_steps is not None:
+        return "max_steps", config.max_steps
+    if config.max_minutes is not None:
+        return "max_minutes", config.max_minutes
+    return "epochs", config.epochs
 
 
 def drop_non_identity(settings: dict[str, Any], ignored: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -74,6 +74,8 @@ def _estimate_seconds_left(folder: RunFolder, rows: Sequence[dict[str, Any]]) ->
     seconds = [row["metrics"]["speed/epoch_seconds"] for row in rows]
     if unit == "epochs":
         return max(0.0, (budget - len(rows)) * sum(seconds) / len(seconds))
+    if unit == "max_steps":
+        return max(0.0, (budget - rows[-1]["step"]) * sum(seconds) / rows[-1]["step"])
     return max(0.0, budget * 60 - sum(seconds))
 
 

@@ -22,7 +22,6 @@ def measure_run(config: TrainConfig, threads: int | None = None) -> tuple[float,
     pace = measure_pace(build_state(task), task, Callbacks())
     # The first part of the steps sees images of half the size, which cost less.
     step = config.half_resolution * pace.half_step + (1 - config.half_resolution) * pace.step
-    seconds = config.epochs * (
-        task.steps_per_epoch * step + pace.validation / config.validate_every
-    )
+    epochs = config.max_steps / task.steps_per_epoch if config.max_steps else config.epochs
+    seconds = epochs * (task.steps_per_epoch * step + pace.validation / config.validate_every)
     return config.max_minutes * 60 if config.max_minutes else seconds, peak_memory(device)

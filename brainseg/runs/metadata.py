@@ -28,8 +28,12 @@ def run_metadata(
     device: Device,
     digest: str,
     model: nn.Module,
+    initial: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of run.json that is known before the folder is created."""
+    """Return the content of run.json that is known before the folder is created.
+
+    `initial` describes the initial weights of a fine-tuned run.
+    """
     tracking = None
     if config.tracking.name != "none":
         # The store is resolved now, so that a sync from another folder finds it. Artifacts are
@@ -38,7 +42,9 @@ def run_metadata(
     name = folder_name(config, digest)
     return {
         "identity": digest,
-        "recipe": compute_identity(config, store.fingerprint, split, code=""),
+        "recipe": compute_identity(
+            config, store.fingerprint, split, "", initial["sha256"] if initial else ""
+        ),
         "name": name,
         "host": socket.gethostname(),
         "data": {
@@ -51,7 +57,7 @@ def run_metadata(
         "split": {
             "name": split.name,
             "sha256": split.sha256,
-            "leaky": split.leaky,
+            "leaky": split.leaky or (initial is not None and initial["leaky"]),
             "train": len(split.train),
             "validation": len(split.validation),
             "test": len(split.test),
@@ -64,6 +70,7 @@ def run_metadata(
         "job": job.number,
         "start": job.start,
         "tracking": tracking,
+        **({"initial": initial} if initial else {}),
     }
 
 

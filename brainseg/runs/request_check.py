@@ -8,6 +8,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, check
 from brainseg.data.augment import can_replace_by_flair
@@ -29,6 +31,7 @@ from brainseg.models import networks
 from brainseg.runs.dry_run import JobCheck
 from brainseg.runs.find import resolve_run
 from brainseg.runs.identity import compute_identity
+from brainseg.runs.initial import load_initial
 from brainseg.runs.metadata import folder_name
 from brainseg.runs.resume import check_curve
 from brainseg.runs.run_folder import RunFolder
@@ -61,7 +64,8 @@ def check_request(config: TrainConfig) -> JobCheck:
     parameters = check_training_step(
         config, count_in_channels(config.data, info), info.classes, size, slices
     )
-    _check_runs_and_output(config)
+    initial = _check_initial(config, info, split, size, is_made=digest is not None)
+    _check_runs_and_output(config, initial)
     facts = JobCheck(
         parameters, f"{len(split.train)}/{len(split.validation)}/{len(split.test)}", device, missing
     )
@@ -69,8 +73,8 @@ def check_request(config: TrainConfig) -> JobCheck:
         return facts
     return replace(
         facts,
-        name=folder_name(config, compute_identity(config, digest, split)),
-        recipe=compute_identity(config, digest, split, code=""),
+        name=folder_name(config, compute_identity(config, digest, split, initial=initial)),
+        recipe=compute_identity(config, digest, split, code="", initial=initial),
     )
 
 
@@ -144,11 +148,36 @@ def _check_settings_of_data(config: TrainConfig, info: DatasetInfo, split: Split
     )
 
 
-def _check_runs_and_output(config: TrainConfig) -> None:
-    """Raise RequestError if a named run or the tracking URI is wrong, or `output` holds a run."""
+def _check_initial(
+    config: TrainConfig, info: DatasetInfo, split: Split, size: tuple[int, int], is_made: bool
+) -> str:
+    """Return the hash of the initial weights, or "" for random ones.
+
+    Raises RequestError if the weights do not fit, or have seen held-out patients. The patients of a
+    phantom that is not made yet are checked when the run starts.
+    """
+    source = load_initial(config.initial)
+    if source is None:
+        return ""
+    channels = count_in_channels(config.data, info)
+    outputs = networks.num_outputs(info.classes)
+    with torch.random.fork_rng(devices=[]):
+        source.fit(networks.build_network(config.model, channels, outputs, size), channels)
+    if is_made:
+        with open_store(config.data) as store:
+            source.check_leaks(store, split, config.leaky)
+    return source.sha256
+
+
+def _check_runs_and_output(config: TrainConfig, initial: str) -> None:
+    """Raise RequestError if a named run or the tracking URI is wrong, or `output` holds a run.
+
+    `initial` is the hash of the initial weights.
+    """
     if config.resume not in (None, "auto", "never"):
         resumed_run = RunFolder(resolve_run(config.resume))
         resumed_run.check_settings(config)
+        resumed_run.check_initial(initial)
         check_curve(resumed_run.config, config)
     if config.steps_of is not None:
         resolve_run(config.steps_of, "steps_of")

@@ -57,7 +57,10 @@ def checkpoint_content(
 
     A checkpoint can be used without its run folder.
     """
-    store = task.train.store
+    store, facts = task.train.store, folder.facts
+    # Other programs need not know which tensors fitted.
+    provenance = ("name", "sha256", "leaky", "is_complete", "trained", "selected")
+    initial = {name: facts["initial"][name] for name in provenance} if "initial" in facts else {}
     return {
         **state.state_dict(),
         "config": dataclasses.asdict(task.config),
@@ -70,7 +73,8 @@ def checkpoint_content(
         "data_path": str(store.path.resolve()),
         "signatures": signatures_of(store),
         "threads": task.device.threads,
-        "uid": folder.facts["uid"],
+        "uid": facts["uid"],
+        **({"initial": initial} if initial else {}),
         "versions": {"brainseg": __version__, "torch": str(torch.__version__)},
     }
 
@@ -139,16 +143,16 @@ def check_extension(folder: RunFolder, task: TrainingContext) -> None:
 def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
     """Raise RequestError if a run would be extended whose learning rates depend on its length.
 
-    `force` permits the extension. A run that is counted in epochs cannot be extended by minutes.
+    `force` permits the extension. A run without a time budget cannot be extended by minutes.
     """
     unit, budget = training_budget(config)
     stored_budget = "{}={}".format(*training_budget(stored))
     check(
-        unit == "epochs" or stored.max_minutes is not None,
+        unit != "max_minutes" or stored.max_minutes is not None,
         unit,
         budget,
         f"the run was started with {stored_budget}, not with a time budget",
-        "extend it by epochs",
+        "extend it by epochs or max_steps",
     )
     is_allowed = (
         training_budget(stored) == training_budget(config)
@@ -169,7 +173,7 @@ def check_curve(stored: TrainConfig, config: TrainConfig) -> None:
 def _extend(
     state: State, stored: TrainConfig, config: TrainConfig, steps_per_epoch: int, is_checked: bool
 ) -> None:
-    """Add the requested epochs or minutes to a run.
+    """Add the requested epochs, steps or minutes to a run.
 
     With `is_checked` the extension has been accepted before, by `check_curve`.
     """
@@ -193,7 +197,7 @@ def _extend_plan(state: State, stored_minutes: float, minutes: float | None) -> 
     """Append the plan of a time budget that has grown from `stored_minutes` to `minutes`.
 
     The plan begins after the steps of the former budget. With minutes=None the run is counted in
-    epochs and needs no plan.
+    epochs or steps and needs no plan.
     """
     if minutes is None or not state.plans:
         state.plans = []
@@ -267,13 +271,15 @@ def _extended_steps(
     unit, budget = training_budget(config)
     if unit == "epochs":
         total = round(budget) * steps_per_epoch
+    elif unit == "max_steps":
+        total = round(budget)
     else:
         stored_minutes = training_budget(stored)[1]
         total = counts["total_steps"] + round(
             (budget - stored_minutes)
             * _steps_per_minute(counts, config, stored_minutes, steps_per_epoch)
         )
-    # At least the last step is at full size.
+    # Patients are scored at full size, so at least the last step is at full size.
     minimum = max(counts["step"], counts["half_steps"] + 1)
     check(
         total >= minimum,

@@ -101,10 +101,11 @@ class RunFolder:
     def check_settings(self, config: TrainConfig) -> None:
         """Raise RequestError, which lists the differences, if a resume changes settings.
 
-        Epochs, minutes and patience may differ.
+        Epochs, steps, minutes and patience may differ. The initial weights are compared by
+        `check_initial`, because their file may have been moved.
         """
         stored, requested = (
-            drop_non_identity(non_default_settings(settings), EXTENDED)
+            drop_non_identity(non_default_settings(settings), (*EXTENDED, "initial"))
             for settings in (self.config, config)
         )
         keys = sorted(key for key in stored | requested if stored.get(key) != requested.get(key))
@@ -118,6 +119,16 @@ class RunFolder:
             self.path,
             changes,
             "a resumed run keeps its settings; start a new run for other settings",
+        )
+
+    def check_initial(self, sha256: str) -> None:
+        """Raise RequestError if a resume changes the initial weights, whose hash is `sha256`."""
+        check(
+            self.facts.get("initial", {}).get("sha256", "") == sha256,
+            "resume",
+            self.path,
+            "the initial weights differ from those that the run began with",
+            "set initial to the same weights, or start a new run",
         )
 
     def check_data(self, fingerprint: str, split: Split) -> None:
@@ -173,6 +184,7 @@ class RunFolder:
             if self.exists:
                 self.check_settings(config)
                 self.check_data(facts["data"]["fingerprint"], split)
+                self.check_initial(facts.get("initial", {}).get("sha256", ""))
         except RequestError:
             lock.release()
             raise

@@ -31,4 +31,5 @@ def build_state(task: TrainingContext) -> State:
         networks.build_network(config.model, task.train.channels, outputs, task.train.size)
     )
     optimizer = optimizers.build_optimizer(config.optimizer, model.parameters())
-    return State.create(model, optimizer, config, task.device, config.epochs * task.steps_per_epoch)
+    total_steps = config.max_steps or config.epochs * task.steps_per_epoch
+    return State.create(model, optimizer, config, task.device, total_steps)

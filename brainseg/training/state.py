@@ -138,7 +138,7 @@ class State:
             optimizer,
             device.scaler(),
             total_steps,
-            round(config.half_resolution * total_steps),
+            count_half_steps(config.half_resolution, total_steps),
             average,
             plateau,
         )
@@ -201,6 +201,14 @@ class State:
         for name in self.LATER_NUMBERS:
             setattr(self, name, stored.get(name, getattr(self, name)))
         self.plans = restore_plans(stored)
+
+
+def count_half_steps(fraction: float, total_steps: int) -> int:
+    """Return how many of the steps use images of half the size.
+
+    At least the last step is at full size, however short the run is.
+    """
+    return min(round(fraction * total_steps), total_steps - 1)
 
 
 def restore_plans(stored: Mapping[str, Any]) -> list[Plan]:

@@ -548,6 +548,21 @@ def test_epochs_that_minutes_would_overrule_are_refused(capsys) -> None:
         assert len(call("experiment=fast", "epochs=3", *further)[1]) == 1, "both were typed"
 
 
+def test_two_limits_are_refused(capsys) -> None:
+    for argv, why in (
+        (["max_steps=5", "epochs=3"], "epochs=3: has no effect with max_steps=5; add max_steps"),
+        (["-m", "epochs=3", "max_steps=5,6"], "epochs=3: has no effect with max_steps=5; add max_"),
+        (["max_steps=5", "max_minutes=3"], "max_steps=5: a run has one limit, and max_minutes=3.0"),
+        (["experiment=fast", "max_steps=5"], "max_steps=5: a run has one limit, and max_minutes="),
+        (["max_steps=0"], "max_steps=0: must be at least 1"),
+    ):
+        assert call(*argv) == (2, [])
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {why}") and error.count("\n") == 1
+    [(config, _)] = call("experiment=fast", "max_steps=5", "max_minutes=null")[1]
+    assert (config.max_steps, config.max_minutes) == (5, None)
+
+
 def test_a_network_that_gives_no_number_is_an_error_of_one_line(capsys) -> None:
     def run(config):
         raise FloatingPointError("the model's output is NaN")

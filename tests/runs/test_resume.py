@@ -210,6 +210,31 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(
     assert state.total_steps == 4 * task.steps_per_epoch == 24
 
 
+def test_steps_are_extended_to_exactly_as_many(saved: tuple[RunFolder, TrainingContext]) -> None:
+    """From epochs to steps, and on; no schedule here depends on the length."""
+    folder, task = saved
+    longer = changed(task, max_steps=15)
+    state, whole = build_state(longer), build_state(longer)
+    load_newest_checkpoint(state, folder, longer)
+    assert (state.step, state.total_steps) == (12, 15)
+    fit(state, longer, Callbacks())
+    fit(whole, longer, Callbacks())
+    assert numbers(state) == numbers(whole) and [row["step"] for row in state.history] == [
+        6,
+        12,
+        15,
+    ]
+    with pytest.raises(RequestError, match=r"max_steps=11: the run has already done 12 steps"):
+        load_newest_checkpoint(build_state(task), folder, changed(task, max_steps=11))
+    folder._write_config(longer.config)
+    with pytest.raises(
+        RequestError, match=r"started with max_steps=15.*extend it by epochs or max"
+    ):
+        check_extension(folder, changed(task, max_minutes=5.0))
+    with pytest.raises(RequestError, match=r"max_steps=20.*cosine.*max_steps=15.*force=true"):
+        check_extension(folder, changed(longer, max_steps=20, scheduler=CosineConfig()))
+
+
 def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
     saved: tuple[RunFolder, TrainingContext],
 ) -> None:

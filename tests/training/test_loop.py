@@ -126,6 +126,7 @@ VARIANTS = {
         "validate_every": 2,
         "epochs": 3,
     },
+    "steps, the last epoch cut short": {"max_steps": 8, "half_resolution": 0.4, "ema_decay": 0.9},
     "fast on any CPU": {
         "model": UNetConfig(depth=2, width=4, dropout=0.2, stem=2),
         "loss": LossConfig("bce_dice", {"slice_weight": 0.5}),
