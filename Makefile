@@ -61,8 +61,8 @@ lint: .venv/.lint  ## Check style and types
 docs: .venv/.docs  ## Build the documentation into site/ (open site/index.html)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-ui: setup  ## Serve the MLflow page on this machine and print its link (PORT=5000)
-	$(BIN)/python scripts/ui.py --port $(PORT)
+ui: setup  ## Open the MLflow page of the runs in this folder (PORT=5000)
+	$(BIN)/python -m brainseg.ui port=$(PORT)
 
 sweep: setup  ## Compare depths on the phantom, two seeds each
 	$(BIN)/python -m brainseg.train -m model.depth=2,3,4 seed=0,1 epochs=8 $(ARGS)

@@ -106,20 +106,29 @@ def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:
 def _mirror_jobs(sweep: str, root: Path, tracking: TrackingConfig) -> str:
     """Send the sweep's jobs to the store of this request.
 
-    Returns a line about the first failure, or an empty text.
+    Returns a line that counts the missing jobs and names the command that brings them, or an empty
+    text.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        failure = mlflow_sweep.mirror_sweep(sweep, sweep_run_folders(sweep, root), tracking)
-    except (RequestError, MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
-        failure = " ".join(str(error).split())[:200]
-    if not failure:
+        folders = sweep_run_folders(sweep, root)
+    except RequestError:
+        # No job has begun a run.
         return ""
+    try:
+        failures = mlflow_sweep.mirror_sweep(sweep, folders, tracking)
+    except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
+        # The store itself failed, and with it every job.
+        failures = [" ".join(str(error).split())[:200]] * len(folders)
+    if not failures:
+        return ""
+    # The same command skips finished jobs, and sends those that are missing.
+    command = shlex.join(["python", "-m", "brainseg.train", *sys.argv[1:]])
     return (
-        f"\nnot in MLflow: {failure}; to send the jobs there, repeat the same command or run "
-        "python -m brainseg.sync"
+        f"\nnot in MLflow: {len(failures)} of {len(folders)} jobs, which are not in its charts "
+        f"({failures[0]}); send them with: {command}"
     )
 
 

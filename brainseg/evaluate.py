@@ -140,6 +140,7 @@ def _format_summary(
         else ""
     )
     scores = f"{tables.metrics_table(metrics, _title(results, facts))}\n{results.explain()}"
+    scores += f"\n{results.legend()}" if results.rows else ""
     return f"{scores}\n\nwritten to {output_folder(config)}: {', '.join(files)}{page}"
 
 

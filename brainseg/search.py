@@ -23,11 +23,13 @@ from brainseg.config.compose import check_budget, compose_job
 from brainseg.config.hydra_errors import suggest_setting
 from brainseg.config.overrides import setting_of, values_by_setting
 from brainseg.core.errors import RequestError, check
+from brainseg.core.output import print_log
 from brainseg.core.signals import Stopped
 from brainseg.data.store import Store
 from brainseg.runs.identity import drop_non_identity, non_default_settings, training_budget
 from brainseg.runs.job import Job
 from brainseg.runs.run_folder import RunFolder
+from brainseg.sweeps.progress import describe_charts
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
 from brainseg.tuning.study import Study, name_run, naming_database
@@ -200,8 +202,8 @@ def _check_job(job: TrainConfig) -> None:
 class Search:
     """The command: `check` makes the plan of the search, `run` runs it."""
 
-    def __init__(self, overrides: list[str]) -> None:
-        self.overrides = overrides
+    def __init__(self, overrides: list[str], is_verbose: bool = False) -> None:
+        self.overrides, self.is_verbose = overrides, is_verbose
 
     def check(self, config: SearchConfig) -> None:
         """Check the request before anything is created. Raise RequestError if it cannot be run."""
@@ -238,14 +240,14 @@ class Search:
             title = f"{config.trials} trials in all, study {plan.database}"
             print(title, *plan.space_lines, sep="\n")
             return 0
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("brainseg").setLevel(logging.INFO)
+        print_log(logging.DEBUG if self.is_verbose else logging.WARNING)
         study = Study(plan.database, plan.settings)
         print(
             f"study {plan.database.stem}: {study.count()} of {config.trials} trials, "
             f"in {plan.database}",
             flush=True,
         )
+        self._print_charts()
         distributions, failed = search_space.distributions(plan.space), 0
         with naming_database(plan.database):
             while (trial := study.begin(config, distributions)) is not None:
@@ -254,7 +256,15 @@ class Search:
                 trial.number: search_space.to_overrides(trial.params) for trial in study.trials()
             }
             print(report.format_summary(study, plan.overrides, proposed))
+        # A search takes hours, and its start is out of sight.
+        self._print_charts()
         return int(failed > 0)
+
+    def _print_charts(self) -> None:
+        """Print the link to the charts of all trials, unless tracking is off."""
+        tracking = self.plan.jobs[0].tracking
+        if tracking.name != "none":
+            print(describe_charts(self.plan.database.stem, tracking), flush=True)
 
 
 def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
@@ -333,7 +343,8 @@ class TrialCallback:
 def main() -> None:
     """Run `python -m brainseg.search` or `brainseg search`."""
     search_arguments, train_overrides = split_arguments(sys.argv[1:])
-    command = Search(add_option_prefixes(train_overrides))
+    is_verbose = bool({"-v", "--verbose"} & set(search_arguments))
+    command = Search(add_option_prefixes(train_overrides), is_verbose)
     run_command("search", command.run, command.check, search_arguments)
 
 

@@ -84,7 +84,9 @@ def sync(folder: Path, uri: str | None) -> bool:
         print(f"{folder}: {replicate(folder, uri)}")
         return True
     except (MlflowException, SQLAlchemyError, OSError, ValueError, KeyError) as error:
-        reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
+        reason, remedy = " ".join(str(error).split())[:200], remedy_of(error)
+        if remedy is None and uri is None:
+            remedy = "for another store than that in its run.json, add tracking.uri=URI"
         print(f"{folder}: failed: {reason}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)
         return False
 

@@ -19,6 +19,7 @@ from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.reports import figures
 from brainseg.reports.scores import Results
+from brainseg.reports.tables import metrics_table
 from brainseg.runs import checkpoint
 from brainseg.runs.callbacks import (
     EpochCallback,
@@ -117,10 +118,11 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
         )
         folder.remove_old_checkpoints(config.checkpoint.keep)
         write_hashes(folder.path)
-    print(describe_result(folder.path, metrics, results.explain(), mirror))
+    log.debug("%s%s", metrics_table(metrics, "All scores"), results.legend())
+    log.info("%s", describe_result(folder.path, metrics, results.explain(), mirror))
     if repeat:
         steps = " ".join(exact_steps(state))
-        print(f"repeat:        from={folder.path}, or on another machine {steps}")
+        log.info("repeat:        from=%s, or on another machine %s", folder.path, steps)
     # A signal that came too late for this run must still end its sweep.
     signals.poll()
     return Outcome(JobState.FINISHED, str(folder.path))

@@ -11,6 +11,7 @@ COMMANDS = {
     "runs": "list runs with their state and scores",
     "export": "write a network as ONNX or pt2, for programs without brainseg",
     "register": "give a run's checkpoint a name and an alias in MLflow's model registry",
+    "ui": "open the MLflow page of your runs",
     "sync": "bring MLflow up to date with run folders",
     "completion": "print a script with which bash, zsh or fish complete settings on the Tab key",
 }

@@ -35,6 +35,7 @@ FLAGS = {
     ),
     "--config-dir DIR": "folder with further choices, such as DIR/loss/mine.yaml",
 }
+TRAINING_FLAGS = {"-v": "print every epoch, all scores, and the traceback of a failure"}
 MULTIRUN_FLAGS = {
     "-m": "run every combination of the values listed, such as `-m seed=0,1 model.depth=3,4`"
 }
@@ -186,7 +187,8 @@ def format_help(command: str, composed: DictConfig, overrides: list[str]) -> str
             "A search also takes every setting of `python -m brainseg.train --help`. "
             "Such a setting is the same in all trials."
         )
-    flags = FLAGS | (MULTIRUN_FLAGS if command == "train" else {})
+    flags = FLAGS | (TRAINING_FLAGS if command in ("train", "search") else {})
+    flags |= MULTIRUN_FLAGS if command == "train" else {}
     parts.append(
         "Flags\n"
         + "\n".join(_format_row(f"  {flag}", 22, meaning, width) for flag, meaning in flags.items())

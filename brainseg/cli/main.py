@@ -27,6 +27,8 @@ from brainseg.core.signals import Interrupted, interrupt_on_signals
 
 # Flags that print a page instead of running the command. All but "help" are Hydra's own.
 PAGES = ("help", "hydra_help", "cfg", "info")
+# Commands that accept -v.
+COMMANDS_THAT_TRAIN = ("train", "search")
 
 
 @ignoring_closed_output()
@@ -46,12 +48,15 @@ def run_command(
     argv = add_option_prefixes(sys.argv[1:] if argv is None else argv)
     parser = get_args_parser()
     parser.error = _exit_with_error  # type: ignore[method-assign, assignment]
+    parser.add_argument("-v", "--verbose", action="store_true")
     # Flags may stand anywhere among the overrides.
     arguments, unknown = parser.parse_known_intermixed_args(argv)
     try:
         # A run replaces these handlers. Its own save the run before it stops.
         with interrupt_on_signals():
             refuse_flags(unknown)
+            if arguments.verbose and command not in COMMANDS_THAT_TRAIN:
+                raise RequestError(f"-v: {command} prints no more with it; leave it out")
             overrides = read_overrides(command, arguments)
             if any(getattr(arguments, page) for page in PAGES):
                 flags = [argument for argument in argv if argument not in arguments.overrides]

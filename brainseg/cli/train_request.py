@@ -17,10 +17,11 @@ from brainseg.config.compose import (
     task_overrides,
 )
 from brainseg.core.errors import RequestError, check
-from brainseg.runs.dry_run import JobCheck, count_jobs_under_other_code, plan_job
+from brainseg.core.output import print_log
+from brainseg.runs.dry_run import JobCheck, PlannedAction, count_jobs_under_other_code, plan_job
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.sweep_record import sweep_id, write_record
-from brainseg.sweeps import launch, summary
+from brainseg.sweeps import launch, progress, summary
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.run_job import run_job
 
@@ -44,6 +45,8 @@ def run_train_request(
     if any(config.dry_run != "false" for config in plan.configs):
         print(_format_dry_run(plan))
         return 0
+    terminal_level = logging.INFO if plan.multirun is None else logging.WARNING
+    print_log(logging.DEBUG if arguments.verbose else terminal_level)
     if plan.multirun is None:
         return _run_single_job(plan.configs[0], task_overrides(overrides), run)
     return _run_sweep(plan, overrides, run, finish)
@@ -65,6 +68,15 @@ class RequestPlan:
     def labels(self) -> list[str]:
         """Return the swept settings of each job in words."""
         return [summary.job_label(overrides, self.swept) for overrides in self.overrides]
+
+    @property
+    def actions(self) -> list[PlannedAction]:
+        """Return what each job would do if it started now."""
+        job = Job(sweep="planned" if self.multirun is not None else None)
+        return [
+            plan_job(config, fact, job)
+            for config, fact in zip(self.configs, self.facts, strict=True)
+        ]
 
     @property
     def is_choosing(self) -> bool:
@@ -129,17 +141,13 @@ def _check_choosing(config: Any, fact: JobCheck) -> None:
 
 def _format_dry_run(plan: RequestPlan) -> str:
     """Return the table of a dry run, with times and memory under dry_run=measure."""
-    job = Job(sweep="planned" if plan.multirun is not None else None)
-    actions = [
-        plan_job(config, fact, job) for config, fact in zip(plan.configs, plan.facts, strict=True)
-    ]
     threads = launch.share_machine(plan.multirun).threads if plan.multirun is not None else None
     measure = (
         partial(_measure_job, threads)
         if any(config.dry_run == "measure" for config in plan.configs)
         else None
     )
-    return summary.format_plan(plan.facts, actions, plan.labels, plan.configs, measure)
+    return summary.format_plan(plan.facts, plan.actions, plan.labels, plan.configs, measure)
 
 
 def _run_sweep(
@@ -152,11 +160,15 @@ def _run_sweep(
     """
     jobs, configs = plan.overrides, plan.configs
     sweep, root = sweep_id(jobs, plan.swept), Path(configs[0].output or "runs")
-    context = launch.prepare_launch(plan.multirun, sweep, plan.swept, plan.is_choosing)
+    shares = [action.left for action in plan.actions]
+    context = launch.prepare_launch(
+        plan.multirun, sweep, plan.swept, plan.is_choosing, plan.labels, shares
+    )
+    if finish is not None and configs[0].tracking.name != "none":
+        print(progress.describe_charts(sweep, configs[0].tracking), flush=True)
     if context.launcher == "basic":
-        log_to_stdout()
         tasks = [task_overrides(job_overrides) for job_overrides in jobs]
-        outcomes, interruption = launch.run_in_turn(configs, tasks, plan.labels, context, run)
+        outcomes, interruption = launch.run_in_turn(configs, tasks, context, run)
     else:
         outcomes, interruption = launch.run_through_hydra(
             "train", overrides, len(jobs), context, run
@@ -200,8 +212,10 @@ def _run_single_job(config: Any, overrides: list[str], run: Callable) -> int:
 
     Raises RequestError, also for a reason that only the run could find, such as a folder in use.
     """
-    log_to_stdout()
     outcome = run_job(run, config, Job(tuple(overrides)))
+    # A run that finished before has already logged how to extend it.
+    if outcome.state == JobState.FAILED or not outcome.folder:
+        print(f"run {outcome.state}: {outcome.reason}", file=sys.stderr)
     return int(outcome.state == JobState.FAILED)
 
 
@@ -211,11 +225,3 @@ def check_job(check_request: Callable, config: Any) -> Any:
         return check_request(config)
     except OSError as error:
         raise RequestError(str(error)) from error
-
-
-def log_to_stdout() -> None:
-    """Print log messages of level INFO and above, without time and level.
-
-    The run's own log.txt has both.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)

@@ -7,6 +7,7 @@ that each patient is scored by the model that never saw the patient. Its seeds a
 patient. Intervals and tests are over patients, never over runs.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,11 +26,14 @@ from brainseg.evaluation.statistics import (
     compare_paired,
     standard_deviation,
 )
+from brainseg.reports.tables import shorten_text
 from brainseg.runs.identity import training_budget
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# Characters of the error of a run that is left out. log.txt of that run has the whole error.
+LONGEST_ERROR = 100
 # Columns of patients.csv that describe the patient, so that no model changes them.
 PATIENT_COLUMNS = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
 # Columns of patients.csv whose mean over patients stands in the table, beside Dice.
@@ -93,6 +97,11 @@ class Comparison:
     @property
     def patients(self) -> int:
         return len(self.baseline.patients)
+
+    @property
+    def compares_devices(self) -> bool:
+        """Return True if the configurations differ in device or precision."""
+        return len({_requested_device(item.runs[0]) for item in self.configurations}) > 1
 
 
 def compare_runs(
@@ -343,6 +352,10 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
         "spread_over_folds": standard_deviation(folds),
         "parameters": configuration.runs[0].facts["parameters"],
         "seconds": float(np.mean([run.seconds for run in configuration.runs])),
+        **{
+            name: float(np.mean([run.median_speed(name) for run in configuration.runs]))
+            for name in ("images_per_second", "epoch_seconds")
+        },
         "difference": math.nan,
         "difference_low": math.nan,
         "difference_high": math.nan,
@@ -383,17 +396,27 @@ def _warnings(runs: Sequence[ScoredRun]) -> list[str]:
         )
     if len({run.facts["code"]["sha256"] for run in runs}) > 1:
         warnings.append("the runs were made by different versions of the code")
-    if len({run.facts["device"]["got"] for run in runs}) > 1:
+    # Under the same settings, the machines differed. Different settings ask for their times.
+    devices: dict[str, set[str]] = {}
+    for run in runs:
+        devices.setdefault(_requested_device(run), set()).add(run.facts["device"]["got"])
+    if any(len(used) > 1 for used in devices.values()):
         warnings.append(
-            "the runs used different devices or precisions, so their times cannot be compared"
+            "the same settings ran on different devices or precisions, so their times cannot be "
+            "compared"
         )
     return warnings
 
 
+def _requested_device(run: ScoredRun) -> str:
+    """Return the settings of a run's device as JSON text."""
+    return json.dumps({key: run.settings[key] for key in run.settings if key.startswith("device.")})
+
+
 def _describe_state(run: ScoredRun) -> str:
-    """Return the state of a run, and its error if it has one."""
+    """Return the state of a run, and the begin of its error if it has one."""
     error = run.folder.status.get("error")
-    return f"{run.state}" + (f": {error}" if error else "")
+    return f"{run.state}" + (f": {shorten_text(error, LONGEST_ERROR)}" if error else "")
 
 
 def _label_run(run: ScoredRun, labels: Mapping[str, str]) -> str:

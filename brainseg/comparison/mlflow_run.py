@@ -7,7 +7,6 @@ links to the runs compared.
 import hashlib
 import json
 import logging
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +19,12 @@ from brainseg.reports.tables import format_interval
 from brainseg.tracking import chart_layout
 from brainseg.tracking.client import (
     artifact_repository,
-    chart_link,
     connect,
+    describe_charts,
     experiment_id,
     run_link,
     short_timeouts,
     store_of,
-    ui_command,
 )
 from brainseg.tracking.refusals import RefusedError, remedy_of
 from brainseg.tracking.runs import find_run, mirror_among, place_tags
@@ -150,13 +148,10 @@ def _log(
         client.set_terminated(run_id, "FINISHED", end_time=ended)
         for key, value in chart_layout.experiment_tags(sweep).items():
             client.set_experiment_tag(experiment, key, value)
-    lines = [
-        f"MLflow run:    {run_link(uri, experiment, run_id)}",
-        f"MLflow charts: {chart_link(uri, experiment, sweep)}",
-    ]
-    if command := ui_command(uri):
-        lines.append(f"start server:  {shlex.join(command)}")
-    return "\n".join(lines)
+    link = f"MLflow run:    {run_link(uri, experiment, run_id)}"
+    # A sweep has printed the link to its charts at its start.
+    is_sweep_end = experiment_override is not None
+    return link if is_sweep_end else f"{link}\n{describe_charts(uri, experiment, sweep)}"
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:

@@ -10,6 +10,8 @@ from brainseg.runs.identity import drop_non_identity
 if TYPE_CHECKING:
     import pandas as pd
 
+# If only these choices were typed, they are the name. A choice stands for several settings.
+CHOICES_AS_NAMES = ("experiment=", "device=")
 # Characters. A longer name pushes the scores off the screen.
 MAX_NAME_LENGTH = 60
 
@@ -20,7 +22,7 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
     The name lists the settings in which the configurations differ, such as `depth=3 width=16`.
     A single configuration is named after its run. Where these names are too long or not distinct,
     the typed overrides that not all configurations share are used, and failing that the names of
-    the run folders. If only experiments were typed, the name is the experiment, such as
+    the run folders. If only experiments or devices were typed, the name is that choice, such as
     `experiment=fast`.
     """
     first_runs = {run.configuration: run for run in reversed(runs)}
@@ -34,11 +36,11 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
         for key, values in settings.items()
     }
     by_overrides = _names_by_overrides(first_runs)
-    only_experiments = all(
-        name.startswith("experiment=") and " " not in name for name in by_overrides.values()
+    only_choices = all(
+        name.startswith(CHOICES_AS_NAMES) and " " not in name for name in by_overrides.values()
     )
-    # Names by settings would not tell that the configurations are experiments.
-    preferred = (by_overrides, by_settings) if only_experiments else (by_settings, by_overrides)
+    # Names by settings would not tell that the configurations are experiments or devices.
+    preferred = (by_overrides, by_settings) if only_choices else (by_settings, by_overrides)
     for names in (*preferred, {key: run.path.name for key, run in first_runs.items()}):
         if (
             len(set(names.values())) == len(names)

@@ -31,6 +31,8 @@ HEADINGS = [
     "missed",
     "spread of seeds",
     "seconds",
+    "images/s",
+    "s/epoch",
     "difference",
     "95 % interval",
     "p (Holm)",
@@ -155,6 +157,7 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
         _format_missed(row.missed),
         "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}",
         f"{row.seconds:.0f}",
+        *_speed_cells(row, comparison),
     ]
     if row.configuration != comparison.baseline.label:
         # One patient gives a difference, but no test.
@@ -170,6 +173,14 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
             *test_cells,
         ]
     return [*cells, "baseline" if len(comparison.table) > 1 else "", "", "", ""]
+
+
+def _speed_cells(row: Any, comparison: Comparison) -> list[str]:
+    """Return images per second and seconds per epoch, or empty cells on a single device."""
+    if not comparison.compares_devices:
+        return ["", ""]
+    speeds = ((row.images_per_second, ".0f"), (row.epoch_seconds, ".1f"))
+    return [f"{speed:{form}}" if math.isfinite(speed) else "" for speed, form in speeds]
 
 
 def _align_columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,10 +1,12 @@
 """The run folders of a comparison: selection, configuration and scores of each."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from brainseg.config import TrainConfig, flatten
@@ -102,6 +104,12 @@ class ScoredRun:
     def seconds(self) -> float:
         """Return the seconds of all epochs in metrics.jsonl, training and validation."""
         return sum(row["metrics"]["speed/epoch_seconds"] for row in self.history)
+
+    def median_speed(self, name: str) -> float:
+        """Return the median over the epochs of speed/`name`, or NaN if it was not measured."""
+        key = f"speed/{name}"
+        values = [row["metrics"][key] for row in self.history if key in row["metrics"]]
+        return median(values) if values else math.nan
 
 
 def load_runs(

@@ -33,6 +33,8 @@ from brainseg.config.commands import (
     RegisterConfig,
     RegisterTrackingConfig,
     SearchConfig,
+    UiConfig,
+    UiTrackingConfig,
     VerifyConfig,
 )
 from brainseg.config.data import (
@@ -114,6 +116,8 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "UNetConfig",
+    "UiConfig",
+    "UiTrackingConfig",
     "VerifyConfig",
     "check_group_choices",
     "flatten",

@@ -485,6 +485,29 @@ class RegisterConfig:
 
 
 @dataclass
+class UiTrackingConfig:
+    """Settings of experiment tracking in `brainseg.ui`."""
+
+    uri: str | None = setting(
+        None,
+        "URI of the MLflow server or database; null: MLFLOW_TRACKING_URI, or mlflow.db in the "
+        "current folder",
+    )
+
+
+@dataclass
+class UiConfig:
+    """Settings of `brainseg.ui`."""
+
+    port: int = setting(5000, "first port to try; the next free port is used")
+    browser: bool = setting(True, "open the page in a browser, if this machine has a display")
+    tracking: UiTrackingConfig = setting(UiTrackingConfig, "MLflow")
+
+    def __post_init__(self) -> None:
+        check_range("port", self.port, 1, 65535)
+
+
+@dataclass
 class ExportConfig:
     """Settings of `brainseg.export`."""
 

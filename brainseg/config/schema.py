@@ -17,6 +17,7 @@ from brainseg.config.commands import (
     PrepareConfig,
     RegisterConfig,
     SearchConfig,
+    UiConfig,
     VerifyConfig,
 )
 from brainseg.config.data import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
@@ -60,6 +61,7 @@ TYPES: dict[str, type] = {
     "compare": CompareConfig,
     "register": RegisterConfig,
     "export": ExportConfig,
+    "ui": UiConfig,
 }
 
 

@@ -7,11 +7,14 @@ are written as escapes.
 
 import errno
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
+
+from tqdm import tqdm
 
 # EPIPE: the pipe has no reader. EIO: the terminal was closed.
 CLOSED_ERRORS = (errno.EPIPE, errno.EIO)
@@ -58,6 +61,49 @@ class UnreadStream:
         null_device = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null_device, self._stream.fileno())
         os.close(null_device)
+
+
+class _TerminalHandler(logging.Handler):
+    """A handler that prints above a progress bar, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record on stdout."""
+        tqdm.write(self.format(record), file=sys.stdout)
+
+
+class _TerminalFilter(logging.Filter):
+    """A filter that passes each warning once, and no traceback.
+
+    The jobs of a sweep repeat their warnings. A traceback is an error in the log of its run, and
+    the command prints the reason of the failure.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._printed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True if the record is to be printed."""
+        text = record.getMessage()
+        is_repeated = record.levelno == logging.WARNING and text in self._printed
+        self._printed.add(text)
+        return record.levelno < logging.ERROR and not is_repeated
+
+
+def print_log(level: int = logging.INFO) -> None:
+    """Print the log from `level` on to stdout, without time and level.
+
+    A single run uses INFO. A sweep uses WARNING, because it prints lines of its own for each job.
+    DEBUG prints everything, including epochs, tracebacks and repeated warnings. The log of a run
+    contains everything in any case.
+    """
+    handler = _TerminalHandler()
+    handler.setLevel(level)
+    if level > logging.DEBUG:
+        handler.addFilter(_TerminalFilter())
+    # Other libraries print their warnings only.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("brainseg").setLevel(logging.DEBUG)
 
 
 @contextmanager

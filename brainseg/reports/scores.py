@@ -107,8 +107,8 @@ class Results:
     def explain(self) -> str:
         """Return an explanation of the table of metrics.
 
-        It contains the interval of the mean Dice of each role, the metrics that are not means over
-        patients, and the unit of HD95.
+        It contains the interval of the mean Dice of each role, and a note if no tumour was
+        predicted. `legend` describes the metrics.
         """
         lines = []
         for role, prefix in METRIC_PREFIX.items():
@@ -126,15 +126,22 @@ class Results:
                 lines += _describe_absences(f"{prefix}/dice", scores)
         if not lines:
             return "No patient was scored: the split has neither validation nor test patients."
-        unit = "mm" if self.dataset.in_mm else "pixels"
-        lines += [
-            "Metrics are means over patients, with these exceptions:",
-            f"patients_missed counts patients with a tumour and a Dice below {MISSED_DICE}.",
-            "empty_slice_false_positives is a share of all slices without tumour.",
-            f"hd95 is the median over patients, in {unit}.",
-            "hd95_undefined counts patients without an hd95.",
-        ]
+        if not any(score.predicted_pixels for score, _ in self.rows):
+            lines.append("The network predicts no tumour yet: train it for more steps.")
         return "\n".join(lines)
+
+    def legend(self) -> str:
+        """Return the metrics that are not means over patients, and the unit of HD95."""
+        unit = "mm" if self.dataset.in_mm else "pixels"
+        return "\n".join(
+            [
+                "Metrics are means over patients, with these exceptions:",
+                f"patients_missed counts patients with a tumour and a Dice below {MISSED_DICE}.",
+                "empty_slice_false_positives is a share of all slices without tumour.",
+                f"hd95 is the median over patients, in {unit}.",
+                "hd95_undefined counts patients without an hd95.",
+            ]
+        )
 
     def scores_of(self, role: str) -> list[PatientScore]:
         """Return the scores of the patients with a role."""

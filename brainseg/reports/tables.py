@@ -80,6 +80,11 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def shorten_text(text: str, length: int) -> str:
+    """Return the text with at most `length` characters. A longer text ends with three dots."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def format_number(value: float) -> str:
     """Return a number with about four significant digits, such as 17, 0.8412, 12.35, 1.000e-04."""
     if float(value).is_integer():
@@ -91,6 +96,12 @@ def format_number(value: float) -> str:
         if abs(value) < 10
         else f"{value:.2f}"
     )
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration as hours:minutes:seconds."""
+    rounded = round(seconds)
+    return f"{rounded // 3600}:{rounded // 60 % 60:02d}:{rounded % 60:02d}"
 
 
 def format_interval(low: float, high: float, form: str = ".3f") -> str:

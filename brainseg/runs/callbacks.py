@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from brainseg.config import StepConfig, TrackingConfig
 from brainseg.core.signals import Interrupted, Signals
@@ -26,6 +25,12 @@ EpochCallback = Callable[[RunFolder, State], None]
 
 # A run with fewer optimizer steps gets a warning.
 FEW_STEPS = 100
+# Seconds between two lines of progress where stdout is no terminal.
+PROGRESS_SECONDS = 60
+# The table at the end of a run has the first `MAX_ROWS` of these rows that were measured. The Dice
+# of each class follows that of all classes. summary.json has all metrics.
+ROWS = ("dice", "dice_median", "patients_missed", "precision", "recall", "hd95", "iou", "loss")
+MAX_ROWS = 8
 log = logging.getLogger("brainseg")
 
 
@@ -53,6 +58,8 @@ class RunCallbacks:
         self.signals, self.mirror = signals, mirror
         self.epoch_callback = epoch_callback
         self.saved_at, self.saved_step = time.monotonic(), state.step
+        self.started_at, self.first_step = time.monotonic(), state.step
+        self.printed_at = self.started_at
         self.bar: tqdm | None = None
         self.is_mirrored = False
 
@@ -66,15 +73,23 @@ class RunCallbacks:
 
     @contextmanager
     def show_progress(self) -> Iterator[Callbacks]:
-        """Announce the run and draw its progress bar (on a terminal only) for the block."""
+        """Announce the run, and show its progress during the block.
+
+        A terminal gets a progress bar, which vanishes at the end. Elsewhere a line is logged about
+        once a minute.
+        """
         self._announce()
-        total, done = self.state.total_steps, self.state.step
-        with (
-            logging_redirect_tqdm(),
-            tqdm(
-                total=total, initial=done, unit="step", disable=None, dynamic_ncols=True
-            ) as self.bar,
-        ):
+        self.started_at = self.printed_at = time.monotonic()
+        with tqdm(
+            total=self.state.total_steps,
+            initial=self.state.step,
+            bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
+            # The mean pace, validations included. The pace of the last steps would jump.
+            smoothing=0,
+            leave=False,
+            disable=None,
+            dynamic_ncols=True,
+        ) as self.bar:
             yield self.hooks()
         self._conclude_plan()
         # A run that was resumed after its last step takes no step, yet its tests take minutes.
@@ -173,15 +188,39 @@ class RunCallbacks:
                 self._warn_of_few_steps()
 
     def _progress(self, state: State) -> None:
-        if self.bar is not None:
-            dice = f"{state.best:.3f}" if state.best_epoch >= 0 else "-"
-            # On a GPU the losses of the first epoch are not read before it ends.
-            loss = f"{state.last_loss:.3f}" if math.isfinite(state.last_loss) else "-"
-            score = f" best val/dice {dice}" if len(self.task.validation) else ""
-            self.bar.set_postfix_str(f"epoch {state.epoch} loss {loss}{score}", refresh=False)
+        """Advance the progress bar, or log a line if the last line is a minute old."""
+        if self.bar is None:
+            return
+        if not self.bar.disable:
+            self.bar.set_description_str(self._describe_epoch(state), refresh=False)
             # Under a time budget the number of steps changes with the pace.
             self.bar.total = state.total_steps
             self.bar.update(1)
+            return
+        now = time.monotonic()
+        if now - self.printed_at < PROGRESS_SECONDS:
+            return
+        self.printed_at = now
+        pace = (now - self.started_at) / max(1, state.step - self.first_step)
+        log.info(
+            "step %d of %d, %s, %s left",
+            state.step,
+            state.total_steps,
+            self._describe_epoch(state),
+            tables.format_duration(pace * (state.total_steps - state.step)),
+        )
+
+    def _describe_epoch(self, state: State) -> str:
+        """Return epoch, loss of the last step that was read, and last and best val/dice."""
+        # On a GPU the losses of the first epoch are not read before it ends.
+        loss = f"{state.last_loss:.3f}" if math.isfinite(state.last_loss) else "-"
+        text = f"epoch {state.epoch}, loss {loss}"
+        scores = [
+            row["metrics"]["val/dice"] for row in state.history if "val/dice" in row["metrics"]
+        ]
+        if scores and state.predicts_nothing:
+            return f"{text}, no tumour predicted yet"
+        return f"{text}, val/dice {scores[-1]:.3f} (best {state.best:.3f})" if scores else text
 
     def _after_step(self, state: State) -> None:
         self._progress(state)
@@ -205,6 +244,8 @@ class RunCallbacks:
         if self.mirror is not None and not self.is_mirrored:
             self.is_mirrored = True
             self.mirror.update()
+            # The first update imports MLflow, which would make the estimated time left too long.
+            self.started_at, self.first_step = time.monotonic(), self.state.step
 
     def _after_patient(self, state: State) -> None:
         """Save the state and raise `Interrupted` if a signal has arrived.
@@ -225,7 +266,7 @@ class RunCallbacks:
         validation_text = "".join(
             f"{name} {metrics[name]:.4f}  " for name in ("val/loss", "val/dice") if name in metrics
         )
-        log.info(
+        log.debug(
             "epoch %3d  train/loss %.4f  %s%s%.1f s",
             state.epoch - 1,
             metrics["train/loss"],
@@ -238,9 +279,9 @@ class RunCallbacks:
             explanation = (
                 "; val/dice comes only from patients without tumour" if metrics["val/dice"] else ""
             )
-            log.info("           the network predicts no tumour yet%s", explanation)
+            log.debug("           the network predicts no tumour yet%s", explanation)
         elif metrics.get("val/dice") == 0:
-            log.info("           no pixel that the network predicts lies in a tumour yet")
+            log.debug("           no pixel that the network predicts lies in a tumour yet")
         if self.mirror is not None:
             self.mirror.update()
         self.epoch_callback(self.folder, state)
@@ -268,20 +309,32 @@ def mirroring(folder: Path, config: TrackingConfig) -> Iterator[Mirror | None]:
 def describe_result(
     folder: Path, metrics: dict[str, float], explanation: str, mirror: Mirror | None
 ) -> str:
-    """Return the last lines that a run prints: its scores, how to read them, and its files."""
+    """Return the last lines that a run prints: its main scores, its folder and one link."""
     split = RunFolder(folder).facts["split"]
     leaky = ", leaky=true: validation patients were trained on" if split["leaky"] else ""
     is_validated = split["validation"] > 0
     scores = tables.metrics_table(
-        metrics,
+        _main_scores(metrics),
         f"Scores of the {'best' if is_validated else 'last'} epoch, over whole patients{leaky}",
     )
     lines = [scores, explanation, "", f"run folder:    {folder}"]
-    overlays = ", overlays.png" if (folder / "pictures" / "overlays.png").is_file() else ""
-    lines += [f"pictures:      {folder / 'pictures'}/curves.png{overlays}"]
     lines += (
         [mirror.describe()]
         if mirror is not None
         else [f"MLflow:        off; to record the run later: python -m brainseg.sync {folder}"]
     )
     return "\n".join(lines)
+
+
+def _main_scores(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics of the table at the end of a run, of at most `MAX_ROWS` names."""
+    names = list(dict.fromkeys(name.split("/", 1)[1] for name in metrics))
+    # The Dice of a class is called dice/CLASS.
+    of_classes = [name for name in names if name.startswith("dice/")]
+    rows = [name for name in (ROWS[0], *of_classes, *ROWS[1:]) if name in names][:MAX_ROWS]
+    return {
+        name: value
+        for row in rows
+        for name, value in metrics.items()
+        if name.split("/", 1)[1] == row
+    }

@@ -134,8 +134,7 @@ def format_csv(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _shorten(column: str, text: str) -> str:
-    is_long = column == "settings" and len(text) > LONGEST_SETTINGS
-    return text[: LONGEST_SETTINGS - 3] + "..." if is_long else text
+    return tables.shorten_text(text, LONGEST_SETTINGS) if column == "settings" else text
 
 
 def _format_score(score: float | None) -> str:

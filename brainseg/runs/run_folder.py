@@ -272,7 +272,7 @@ class RunFolder:
             self._set_status(state, started, error)
         except OSError as failure:
             # On a full disk this write fails, too. It must not hide the error that ended the run.
-            log.error("the status of the run could not be written: %s", failure)
+            log.warning("the status of the run could not be written: %s", failure)
 
     def _set_status(self, state: str, started: int, error: str | None = None) -> None:
         ended = None if state == "running" else round(time.time() * 1000)

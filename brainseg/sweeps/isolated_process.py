@@ -24,6 +24,7 @@ from typing import Any
 
 from brainseg.config import TrainConfig, restore_config
 from brainseg.core.files import write_text
+from brainseg.core.output import print_log
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -106,7 +107,8 @@ def main() -> None:
     for name in ("SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # The output of a job goes to a file of its own, which may be as long as it likes.
+    print_log(logging.DEBUG)
     target, answer_file = sys.argv[1:]
     config, *arguments = json.loads(sys.stdin.buffer.readline())
     module, _, name = target.partition(":")

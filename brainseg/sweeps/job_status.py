@@ -4,6 +4,8 @@ The record of a sweep over all its starts is in `runs/sweep_record.py`.
 """
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,43 @@ class JobStatusStore:
         facts = json.loads(path.read_text()) if path.is_file() else {}
         return facts if facts.get("start") == self.start else {}
 
+    def write_start(self, number: int, **process: Any) -> None:
+        """Write the process that runs a job, and the time at which the job started."""
+        self.write(number, started=time.time(), **process)
+
     def write_outcome(self, number: int, outcome: Outcome) -> Outcome:
-        """Write the outcome of a job and return it."""
-        self.write(number, state=outcome.state, folder=outcome.folder, reason=outcome.reason)
+        """Write the outcome of a job, with the seconds since its start, and return it."""
+        started = self.read(number).get("started")
+        self.write(
+            number,
+            state=outcome.state,
+            folder=outcome.folder,
+            reason=outcome.reason,
+            seconds=None if started is None else time.time() - started,
+        )
         return outcome
+
+    def estimate_seconds_left(self, shares: Sequence[float], jobs_at_a_time: int) -> float | None:
+        """Return the estimated seconds until all jobs have ended, or None if unknown.
+
+        The pace is that of the finished jobs. `shares` has the share of its run that each job had
+        left at the start of the sweep. A job that only skips a finished run has 0.
+        """
+        jobs = [(self.read(number), share) for number, share in enumerate(shares)]
+        finished = [
+            (facts["seconds"], share)
+            for facts, share in jobs
+            if facts.get("state") == JobState.FINISHED and facts["seconds"] and share
+        ]
+        if not finished or not jobs_at_a_time:
+            return None
+        pace = sum(seconds for seconds, _ in finished) / sum(share for _, share in finished)
+        left = [
+            max(0.0, share * pace - (time.time() - facts["started"] if facts else 0.0))
+            for facts, share in jobs
+            if "state" not in facts
+        ]
+        return sum(left) / max(1, min(jobs_at_a_time, len(left)))
 
     def outcome(self, number: int) -> Outcome | None:
         """Return the outcome of a job, or None if no process has written an outcome."""

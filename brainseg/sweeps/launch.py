@@ -9,7 +9,6 @@ A worker process of these launchers only waits. The job runs in a process of its
 (`isolated_process.py`).
 """
 
-import logging
 import os
 import signal
 import socket
@@ -40,8 +39,6 @@ from brainseg.runs.job import JobState, Outcome
 from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
 from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_subprocess
 
-log = logging.getLogger("brainseg")
-
 
 def runs_on_cluster(multirun: DictConfig) -> bool:
     """Return True if the jobs run on a cluster, whose devices are unknown on this machine."""
@@ -49,7 +46,12 @@ def runs_on_cluster(multirun: DictConfig) -> bool:
 
 
 def prepare_launch(
-    multirun: DictConfig, sweep: str, swept: tuple[str, ...], choosing: bool
+    multirun: DictConfig,
+    sweep: str,
+    swept: tuple[str, ...],
+    choosing: bool,
+    labels: list[str],
+    shares: list[float],
 ) -> LaunchContext:
     """Create Hydra's folder of the sweep, share out the machine, and return the context.
 
@@ -60,6 +62,8 @@ def prepare_launch(
         sweep: The sweep's id.
         swept: The settings in which the jobs differ.
         choosing: True if the sweep chooses between settings.
+        labels: The swept settings of each job in words.
+        shares: The share of its run that each job has left.
     """
     template: Any = OmegaConf.to_container(multirun.hydra.sweep, resolve=False)
     try:
@@ -82,25 +86,21 @@ def prepare_launch(
         swept,
         choosing,
         **share_machine(multirun)._asdict(),
+        labels=labels,
+        shares=shares,
+        jobs_at_a_time=_count_jobs_at_a_time(multirun),
     )
 
 
 def run_in_turn(
-    configs: list[TrainConfig],
-    overrides: list[list[str]],
-    names: list[str],
-    launch: LaunchContext,
-    run: Run,
+    configs: list[TrainConfig], overrides: list[list[str]], launch: LaunchContext, run: Run
 ) -> tuple[list[Outcome], Interrupted | None]:
     """Run the jobs of a sweep one after another in this process.
 
     Returns the outcomes of all jobs, and the signal that stopped the sweep or None.
     """
     interruption = None
-    for number, (config, job_overrides, name) in enumerate(
-        zip(configs, overrides, names, strict=True)
-    ):
-        log.info("\njob %d, %d of %d: %s", number, number + 1, len(configs), name)
+    for number, (config, job_overrides) in enumerate(zip(configs, overrides, strict=True)):
         try:
             run_in_process(launch, run, config, number, tuple(job_overrides))
         except Interrupted as error:
@@ -194,6 +194,17 @@ def share_machine(multirun: DictConfig) -> MachineShare:
         jobs, gpus = effective_n_jobs(settings.n_jobs), torch.cuda.device_count()
         return MachineShare(max(1, cpu_count() // jobs), gpus, ceil(jobs / max(gpus, 1)))
     return MachineShare(settings.get("cpus_per_task"))
+
+
+def _count_jobs_at_a_time(multirun: DictConfig) -> int:
+    """Return how many jobs the launcher runs at the same time, or 0 if that is unknown."""
+    launcher = _launcher_name(multirun)
+    if launcher == "joblib":
+        from joblib import effective_n_jobs
+
+        return effective_n_jobs(multirun.hydra.launcher.n_jobs)
+    # The queue of a cluster decides when a job starts.
+    return 1 if launcher == "basic" else 0
 
 
 def _launcher_name(multirun: DictConfig) -> str:

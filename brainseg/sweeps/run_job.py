@@ -3,10 +3,9 @@
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from brainseg.config import TrainConfig
 from brainseg.core.errors import DeviceMissingError, InUseError, RequestError
 from brainseg.core.signals import Interrupted
 from brainseg.runs.job import Job, JobState, Outcome
+from brainseg.sweeps import progress
 from brainseg.sweeps.gpu_slots import reserve_gpu
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.job_status import JobStatusStore
@@ -44,6 +44,12 @@ class LaunchContext:
     # Number of GPUs that the jobs share, and of jobs on each GPU.
     gpus: int = 0
     jobs_per_gpu: int = 1
+    # The swept settings of each job in words.
+    labels: list[str] = field(default_factory=list)
+    # The share of its run that each job has left.
+    shares: list[float] = field(default_factory=list)
+    # The number of jobs that run at the same time, 0 if unknown.
+    jobs_at_a_time: int = 0
 
     @property
     def job_status(self) -> JobStatusStore:
@@ -60,10 +66,9 @@ class LaunchContext:
 def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
     """Run a job and return its outcome. An exception ends only this job.
 
-    The reason is printed at once. The traceback is in the log of the run. Raises RequestError for a
-    single run, which belongs to no sweep.
+    The traceback is in the log of the run. Raises RequestError for a single run, which belongs to
+    no sweep.
     """
-    name = "run" if job.number is None else f"job {job.number}"
     try:
         return run(config, job)
     except RequestError as error:
@@ -71,11 +76,10 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
             isinstance(error, DeviceMissingError) and config.device.on_missing == "skip"
         )
         if skips_missing_device or (isinstance(error, InUseError) and job.sweep):
-            outcome = Outcome(JobState.SKIPPED, reason=str(error))
-        elif job.sweep is None:
+            return Outcome(JobState.SKIPPED, reason=str(error))
+        if job.sweep is None:
             raise
-        else:
-            outcome = Outcome(JobState.FAILED, reason=str(error))
+        return Outcome(JobState.FAILED, reason=str(error))
     # The other jobs of the sweep must run whatever this job raises. `run` has logged the traceback.
     except Exception as error:
         reason = "; ".join(
@@ -84,9 +88,7 @@ def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
                 *getattr(error, "__notes__", []),
             ]
         )
-        outcome = Outcome(JobState.FAILED, reason=reason)
-    print(f"{name} {outcome.state}: {outcome.reason}", file=sys.stderr)
-    return outcome
+        return Outcome(JobState.FAILED, reason=reason)
 
 
 def run_in_process(
@@ -95,14 +97,13 @@ def run_in_process(
     """Run a job in this process. Raises Interrupted, after it has written the outcome."""
     from brainseg.device import restoring_threads
 
-    launch.job_status.write(number, pid=os.getpid(), host=socket.gethostname())
+    _begin(launch, number, os.getpid())
     try:
         # A job may set the number of threads, which would remain set for the next job.
         with restoring_threads():
-            outcome = run_job(run, config, launch.job(number, overrides))
-            return launch.job_status.write_outcome(number, outcome)
+            return _end(launch, number, run_job(run, config, launch.job(number, overrides)))
     except Interrupted as interruption:
-        launch.job_status.write_outcome(number, _stopped_outcome(interruption))
+        _end(launch, number, _stopped_outcome(interruption))
         raise
 
 
@@ -129,8 +130,7 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
             return job_status.write_outcome(number, Outcome(JobState.STOPPED, reason=reason))
         job = launch.job(number, tuple(context.overrides.task), gpu)
         outcome = _call(launch, target, config, job, number)
-    print(f"job {number} {outcome.state}  {outcome.folder}  {outcome.reason}", flush=True)
-    return job_status.write_outcome(number, outcome)
+    return _end(launch, number, outcome)
 
 
 def _call(
@@ -145,9 +145,7 @@ def _call(
             target,
             asdict(job),
             output=output,
-            on_start=lambda pid: launch.job_status.write(
-                number, pid=pid, host=socket.gethostname()
-            ),
+            on_start=lambda pid: _begin(launch, number, pid),
         )
         return Outcome(**facts)
     except SubprocessFailed as error:
@@ -155,6 +153,21 @@ def _call(
             JobState.FAILED,
             reason=f"{error}; run the same command to resume it; its output is in {output}",
         )
+
+
+def _begin(launch: LaunchContext, number: int, pid: int) -> None:
+    """Write and print the start of a job, which the process `pid` on this host runs."""
+    launch.job_status.write_start(number, pid=pid, host=socket.gethostname())
+    progress.print_start(number, len(launch.labels), launch.labels[number])
+
+
+def _end(launch: LaunchContext, number: int, outcome: Outcome) -> Outcome:
+    """Write and print the end of a job, and return its outcome."""
+    launch.job_status.write_outcome(number, outcome)
+    seconds = launch.job_status.read(number)["seconds"]
+    left = launch.job_status.estimate_seconds_left(launch.shares, launch.jobs_at_a_time)
+    progress.print_end(number, len(launch.labels), outcome, seconds, left)
+    return outcome
 
 
 def subprocess_main(config: TrainConfig, target: str, job: dict[str, Any]) -> dict[str, str]:

@@ -9,8 +9,11 @@ from brainseg.reports import tables
 from brainseg.runs.dry_run import JobCheck, PlannedAction
 from brainseg.runs.find import find_run_folder
 from brainseg.runs.job import Job, JobState, Outcome
+from brainseg.sweeps.progress import read_score
 from brainseg.tracking.mirror import Mirror
 
+# Characters of a reason in the table. The job has printed the whole reason when it ended.
+LONGEST_REASON = 60
 # A sweep over only these settings chooses no setting, so it may evaluate the test patients.
 REPETITION_SETTINGS = {"seed", "split.fold"}
 
@@ -66,12 +69,13 @@ def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
             str(number),
             outcome.state,
             label,
-            " ".join(filter(None, (outcome.folder, outcome.reason))),
+            read_score(outcome),
+            f"{outcome.folder} {tables.shorten_text(outcome.reason, LONGEST_REASON)}".strip(),
         ]
-        for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True))
+        for number, (outcome, label) in enumerate(zip(outcomes, labels, strict=True), 1)
     ]
     return f"\n{len(outcomes)} jobs: {counts}\n" + tables.format_table(
-        ("job", "state", "swept", "folder, reason"), rows
+        ("job", "state", "swept", "score", "folder, reason"), rows
     )
 
 
@@ -99,7 +103,7 @@ def format_plan(
     ]
     rows, total_seconds = [], 0.0
     for number, (fact, plan, label, config) in enumerate(
-        zip(facts, plans, labels, configs, strict=True)
+        zip(facts, plans, labels, configs, strict=True), 1
     ):
         cost_cells: list[str] = []
         if measure is not None:
@@ -111,7 +115,7 @@ def format_plan(
                 seconds, memory = cost
                 # A resumed run trains only the epochs that are left.
                 total_seconds += seconds * plan.left
-                cost_cells = [format_duration(seconds * plan.left), f"{memory / 1e9:.1f} GB"]
+                cost_cells = [tables.format_duration(seconds * plan.left), f"{memory / 1e9:.1f} GB"]
         rows.append(
             [
                 str(number),
@@ -124,11 +128,7 @@ def format_plan(
             ]
         )
     return tables.format_table(head, rows) + (
-        f"\n{format_duration(total_seconds)} in all, one job after the other" if measure else ""
+        f"\n{tables.format_duration(total_seconds)} in all, one job after the other"
+        if measure
+        else ""
     )
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as hours:minutes:seconds."""
-    rounded = round(seconds)
-    return f"{rounded // 3600}:{rounded // 60 % 60:02d}:{rounded % 60:02d}"

@@ -236,14 +236,21 @@ def ui_command(uri: str, port: int = 5000) -> list[str] | None:
 
 
 def describe_run(uri: str, experiment: str, run_id: str) -> str:
-    """Return lines for the terminal: the run's page, the charts, and the server command if any."""
-    lines = [
-        f"MLflow run:    {run_link(uri, experiment, run_id)}",
-        f"MLflow charts: {chart_link(uri, experiment)}",
-    ]
-    if command := ui_command(uri):
-        lines.append(f"start server:  {shlex.join(command)}")
-    return "\n".join(lines)
+    """Return lines for the terminal: the link to a run's page, and the command that serves it."""
+    return f"MLflow run:    {run_link(uri, experiment, run_id)}{_describe_server(uri)}"
+
+
+def describe_charts(uri: str, experiment: str, sweep: str | None) -> str:
+    """Return lines for the terminal: the link to the charts, and the command that serves them."""
+    return f"MLflow charts: {chart_link(uri, experiment, sweep)}{_describe_server(uri)}"
+
+
+def _describe_server(uri: str) -> str:
+    """Return a line with the command that serves a database's pages, or "" for a server."""
+    if ui_command(uri) is None:
+        return ""
+    setting = "" if uri == tracking_uri(None) else f" {shlex.quote(f'tracking.uri={uri}')}"
+    return f"\n               (opened by: python -m brainseg.ui{setting})"
 
 
 def ui_url(uri: str) -> str:

@@ -8,28 +8,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brainseg.config import TrackingConfig
-from brainseg.tracking.chart_layout import sweep_tag
-from brainseg.tracking.client import connect, experiment_id, short_timeouts, tracking_uri
+from brainseg.tracking.chart_layout import experiment_tags, sweep_tag
+from brainseg.tracking.client import (
+    connect,
+    describe_charts,
+    experiment_id,
+    short_timeouts,
+    tracking_uri,
+)
 from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError
 from brainseg.tracking.runs import find_run
 
-# Timeout of a request.
+# Timeout of a request, at the end of a sweep and before its first job.
 SECONDS = 30
+SECONDS_BEFORE = 5
 
 
-def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> str:
+def prepare_charts(sweep: str, tracking: TrackingConfig) -> str:
+    """Store the chart layout of a sweep, and return lines for the terminal with the charts' link.
+
+    The layout selects the jobs by their tag, so that they appear in the charts as they start.
+    Raises MlflowException, SQLAlchemyError, OSError or RefusedError if the store fails.
+    """
+    uri = tracking_uri(tracking.uri)
+    with short_timeouts(SECONDS_BEFORE):
+        client = connect(uri)
+        experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
+        for key, value in experiment_tags(sweep).items():
+            client.set_experiment_tag(experiment, key, value)
+    return describe_charts(uri, experiment, sweep)
+
+
+def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) -> list[str]:
     """Send every job of a sweep to the store of this request, with the tag of the sweep.
 
     The sweep's chart finds its jobs by this tag. A job that the sweep skipped may only have the tag
-    of the sweep that ran it, or be in another store. Returns the reason of the first failure, or an
-    empty text. Raises MlflowException, SQLAlchemyError, OSError or RefusedError if the store itself
-    fails.
+    of the sweep that ran it, or be in another store. Returns the reason of each failure. Raises
+    MlflowException, SQLAlchemyError, OSError or RefusedError if the store itself fails.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    uri, failure = tracking_uri(tracking.uri), ""
+    uri, failures = tracking_uri(tracking.uri), []
     with short_timeouts(SECONDS):
         client = connect(uri)
         experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
@@ -55,5 +76,5 @@ def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) 
                 KeyError,
                 json.JSONDecodeError,
             ) as error:
-                failure = failure or f"{folder}: {' '.join(str(error).split())[:200]}"
-    return failure
+                failures.append(f"{folder}: {' '.join(str(error).split())[:200]}")
+    return failures

@@ -393,8 +393,13 @@ def test_one_failed_job_does_not_end_the_sweep(capsys) -> None:
 
     assert call("-m", "seed=0,1,2", run=fail_second)[0] == 1
     shown = capsys.readouterr()
-    assert "job 1 failed: ArithmeticError: loss nan" in shown.err
+    assert "job 2 of 3 failed in 0:00:00: ArithmeticError: loss nan" in shown.err
     assert "3 jobs: 2 finished, 0 skipped, 1 failed" in shown.out
+
+
+def test_minus_v_belongs_to_commands_that_train(capsys) -> None:
+    assert call("-v", "checkpoint=x", command="evaluate")[0] == 2
+    assert capsys.readouterr().err == ("error: -v: evaluate prints no more with it; leave it out\n")
 
 
 def test_a_failed_single_run_exits_1(capsys) -> None:
@@ -419,8 +424,8 @@ def test_dry_run_prints_a_line_a_job_and_creates_nothing(capsys, empty_folder: P
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split() == ["job", "swept", "parameters", "patients", "device", "would"]
     assert [row.split() for row in rows] == [
-        ["0", "model.depth=2", "1,234", "7/2/1", "cpu", "run"],
-        ["1", "model.depth=3", "1,234", "7/2/1", "cpu", "run"],
+        ["1", "model.depth=2", "1,234", "7/2/1", "cpu", "run"],
+        ["2", "model.depth=3", "1,234", "7/2/1", "cpu", "run"],
     ]
     assert list(empty_folder.iterdir()) == []
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from scored_runs import scored_run
 
 from brainseg.compare import check_request as check_request
@@ -20,7 +21,7 @@ from brainseg.comparison.compare import Comparison, compare_runs
 from brainseg.comparison.figures import FIGURES, pareto_front, setting_effect
 from brainseg.comparison.names import varying_settings
 from brainseg.comparison.report import format_comparison, headline, reader_notes
-from brainseg.comparison.runs import load_runs
+from brainseg.comparison.runs import ScoredRun, load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
 from brainseg.evaluation.statistics import bootstrap, compare_paired
@@ -238,6 +239,50 @@ def test_a_leaky_split_and_other_code_are_warned_of(tmp_path: Path) -> None:
     runs = [scored_run(tmp_path / "a", dice(0), split={"leaky": True}), other]
     warnings = " ".join(compare_runs(runs).warnings)
     assert "LEAKY" in warnings and "different versions of the code" in warnings
+
+
+def device_run(folder: Path, device: str, precision: str, speed: float) -> ScoredRun:
+    """A scored run with `device=...` typed, so many images per second, and a slow first epoch."""
+    run = scored_run(folder, dice(0), device={"got": device}, overrides=[f"device={device}"])
+    config = OmegaConf.load(run.path / "config.yaml")
+    config.device.precision = precision
+    OmegaConf.save(config, run.path / "config.yaml")
+    rows = [
+        {
+            "val/dice": 0.5,
+            "speed/epoch_seconds": 9.0 if epoch == 0 else 200 / speed,
+            "speed/images_per_second": 1.0 if epoch == 0 else speed,
+        }
+        for epoch in range(3)
+    ]
+    lines = [json.dumps({"epoch": epoch, "metrics": row}) for epoch, row in enumerate(rows)]
+    (run.path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return run
+
+
+def test_devices_are_compared_by_their_speed(tmp_path: Path) -> None:
+    """Images per second and seconds per epoch stand beside Dice, and only where devices are compared."""
+    comparison = compare_runs(
+        [
+            device_run(tmp_path / "a", "cpu", "float32", 100.0),
+            device_run(tmp_path / "b", "cpu_bf16", "bfloat16", 250.0),
+        ]
+    )
+    assert comparison.warnings == []
+    head, *rows = format_comparison(comparison).split("\n\n")[1].splitlines()
+    assert re.search(r" seconds  images/s  s/epoch  ", head)
+    assert {row.split()[0]: re.search(r" (\d+) +(\d\.\d) ", row).groups() for row in rows} == {
+        "device=cpu": ("100", "2.0"),
+        "device=cpu_bf16": ("250", "0.8"),
+    }
+    elsewhere = compare_runs(
+        [
+            scored_run(tmp_path / name, dice(0), width=width, device={"got": name})
+            for width, name in ((8, "cuda"), (16, "cpu"))
+        ]
+    )
+    assert "their times cannot be compared" in " ".join(elsewhere.warnings)
+    assert "images/s" not in format_comparison(elsewhere)
 
 
 def test_equal_chances_are_named(tmp_path: Path) -> None:

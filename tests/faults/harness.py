@@ -285,7 +285,7 @@ def train(config: TrainConfig) -> None:
 
     assert callable(figures.save_figure)
     figures.save_figure = _save_small
-    logging.getLogger("brainseg").setLevel(logging.INFO)
+    logging.getLogger("brainseg").setLevel(logging.DEBUG)
     module.run(config)
 
 

@@ -46,6 +46,12 @@ def test_the_mean_over_patients_with_tumour_is_given_beside_one_that_contains_ot
     )
 
 
+def test_a_network_that_predicts_nothing_is_named(phantom: MRIDataset) -> None:
+    note = "The network predicts no tumour yet: train it for more steps."
+    assert note in explained(phantom, {"a": (mask(), mask(1)), "b": (mask(), mask())})
+    assert note not in explained(phantom, {"a": (mask(), mask(1)), "b": (mask(1), mask())})
+
+
 def test_nothing_is_said_where_every_patient_has_tumour(phantom: MRIDataset) -> None:
     lines = explained(phantom, {"a": (mask(1), mask(1)), "b": (mask(1), mask(1, 1))})
     assert not any("without" in line for line in lines[:2])

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from brainseg.runs import code_version, dry_run, identity, run_folder
 from brainseg.runs.dry_run import PlannedAction
 from brainseg.runs.job import Job, Outcome
 from brainseg.runs.run_folder import RunFolder
+from brainseg.sweeps import job_status
 from brainseg.sweeps import summary as sweep
 from brainseg.sweeps.job_status import LOST, NOT_STARTED, JobStatusStore
 
@@ -86,10 +88,62 @@ def test_the_summary_lists_every_job_with_its_reason() -> None:
         "",
         "3 jobs: 1 finished, 1 skipped, 1 failed",
         "job  state     swept   folder, reason",
-        "0    finished  seed=0  runs/a",
-        "1    skipped   seed=1  runs/b finished before",
-        "2    failed    seed=2  no memory",
+        "1    finished  seed=0  runs/a",
+        "2    skipped   seed=1  runs/b finished before",
+        "3    failed    seed=2  no memory",
     ]
+
+
+def test_a_long_reason_is_printed_by_the_job_and_shortened_in_the_table() -> None:
+    summary = sweep.format_summary([Outcome("failed", reason="x" * 500)], ["seed=0"])
+    assert summary.count("x") == 57 and summary.endswith("xxx...")
+
+
+def test_a_job_prints_its_start_and_its_end(start) -> None:
+    """Two lines for each job, with its number, what is varied, its score, folder and the time left."""
+    lines = start("seed=0,1,2").splitlines()
+    jobs = lines[: next(at for at, line in enumerate(lines) if line.startswith("3 jobs: "))]
+    assert [line for line in jobs if line and not line.startswith("note:")] == [
+        line for line in jobs if line.startswith("job ")
+    ]
+    assert sum(line.startswith("note:") for line in jobs) == 1, "a warning of all jobs, once"
+    folders = {RunFolder(path).facts["job"]: path for path in runs()}
+    for number in range(3):
+        begun, ended = (line for line in jobs if line.startswith(f"job {number + 1} of 3"))
+        assert begun == f"job {number + 1} of 3: seed={number}"
+        score = json.loads((folders[number] / "summary.json").read_text())["best"]["val/dice"]
+        assert re.fullmatch(
+            rf"job {number + 1} of 3 finished in 0:\d\d:\d\d: "
+            rf"val/dice {score:.3f}, {folders[number]}(, about 0:\d\d:\d\d left for the sweep)?",
+            ended,
+        )
+        assert ("left for the sweep" in ended) == (number < 2)
+    skipped = start("seed=0")
+    assert "job 1 of 1 skipped: finished before, val/dice" in skipped
+    assert "left for the sweep" not in skipped
+
+
+def test_minus_v_prints_every_epoch_of_a_job(start) -> None:
+    shown = start("seed=0", "epochs=2", "-v")
+    assert shown.count("epoch   ") == 2 and "training slices of" in shown and "hd95" in shown
+
+
+def test_the_time_left_of_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two jobs, a whole and a half one, took 150 s. Left: a running job, 30 s old, and two new ones."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(job_status, "time", SimpleNamespace(time=lambda: clock.now))
+    status = JobStatusStore(tmp_path, "start")
+    shares = [1.0, 0.5, 0.0, 1.0, 1.0, 0.0]
+    assert status.estimate_seconds_left(shares, 1) is None, "nothing has finished yet"
+    for number, seconds, state in ((0, 100, "finished"), (1, 50, "finished"), (2, 3, "skipped")):
+        status.write_start(number, pid=1, host="here")
+        clock.now += seconds
+        status.write_outcome(number, Outcome(state))
+    status.write_start(3, pid=1, host="here")
+    clock.now += 30
+    assert status.estimate_seconds_left(shares, 1) == pytest.approx(70 + 100 + 0)
+    assert status.estimate_seconds_left(shares, 2) == pytest.approx(85)
+    assert status.estimate_seconds_left(shares, 0) is None, "a queue decides"
 
 
 def test_a_measured_plan_adds_up_what_is_left() -> None:
@@ -317,7 +371,7 @@ def test_a_kill_that_nobody_wrote_down_is_written_down_at_the_end(start) -> None
     shown = start("seed=0", code=1, run=die)
     (path,) = runs()
     assert shown.splitlines()[-1].split() == [
-        "0",
+        "1",
         "failed",
         str(path),
         "its",

@@ -25,9 +25,13 @@ def test_sync_finds_runs_reports_each_and_counts_failures(
     assert "2 of 3 runs are in MLflow, 1 failed" in said.out and "status.json" in said.err
 
 
-def test_sync_takes_runs_to_another_store(store: str, tmp_path: Path) -> None:
+def test_sync_takes_runs_to_another_store(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = write_run(tmp_path / "run", closed_port())
     assert sync.run([str(folder)]) == 1
+    remedy = "for another store than that in its run.json, add tracking.uri=URI"
+    assert remedy in capsys.readouterr().err
     assert sync.run([str(folder), f"tracking.uri={store}"]) == 0
     assert the_run(store).info.run_name == "depth=4"
 

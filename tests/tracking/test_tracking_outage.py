@@ -119,7 +119,7 @@ def test_a_slow_store_is_asked_less_often(
 
 @pytest.mark.slow
 def test_a_real_server_killed_and_started_again(template: Path, tmp_path: Path) -> None:
-    """Over HTTP, served by scripts/ui.py: complete, caught up after the server was away, and Ctrl-C leaves no process."""
+    """Over HTTP, served by `brainseg ui`: complete, caught up after the server was away, and Ctrl-C leaves no process."""
     shutil.copy(template, tmp_path / "mlflow.db")
     with serving(tmp_path) as uri:
         mirror = Mirror(write_run(tmp_path / "run", uri, epochs=1))
@@ -144,7 +144,7 @@ def test_a_real_server_killed_and_started_again(template: Path, tmp_path: Path) 
 
 
 class serving:
-    """`scripts/ui.py` in `folder`, ended by Ctrl-C; enters with the server's address."""
+    """`python -m brainseg.ui` in `folder`, ended by Ctrl-C; enters with the server's address."""
 
     def __init__(self, folder: Path, port: int = 5600) -> None:
         self.folder, self.port = folder, port
@@ -153,18 +153,20 @@ class serving:
         environment = {
             name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"
         } | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, str(ROOT / "scripts" / "ui.py"), f"--port={self.port}"]
+        command = [sys.executable, "-m", "brainseg.ui", f"port={self.port}", "browser=false"]
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout
         said = "".join(iter(self.process.stdout.readline, "Ctrl-C ends it.\n"))
+        assert said.startswith("starting the MLflow page of sqlite:///")
         return re.search(r"http://127.0.0.1:\d+", said)[0]
 
     def __exit__(self, *_: object) -> None:
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(20) == 0
         assert self.process.stdout
+        assert self.process.stdout.read() == "\nstopped the MLflow page\n"
         self.process.stdout.close()
 
 

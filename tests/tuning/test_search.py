@@ -55,6 +55,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(search.train, "check_request", lambda config: JobCheck(1, "6/1/1", "cpu"))
     monkeypatch.setattr(search.train, "run", run)
     monkeypatch.setattr(search.report, "draw_search", lambda *_: None)
+    monkeypatch.setattr(search, "describe_charts", lambda study, _: f"MLflow charts: {study}")
     return seen
 
 
@@ -340,6 +341,7 @@ def test_the_end_names_the_best_and_what_mattered(
     fake.dice = bell
     assert call(monkeypatch, *SPACE, "epochs=4", "data.context=1", "trials=16") == 0
     shown = capsys.readouterr().out
+    assert shown.count("MLflow charts: typed\n") == 2 and shown.endswith("MLflow charts: typed\n")
     best = max(studied(), key=lambda trial: trial.value)
     assert "pruned" in shown
     lines = {
