@@ -33,6 +33,11 @@ class UNetConfig(ModelConfig):
         "the first level works at 1/stem of the image's resolution: 1, 2 or 4; with 2 a step takes "
         "0.6 times as long",
     )
+    deep_supervision: bool = setting(
+        False,
+        "add a 1x1 head to each decoder level below the first in training; the losses of the "
+        "levels have the weights 1, 1/2, 1/4, ... divided by their sum",
+    )
 
     def __post_init__(self) -> None:
         check_range("model.depth", self.depth, 1, 12)

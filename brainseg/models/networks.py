@@ -20,6 +20,7 @@ from brainseg.core.extensions import (
     monai_class,
     registered_names,
 )
+from brainseg.models.deep_supervision import unify_outputs
 from brainseg.models.unet import UNet, smallest_size
 
 
@@ -37,6 +38,7 @@ def build_network(
 ) -> nn.Module:
     """Return the network for images (B, in_channels, *size) and logits (B, out_channels, *size).
 
+    A network with deep supervision returns a list of such logits in training.
     Raises RequestError if the name or the options are wrong, or the images are too small.
     """
     if isinstance(config, UNetConfig) and config.name == "unet":
@@ -65,6 +67,7 @@ def build_network(
             config.norm,
             config.dropout,
             config.stem,
+            config.deep_supervision,
         )
     constructor = _find_constructor(config.name)
     check(
@@ -87,7 +90,9 @@ def build_network(
     }
     if "img_size" not in config.options:
         arguments["img_size"] = size
-    return call_with_options(constructor, "model", config, arguments)
+    network = call_with_options(constructor, "model", config, arguments)
+    network.register_forward_hook(unify_outputs)
+    return network
 
 
 def needs_fixed_size(config: ModelConfig) -> bool:

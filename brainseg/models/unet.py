@@ -23,15 +23,20 @@ channels (space to depth), and four logits per output become a square of four pi
 (sub-pixel convolution, Shi et al. 2016, "Real-Time Single Image and Video Super-Resolution").
 Level l then works at (H / (stem * 2**l), W / (stem * 2**l)). The level at full resolution is the
 slowest one: without it a step in float32 on 2 cores takes 0.6 times as long.
+
+With deep supervision, a 1x1 convolution turns the features of each decoder level between the bottom
+and the first level into logits of their own, in training only.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from brainseg.core.errors import check
+from brainseg.models.deep_supervision import enlarge
 
 NORMS = ("batch", "instance", "group", "none")
 STEMS = (1, 2, 4)
@@ -91,9 +96,11 @@ class UNet(nn.Module):
     followed by a sigmoid. K > 1 are K classes including the background, followed by a softmax. With
     depth=4, width=32, growth=1 the network has 161,985 parameters, and its weights have the names
     of the reference implementation. `stem` is 1, 2 or 4, the factor by which the first level is
-    smaller than the image. Each copy has its own stack, and an instance must be used by one thread
-    only. Raises RequestError for impossible arguments and for an image of another shape
-    than (B, in_channels, H, W).
+    smaller than the image. With `deep_supervision`, which needs a depth of at least 3, training
+    returns the list of the logits of levels 0, 1, ... depth - 2, all of the size of the image. The
+    weights of such a network load into one without deep supervision, too. Each copy has its own
+    stack, and an instance must be used by one thread only. Raises RequestError for impossible
+    arguments and for an image of another shape than (B, in_channels, H, W).
     """
 
     def __init__(
@@ -107,6 +114,7 @@ class UNet(nn.Module):
         norm: str = "batch",
         dropout: float = 0.0,
         stem: int = 1,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         counts = {
@@ -133,11 +141,19 @@ class UNet(nn.Module):
         check(norm in NORMS, "model.norm", norm, f"must be one of {', '.join(NORMS)}")
         check(0 <= dropout < 1, "model.dropout", dropout, "must lie in [0, 1)")
         check(stem in STEMS, "model.stem", stem, "must be 1, 2 or 4")
+        check(
+            not deep_supervision or depth >= 3,
+            "model.deep_supervision",
+            "true",
+            f"has no effect with model.depth={depth}, which has no decoder level to supervise",
+            "set model.depth to at least 3",
+        )
 
         self.in_channels = in_channels
         self.stem = stem
         self.multiple = smallest_size(depth, stem)
         self.activations: list[Tensor] = []
+        self.decoded: list[Tensor] = []
         features = [min(width * growth**level, cap) for level in range(depth)]
         self.layers = nn.Sequential()
         features_in = in_channels * stem**2
@@ -156,8 +172,18 @@ class UNet(nn.Module):
             )
             self.layers[-1].register_forward_hook(self.pop)
             self.layers.append(Block(2 * features[level], features[level], norm, dropout))
+            if deep_supervision and level > 0:
+                self.layers[-1].register_forward_hook(self.keep_decoded)
             features_in = features[level]
         self.layers.append(nn.Conv2d(features_in, out_channels * stem**2, kernel_size=1))
+        # The heads come last, so that a seed gives the other layers the weights that they have
+        # without deep supervision. They are ordered as the decoder, from the lowest level up.
+        self.heads = nn.ModuleList(
+            nn.Conv2d(features[level], out_channels, kernel_size=1)
+            for level in (range(depth - 2, 0, -1) if deep_supervision else ())
+        )
+        if not deep_supervision:
+            self.register_load_state_dict_pre_hook(drop_heads)
 
     # The hooks are bound methods, so that pickle finds them by name and deepcopy binds them to the
     # copy. A closure would continue to use the stack of the original.
@@ -172,8 +198,17 @@ class UNet(nn.Module):
         """
         return torch.cat([output, self.activations.pop()], dim=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits (B, K, H, W) of an image (B, C, H, W)."""
+    def keep_decoded(self, block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep the output (B, F, h, w) of a decoder block in training, as its forward hook."""
+        if self.training:
+            self.decoded.append(output)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Return the logits (B, K, H, W) of an image (B, C, H, W).
+
+        With deep supervision, training returns a list of the logits of all levels, the first level
+        first.
+        """
         check(
             image.ndim == 4 and image.shape[1] == self.in_channels,
             "image shape",
@@ -189,13 +224,32 @@ class UNet(nn.Module):
             # gradient is not deterministic on CUDA. The padding is below and to the right, so that
             # the pixels keep their place in the pooling grid.
             image = F.pad(image, (0, pad_columns, 0, pad_rows))
+        padded_size = image.shape[-2:]
         if self.stem > 1:
             image = F.pixel_unshuffle(image, self.stem)
         try:
             logits = self.layers(image)
+            # Outside training no features were kept, so that the list is empty.
+            auxiliary = [
+                enlarge(head(features), padded_size)
+                for head, features in zip(self.heads, self.decoded, strict=False)
+            ]
         finally:
             # After a forward that failed, the next forward would otherwise pop a stale skip.
             self.activations.clear()
+            self.decoded.clear()
         if self.stem > 1:
             logits = F.pixel_shuffle(logits, self.stem)
-        return logits[..., :height, :width] if pad_rows or pad_columns else logits
+        levels = [logits, *reversed(auxiliary)]
+        if pad_rows or pad_columns:
+            levels = [level[..., :height, :width] for level in levels]
+        return levels if auxiliary else levels[0]
+
+
+def drop_heads(network: nn.Module, weights: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """Remove the heads of deep supervision from weights, before a network without them loads them.
+
+    The arguments are those of a hook of `Module.register_load_state_dict_pre_hook`.
+    """
+    for name in [name for name in weights if name.startswith(f"{prefix}heads.")]:
+        del weights[name]

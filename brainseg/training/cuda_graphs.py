@@ -16,7 +16,8 @@ from brainseg.core.errors import check
 from brainseg.device import Device
 from brainseg.models.unet import UNet
 
-Forward = Callable[[Tensor], Tensor]
+# A network with deep supervision returns the logits of several levels.
+Forward = Callable[[Tensor], Tensor | list[Tensor]]
 
 
 @contextmanager
@@ -73,8 +74,8 @@ class GraphedForward:
         self.model, self.batch_size = model, batch_size
         self.recorded: dict[tuple[int, ...], nn.Module] = {}
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return the logits (B, K, H, W) of an image (B, C, H, W)."""
+    def __call__(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Return the model's logits (B, K, H, W) of an image (B, C, H, W), or those of levels."""
         if len(image) != self.batch_size:
             return self.model(image)
         shape = tuple(image.shape)
@@ -120,6 +121,6 @@ class _Body(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the logits of the model."""
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        """Return the output of the model."""
         return self.model(image)

@@ -7,7 +7,7 @@ again therefore continues to the same bits as a run that was never interrupted.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -21,7 +21,8 @@ from brainseg.data.resize import downsample_by_two
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.evaluation.metrics import summarise
 from brainseg.training.context import Callbacks, TrainingContext
-from brainseg.training.cuda_graphs import training_forward
+from brainseg.training.cuda_graphs import Forward, training_forward
+from brainseg.training.losses import deeply_supervised_loss
 from brainseg.training.nonfinite import collect_step_results, explaining_out_of_memory
 from brainseg.training.replan import replan
 from brainseg.training.schedules import learning_rate_factor
@@ -50,9 +51,7 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
             hooks.after_epoch(state, improved)
 
 
-def train_epoch(
-    state: State, task: TrainingContext, forward: Callable[[Tensor], Tensor], hooks: Callbacks
-) -> None:
+def train_epoch(state: State, task: TrainingContext, forward: Forward, hooks: Callbacks) -> None:
     """Take the remaining steps of the current epoch.
 
     On a GPU the losses stay on the device until the epoch ends. Call `collect_step_results` before
@@ -92,9 +91,10 @@ def train_epoch(
                 image, mask = downsample_by_two(image, mask, len(task.train.store.classes))
             image, mask = augment_batch(config.augment, image, mask, task.train.sequences)
             with device.autocast():
-                logits = forward(device.format(image))
+                output = forward(device.format(image))
             # The weights make the sum over the batches the mean over the step's slices.
-            loss = task.criterion(logits.float(), mask) * (len(rows) / len(positions))
+            loss = deeply_supervised_loss(task.criterion, output, mask)
+            loss = loss * (len(rows) / len(positions))
             state.scaler.scale(loss).backward()
             step_loss += loss.detach()
         state.scaler.unscale_(state.optimizer)

@@ -12,7 +12,7 @@ bfloat16 (8 bits) or float16 (11 bits, at most 65,504) can count.
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -155,6 +155,25 @@ class BCEDiceLoss(nn.Module):
         else:
             entropy = F.cross_entropy(logits.float(), mask[:, 0].long())
         return self.weight * entropy + (1 - self.weight) * self.dice(logits, mask)
+
+
+def deeply_supervised_loss(
+    criterion: nn.Module, output: Tensor | Sequence[Tensor], mask: Tensor
+) -> Tensor:
+    """Return the loss () of a network's output in training.
+
+    `output` contains logits (B, K, H, W), or those of several levels under deep supervision, the
+    final ones first. The loss is then the mean over the levels with the weights 1/2**level, so
+    that it has the scale of a single loss.
+    """
+    if isinstance(output, Tensor):
+        return criterion(output.float(), mask)
+    weights = [0.5**level for level in range(len(output))]
+    weighted = [
+        weight / sum(weights) * criterion(logits.float(), mask)
+        for weight, logits in zip(weights, output, strict=True)
+    ]
+    return torch.stack(weighted).sum()
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {"dice": DiceLoss, "bce_dice": BCEDiceLoss}

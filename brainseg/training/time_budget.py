@@ -1,15 +1,12 @@
 """The number of steps of a time budget, estimated from a short benchmark at the start."""
 
 import time
-from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
-from torch import Tensor
-
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.context import Callbacks, TrainingContext
-from brainseg.training.cuda_graphs import training_forward
+from brainseg.training.cuda_graphs import Forward, training_forward
 from brainseg.training.loop import train_epoch
 from brainseg.training.nonfinite import explaining_out_of_memory
 from brainseg.training.plan import Plan
@@ -87,7 +84,7 @@ def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> Ste
 def _seconds_per_step(
     scratch: State,
     task: TrainingContext,
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     hooks: Callbacks,
     half: bool,
     rounds: int = 9,

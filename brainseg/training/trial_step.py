@@ -2,8 +2,8 @@
 
 A network, loss or optimizer that cannot do the step is refused. The network gets the smallest batch
 of an epoch, in each image size of the run. Batch norm fails on a batch of one image whose features
-are one pixel wide, instance norm on any batch of such features, and a network with deep supervision
-returns a list. These errors do not occur when the network is built, or on a larger batch.
+are one pixel wide, instance norm on any batch of such features, and a classifier returns no image.
+These errors do not occur when the network is built, or on a larger batch.
 
 The trial runs on the meta device, which computes only shapes. A network that fails there is tried
 once more with values on the CPU, and that result counts: some networks, such as SwinUNETR, read
@@ -13,7 +13,7 @@ values while they are built, and the meta device has none.
 import os
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,8 @@ def _is_known_to_train(network: nn.Module, size: tuple[int, ...]) -> bool:
 def _try_forward(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fault | None:
     """Return why `network` gives no logits for images of `shape` (B, C, H, W), or None if it does.
 
-    The forward pass is tried in training mode and in eval mode.
+    The forward pass is tried in training mode, in which a network with deep supervision returns the
+    logits of several levels, and in eval mode.
     """
     expected = (shape[0], outputs, *shape[2:])
     images = torch.zeros(shape, device=next(network.parameters()).device)
@@ -157,7 +158,7 @@ def _try_forward(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fa
         try:
             with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
                 warnings.simplefilter("ignore")
-                logits = network.train(mode)(images)
+                output = network.train(mode)(images)
         except Exception as error:
             # Networks raise errors of any type for an input that they do not support.
             reason = _first_line(error)
@@ -168,19 +169,21 @@ def _try_forward(network: nn.Module, shape: tuple[int, ...], outputs: int) -> Fa
                 "choose another network or other model.* settings, "
                 "or prepare images of another size",
             )
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
-            kind = (
-                f"the shape {tuple(logits.shape)}"
-                if isinstance(logits, Tensor)
-                else f"a {type(logits).__name__}"
-            )
+        levels = output if isinstance(output, list) and mode else [output]
+        misfit = next((level for level in levels if _shape_of(level) != expected), None)
+        if misfit is not None:
+            shape_or_type = _shape_of(misfit) or type(misfit).__name__
+            kind = f"{'the shape' if _shape_of(misfit) else 'a'} {shape_or_type}"
             reason = f"returns {kind}, where one tensor of logits {expected} is needed"
             return Fault(
-                reason,
-                reason,
-                "choose a segmentation network, and switch off deep supervision in model.options",
+                reason, reason, "choose a segmentation network, not a classifier or an autoencoder"
             )
     return None
+
+
+def _shape_of(output: Any) -> tuple[int, ...]:
+    """Return the shape of a tensor, or an empty tuple for anything else."""
+    return tuple(output.shape) if isinstance(output, Tensor) else ()
 
 
 def _check_loss_and_optimizer(config: TrainConfig, network: nn.Module, outputs: int) -> None:

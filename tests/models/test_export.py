@@ -34,6 +34,11 @@ NETWORKS = {
         2,
     ),
     "three classes": (UNetConfig(depth=2, width=4, norm="group"), DataConfig(), 3),
+    "deep supervision": (
+        UNetConfig(depth=3, width=4, stem=2, deep_supervision=True),
+        DataConfig(),
+        2,
+    ),
     "attention": (ModelConfig("AttentionUnet", ATTENTION), DataConfig(), 2),
     "segresnet": (
         ModelConfig("SegResNet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),

@@ -22,9 +22,9 @@ def trained_unet(**changes: object) -> UNet:
     return model
 
 
-@pytest.mark.parametrize("stem", [1, 2])
-def test_the_logits_are_the_same_and_the_model_stays(stem: int) -> None:
-    model = trained_unet(stem=stem)
+@pytest.mark.parametrize(("stem", "deep_supervision"), [(1, False), (2, False), (2, True)])
+def test_the_logits_are_the_same_and_the_model_stays(stem: int, deep_supervision: bool) -> None:
+    model = trained_unet(stem=stem, deep_supervision=deep_supervision)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     image = torch.rand(2, 3, 40, 24)
     folded = fold_batch_norm(model)

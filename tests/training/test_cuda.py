@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_loop import Stop, assert_equal, make_task, numbers, resumed, to_bytes
 
-from brainseg.config import DeviceConfig, InferenceConfig
+from brainseg.config import DeviceConfig, InferenceConfig, UNetConfig
 from brainseg.device import choose_device
 from brainseg.evaluation.evaluate import evaluate
 from brainseg.training.build import build_state
@@ -65,10 +65,15 @@ def test_the_loss_falls(phantom_file: Path, precision: str, graphs: str) -> None
     assert "val/dice" in state.history[-1]["metrics"]
 
 
+@pytest.mark.parametrize("deep_supervision", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_graph_gives_the_same_bits(phantom_file: Path, precision: str) -> None:
+def test_a_graph_gives_the_same_bits(
+    phantom_file: Path, precision: str, deep_supervision: bool
+) -> None:
     """Both image sizes of a run are recorded, and dropout draws the same numbers in a graph."""
+    model = UNetConfig(depth=3, width=4, dropout=0.2, deep_supervision=deep_supervision)
     changes: dict[str, Any] = {"half_resolution": 0.5, "ema_decay": 0.9, "epochs": 3}
+    changes["model"] = model
     with_graphs, without = (
         trained(on_gpu(phantom_file, precision, graphs, **changes)) for graphs in ("yes", "no")
     )

@@ -140,6 +140,11 @@ VARIANTS = {
         ),
         "half_resolution": 0.5,
     },
+    "deep supervision": {
+        "model": UNetConfig(depth=3, width=4, dropout=0.2, stem=2, deep_supervision=True),
+        "half_resolution": 0.5,
+        "ema_decay": 0.9,
+    },
     "plateau, tumour share": {
         "scheduler": PlateauConfig(patience=0),
         "data": DataConfig(tumour_share=0.6),
