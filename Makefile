@@ -15,7 +15,7 @@ endif
 VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTORCH := $(if $(filter default,$(TORCH)),torch,torch==$(VERSION)+$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
-.PHONY: help setup train test test-slow test-faults lint docs ui sweep benchmark clean
+.PHONY: help setup train test test-slow test-faults test-slurm lint docs ui sweep benchmark clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -52,6 +52,10 @@ test-slow: .venv/.test  ## Run the tests that take minutes
 
 test-faults: .venv/.test  ## Crashes, full disks, damaged and hostile files, many times over (about an hour)
 	$(BIN)/python -m pytest -m faults --timeout 1800 $(ARGS)
+
+test-slurm: .venv/.test  ## Run sweeps on a SLURM cluster of one node, started for the tests (root, minutes)
+	@command -v slurmctld slurmd sbatch >/dev/null && test "$$(id -u)" = 0 || { echo 'make test-slurm needs root and SLURM: apt-get install slurm-wlm' >&2; exit 1; }
+	$(BIN)/python -m pytest -m slurm --timeout 1800 $(ARGS)
 
 lint: .venv/.lint  ## Check style and types
 	$(BIN)/ruff format --check .

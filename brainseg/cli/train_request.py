@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from brainseg.cli.arguments import named_run
 from brainseg.config.compose import (
     check_budget,
@@ -21,7 +23,7 @@ from brainseg.core.output import print_log
 from brainseg.runs.dry_run import JobCheck, PlannedAction, count_jobs_under_other_code, plan_job
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.sweep_record import sweep_id, write_record
-from brainseg.sweeps import launch, progress, summary
+from brainseg.sweeps import launch, progress, submitted_jobs, summary
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.run_job import run_job
 
@@ -79,6 +81,12 @@ class RequestPlan:
         ]
 
     @property
+    def launcher_settings(self) -> dict[str, Any]:
+        """Return the settings of the launcher of a sweep, with the name of its class."""
+        settings: Any = OmegaConf.to_container(self.multirun.hydra.launcher)
+        return settings
+
+    @property
     def is_choosing(self) -> bool:
         """Return True if the sweep chooses between settings, and not only repeats a run."""
         return _is_choosing(self.swept)
@@ -100,7 +108,17 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
     for config in configs:
         check_budget([*arguments.overrides, *swept], config)
         check_output("train", config)
+        check(
+            config.wait or on_cluster,
+            "wait",
+            "false",
+            "only the jobs of a cluster go on without this command",
+            "leave it out, or use hydra/launcher=submitit_slurm",
+        )
         fact = check_job(check_request, _any_device(config) if on_cluster else config)
+        # The devices of this machine say nothing about those of the node that runs the job.
+        if on_cluster:
+            fact = replace(fact, device=f"{config.device.name}, on its node", missing="")
         if _is_choosing(swept):
             _check_choosing(config, fact)
         facts.append(fact)
@@ -166,28 +184,37 @@ def _run_sweep(
     )
     if finish is not None and configs[0].tracking.name != "none":
         print(progress.describe_charts(sweep, configs[0].tracking), flush=True)
+    tasks = [task_overrides(job_overrides) for job_overrides in jobs]
     if context.launcher == "basic":
-        tasks = [task_overrides(job_overrides) for job_overrides in jobs]
         outcomes, interruption = launch.run_in_turn(configs, tasks, context, run)
+    elif context.launcher == "joblib":
+        outcomes, interruption = launch.run_with_joblib("train", overrides, len(jobs), context, run)
+    elif context.launcher == "submitit_local":
+        outcomes, interruption = submitted_jobs.run_at_once(
+            configs, tasks, context, run, plan.launcher_settings
+        )
     else:
-        outcomes, interruption = launch.run_through_hydra(
-            "train", overrides, len(jobs), context, run
+        outcomes, interruption = submitted_jobs.run_on_cluster(
+            configs, jobs, plan.facts, root, context, run, plan.launcher_settings
         )
     # A killed process leaves its run marked as running. The record and the table need its real
     # state.
     outcomes = summary.mark_lost_jobs(
         outcomes, configs, plan.facts, Job(sweep="planned", start=context.start)
     )
+    queued = {number for number, outcome in enumerate(outcomes) if outcome.state == JobState.QUEUED}
     rows = [
         {"overrides": job_overrides, **asdict(outcome)}
-        for job_overrides, outcome in zip(jobs, outcomes, strict=True)
+        for number, (job_overrides, outcome) in enumerate(zip(jobs, outcomes, strict=True))
+        # The record has these jobs already, with their places in the queue.
+        if number not in queued
     ]
     write_record(root, sweep, rows)
     print(summary.format_summary(outcomes, plan.labels))
     # The table is printed first, so that an interrupted sweep also lists its jobs.
     if interruption:
         raise interruption
-    if finish is not None:
+    if finish is not None and any(outcome.state != JobState.QUEUED for outcome in outcomes):
         print(f"\n{finish(sweep, root, configs[0])}")
     return int(any(outcome.state in (JobState.FAILED, JobState.STOPPED) for outcome in outcomes))
 

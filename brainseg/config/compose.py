@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -340,7 +341,9 @@ def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]])
     target = settings.pop("_target_", None) if isinstance(settings, dict) else settings
     classes = ", ".join(name.rpartition(".")[2] for name in offered)
     check(target in offered, f"hydra.{part}", target, "not offered", f"known: {classes}")
-    is_installed = target in Plugins.instance().class_name_to_class
+    is_installed = target in Plugins.instance().class_name_to_class or (
+        target.startswith("submitit.") and find_spec("submitit") is not None
+    )
     check(
         is_installed,
         f"hydra.{part}",

@@ -1,8 +1,9 @@
 """Launchers that a sweep may use, and their settings that a request may change.
 
-docs/sweeps.md describes when to use which launcher. The plugins have further settings, and some of
-them run code: joblib evaluates `pre_dispatch`, and submitit writes `setup` and
+docs/sweeps.md describes when to use which launcher. The libraries have further settings, and some
+of them run code: joblib evaluates `pre_dispatch`, and submitit writes `setup` and
 `additional_parameters` into a shell script. The classes below therefore replace the plugins' own.
+Hydra runs the first two launchers. `sweeps/queue.py` submits the jobs of the others itself.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,11 +15,11 @@ from hydra.core.plugins import Plugins
 from brainseg.config.fields import setting
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
-# Submitit replaces %j by the ID of the job.
-SUBMITIT_FOLDER = "${hydra.sweep.dir}/.submitit/%j"
+LOCAL, SLURM = "submitit.LocalExecutor", "submitit.SlurmExecutor"
+# Submitit has these settings for every kind of queue.
+SHARED_SETTINGS = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
 # These settings are passed to the plugins, but a request must not change them.
-FIXED_SETTINGS = ("submitit_folder", "batch_size")
+FIXED_SETTINGS = ("batch_size",)
 
 
 @dataclass
@@ -43,10 +44,7 @@ class Joblib:
 class SubmititLocal:
     """Settings of submitit on this machine."""
 
-    _target_: str = f"{SUBMITIT}.LocalLauncher"
-    submitit_folder: str = setting(
-        SUBMITIT_FOLDER, "fixed: submitit unpickles the files in this folder"
-    )
+    _target_: str = LOCAL
     timeout_min: int = setting(1440, "minutes after which a job is stopped")
     cpus_per_task: int | None = setting(None, "number of threads per job; null: torch's default")
     gpus_per_node: int = setting(0, "number of GPUs that each job sees, counted from the first")
@@ -56,10 +54,7 @@ class SubmititLocal:
 class SubmititSlurm:
     """Settings of submitit on a SLURM cluster."""
 
-    _target_: str = f"{SUBMITIT}.SlurmLauncher"
-    submitit_folder: str = setting(
-        SUBMITIT_FOLDER, "fixed: submitit unpickles the files in this folder"
-    )
+    _target_: str = SLURM
     name: str = setting("brainseg", "name of the job in the queue")
     timeout_min: int = setting(1440, "time limit of a job in minutes")
     signal_delay_s: int = setting(
@@ -72,12 +67,17 @@ class SubmititSlurm:
     cpus_per_task: int | None = setting(8, "number of cores and threads per job")
     gpus_per_node: int | None = setting(None, "number of GPUs per job")
     mem_gb: int | None = setting(None, "memory per job in GB")
+    mem_per_gpu: str | None = setting(None, "memory per GPU, such as 32GB")
     partition: str | None = setting(None, "partition, as in sbatch")
     qos: str | None = setting(None, "quality of service, as in sbatch")
     account: str | None = setting(None, "account that is charged, as in sbatch")
     constraint: str | None = setting(None, "required features of the nodes, as in sbatch")
     gres: str | None = setting(None, "generic resources, such as gpu:a100:1")
+    nodelist: str | None = setting(None, "nodes to use, as in sbatch")
     exclude: str | None = setting(None, "nodes to exclude, as in sbatch")
+    reservation: str | None = setting(None, "reservation, as in sbatch")
+    dependency: str | None = setting(None, "jobs to wait for, such as afterok:1234")
+    comment: str | None = setting(None, "comment on the job, as in sbatch")
 
 
 LAUNCHERS: dict[str, type] = {

@@ -23,6 +23,7 @@ NOT_IDENTITY = (
     "data.resident",
     "data.phantom.folder",
     "rerun",
+    "wait",
     "device.on_missing",
     "allow_empty",
     "leaky",
@@ -205,6 +206,11 @@ class TrainConfig:
     )
     rerun: bool = setting(
         False, "run finished jobs of a sweep again, each once, in a new folder NAME-2, NAME-3, ..."
+    )
+    wait: bool = setting(
+        True,
+        "with hydra/launcher=submitit_slurm: wait for the jobs; false: submit them and exit; the "
+        "same command with wait=true collects the results",
     )
     dry_run: str = setting(
         "false",

@@ -12,7 +12,7 @@ from brainseg.config import TrainConfig
 from brainseg.runs.code_version import code_version
 from brainseg.runs.find import find_run_folder
 from brainseg.runs.identity import training_budget
-from brainseg.runs.job import Job
+from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.run_folder import RunFolder
 
 
@@ -76,6 +76,22 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
         if folder.last.is_file()
         else PlannedAction("run")
     )
+
+
+def finished_outcome(config: TrainConfig, facts: JobCheck, is_choosing: bool) -> Outcome | None:
+    """Return the outcome of a job of a sweep whose run is finished, or None if it has to run.
+
+    The run need not be started to know this outcome. `is_choosing` is True if the sweep chooses
+    between settings.
+    """
+    job = Job(sweep="planned")
+    folder = find_run_folder(config, job, facts.name) if facts.name else None
+    if folder is None or folder.state != "finished" or extends_finished_run(folder, config):
+        return None
+    has_test = facts.patients.split("/")[2] != "0"
+    is_testing = has_test and (config.test == "yes" or (config.test == "auto" and not is_choosing))
+    reason = describe_finished_run(folder, is_testing)
+    return Outcome(JobState.SKIPPED, str(folder.path), reason)
 
 
 def extends_finished_run(folder: RunFolder, config: TrainConfig) -> bool:

@@ -26,7 +26,7 @@ class Job:
 
 
 class JobState(StrEnum):
-    """State of an ended job."""
+    """State of a job at the end of a command."""
 
     FINISHED = "finished"
     # The run finished before, is in use, or lacks its device.
@@ -34,11 +34,13 @@ class JobState(StrEnum):
     FAILED = "failed"
     # A signal stopped the job, possibly before its first step.
     STOPPED = "stopped"
+    # The job waits or runs in the queue of a cluster.
+    QUEUED = "queued"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """State of an ended job, its run folder, and the reason in one line."""
+    """State of a job, its run folder, and the reason in one line."""
 
     state: JobState
     folder: str = ""

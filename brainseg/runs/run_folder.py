@@ -36,7 +36,7 @@ from brainseg.runs.identity import drop_non_identity, non_default_settings
 log = logging.getLogger("brainseg")
 
 # Overrides that belong to one start of a run: a resume and `from=RUN` do not repeat them.
-NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "dry_run")
+NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "wait", "dry_run")
 
 
 class RunFolder:

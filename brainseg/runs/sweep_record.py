@@ -7,6 +7,9 @@ lists the folder of each job, also if another sweep made that folder.
 The outcome of a job within one start of the sweep is in `sweeps/job_status.py`.
 
     runs/sweeps/ID.json     {"id", "jobs": [{"overrides", "folder", "state", "reason"}]}
+
+A job in the queue of a cluster has a further entry, "submission". The same command finds the job by
+this entry and does not submit it again.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from brainseg.core.files import write_json
 IRRELEVANT = (
     "resume",
     "rerun",
+    "wait",
     "force",
     "dry_run",
     "output",
@@ -65,6 +69,17 @@ def write_record(root: Path, name: str, jobs: Sequence[dict[str, Any]]) -> None:
     )
 
 
+def recorded_submissions(
+    root: Path, name: str, jobs: Sequence[Sequence[str]]
+) -> dict[int, dict[str, Any]]:
+    """Return the recorded submissions to a queue, by the index in `jobs`, a list of overrides."""
+    path = _path(root, name)
+    recorded = json.loads(path.read_text())["jobs"] if path.is_file() else []
+    by_key = {_job_key(job): job["submission"] for job in recorded if "submission" in job}
+    keys = [_job_key({"overrides": overrides}) for overrides in jobs]
+    return {number: by_key[key] for number, key in enumerate(keys) if key in by_key}
+
+
 def sweep_run_folders(name: str, root: Path) -> list[Path]:
     """Return the run folders of a sweep, in the order of its jobs.
 
@@ -86,6 +101,13 @@ def sweep_run_folders(name: str, root: Path) -> list[Path]:
         for folder in [*recorded, *started]
         if (folder / "run.json").is_file()
     }
+    check(
+        bool(folders) or not path.is_file(),
+        "sweep",
+        name,
+        "none of its jobs has a run yet",
+        "start the sweep again; its table names the reason for each job",
+    )
     check(
         bool(folders),
         "sweep",

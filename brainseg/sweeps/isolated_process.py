@@ -4,7 +4,7 @@ A worker of a parallel launcher starts this process and waits for it. joblib's p
 its workers and takes all other jobs with it, which a job that runs out of memory must not cause.
 Arguments and result are exchanged as JSON. `call_in_subprocess` starts
 
-    python -m brainseg.sweeps.isolated_process TARGET ANSWER_FILE < arguments
+    python -m brainseg.sweeps.isolated_process TARGET ANSWER_FILE [--in-queue] < arguments
 """
 
 import json
@@ -25,6 +25,7 @@ from typing import Any
 from brainseg.config import TrainConfig, restore_config
 from brainseg.core.files import write_text
 from brainseg.core.output import print_log
+from brainseg.sweeps.queue_signals import QUEUE_SIGNALS, QueueSignals
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -39,6 +40,7 @@ def call_in_subprocess(
     *arguments: Any,
     output: Path | None = None,
     on_start: Callable[[int], None] = lambda pid: None,
+    signals: QueueSignals | None = None,
 ) -> Any:
     """Call the function `target` in a new process and return its result.
 
@@ -50,6 +52,7 @@ def call_in_subprocess(
         arguments: Further arguments. They and the result must be representable in JSON.
         output: File to which the new process prints. None leaves stdout and stderr shared.
         on_start: Function that is called with the pid of the new process.
+        signals: The signals of a cluster's queue, which end the new process through its stdin.
     """
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(
@@ -61,11 +64,15 @@ def call_in_subprocess(
     # A file passes the answer, because Windows passes no pipe to a new process by its number.
     with tempfile.TemporaryDirectory(prefix="brainseg-") as folder:
         answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", "brainseg.sweeps.isolated_process", target, str(answer)]
         with open(output or os.devnull, "ab") as file:
             streams: dict[str, Any] = {"stdout": file, "stderr": file} if output else {}
             process = subprocess.Popen(
-                [sys.executable, "-m", "brainseg.sweeps.isolated_process", target, str(answer)],
+                [*command, *(["--in-queue"] if signals else [])],
                 stdin=subprocess.PIPE,
+                # Ctrl-C reaches only the command, which passes one signal on. The new process would
+                # take a second one for the wish to end at once.
+                start_new_session=True,
                 env=environment,
                 **streams,
             )
@@ -75,6 +82,8 @@ def call_in_subprocess(
         with suppress(OSError):
             process.stdin.write(json.dumps([asdict(config), *arguments]).encode() + b"\n")
             process.stdin.flush()
+        if signals is not None:
+            signals.attach(process)
         code = process.wait()
         # stdin stays open until here. Its end tells the new process that this process is gone.
         with suppress(OSError):
@@ -99,24 +108,17 @@ def _describe_exit(code: int) -> str:
 
 def main() -> None:
     """Read the arguments from stdin, call the target, and write its result or error to the file."""
-    # The launcher's workers ignore SIGINT, and a new process inherits that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    # A cluster sends SIGUSR1 or SIGUSR2 shortly before the job's time is up.
-    # Windows has neither.
-    for name in ("SIGUSR1", "SIGUSR2"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    target, answer_file, *flags = sys.argv[1:]
+    ending_signal = _handle_signals("--in-queue" in flags)
     # The output of a job goes to a file of its own, which may be as long as it likes.
     print_log(logging.DEBUG)
-    target, answer_file = sys.argv[1:]
     config, *arguments = json.loads(sys.stdin.buffer.readline())
     module, _, name = target.partition(":")
     try:
         function = getattr(import_module(module), name)
         # The parent is watched from here on. Within the imports a library could swallow the
         # exception that the signal raises, and this process would stay.
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(ending_signal,), daemon=True).start()
         answer = {"result": function(restore_config(config), *arguments)}
     # Every exception is passed to the caller, which reports it.
     except Exception as error:
@@ -124,11 +126,33 @@ def main() -> None:
     write_text(answer_file, json.dumps(answer))
 
 
-def _end_with_parent() -> None:
-    """Wait until the parent process closes stdin, then send SIGTERM to this process."""
+def _handle_signals(is_in_queue: bool) -> int:
+    """Set the handlers of this process, and return the signal by which it ends itself."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    if is_in_queue:
+        # The parent process passes on the first signal of the queue. See `queue_signals`.
+        for number in QUEUE_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, end)
+        return signal.SIGINT
+    # The launcher's workers ignore SIGINT, and a new process inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end)
+    # A queue sends SIGUSR1 or SIGUSR2 shortly before the job's time is up. Windows has neither.
+    for name in ("SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    return signal.SIGTERM
+
+
+def _end_with_parent(ending_signal: int) -> None:
+    """Wait until the parent process closes stdin, then send the signal to this process."""
     while os.read(0, 1):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), ending_signal)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Launching the jobs of a sweep: one after another in this process, or through a Hydra launcher.
+"""Launching the jobs of a sweep: one after another in this process, or through a launcher.
 
     in-process                        the default; data are read once for all jobs
     hydra/launcher=joblib             hydra.launcher.n_jobs jobs at a time, sharing cores and GPUs
@@ -37,7 +37,7 @@ from brainseg.core.processes import is_alive
 from brainseg.core.signals import ENDING_SIGNALS, HANG_UP, Interrupted
 from brainseg.runs.job import JobState, Outcome
 from brainseg.sweeps.job_status import NOT_STARTED, JobStatusStore
-from brainseg.sweeps.run_job import LaunchContext, Run, run_in_process, run_in_subprocess
+from brainseg.sweeps.run_job import LaunchContext, Run, run_hydra_job, run_in_process, target_name
 
 
 def runs_on_cluster(multirun: DictConfig) -> bool:
@@ -109,24 +109,22 @@ def run_in_turn(
     return launch.job_status.outcomes(len(configs), NOT_STARTED), interruption
 
 
-def run_through_hydra(
+def run_with_joblib(
     command: str, overrides: list[str], count: int, launch: LaunchContext, run: Run
 ) -> tuple[list[Outcome], Interrupted | None]:
-    """Run the jobs of a sweep with a Hydra launcher.
+    """Run the jobs of a sweep with Hydra's joblib launcher.
 
     Returns the outcomes of all `count` jobs, and the signal that stopped the sweep or None. Jobs
     that the launcher has lost get an outcome, too.
     """
-    # The worker receives the function's name, not the function, so that it need not import torch.
-    target = f"{run.__module__}:{run.__qualname__}"
-    task = partial(run_in_subprocess, launch, target)
+    task = partial(run_hydra_job, launch, target_name(run))
     arguments = [*overrides, f"hydra.sweep.dir={quote_path(launch.folder)}", "hydra.mode=MULTIRUN"]
     try:
-        with _stop_jobs_on_signals(launch, count):
+        with stopping_jobs_on_signals(launch, count):
             failure = _run_launcher(command, task, arguments, launch, count)
             # joblib's pool ends with any of its workers. A second launch runs the jobs that were
             # lost with the pool.
-            if failure and launch.launcher == "joblib":
+            if failure:
                 failure = _run_launcher(command, task, arguments, launch, count)
     except Interrupted as interruption:
         return launch.job_status.outcomes(count, NOT_STARTED), interruption
@@ -238,7 +236,7 @@ def _running_pids(job_status: JobStatusStore, count: int) -> list[int]:
 
 
 @contextmanager
-def _stop_jobs_on_signals(launch: LaunchContext, count: int) -> Iterator[None]:
+def stopping_jobs_on_signals(launch: LaunchContext, count: int) -> Iterator[None]:
     """Pass the first SIGINT, SIGTERM or SIGHUP on to the jobs' processes, then raise Interrupted.
 
     The jobs save their runs before they end. A second signal ends this process at once. The jobs of

@@ -5,7 +5,7 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from brainseg.sweeps import progress
 from brainseg.sweeps.gpu_slots import reserve_gpu
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.job_status import JobStatusStore
+from brainseg.sweeps.queue_signals import QueueSignals, requeue_unless_cancelled
 
 Run = Callable[[TrainConfig, Job], Outcome]
 
@@ -56,11 +57,16 @@ class LaunchContext:
         """Return the status files of this start's jobs."""
         return JobStatusStore(Path(self.folder) / "jobs", self.start)
 
-    def job(self, number: int, overrides: tuple[str, ...], gpu: int | None = None) -> Job:
-        """Return the job with this number, which computes on `gpu` unless it names a device."""
+    def job(self, number: int, overrides: tuple[str, ...]) -> Job:
+        """Return the job with this number."""
         return Job(
-            overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads, gpu
+            overrides, self.sweep, number, self.swept, self.choosing, self.start, self.threads
         )
+
+
+def target_name(run: Run) -> str:
+    """Return the name of a function, so that a worker that receives it need not import torch."""
+    return f"{run.__module__}:{run.__qualname__}"
 
 
 def run_job(run: Run, config: TrainConfig, job: Job) -> Outcome:
@@ -107,18 +113,68 @@ def run_in_process(
         raise
 
 
-def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) -> Outcome:
-    """Run a job in a new process and wait for it. A process of the launcher calls this function."""
-    # Ctrl-C also reaches the job's process, which saves its run. This process must wait for it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run_hydra_job(launch: LaunchContext, target: str, composed: DictConfig) -> Outcome:
+    """Run a job in a new process. A process of Hydra's launcher calls this function."""
     # Hydra has set the configuration of this job.
     context = HydraConfig.get()
-    job_status = launch.job_status
-    number = int(context.job.num)
-    # After a launcher was lost, it runs all jobs again, also those that have an outcome.
-    if earlier_outcome := job_status.outcome(number):
+    job = launch.job(int(context.job.num), tuple(context.overrides.task))
+    return run_in_subprocess(launch, target, _to_dataclass(composed), job)
+
+
+class QueuedJob:
+    """Function that submitit calls in a process of the queue. It is pickled.
+
+    After a signal of the queue, the run is saved, and the job returns to the queue unless it was
+    cancelled.
+    """
+
+    def __init__(self, launch: LaunchContext, target: str) -> None:
+        self.launch, self.target = launch, target
+
+    def __call__(self, config: TrainConfig, job: Job) -> None:
+        """Run a job in a new process."""
+        if self.launch.launcher != "submitit_slurm":
+            run_in_subprocess(self.launch, self.target, config, job)
+            return
+
+        # Written at once, because SLURM soon kills a job that has not ended by itself.
+        def write_outcome(signal_number: int) -> None:
+            assert job.number is not None
+            outcome = _stopped_outcome(Interrupted(signal_number))
+            self.launch.job_status.write_outcome(job.number, outcome)
+
+        with QueueSignals(write_outcome) as signals:
+            outcome = run_in_subprocess(self.launch, self.target, config, job, signals)
+        if signals.number is not None and outcome.state == JobState.STOPPED:
+            requeue_unless_cancelled(signals.number)
+
+    def checkpoint(self, *arguments: Any) -> Any:
+        """Return the call with which submitit requeues the job: the same one again."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *arguments)
+
+
+def run_in_subprocess(
+    launch: LaunchContext,
+    target: str,
+    config: TrainConfig,
+    job: Job,
+    signals: QueueSignals | None = None,
+) -> Outcome:
+    """Run a job in a new process, wait for it, and return its outcome, which is also written.
+
+    `signals` are the signals of a cluster's queue.
+    """
+    # Ctrl-C also reaches the job's process, which saves its run. This process must wait for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job_status, number = launch.job_status, job.number
+    assert number is not None
+    # After a launcher was lost, it runs all jobs again, also those that have an outcome. A queue
+    # starts a job again that was stopped.
+    earlier_outcome = job_status.outcome(number)
+    if earlier_outcome and earlier_outcome.state != JobState.STOPPED:
         return earlier_outcome
-    config = _to_dataclass(composed)
     is_assigned = launch.gpus > 0 and config.device.name in ("auto", "cuda")
     with (
         reserve_gpu(launch.gpus, launch.jobs_per_gpu, lambda: job_status.is_stopped)
@@ -128,13 +184,17 @@ def run_in_subprocess(launch: LaunchContext, target: str, composed: DictConfig) 
         if job_status.is_stopped:
             reason = "stopped before it began; run the same command to run it"
             return job_status.write_outcome(number, Outcome(JobState.STOPPED, reason=reason))
-        job = launch.job(number, tuple(context.overrides.task), gpu)
-        outcome = _call(launch, target, config, job, number)
+        outcome = _call(launch, target, config, replace(job, gpu=gpu), number, signals)
     return _end(launch, number, outcome)
 
 
 def _call(
-    launch: LaunchContext, target: str, config: TrainConfig, job: Job, number: int
+    launch: LaunchContext,
+    target: str,
+    config: TrainConfig,
+    job: Job,
+    number: int,
+    signals: QueueSignals | None,
 ) -> Outcome:
     """Run a job in a new process and return its outcome."""
     output = Path(launch.folder) / str(number) / "output.txt"
@@ -146,13 +206,19 @@ def _call(
             asdict(job),
             output=output,
             on_start=lambda pid: _begin(launch, number, pid),
+            signals=signals,
         )
-        return Outcome(**facts)
+        outcome = Outcome(**facts)
     except SubprocessFailed as error:
-        return Outcome(
+        outcome = Outcome(
             JobState.FAILED,
             reason=f"{error}; run the same command to resume it; its output is in {output}",
         )
+    # A process that a signal reaches during its imports cannot return an outcome.
+    number_of_signal = signals.number if signals is not None else None
+    if number_of_signal is not None and outcome.state in (JobState.STOPPED, JobState.FAILED):
+        return _stopped_outcome(Interrupted(number_of_signal))
+    return outcome
 
 
 def _begin(launch: LaunchContext, number: int, pid: int) -> None:

@@ -62,7 +62,7 @@ def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
     """Return the table at the end of a sweep: state, label, run folder and reason of every job."""
     states = [outcome.state for outcome in outcomes]
     counted = [JobState.FINISHED, JobState.SKIPPED, JobState.FAILED]
-    counted += [JobState.STOPPED] if JobState.STOPPED in states else []
+    counted += [state for state in (JobState.STOPPED, JobState.QUEUED) if state in states]
     counts = ", ".join(f"{states.count(state)} {state}" for state in counted)
     rows = [
         [
