@@ -81,6 +81,7 @@ class RunCallbacks:
         self._announce()
         self.started_at = self.printed_at = time.monotonic()
         with tqdm(
+            desc=self._describe_epoch(self.state),
             total=self.state.total_steps,
             initial=self.state.step,
             bar_format="{desc} |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left",
