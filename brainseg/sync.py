@@ -14,7 +14,7 @@ from pathlib import Path
 from brainseg.core.errors import RequestError, check
 from brainseg.tracking.client import tracking_uri
 from brainseg.tracking.mirror import replicate
-from brainseg.tracking.refusals import remedy_of
+from brainseg.tracking.refusals import RefusedError, remedy_of
 
 
 def main() -> None:
@@ -84,7 +84,9 @@ def sync(folder: Path, uri: str | None) -> bool:
         print(f"{folder}: {replicate(folder, uri)}")
         return True
     except (MlflowException, SQLAlchemyError, OSError, ValueError, KeyError) as error:
-        reason, remedy = " ".join(str(error).split())[:200], remedy_of(error)
+        reason, remedy = " ".join(str(error).split()), remedy_of(error)
+        # A refusal is a sentence of this package, with its remedy. Other texts may fill a page.
+        reason = reason if isinstance(error, RefusedError) else reason[:200]
         if remedy is None and uri is None:
             remedy = "for another store than that in its run.json, add tracking.uri=URI"
         print(f"{folder}: failed: {reason}" + (f"; {remedy}" if remedy else ""), file=sys.stderr)

@@ -40,7 +40,8 @@ def test_every_command_of_the_pages_is_a_valid_request(
     for kind, block in BLOCKS:
         if kind == "yaml":  # as docs/search.md's own space
             Path("mine.yaml").write_text(block)
-    command, *overrides = add_option_prefixes(shlex.split(line, comments=True)[2:])
+    command, *words = add_option_prefixes(shlex.split(line, comments=True)[2:])
+    overrides = [word for word in words if word != "-v"]
     command = command.removeprefix("brainseg.")
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), job_name=command, version_base="1.3"):
@@ -48,7 +49,7 @@ def test_every_command_of_the_pages_is_a_valid_request(
             own, trains = search.split_arguments(overrides)
             data = [one for one in trains if not one.startswith("data.path=")]
             assert search.plan_search(data, compose_job("search", own)).space
-        elif overrides[0] == "-m":
+        elif overrides[:1] == ["-m"]:
             jobs = expand_sweep(command, quote_text_values(command, overrides[1:], sweeps=True))[1]
             assert all(compose_job(command, job, of_sweep=True) for job in jobs)
         else:

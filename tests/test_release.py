@@ -230,9 +230,10 @@ def test_every_pin_accepts_the_oldest_python_that_the_metadata_allow() -> None:
     }
     assert len(pinned) > 100
     refusing = {
-        name: distribution.metadata["Requires-Python"]
+        name: requirement
         for name, distribution in pinned.items()
-        if oldest not in SpecifierSet(distribution.metadata["Requires-Python"] or "")
+        if oldest
+        not in SpecifierSet(requirement := distribution.metadata.get("Requires-Python", ""))
     }
     assert not refusing, f"pin versions that accept Python {oldest}"
 

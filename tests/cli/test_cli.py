@@ -511,10 +511,7 @@ def test_a_page_may_be_cut_short() -> None:
             "error: -m: nothing to vary; give a list of values, such as -m model.width=16,32, or "
             "leave out -m for a single run",
         ),
-        (
-            ["-m", "brainseg.predict"],
-            "error: checkpoint and input must be given; add checkpoint=... input=...",
-        ),
+        (["-m", "brainseg.predict"], "error: input must be given; add input=..."),
         (["-m", "brainseg", "trian"], "error: trian: no such command; did you mean train?"),
         (
             ["-S", "-m", "brainseg.train"],

@@ -47,13 +47,16 @@ def complete(script: Path, line: str) -> list[str]:
     return sorted(done.stdout.split())
 
 
+DEEP_SUPERVISION = [f"model.deep_supervision={value}" for value in ("false", "true")]
+
+
 @needs_bash
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("brainseg ", sorted(COMMANDS)),
         ("brainseg ev", ["evaluate"]),
-        ("brainseg train model.d", ["model.depth=", "model.dropout="]),
+        ("brainseg train model.de", [*DEEP_SUPERVISION, "model.depth="]),
         ("brainseg train model=", ["attention_unet", "custom", "monai", "unet"]),
         ("brainseg train seed=1 scheduler=co", ["cosine"]),
         ("brainseg train scheduler.ep", ["scheduler.epochs="]),

@@ -19,7 +19,7 @@ from brainseg.config import DeviceConfig, TrainConfig
 from brainseg.runs.job import JobState, Outcome
 from brainseg.sweeps import gpu_slots, run_job
 from brainseg.sweeps.gpu_slots import gpu_names, reserve_gpu
-from brainseg.sweeps.run_job import LaunchContext, run_in_subprocess
+from brainseg.sweeps.run_job import LaunchContext, run_hydra_job
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ class Machine:
         def work() -> None:
             self.number.value = number
             composed = OmegaConf.structured(TrainConfig(device=DeviceConfig(device)))
-            self.outcomes[number] = run_in_subprocess(self.launch, "m:run", composed)
+            self.outcomes[number] = run_hydra_job(self.launch, "m:run", composed)
 
         self.threads[number] = threading.Thread(target=work)
         self.threads[number].start()
