@@ -11,6 +11,8 @@ viewer.html (they open offline), comparison.csv, patients.csv, failures.csv and 
 `output`, and one MLflow run that links to the runs compared.
 """
 
+import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -136,11 +138,21 @@ def _output_folder(config: CompareConfig) -> Path:
     """Return `output`, else the folder beside the record of the sweep, else comparisons/NAME."""
     if config.output is not None:
         return Path(config.output)
-    return (
-        Path(config.root, "sweeps", config.sweep)
-        if config.sweep
-        else Path("comparisons", config.tracking.experiment or "runs")
-    )
+    if config.sweep:
+        return Path(config.root, "sweeps", config.sweep)
+    return Path("comparisons", config.tracking.experiment or _name_selection(config))
+
+
+def _name_selection(config: CompareConfig) -> str:
+    """Return a folder name for the runs to compare, so that no comparison overwrites another.
+
+    The name contains the first run, the number of the others, and a hash of all names.
+    """
+    if not config.runs:
+        return Path(config.root).name or "runs"
+    names = [Path(run).name for run in config.runs]
+    digest = hashlib.sha256(json.dumps([config.runs, config.baseline]).encode()).hexdigest()[:6]
+    return f"{names[0]}-and-{len(names) - 1}-{digest}" if len(names) > 1 else names[0]
 
 
 def publish(

@@ -16,6 +16,7 @@ pooled.
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ from brainseg.reports import failures_figure, tables
 from brainseg.reports.clinical import read_clinical
 from brainseg.reports.scores import METRIC_PREFIX, Results
 from brainseg.runs.find import check_no_run
+from brainseg.runs.metadata import describe_store
+from brainseg.runs.run_folder import RunFolder
+from brainseg.tracking.client import store_of
+from brainseg.tracking.refusals import RefusedError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +59,7 @@ log = logging.getLogger("brainseg")
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate the checkpoints, write and print the scores, and return the exit code 0."""
+    started = round(time.time() * 1000)
     # Compiling the network takes longer than the evaluation of all patients.
     device = choose_device(dataclasses.replace(config.device, compile=False))
     input_config = DataConfig(channel=config.data.channel, context=config.data.context or 0)
@@ -113,7 +119,56 @@ def run(config: EvaluateConfig) -> int:
         (output_folder(config) / "viewer.html").unlink(missing_ok=True)
     _analyse_failures(config, store, clinical)
     print(_format_summary(config, results, metrics, facts))
+    if config.tracking.name != "none":
+        _log_to_mlflow(config, members, store, metrics, facts["leaky"], started)
     return 0
+
+
+def _log_to_mlflow(
+    config: EvaluateConfig,
+    members: Sequence[TrainedModel],
+    store: Store,
+    metrics: dict[str, float],
+    leaky: bool,
+    started: int,
+) -> None:
+    """Write the scores to the store of the first evaluated run, and print the link.
+
+    Weights that no tracked run wrote are logged only if `tracking.uri` is set. If the store fails,
+    a warning is logged, because the files of the evaluation are complete.
+    """
+    # The checkpoint lies in checkpoints/ of its run folder.
+    run = RunFolder(members[0].path.parent.parent)
+    facts = run.facts if run.exists else {"tracking": None}
+    is_mlflow_name = config.checkpoint[0].startswith(("runs:/", "models:/"))
+    if not (config.tracking.uri or facts["tracking"] or is_mlflow_name):
+        return
+    # MLflow and pandas take seconds to import.
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from brainseg.tracking.evaluation_run import Evaluation, log_evaluation
+
+    evaluation = Evaluation(
+        "+".join(map(short_name, config.checkpoint)),
+        [str(member.stored["uid"]) for member in members if "uid" in member.stored],
+        output_folder(config),
+        metrics,
+        describe_store(store),
+        leaky,
+        started,
+    )
+    tracking = facts["tracking"] or {}
+    try:
+        link = log_evaluation(
+            evaluation,
+            store_of(facts, run.path, config.tracking.uri),
+            tracking.get("experiment", "brainseg"),
+            tracking.get("artifacts"),
+        )
+        print(f"MLflow run:    {link}")
+    except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
+        log.warning("tracking failed: %s", " ".join(str(error).split())[:300])
 
 
 def output_folder(config: EvaluateConfig) -> Path:

@@ -4,7 +4,7 @@ python scripts/screenshot_ui.py
 python scripts/screenshot_ui.py --uri sqlite:///elsewhere/mlflow.db --experiment NAME --sweep ID
 
 The script needs a store with runs (by default mlflow.db in the current folder) and Debian's
-chromium. `--output` names another picture than that of the README.
+chromium and chromium-driver. `--output` names another picture than that of the README.
 """
 
 import argparse
@@ -12,14 +12,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from io import BytesIO
 from pathlib import Path
 
-from matplotlib import image
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.support.ui import WebDriverWait
 
 from brainseg.core.files import write_bytes
 from brainseg.tracking.client import (
@@ -34,10 +35,22 @@ from brainseg.tracking.client import (
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "mlflow.png"
 # Timeout for the start of the server and for drawing the page, on a busy machine.
 SECONDS = 120
-SIZE = "2000,1150"
-# The share of the width that is kept. In a new browser profile, MLflow's assistant is open at the
-# right.
-VISIBLE_SHARE = 0.75
+SECONDS_TO_DRAW = 5
+SIZE = (1600, 1300)
+# Charts that the page must have at least.
+CHARTS = 3
+# Colours of the PNG, so that the README loads quickly.
+COLOURS = 128
+# A browser with a mouse shows the toolbar of a chart only under the pointer.
+MOUSE = (
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
+    "primaryPointerType=4,availablePointerTypes=4"
+)
+CLOSE_ASSISTANT = """
+const keys = Object.keys(localStorage).filter(key => key.includes("assistant.panelOpen"));
+keys.forEach(key => localStorage.setItem(key, "false"));
+return keys.length > 0;
+"""
 
 
 def main() -> None:
@@ -49,9 +62,8 @@ def main() -> None:
     parser.add_argument("--sweep", help="show only the runs of this sweep")
     parser.add_argument("--output", type=Path, default=PICTURE)
     arguments = parser.parse_args()
-    browser = shutil.which("chromium") or sys.exit(
-        "chromium is not installed (Debian: apt install chromium)"
-    )
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        sys.exit("chromium is not installed (Debian: apt install chromium chromium-driver)")
     uri = tracking_uri(arguments.uri)
     with short_timeouts(SECONDS):
         experiment = connect(uri, make=False).get_experiment_by_name(arguments.experiment)
@@ -66,7 +78,7 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_for(f"http://127.0.0.1:{port}/health")
-        write_bytes(arguments.output, screenshot(browser, link))
+        write_bytes(arguments.output, screenshot(link))
     # The server must also end if the screenshot fails.
     finally:
         server.terminate()
@@ -74,32 +86,27 @@ def main() -> None:
     print(f"{arguments.output}: {link}")
 
 
-def screenshot(browser: str, link: str) -> bytes:
+def screenshot(link: str) -> bytes:
     """Return a PNG of the page at `link` in a window of SIZE, after its charts are drawn."""
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "page.png"
-        # The virtual time lets the page's timers run before the screenshot is taken.
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile",
-            f"--window-size={SIZE}",
-            "--virtual-time-budget=60000",
-            f"--screenshot={picture}",
-        ]
-        subprocess.run(
-            [browser, *options, link],
-            check=True,
-            timeout=2 * SECONDS,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        pixels = image.imread(picture)
-        cropped = BytesIO()
-        image.imsave(cropped, pixels[:, : round(VISIBLE_SHARE * pixels.shape[1])], format="png")
-        return cropped.getvalue()
+    options = webdriver.ChromeOptions()
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", MOUSE):
+        options.add_argument(option)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options, service) as browser:
+        browser.set_window_size(*SIZE)
+        # In a new browser profile MLflow opens its assistant, which hides a part of the page.
+        browser.get(link)
+        wait = WebDriverWait(browser, SECONDS)
+        wait.until(lambda page: page.execute_script(CLOSE_ASSISTANT))
+        browser.get("about:blank")
+        browser.get(link)
+        wait.until(lambda page: len(page.find_elements("css selector", "svg.main-svg")) >= CHARTS)
+        # The charts are drawn a moment after their frames.
+        time.sleep(SECONDS_TO_DRAW)
+        picture = Image.open(BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    content = BytesIO()
+    picture.quantize(COLOURS).save(content, format="png", optimize=True)
+    return content.getvalue()
 
 
 def free_port() -> int:

@@ -356,6 +356,7 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
             name: float(np.mean([run.median_speed(name) for run in configuration.runs]))
             for name in ("images_per_second", "epoch_seconds")
         },
+        "memory_gb": _mean_of_measured([run.memory for run in configuration.runs]),
         "difference": math.nan,
         "difference_low": math.nan,
         "difference_high": math.nan,
@@ -365,6 +366,12 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
         "ties": math.nan,
         "losses": math.nan,
     }
+
+
+def _mean_of_measured(values: Sequence[float]) -> float:
+    """Return the mean of the values that are not NaN, or NaN if there is none."""
+    measured = [value for value in values if not math.isnan(value)]
+    return float(np.mean(measured)) if measured else math.nan
 
 
 def _compare_budgets(runs: Sequence[ScoredRun]) -> str:

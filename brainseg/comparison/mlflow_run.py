@@ -4,21 +4,21 @@ Pooled scores are its metrics. Tables, pictures and the report are its artifacts
 links to the runs compared.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from brainseg.comparison.compare import Comparison
+from brainseg.comparison.report import headline
 from brainseg.comparison.runs import ScoredRun
 from brainseg.reports.tables import format_interval
-from brainseg.tracking import chart_layout
 from brainseg.tracking.client import (
-    artifact_repository,
+    add_layout,
     connect,
     describe_charts,
     experiment_id,
@@ -27,7 +27,16 @@ from brainseg.tracking.client import (
     store_of,
 )
 from brainseg.tracking.refusals import RefusedError, remedy_of
-from brainseg.tracking.runs import find_run, mirror_among, place_tags
+from brainseg.tracking.result_run import (
+    SECONDS,
+    Result,
+    begin_run,
+    find_candidates,
+    picture_link,
+    typed_command,
+    write_run,
+)
+from brainseg.tracking.runs import find_run, mirror_among
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("brainseg")
 
-# Time limit in seconds for requests to the store, and for the lock.
-SECONDS = 30
 # Lines of the description up to which runs are linked by name. The tag `runs` contains all of them.
 MAX_LINES = 50
 # Columns of the table that become metrics of the run.
@@ -95,8 +102,6 @@ def _log(
     experiment_override: str | None,
 ) -> str:
     """Write the comparison to MLflow and return lines for the terminal."""
-    from mlflow.entities import Metric, RunTag
-
     runs = [run for configuration in comparison.configurations for run in configuration.runs]
     # Runs that were not tracked leave the comparison to the default store and experiment.
     tracking = runs[0].facts["tracking"] or {
@@ -105,10 +110,7 @@ def _log(
         "experiment": "brainseg",
     }
     uri = store_of(runs[0].facts, runs[0].path, uri)
-    uids = sorted(run.facts["uid"] for run in runs)
-    # A sweep keeps its summary while its number of runs grows, so its id stands for the runs.
-    subject = sweep or [uids, comparison.baseline.label]
-    digest = hashlib.sha256(json.dumps([kind, subject]).encode()).hexdigest()
+    result = _result(comparison, folder, kind, sweep)
     # Two starts of one sweep may end in the same instant, and would each create the run.
     # FileLock's Timeout is an OSError.
     with short_timeouts(SECONDS), FileLock(folder.parent / f".{folder.name}.lock", timeout=SECONDS):
@@ -117,41 +119,50 @@ def _log(
             client, uri, experiment_override or tracking["experiment"], tracking["artifacts"]
         )
         run_ids = _run_ids(client, experiment, runs)
-        candidates = client.search_runs([experiment], f"tags.`brainseg.comparison` = '{digest}'")
+        candidates = find_candidates(client, experiment, result)
         existing_run = _same_comparison(candidates, folder, set(run_ids.values()))
-        started = min(run.folder.status["started"] for run in runs)
-        ended = max(run.folder.status["ended"] for run in runs)
-        identity_tags = {"brainseg.comparison": digest, "kind": kind}
-        title = f"{kind.replace('_', ' ')} {sweep or folder.name}"
-        run = existing_run or client.create_run(
-            experiment, start_time=started, tags=identity_tags, run_name=title
-        )
-        run_id = run.info.run_id
-        tags = (
-            identity_tags
-            | place_tags(folder)
-            | {
-                "runs": ",".join(sorted(run_ids.values()))[:5000],
-                "role": comparison.role,
-                "exploratory": json.dumps(comparison.exploratory),
-                "baseline": comparison.baseline.label,
-                "mlflow.note.content": _description(comparison, uri, experiment, run_ids),
-            }
-            | ({"sweep": sweep} if sweep else {})
-        )
-        client.log_batch(
-            run_id,
-            metrics=[Metric(key, value, ended, 0) for key, value in _metrics(comparison).items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        artifact_repository(run.info.artifact_uri, uri).log_artifacts(str(folder))
-        client.set_terminated(run_id, "FINISHED", end_time=ended)
-        for key, value in chart_layout.experiment_tags(sweep).items():
-            client.set_experiment_tag(experiment, key, value)
-    link = f"MLflow run:    {run_link(uri, experiment, run_id)}"
+        run = begin_run(client, experiment, result, existing_run)
+        tags = {"runs": ",".join(sorted(run_ids.values()))[:5000]}
+        result = replace(result, tags=result.tags | tags)
+        description = _description(comparison, uri, experiment, run_ids, _pictures(run, folder))
+        write_run(client, uri, run, result, folder, description)
+        add_layout(client, experiment, sweep)
+    link = f"MLflow run:    {run_link(uri, experiment, run.info.run_id)}"
     # A sweep has printed the link to its charts at its start.
     is_sweep_end = experiment_override is not None
     return link if is_sweep_end else f"{link}\n{describe_charts(uri, experiment, sweep)}"
+
+
+def _result(comparison: Comparison, folder: Path, kind: str, sweep: str | None) -> Result:
+    """Return the MLflow run's contents, without the links to the runs compared."""
+    runs = [run for configuration in comparison.configurations for run in configuration.runs]
+    uids = sorted(run.facts["uid"] for run in runs)
+    # The id of a sweep ends in a hash, which would not fit into the column of MLflow's table.
+    name = f"{kind.replace('_', ' ')} {folder.name}" if sweep is None else sweep.rsplit("-", 1)[0]
+    tags = {
+        "role": comparison.role,
+        "exploratory": json.dumps(comparison.exploratory),
+        "baseline": comparison.baseline.label,
+    } | ({"sweep": sweep} if sweep else {})
+    return Result(
+        kind,
+        f"\N{BLACK STAR} {name}",
+        # A sweep keeps its summary while its number of runs grows, so its id stands for the runs.
+        sweep or [uids, comparison.baseline.label],
+        min(run.folder.status["started"] for run in runs),
+        max(run.folder.status["ended"] for run in runs),
+        _metrics(comparison),
+        tags,
+    )
+
+
+def _pictures(run: "MlflowRun", folder: Path) -> list[str]:
+    """Return Markdown of the two pictures that answer most questions, where they exist."""
+    return [
+        picture_link(run, f"pictures/{name}.png")
+        for name in ("ranking", "curves")
+        if (folder / "pictures" / f"{name}.png").is_file()
+    ]
 
 
 def _metrics(comparison: Comparison) -> dict[str, float]:
@@ -204,16 +215,23 @@ def _run_ids(
     return {uid: run.info.run_id for uid, run in mlflow_runs.items() if run is not None}
 
 
-def _description(comparison: Comparison, uri: str, experiment: str, run_ids: dict[str, str]) -> str:
-    """Return Markdown for the page of the MLflow run: the table, and a link to each run."""
-    lines = ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
+def _description(
+    comparison: Comparison,
+    uri: str,
+    experiment: str,
+    run_ids: dict[str, str],
+    pictures: Sequence[str],
+) -> str:
+    """Return Markdown for the page of the MLflow run: headline, table, pictures, links to runs."""
+    lines = [headline(comparison), ""]
+    lines += ["| configuration | dice | 95 % interval | missed |", "|---|---|---|---|"]
     for row in comparison.table.head(30).itertuples():
         dice_interval = format_interval(row.dice_low, row.dice_high)
         lines.append(f"| {row.configuration} | {row.dice:.3f} | {dice_interval} | {row.missed:g} |")
-    lines.append("")
+    lines += ["", typed_command(), "", *pictures, ""]
     for configuration in comparison.configurations:
         for run in configuration.runs:
             if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < MAX_LINES:
                 link = run_link(uri, experiment, run_id)
                 lines.append(f"- [{configuration.label}, {run.path.name}]({link})")
-    return "\n".join(lines)[:5000]
+    return "\n".join(lines)

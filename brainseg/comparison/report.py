@@ -33,6 +33,7 @@ HEADINGS = [
     "seconds",
     "images/s",
     "s/epoch",
+    "memory (GB)",
     "difference",
     "95 % interval",
     "p (Holm)",
@@ -98,6 +99,7 @@ def reader_notes(comparison: Comparison) -> list[str]:
         )
     sentences += [f"Left out: {label}: {reason}." for label, reason in comparison.left_out]
     sentences.append(f"{comparison.budget[0].upper()}{comparison.budget[1:]}.")
+    sentences += _notes(comparison)
     if max(len(configuration.runs) for configuration in comparison.configurations) > 1:
         sentences.append(
             "Before anything is compared, folds are pooled, so that each patient counts once, and "
@@ -132,6 +134,19 @@ def reader_notes(comparison: Comparison) -> list[str]:
     return sentences
 
 
+def _notes(comparison: Comparison) -> list[str]:
+    """Return a sentence for each note of the runs, with the runs that have it."""
+    runs = [run for configuration in comparison.configurations for run in configuration.runs]
+    names: dict[str, list[str]] = {}
+    for run in runs:
+        if note := " ".join((run.facts.get("note") or "").split()):
+            names.setdefault(note, []).append(run.path.name)
+    return [
+        f"Note on {'all runs' if len(noted) == len(runs) else ', '.join(noted)}: {note}"
+        for note, noted in names.items()
+    ]
+
+
 def format_comparison(comparison: Comparison, max_rows: int = 30) -> str:
     """Return headline, table and notes for the terminal, the best configuration first."""
     table = comparison.table
@@ -158,6 +173,7 @@ def _cells(row: Any, comparison: Comparison) -> list[str]:
         "" if math.isnan(row.spread_over_seeds) else f"{row.spread_over_seeds:.3f}",
         f"{row.seconds:.0f}",
         *_speed_cells(row, comparison),
+        "" if math.isnan(row.memory_gb) else f"{row.memory_gb:.1f}",
     ]
     if row.configuration != comparison.baseline.label:
         # One patient gives a difference, but no test.
@@ -244,6 +260,7 @@ def write_page(
     ]
     runs = [
         f"{configuration.label}: {run.path}, code {run.facts['code']['sha256'][:10]}"
+        + "".join(f", {tag}" for tag in run.facts.get("tags", []))
         for configuration in comparison.configurations
         for run in configuration.runs
     ]

@@ -111,6 +111,18 @@ class ScoredRun:
         values = [row["metrics"][key] for row in self.history if key in row["metrics"]]
         return median(values) if values else math.nan
 
+    @property
+    def memory(self) -> float:
+        """Return the peak memory in 10^9 bytes, that of the GPU if the run had one.
+
+        NaN if the run did not measure it, or if an earlier job of its process needed more.
+        """
+        for name in ("system/gpu_memory_gb", "system/memory_gb"):
+            values = [row["metrics"][name] for row in self.history if name in row["metrics"]]
+            if values:
+                return max(values)
+        return math.nan
+
 
 def load_runs(
     runs: Sequence[str] | None,

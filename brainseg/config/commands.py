@@ -221,6 +221,21 @@ class DataOverride:
 
 
 @dataclass
+class EvaluateTrackingConfig:
+    """Settings of experiment tracking in `brainseg.evaluate`."""
+
+    name: str = setting("mlflow", "mlflow, none")
+    uri: str | None = setting(
+        None,
+        "URI of the MLflow server or database; null: the one that the evaluated run is in, and "
+        "none if it is in none",
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("tracking.name", self.name, ("mlflow", "none"))
+
+
+@dataclass
 class EvaluateConfig:
     """Settings of `brainseg.evaluate`."""
 
@@ -254,6 +269,7 @@ class EvaluateConfig:
     model: ModelConfig = setting(ModelConfig, "the network, for weights stored without it")
     device: DeviceConfig = setting(DeviceConfig, "device and precision")
     inference: InferenceOverride = setting(InferenceOverride, "null: as in the checkpoint")
+    tracking: EvaluateTrackingConfig = setting(EvaluateTrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
         check_range("batch_size", self.batch_size, 1)

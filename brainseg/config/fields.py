@@ -41,6 +41,12 @@ def check_range(
     check(finite and low <= value <= high, name, value, rule, remedy)
 
 
+def check_tags(tags: list[str]) -> None:
+    """Raise RequestError unless every tag is a text without a comma, which separates tags."""
+    for tag in tags:
+        check(bool(tag.strip()) and "," not in tag, "tags", tag, "must be a text without a comma")
+
+
 def check_names(setting: str, value: Any) -> list[str]:
     """Return a name, or a list of names, as a list. Raise RequestError for any other value."""
     names = value if isinstance(value, list) else [value]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from brainseg.config.data import DataConfig, SplitConfig
-from brainseg.config.fields import check_choice, check_range, setting
+from brainseg.config.fields import check_choice, check_range, check_tags, setting
 from brainseg.config.model import AugmentConfig, LossConfig, ModelConfig, OptimizerConfig
 from brainseg.config.scheduler import SchedulerConfig
 from brainseg.core.errors import check
@@ -28,6 +28,9 @@ NOT_IDENTITY = (
     "allow_empty",
     "leaky",
     "steps_of",
+    "note",
+    "tags",
+    "pictures",
 )
 # The settings of which a resumed run may be given more.
 EXTENDED = ("epochs", "max_steps", "max_minutes", "patience")
@@ -111,6 +114,20 @@ class CheckpointConfig:
 
 
 @dataclass
+class PicturesConfig:
+    """Settings of the pictures that show a run's progress."""
+
+    every_minutes: float | None = setting(
+        1.0,
+        "smallest number of minutes between two drawings of curves.png and validation.png while "
+        "the run trains, which take at most 1 % of the time; null: curves.png at the end alone",
+    )
+
+    def __post_init__(self) -> None:
+        check_range("pictures.every_minutes", self.every_minutes, 0)
+
+
+@dataclass
 class TrackingConfig:
     """Settings of experiment tracking."""
 
@@ -133,6 +150,10 @@ class TrackingConfig:
 class TrainConfig:
     """Settings of `brainseg.train`."""
 
+    note: str | None = setting(
+        None, "free text about the run, shown by MLflow, brainseg.runs and brainseg.compare"
+    )
+    tags: list[str] = setting([], "words by which to find the run again, such as [pilot,paper]")
     output: str | None = setting(
         None, "run folder, or with -m the parent folder of all runs; null: a folder in runs/"
     )
@@ -227,9 +248,11 @@ class TrainConfig:
     device: DeviceConfig = setting(DeviceConfig, "device and precision")
     inference: InferenceConfig = setting(InferenceConfig, "how logits become masks")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "when checkpoints are saved and kept")
+    pictures: PicturesConfig = setting(PicturesConfig, "pictures of a run's progress")
     tracking: TrackingConfig = setting(TrackingConfig, "MLflow")
 
     def __post_init__(self) -> None:
+        check_tags(self.tags)
         # YAML reads true and false as booleans, while this setting holds text.
         self.dry_run = str(self.dry_run).lower()
         check_choice("dry_run", self.dry_run, ("false", "true", "measure"))

@@ -14,8 +14,10 @@ from brainseg.core.signals import Interrupted, Signals
 from brainseg.data.split import Split
 from brainseg.reports import tables
 from brainseg.runs.identity import training_budget
+from brainseg.runs.live_pictures import LivePictures
 from brainseg.runs.resume import save_checkpoints
 from brainseg.runs.run_folder import RunFolder
+from brainseg.runs.system_metrics import SystemMonitor
 from brainseg.tracking.mirror import Mirror
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.state import State
@@ -60,6 +62,10 @@ class RunCallbacks:
         self.saved_at, self.saved_step = time.monotonic(), state.step
         self.started_at, self.first_step = time.monotonic(), state.step
         self.printed_at = self.started_at
+        self.monitor = SystemMonitor(task.device)
+        self.pictures = LivePictures(
+            folder.path / "pictures", task.validation, task.config.pictures.every_minutes
+        )
         self.bar: tqdm | None = None
         self.is_mirrored = False
 
@@ -68,6 +74,8 @@ class RunCallbacks:
         return Callbacks(
             after_step=self._after_step,
             after_patient=self._after_patient,
+            see_result=self.pictures.add,
+            epoch_metrics=self.monitor.finish_epoch,
             after_epoch=self._after_epoch,
         )
 
@@ -225,6 +233,7 @@ class RunCallbacks:
 
     def _after_step(self, state: State) -> None:
         self._progress(state)
+        self.monitor.sample()
         # MLflow takes longer to import than all else up to the first step, so the step comes first.
         self._report_start()
         checkpoints = self.task.config.checkpoint
@@ -283,6 +292,7 @@ class RunCallbacks:
             log.debug("           the network predicts no tumour yet%s", explanation)
         elif metrics.get("val/dice") == 0:
             log.debug("           no pixel that the network predicts lies in a tumour yet")
+        self.pictures.draw(state)
         if self.mirror is not None:
             self.mirror.update()
         self.epoch_callback(self.folder, state)

@@ -16,9 +16,9 @@ from brainseg.reports import tables
 from brainseg.runs.identity import drop_non_identity, training_budget
 from brainseg.runs.run_folder import RunFolder
 
-COLUMNS = ("run", "state", "epoch", "val/dice", "test/dice", "left", "settings")
-# Characters of the settings in the table. A CSV file contains all of them.
-LONGEST_SETTINGS = 70
+COLUMNS = ("run", "state", "epoch", "val/dice", "test/dice", "left", "settings", "tags", "note")
+# Characters of a column in the table. A CSV file contains all of them.
+LONGEST = {"settings": 70, "note": 60}
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class RunSummary:
     seconds_left: float | None
     # The typed settings that can change a result, by name.
     settings: dict[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    note: str = ""
 
 
 def read_summary(path: Path) -> RunSummary:
@@ -59,6 +61,8 @@ def read_summary(path: Path) -> RunSummary:
             scores.get("metrics", {}).get("test/dice"),
             _estimate_seconds_left(folder, rows) if state == "running" else None,
             drop_non_identity(values_by_setting(facts["overrides"])),
+            tuple(facts.get("tags", [])),
+            facts.get("note") or "",
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
@@ -113,13 +117,15 @@ def table_rows(runs: Sequence[RunSummary]) -> list[dict[str, str]]:
                 for name in names
                 if name in run.settings
             ),
+            "tags": ", ".join(run.tags),
+            "note": " ".join(run.note.split()),
         }
         for run in runs
     ]
 
 
 def format_rows(rows: Sequence[dict[str, str]]) -> str:
-    """Return the rows of `table_rows` as a text table, with long settings shortened."""
+    """Return the rows of `table_rows` as a text table, with long texts shortened."""
     cells = [[_shorten(name, row[name]) for name in COLUMNS] for row in rows]
     return tables.format_table(COLUMNS, cells)
 
@@ -134,7 +140,7 @@ def format_csv(rows: Sequence[dict[str, str]]) -> str:
 
 
 def _shorten(column: str, text: str) -> str:
-    return tables.shorten_text(text, LONGEST_SETTINGS) if column == "settings" else text
+    return tables.shorten_text(text, LONGEST.get(column, len(text)))
 
 
 def _format_score(score: float | None) -> str:

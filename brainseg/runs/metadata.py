@@ -16,8 +16,8 @@ from brainseg.runs.identity import compute_identity, drop_non_identity
 from brainseg.runs.job import Job
 from brainseg.tracking.client import tracking_uri
 
-# Characters of the typed settings in a label: MLflow shows the name in a table column.
-LONGEST_LABEL = 60
+# Characters of a label: MLflow shows the name in a table column.
+LONGEST_LABEL = 40
 
 
 def run_metadata(
@@ -47,13 +47,7 @@ def run_metadata(
         ),
         "name": name,
         "host": socket.gethostname(),
-        "data": {
-            "name": store.path.stem,
-            "path": str(store.path.resolve()),
-            "fingerprint": store.fingerprint,
-            "patients": len(set(store.patients)),
-            "slices": int(store.shape[0]),
-        },
+        "data": describe_store(store),
         "split": {
             "name": split.name,
             "sha256": split.sha256,
@@ -69,31 +63,53 @@ def run_metadata(
         "sweep": job.sweep,
         "job": job.number,
         "start": job.start,
+        "swept": list(job.swept),
+        "note": config.note,
+        "tags": list(config.tags),
         "tracking": tracking,
         **({"initial": initial} if initial else {}),
     }
 
 
-def run_label(job: Job, name: str) -> str:
-    """Return the run's display name in MLflow, or "" if MLflow shall use `name` alone.
+def describe_store(store: Store) -> dict[str, Any]:
+    """Return name, path, fingerprint and size of a data file."""
+    return {
+        "name": store.path.stem,
+        "path": str(store.path.resolve()),
+        "fingerprint": store.fingerprint,
+        "patients": len(set(store.patients)),
+        "slices": int(store.shape[0]),
+    }
 
-    A job of a sweep is named after the swept settings, such as depth=3. A single run is named after
-    the typed settings that count for its identity, with the experiment first, shortened to LONGEST
-    characters and followed by `name`.
+
+def run_label(job: Job, name: str) -> str:
+    """Return the run's display name in MLflow, or "" if MLflow shall use `name`.
+
+    A job of a sweep is named after the swept settings, such as `depth=3 adamw seed=0`. A single run
+    is named after the typed settings that count for its identity, with the experiment first. A
+    label is at most LONGEST_LABEL characters long. One that had to be shortened ends in the number
+    of the job, or else in `name`.
     """
     values = values_by_setting(job.overrides)
-    if job.swept:
-        return " ".join(
-            f"{short_name(setting, job.swept)}={value}"
-            for setting, value in values.items()
-            if setting in job.swept
-        )
-    typed = drop_non_identity(values)
+    names = job.swept or sorted(
+        drop_non_identity(values), key=lambda setting: setting != "experiment"
+    )
     words = [
-        f"{short_name(setting, typed)}={typed[setting]}"
-        for setting in sorted(typed, key=lambda setting: setting != "experiment")
+        _name_value(short_name(setting, names), values[setting])
+        for setting in ([*values] if job.swept else names)
+        if setting in names
     ]
-    return f"{shorten(' '.join(words), LONGEST_LABEL, placeholder=' ...')} {name}" if words else ""
+    label = " ".join(words)
+    if len(label) <= LONGEST_LABEL:
+        return label
+    suffix = f"... {name if job.number is None else f'job {job.number}'}"
+    return shorten(label, LONGEST_LABEL, placeholder=f" {suffix}")
+
+
+def _name_value(setting: str, value: str) -> str:
+    """Return a word for a setting's value: the value alone if it is a name, such as adamw."""
+    is_name = value.replace("_", "").isalpha() and value not in ("none", "null", "true", "false")
+    return value if is_name else f"{setting}={value}"
 
 
 def folder_name(config: TrainConfig, digest: str) -> str:

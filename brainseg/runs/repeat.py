@@ -58,6 +58,17 @@ def write_hashes(folder: Path) -> None:
     write_text(folder / HASHES, "".join(lines))
 
 
+def update_hash(folder: Path, name: str) -> None:
+    """Replace the hash of the file `name` in SHA256SUMS, if there is one."""
+    path = folder / HASHES
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        current = f"{_hash_file(folder / name)}  {name}\n"
+        write_text(
+            path, "".join(current if line.endswith(f"  {name}\n") else line for line in lines)
+        )
+
+
 def find_changed_files(folder: Path) -> list[str] | None:
     """Return the files that were changed or removed since the run ended, as text.
 

@@ -36,7 +36,9 @@ from brainseg.runs.identity import drop_non_identity, non_default_settings
 log = logging.getLogger("brainseg")
 
 # Overrides that belong to one start of a run: a resume and `from=RUN` do not repeat them.
-NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "wait", "dry_run")
+NOT_REPEATED = ("resume", "from", "output", "force", "rerun", "wait", "dry_run", "note", "tags")
+# Settings that may change after the start, so that run.json alone contains them.
+ANNOTATIONS = ("note", "tags")
 
 
 class RunFolder:
@@ -58,7 +60,8 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """Return the content of `run.json`.
 
-        The keys are uid, identity, name, code, data, split, device, overrides, sweep, job.
+        The keys are uid, identity, name, code, data, split, device, overrides, sweep, job, note,
+        tags. Runs of earlier versions lack the last two.
         """
         return json.loads((self.path / "run.json").read_text())
 
@@ -207,6 +210,7 @@ class RunFolder:
             self._set_status("running", started)
             if any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
                 self._write_extension(facts, config)
+            self.annotate(config.note, config.tags or None)
             yield self
             self._set_status("finished", started)
         except Stopped as stop:
@@ -260,11 +264,18 @@ class RunFolder:
         }
         write_json(self.path / "run.json", {**self.facts, **extension})
 
+    def annotate(self, note: str | None = None, tags: list[str] | None = None) -> None:
+        """Replace the note and the tags in run.json. None keeps what is there."""
+        changes = {"note": note, "tags": tags}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        facts = self.facts
+        if facts != facts | changes:
+            write_json(self.path / "run.json", facts | changes)
+
     def _write_config(self, config: TrainConfig) -> None:
-        write_text(
-            self.path / "config.yaml",
-            OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config))),
-        )
+        settings = dataclasses.asdict(config)
+        settings = {name: value for name, value in settings.items() if name not in ANNOTATIONS}
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(settings)))
 
     def _end(self, state: str, started: int, error: str) -> None:
         """Write how the run ended."""

@@ -32,6 +32,9 @@ IRRELEVANT = (
     "output",
     "tracking",
     "device.on_missing",
+    "note",
+    "tags",
+    "pictures",
     "hydra",
 )
 

@@ -7,30 +7,35 @@ dot at its step.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 # Increase the number with every change of the layout below. An experiment keeps the layout that it
 # already has under a key, so a changed layout under an old key would never be shown.
-KEY = "brainseg-2"
+KEY = "brainseg-3"
 CURVES = ("val/dice", "val/loss", "train/loss")
 BARS = ("best/val_dice", "test/dice", "test/patients_missed")
+# Pixels. Under MLflow's default, three columns 360 high, legends and axes do not fit on a laptop.
+CARD_HEIGHT = 400
 SECTIONS = ("overview", "val", "test", "train", "best", "speed")
-FINAL = (
-    "dice_median",
-    "iou",
-    "precision",
-    "recall",
-    "dice_tumour_slices",
-    "empty_slice_false_positives",
-    "hd95",
-    "hd95_undefined",
+FINAL = ("dice_median", "precision", "recall", "hd95")
+# Columns of the table of runs, besides those of the settings that a sweep varies.
+COLUMNS = (
+    "metrics.`best/val_dice`",
+    "metrics.`test/dice`",
+    "params.`model.parameters`",
+    "tags.`device`",
+    "attributes.`Duration`",
 )
+# The order of the table is also that of the bars.
+ORDER = {"orderByKey": "metrics.`best/val_dice`", "orderByAsc": False}
 
 
-def experiment_tags(sweep: str | None = None) -> dict[str, str]:
+def experiment_tags(sweep: str | None = None, varied: Sequence[str] = ()) -> dict[str, str]:
     """Return the experiment tag that stores the chart layout.
 
-    If `sweep` is set, the layout shows only the runs of that sweep. MLflow chooses the chart type
+    If `sweep` is set, the layout shows only the runs of that sweep. `varied` are the columns of its
+    varied settings, such as "params.`model.depth`", which come first. MLflow chooses the chart type
     of a metric that this module does not name.
     """
     filters = (
@@ -38,7 +43,7 @@ def experiment_tags(sweep: str | None = None) -> dict[str, str]:
         if sweep is None
         else {"searchFilter": f"tags.`{sweep_tag(sweep)}` = 'true' and tags.kind = 'run'"}
     )
-    return {f"mlflow.sharedViewState.{layout_key(sweep)}": json.dumps(_layout() | filters)}
+    return {f"mlflow.sharedViewState.{layout_key(sweep)}": json.dumps(_layout(varied) | filters)}
 
 
 def sweep_tag(sweep: str) -> str:
@@ -54,16 +59,20 @@ def layout_key(sweep: str | None = None) -> str:
     return KEY if sweep is None else f"{KEY}-{sweep}"
 
 
-def _layout() -> dict[str, Any]:
-    charts = [_chart(metric, "LINE", "overview") for metric in CURVES] + [
-        _chart(metric, "BAR", "overview") for metric in BARS
+def _layout(varied: Sequence[str]) -> dict[str, Any]:
+    # The curves of Dice and the bars of the best Dice stand side by side at the top.
+    overview = [CURVES[0], *BARS, *CURVES[1:]]
+    charts = [
+        _chart(metric, "BAR" if metric in BARS else "LINE", "overview") for metric in overview
     ]
     charts += [_chart(f"test/{name}", "BAR", "test") for name in FINAL] + [
         _chart("best/epoch", "BAR", "best")
     ]
     return {
         "compareRunSections": [
-            {"uuid": name, "name": name, "display": True, "isReordered": True} for name in SECTIONS
+            {"uuid": name, "name": name, "display": True, "isReordered": True}
+            | {"cardHeight": CARD_HEIGHT, "columns": 2}
+            for name in SECTIONS
         ],
         "compareRunCharts": charts,
         "isAccordionReordered": True,
@@ -73,12 +82,8 @@ def _layout() -> dict[str, Any]:
             "lineSmoothness": 0,
             "selectedXAxisMetricKey": "",
         },
-        "selectedColumns": [
-            "metrics.`best/val_dice`",
-            "metrics.`test/dice`",
-            "attributes.`Duration`",
-        ],
-    }
+        "selectedColumns": [*varied, *COLUMNS],
+    } | ORDER
 
 
 def _chart(metric: str, kind: str, section: str) -> dict[str, Any]:

@@ -174,6 +174,17 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, artifacts: str | 
         raise
 
 
+def add_layout(client: "MlflowClient", experiment: str, sweep: str | None) -> None:
+    """Store the chart layout of a sweep, or of all runs, unless the experiment has one.
+
+    The jobs of a sweep store a layout with a column for each varied setting, which is kept.
+    """
+    present = client.get_experiment(experiment).tags
+    for key, value in chart_layout.experiment_tags(sweep).items():
+        if key not in present:
+            client.set_experiment_tag(experiment, key, value)
+
+
 def store_of(facts: dict[str, Any], folder: Path, uri: str | None = None) -> str:
     """Return the URI of a run's store.
 

@@ -1,14 +1,20 @@
-"""The contents of a run folder as MLflow params, tags and metrics. Only reads files."""
+"""The contents of a run folder as MLflow params, tags and metrics. Only reads files.
+
+MLflow gets what a person compares runs by. All settings are in config.yaml and all facts in
+run.json, which are artifacts of the run. All metrics are in metrics.jsonl and summary.json.
+"""
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from brainseg.config import EXTENDED
+from brainseg.config import EXTENDED, NOT_IDENTITY
+from brainseg.config.overrides import values_by_setting, without_settings
 from brainseg.evaluation.history import best_row
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.names import mlflow_keys
@@ -19,80 +25,167 @@ if TYPE_CHECKING:
 
 # The longest param or tag that every server since MLflow 2.10 accepts.
 VALUE_LENGTH = 5000
+# Settings that every run has as params, so that runs can be sorted and grouped by them.
+CORE_SETTINGS = (
+    "model.name",
+    "model.depth",
+    "model.width",
+    "loss.name",
+    "optimizer.name",
+    "optimizer.lr",
+    "scheduler.name",
+    "batch_size",
+    "seed",
+    "split.name",
+    "split.fold",
+)
+# Typed settings that are no params, because they change no result.
+NO_PARAMS = (*NOT_IDENTITY, *EXTENDED, "on_nonfinite", "from")
+# The command in the description of a run. MLflow breaks the lines of code in backticks alone.
+COMMAND = "`python -m brainseg.train"
+# Prefixes of the final scores. They belong to the run as a whole, so that their step is 0. MLflow
+# then draws them as bars.
+FINAL = ("best/", "test/")
+# Scores of patients that MLflow does not get, and those of each class.
+LEFT_OUT = {"iou", "dice_tumour_slices", "empty_slice_false_positives", "hd95_undefined"}
+LEFT_OUT_OF_CLASSES = {"iou", "precision", "recall", "patients_missed"}
+# Colours of the jobs of a sweep, in turn. MLflow's own colours depend on the run's id, so that two
+# jobs often have nearly the same.
+COLOURS = (
+    *("#1f6fb4", "#d9730d", "#2a9d3f", "#c1272d", "#7b4fb5", "#8c564b", "#d94f9c", "#5f6b6d"),
+    *("#a8a000", "#0fa3b1", "#1b2a6b", "#f0a202", "#7fc97f", "#b9a0e0", "#f29e8e", "#274d2b"),
+)
 
 
-def params_of(folder: Path) -> dict[str, str]:
-    """Return the resolved configuration as a flat mapping from dotted names to values as text.
+def params_of(folder: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the typed settings and CORE_SETTINGS as a mapping from dotted names to text.
 
-    The settings that an extension changes are left out, because a param of MLflow cannot be
-    changed. `tags_of` returns them.
+    A typed choice without a name of its own, such as experiment=fast, is a param, too. The number
+    of weights is `model.parameters`. The settings that an extension changes are left out, because a
+    param of MLflow cannot be changed. `tags_of` returns them.
     """
-    settings = {name: value for name, value in _settings(folder).items() if name not in EXTENDED}
-    keys = mlflow_keys(settings)
-    return {keys[name]: value for name, value in settings.items()}
+    settings, typed = _settings(folder), values_by_setting(record["overrides"])
+    params = {name: settings[name] for name in CORE_SETTINGS if name in settings}
+    for name, value in typed.items():
+        if name in settings:
+            params[name] = settings[name]
+        elif f"{name}.name" not in settings:
+            params[name] = value
+    params = {name: value for name, value in params.items() if not _is_below(name, NO_PARAMS)}
+    params["model.parameters"] = _text(record["parameters"])
+    keys = mlflow_keys(params)
+    return {keys[name]: value for name, value in params.items()}
 
 
 def tags_of(folder: Path, record: dict[str, Any]) -> dict[str, str]:
-    """Return the tags of the run: its code, data, split, device, sweep and overrides.
+    """Return the tags of the run: its folder, budget, device, sweep, commit and the user's tags.
 
-    A property that does not apply has no tag, for example `sweep` for a run outside a sweep.
+    A property that does not apply has no tag, for example `sweep` for a run outside a sweep. Tags
+    of the prefix `mlflow.` are those that MLflow documents for the source of a run. Its pages show
+    them in places of their own.
     """
-    tags = {
-        "brainseg.uid": record["uid"],
-        "kind": "run",
-        "host": record["host"],
-        **place_tags(folder),
-    }
-    tags |= {name: value for name, value in _settings(folder).items() if name in EXTENDED}
-    tags |= {f"code.{key}": record["code"][key] for key in ("version", "commit", "dirty")}
-    tags |= {f"device.{key}": record["device"][key] for key in ("asked", "got")}
-    tags |= {"split.name": record["split"]["name"], "split.sha256": record["split"]["sha256"]}
-    tags |= {"data.fingerprint": record["data"]["fingerprint"], "parameters": record["parameters"]}
+    settings = _settings(folder)
+    tags = {"brainseg.uid": record["uid"], "kind": "run", **place_tags(folder)}
+    tags |= {name: value for name in EXTENDED if (value := settings.get(name, "null")) != "null"}
     tags |= {
+        "device": record["device"]["got"],
         "sweep": record["sweep"],
-        "job": record["job"],
-        "overrides": " ".join(record["overrides"]),
+        "tags": ", ".join(record.get("tags", [])),
+        "mlflow.source.name": "brainseg.train",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": record["code"].get("commit"),
     }
+    tags |= {"code.dirty": True} if record["code"].get("dirty") else {}
     tags |= {"leaky": True} if record["split"]["leaky"] else {}
     tags |= {sweep_tag(record["sweep"]): True} if record["sweep"] else {}
     return {key: _text(value) for key, value in tags.items() if value is not None and value != ""}
 
 
-def metrics_of(folder: Path, ended: bool) -> list["Metric"]:
-    """Return the metrics of each epoch, with the epoch as the step.
+def colour_of(record: Mapping[str, Any]) -> str | None:
+    """Return the colour of a sweep's job in MLflow's charts, or None for a run outside a sweep."""
+    job = record.get("job")
+    return COLOURS[job % len(COLOURS)] if job is not None else None
 
-    If the run has `ended`, best/epoch, best/val_dice and the metrics of summary.json are added at
-    the step of the best epoch.
+
+def description_of(record: Mapping[str, Any], present: str | None = None) -> str:
+    """Return Markdown for the run's page: the note, and the command that repeats the run.
+
+    A `present` description that a user changed on MLflow's pages is returned instead, unless it
+    lacks the note of the run.
+    """
+    note, overrides = record.get("note"), without_settings(record["overrides"], ("note", "tags"))
+    command = f"{COMMAND} {shlex.join(overrides)}".rstrip() + "`"
+    description = "\n\n".join(filter(None, (note, command)))[:VALUE_LENGTH]
+    if present is None or note == "" or (note and note not in present):
+        return description
+    typed, command, _ = present.rpartition(COMMAND)
+    return description if command and typed.strip() == (note or "") else present
+
+
+def final_epoch(folder: Path) -> int:
+    """Return the epoch of best.pt, or 0 before the first epoch."""
+    rows = _rows(folder)
+    return int(best_row(rows)["epoch"]) if rows else 0
+
+
+def metrics_of(folder: Path, ended: int | None) -> list["Metric"]:
+    """Return the best Dice so far and the metrics of each epoch, with the epoch as the step.
+
+    `best/val_dice` and `best/epoch` come first, because MLflow lists metrics in the order of their
+    arrival. If the run has `ended`, at this time in milliseconds since 1970, the metrics of
+    summary.json are added: the scores of the validation patients at the best epoch, the others at
+    step 0.
     """
     from mlflow.entities import Metric
 
-    path = folder / "metrics.jsonl"
-    rows: list[Mapping[str, Any]] = (
-        [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    )
-    points = [(key, value, row) for row in rows for key, value in row["metrics"].items()]
-    points += _final(folder, rows) if ended and rows else []
-    keys = mlflow_keys({key for key, _, _ in points})
-    return [
-        Metric(keys[key], _finite(value), row["time"], row["epoch"])
-        for key, value, row in points
-        if value is not None
+    rows = _rows(folder)
+    if not rows:
+        return []
+    best = best_row(rows)
+    dice = best["metrics"].get("val/dice")
+    finals = {"best/val_dice": dice, "best/epoch": best["epoch"]} if dice is not None else {}
+    points = [(key, value, best["time"], 0) for key, value in finals.items()]
+    points += [
+        (key, value, row["time"], row["epoch"])
+        for row in rows
+        for key, value in row["metrics"].items()
     ]
+    summary = folder / "summary.json"
+    if ended is not None and summary.exists():
+        points += [
+            (key, value, ended, 0)
+            if key.startswith(FINAL)
+            # The other scores are those of the validation patients at the best epoch.
+            else (key, value, best["time"], best["epoch"])
+            for key, value in json.loads(summary.read_text())["metrics"].items()
+        ]
+    keys = mlflow_keys({key for key, *_ in points})
+    return [
+        Metric(keys[key], _finite(value), time, step)
+        for key, value, time, step in points
+        if value is not None and is_logged(key)
+    ]
+
+
+def _is_below(name: str, groups: tuple[str, ...]) -> bool:
+    return any(name == group or name.startswith(f"{group}.") for group in groups)
+
+
+def is_logged(metric: str) -> bool:
+    """Return True for a metric that MLflow gets. All metrics are in the files of a run."""
+    part, _, name = metric.partition("/")
+    score, _, label = name.partition("/")
+    is_score = part in ("train", "val", "test", "unknown")
+    return not (is_score and (score in LEFT_OUT or bool(label and score in LEFT_OUT_OF_CLASSES)))
+
+
+def _rows(folder: Path) -> list[Mapping[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _settings(folder: Path) -> dict[str, str]:
     return _flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
-
-
-def _final(
-    folder: Path, rows: list[Mapping[str, Any]]
-) -> list[tuple[str, float | None, Mapping[str, Any]]]:
-    summary = folder / "summary.json"
-    tested = json.loads(summary.read_text())["metrics"] if summary.exists() else {}
-    best = best_row(rows)
-    dice = best["metrics"].get("val/dice")
-    metrics = {"best/epoch": best["epoch"], "best/val_dice": dice} if dice is not None else {}
-    return [(key, value, best) for key, value in (metrics | tested).items()]
 
 
 def _finite(value: float) -> float:

@@ -45,11 +45,13 @@ def log_model(
     checkpoint: Path,
     record: dict[str, Any],
     metrics: list["Metric"],
+    epoch: int,
 ) -> None:
     """Log the best checkpoint as the run's LoggedModel, once for each content of the file.
 
-    An interrupted upload is repeated. `mlflow.pytorch.log_model` is not used, because it exports a
-    trace with frozen height and width, or pickles the model.
+    The model has the name of the run, and `epoch` is that of the checkpoint. An interrupted upload
+    is repeated. `mlflow.pytorch.log_model` is not used, because it exports a trace with frozen
+    height and width, or pickles the model.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
@@ -67,8 +69,7 @@ def log_model(
         client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     outputs = run.outputs.model_outputs if run.outputs else []
     if model.model_id not in [output.model_id for output in outputs]:
-        step = max((metric.step for metric in metrics), default=0)
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, epoch)])
 
 
 def _find(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "LoggedModel | None":
@@ -84,7 +85,7 @@ def _create(client: "MlflowClient", run: "Run", uid: str, digest: str) -> "Logge
     prefixes = ("model.", "inference.", "data.channel", "data.context", "data.intensity")
     params = {key: value for key, value in run.data.params.items() if key.startswith(prefixes)}
     # MLflow refuses these characters in the name of a model.
-    name = params.get("model.name", "model").translate(str.maketrans("/:.%\"'", "______"))
+    name = run.info.run_name.translate(str.maketrans("/:.%\"'", "______"))
     tags = {"brainseg.uid": uid, "checkpoint.sha256": digest}
     return client.create_logged_model(
         run.info.experiment_id, name, run.info.run_id, tags, params, model_type="segmentation"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from brainseg.tracking.chart_layout import sweep_tag
+from brainseg.tracking.chart_layout import experiment_tags, sweep_tag
 from brainseg.tracking.client import (
     artifact_repository,
     connect,
@@ -26,7 +26,16 @@ from brainseg.tracking.client import (
     short_timeouts,
     store_of,
 )
-from brainseg.tracking.contents import VALUE_LENGTH, metrics_of, params_of, tags_of
+from brainseg.tracking.contents import (
+    FINAL,
+    VALUE_LENGTH,
+    colour_of,
+    description_of,
+    final_epoch,
+    metrics_of,
+    params_of,
+    tags_of,
+)
 from brainseg.tracking.logged_model import log_dataset, log_model
 from brainseg.tracking.refusals import remedy_of
 from brainseg.tracking.runs import find_run, place_tags, runs_of_uid
@@ -50,6 +59,10 @@ UPLOAD_SECONDS = 30
 PATIENCE = 100
 # Tag of a run: the name that brainseg gave to it.
 NAME = "brainseg.name"
+# Tags from which MLflow's pages take the description of a run and its colour.
+DESCRIPTION, COLOUR = "mlflow.note.content", "mlflow.runColor"
+# Prefixes of metrics that measure the machine.
+MEASURED = ("speed/", "system/")
 FIRST_FILES = ("run.json", "config.yaml", "split.json")
 LAST_FILES = ("summary.json", "patients.csv", "slices.csv", "log.txt", "code.diff", "metrics.jsonl")
 
@@ -186,6 +199,8 @@ class Tracker:
         self.experiment = ""
         self.sent: dict[tuple[str, int], float] = {}
         self.state = ""
+        # Time of the last change of each picture that was sent.
+        self.pictures: dict[str, int] = {}
 
     def update(self) -> None:
         """Send everything that MLflow lacks. Raises the same errors as `replicate`."""
@@ -237,7 +252,7 @@ class Tracker:
         run = existing_run or self._create(uid)
         run_id = run.info.run_id
         self.files = artifact_repository(run.info.artifact_uri, str(self.uri))
-        params, logged = params_of(self.folder), run.data.params
+        params, logged = params_of(self.folder, self.record), run.data.params
         tags = tags_of(self.folder, self.record)
         tags |= {sweep_tag(self.sweep): "true"} if self.sweep else {}
         # MLflow cannot change a param. A value that differs from the logged one becomes a tag.
@@ -247,7 +262,7 @@ class Tracker:
             if logged.get(key, value) != value
         }
         # An extended run has a new name. A name that a user typed into MLflow's pages is kept.
-        tags |= {NAME: self._name}
+        tags |= {NAME: self._name} | self._page_tags(run.data.tags)
         last_name = run.data.tags.get(NAME, run.info.run_name)
         if run.info.run_name != self._name and run.info.run_name == last_name:
             self.client.update_run(run_id, name=self._name)
@@ -255,6 +270,11 @@ class Tracker:
         self.client.log_batch(
             run_id, params=new, tags=[RunTag(key, value) for key, value in tags.items()]
         )
+        if self.record["sweep"]:
+            # The link to the sweep's chart works from the first job on.
+            columns = self._varied_columns(params, tags)
+            for key, value in experiment_tags(self.record["sweep"], columns).items():
+                self.client.set_experiment_tag(self.experiment, key, value)
         log_dataset(self.client, run, self.record["data"])
         for name in FIRST_FILES:
             self.files.log_artifact(str(self.folder / name))
@@ -269,10 +289,28 @@ class Tracker:
             self.sent = {
                 (key, point.step): point.value
                 for key, history in histories.items()
-                for point in history
+                for point in sorted(history, key=lambda point: point.timestamp)
             }
             self.state = run.info.status
         return run_id
+
+    def _page_tags(self, logged: dict[str, str]) -> dict[str, str]:
+        """Return the tags with which MLflow's pages describe and colour the run.
+
+        A colour that a user chose on MLflow's pages is kept.
+        """
+        tags = {DESCRIPTION: description_of(self.record, logged.get(DESCRIPTION))}
+        colour = colour_of(self.record)
+        return tags if colour is None or COLOUR in logged else tags | {COLOUR: colour}
+
+    def _varied_columns(self, params: dict[str, str], tags: dict[str, str]) -> list[str]:
+        """Return MLflow's columns of the settings that the run's sweep varies."""
+        columns = []
+        for setting in self.record.get("swept", []):
+            names = (setting, f"{setting}.name")
+            columns += [f"params.`{name}`" for name in names if name in params]
+            columns += [f"tags.`{name}`" for name in names if name in tags]
+        return columns
 
     @property
     def _name(self) -> str:
@@ -290,27 +328,49 @@ class Tracker:
         )
 
     def _points(self) -> list["Metric"]:
-        return metrics_of(self.folder, ended=self.status["state"] != "running")
+        return metrics_of(self.folder, self.status["ended"])
 
     def _send_metrics(self) -> None:
-        if any(self._is_contradicted(point) for point in metrics_of(self.folder, ended=False)):
+        epochs = [
+            point
+            for point in metrics_of(self.folder, ended=None)
+            if not point.key.startswith(FINAL)
+        ]
+        if any(self._is_contradicted(point) for point in epochs):
             self._set_aside()
             self.run_id = self._begin()
-        new = [point for point in self._points() if (point.key, point.step) not in self.sent]
+        new = list(filter(self._is_new, map(self._place, self._points())))
         if new:
             self.client.log_batch(self.run_id, metrics=new)
             self.sent |= {(point.key, point.step): point.value for point in new}
 
+    def _place(self, point: "Metric") -> "Metric":
+        """Return a final score at the last step at which MLflow has one, and any other as it is.
+
+        MLflow shows the value of the highest step. Earlier versions sent final scores at the step
+        of their epoch.
+        """
+        from mlflow.entities import Metric
+
+        steps = [step for key, step in self.sent if key == point.key]
+        return (
+            Metric(point.key, point.value, point.timestamp, max(steps))
+            if point.key.startswith(FINAL) and steps
+            else point
+        )
+
+    def _is_new(self, point: "Metric") -> bool:
+        """Return True if MLflow lacks the point, or has another value of a final score."""
+        stored = self.sent.get((point.key, point.step))
+        return stored is None or (point.key.startswith(FINAL) and not _is_same(stored, point.value))
+
     def _is_contradicted(self, point: "Metric") -> bool:
         """Return True if MLflow has another value at this step than the folder.
 
-        Speeds are ignored, because they differ whenever an epoch is repeated.
+        Speeds and memory are ignored, because they differ whenever an epoch is repeated.
         """
         stored_value = self.sent.get((point.key, point.step), point.value)
-        is_same = math.isclose(stored_value, point.value, rel_tol=1e-9) or (
-            math.isnan(stored_value) and math.isnan(point.value)
-        )
-        return not (is_same or point.key.startswith("speed/"))
+        return not (_is_same(stored_value, point.value) or point.key.startswith(MEASURED))
 
     def _set_aside(self) -> None:
         """Detach the MLflow run from the folder, so that the folder's curve gets a new run.
@@ -345,6 +405,7 @@ class Tracker:
             if self.state not in ("", "RUNNING"):
                 self.client.update_run(self.run_id, status="RUNNING")
             self.state = state
+            self._send_pictures()
             return
         if error := self.status.get("error"):
             self.client.set_tag(self.run_id, "error", error[:VALUE_LENGTH])
@@ -361,7 +422,31 @@ class Tracker:
                 and (checkpoint := self.folder / "checkpoints" / "best.pt").exists()
             ):
                 final = [
-                    point for point in self._points() if point.key.startswith(("best/", "test/"))
+                    point
+                    for point in map(self._place, self._points())
+                    if point.key.startswith(FINAL)
                 ]
-                log_model(self.client, str(self.uri), self.run_id, checkpoint, self.record, final)
+                log_model(
+                    self.client,
+                    str(self.uri),
+                    self.run_id,
+                    checkpoint,
+                    self.record,
+                    final,
+                    final_epoch(self.folder),
+                )
         self.state = state
+
+    def _send_pictures(self) -> None:
+        """Send the pictures that were drawn since the last call, while the run trains."""
+        # The pattern excludes files that are being written.
+        for path in sorted((self.folder / "pictures").glob("[!.]*.png")):
+            drawn = path.stat().st_mtime_ns
+            if self.pictures.get(path.name) != drawn:
+                self.files.log_artifact(str(path), "pictures")
+                self.pictures[path.name] = drawn
+
+
+def _is_same(first: float, second: float) -> bool:
+    """Return True if two values of a metric are equal up to the precision of a database."""
+    return math.isclose(first, second, rel_tol=1e-9) or (math.isnan(first) and math.isnan(second))

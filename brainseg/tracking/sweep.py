@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brainseg.config import TrackingConfig
-from brainseg.tracking.chart_layout import experiment_tags, sweep_tag
+from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import (
+    add_layout,
     connect,
     describe_charts,
     experiment_id,
@@ -35,8 +36,7 @@ def prepare_charts(sweep: str, tracking: TrackingConfig) -> str:
     with short_timeouts(SECONDS_BEFORE):
         client = connect(uri)
         experiment = experiment_id(client, uri, tracking.experiment, tracking.artifacts)
-        for key, value in experiment_tags(sweep).items():
-            client.set_experiment_tag(experiment, key, value)
+        add_layout(client, experiment, sweep)
     return describe_charts(uri, experiment, sweep)
 
 

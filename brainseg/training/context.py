@@ -10,6 +10,7 @@ from torch import nn
 from brainseg.config import TrainConfig
 from brainseg.data.dataset import MRIDataset
 from brainseg.device import Device
+from brainseg.evaluation.evaluate import PatientResult
 from brainseg.training.state import State
 
 
@@ -39,9 +40,14 @@ class TrainingContext(NamedTuple):
 
 
 class Callbacks(NamedTuple):
-    """Functions that the loop calls after each step, validated patient and epoch."""
+    """Functions that the loop calls after each step, validated patient and epoch.
+
+    `epoch_metrics` returns metrics of the epoch that the loop does not measure itself.
+    """
 
     after_step: Callable[[State], None] = lambda state: None
     after_patient: Callable[[State], None] = lambda state: None
+    see_result: Callable[[PatientResult], None] = lambda result: None
+    epoch_metrics: Callable[[], dict[str, float]] = dict
     # The second argument is True if the epoch is the best so far.
     after_epoch: Callable[[State, bool], None] = lambda state, improved: None

@@ -47,6 +47,7 @@ def fit(state: State, task: TrainingContext, hooks: Callbacks) -> None:
             is_due = is_last or (state.epoch + 1) % task.config.validate_every == 0
             if is_due and len(task.validation):
                 metrics |= validate(state, task, hooks)
+            metrics |= hooks.epoch_metrics()
             improved = _finish_epoch(state, metrics, has_validation=len(task.validation) > 0)
             hooks.after_epoch(state, improved)
 
@@ -178,7 +179,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
     HD95 is measured once, at the end of the run: on a GPU it would take longer than the training.
     The result also contains "speed/epoch_seconds", which includes the validation and replaces the
     value of `training_metrics`. `state` gets the seconds of the validation, and whether nothing was
-    predicted. `hooks.after_patient` is called after each patient.
+    predicted. `hooks.see_result` and `hooks.after_patient` are called after each patient.
     """
     started = time.perf_counter()
     scores = []
@@ -193,6 +194,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
         with_hd95=False,
     ):
         scores.append(result.score)
+        hooks.see_result(result)
         hooks.after_patient(state)
     state.predicts_nothing = not any(score.predicted_pixels for score in scores)
     state.validation_seconds = time.perf_counter() - started

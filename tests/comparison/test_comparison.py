@@ -1,6 +1,7 @@
 """Comparison: what is pooled, averaged, paired, refused and left out; the page and the MLflow run that it leaves."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -439,3 +440,25 @@ def test_one_patient_gives_no_interval_no_test_and_one_baseline(
     page = (tmp_path / "page.html").read_text()
     for said in (shown, page, *texts, (tmp_path / "compared" / "comparison.csv").read_text()):
         assert not re.search(r"\bnan\b", said, re.IGNORECASE), said[:300]
+
+
+def test_memory_stands_beside_the_seconds_and_notes_below_the_table(tmp_path: Path) -> None:
+    noted = scored_run(tmp_path / "a", dice(8), width=8, note="a test\nof notes", tags=["pilot"])
+    measured = scored_run(tmp_path / "b", dice(16), width=16)
+    rows = [json.loads(line) for line in (noted.path / "metrics.jsonl").read_text().splitlines()]
+    for row, memory in zip(rows, (1.0, 2.5, 2.0), strict=True):
+        row["metrics"]["system/memory_gb"] = memory
+    (noted.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows[0]["metrics"]["system/gpu_memory_gb"] = 0.5
+    (measured.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unmeasured = scored_run(tmp_path / "c", dice(32), width=32)
+    comparison = compare_runs([ScoredRun(run.path) for run in (noted, measured, unmeasured)])
+    memory = comparison.table.set_index("configuration").memory_gb
+    # On a GPU its memory counts, not that of the process.
+    assert memory["width=8"] == 2.5 and memory["width=16"] == 0.5 and math.isnan(memory["width=32"])
+    text = report.format_comparison(comparison)
+    assert "seconds  memory (GB)" in text and "Note on a: a test of notes" in text
+    for run in (measured, unmeasured):
+        run.folder.annotate("a test of notes")
+    comparison = compare_runs([ScoredRun(run.path) for run in (noted, measured, unmeasured)])
+    assert "Note on all runs: a test of notes" in report.format_comparison(comparison)

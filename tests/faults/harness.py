@@ -68,6 +68,7 @@ CHANGING = (
     "validation_seconds",
     "time",
     "speed/",
+    "system/",
     "config.output",
     "config.resume",
 )

@@ -164,17 +164,22 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
 @pytest.mark.parametrize(
     ("overrides", "swept", "shown"),
     [
-        (["split.fold=0", "experiment=fast"], (), "experiment=fast fold=0 unet-01"),
-        (["+experiment=fast"], (), "experiment=fast unet-01"),
+        (["split.fold=0", "experiment=fast"], (), "fast fold=0"),
+        (["+experiment=fast"], (), "fast"),
         (["model.depth=3", "seed=1", "experiment=fast"], ("model.depth",), "depth=3"),
         (["model.depth=3", "model.depth=4"], ("model.depth",), "depth=4"),
-        (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2 unet-01"),
+        (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2"),
         (["data.path=a.h5", "resume=runs/a", "output=b"], (), ""),
         ([], (), ""),
         (
+            ["model.depth=3", "optimizer=sgd", "augment=none", "seed=0"],
+            ("model.depth", "optimizer", "augment", "seed"),
+            "depth=3 sgd augment=none seed=0",
+        ),
+        (
             ["data.path=/a/b.h5", "model=unet", f"model.options.list=[{'1,' * 40}]", "epochs=3"],
             (),
-            "model=unet ... unet-01",
+            "unet ... unet-01",
         ),
     ],
 )

@@ -106,13 +106,13 @@ def test_a_sweep_ends_with_its_summary_also_if_a_job_failed(tmp_path: Path) -> N
     assert len(charted(client, experiment, record.stem)) == 4, (
         "a job of the sweep each, the failed ones too"
     )
-    assert said.count(f"viewStateShareKey=brainseg-2-{record.stem}") == 1, "the link, once"
+    assert said.count(f"viewStateShareKey=brainseg-3-{record.stem}") == 1, "the link, once"
     assert "mlflow server" not in said and said.count("python -m brainseg.ui") == 1
 
 
 def charted(client: Any, experiment: Any, sweep: str) -> list[Any]:
     """The runs that the chart link of a sweep draws: MLflow applies the filter of the layout."""
-    layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-2-{sweep}"])
+    layout = json.loads(experiment.tags[f"mlflow.sharedViewState.brainseg-3-{sweep}"])
     return client.search_runs([experiment.experiment_id], layout["searchFilter"])
 
 

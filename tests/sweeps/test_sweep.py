@@ -244,7 +244,7 @@ def history(path: Path) -> list[dict]:
         json.loads(line)["metrics"] for line in (path / "metrics.jsonl").read_text().splitlines()
     ]
     return [
-        {name: value for name, value in row.items() if not name.startswith("speed/")}
+        {name: value for name, value in row.items() if not name.startswith(("speed/", "system/"))}
         for row in rows
     ]
 

@@ -85,7 +85,7 @@ def resumed(task: TrainingContext, saved: bytes | None) -> State:
 
 def numbers(state: State) -> list[dict]:
     return [
-        {k: v for k, v in row["metrics"].items() if not k.startswith("speed/")}
+        {k: v for k, v in row["metrics"].items() if not k.startswith(("speed/", "system/"))}
         for row in state.history
     ]
 
