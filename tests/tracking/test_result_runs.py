@@ -69,9 +69,9 @@ def test_a_summary_opens_with_pictures_and_keeps_the_layout_of_the_jobs(
     description = run.data.tags[DESCRIPTION]
     for picture in ("ranking", "curves"):
         address = f"get-artifact?path=pictures/{picture}.png&run_uuid={run.info.run_id}"
-        assert f'<img alt="{picture}" src="{address}" width="560">' in description
+        assert f"![{picture}]({address})" in description
     assert description.startswith("Best of 2 configurations, width=16: mean Dice 0.65")
-    assert description.index("<img") < description.index("| configuration | dice |")
+    assert description.index("| configuration | dice |") < description.index("![ranking]")
     assert client(store).get_experiment_by_name("brainseg").tags[key] == "layout of the jobs"
 
 
