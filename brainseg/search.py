@@ -10,200 +10,61 @@ val/dice alone, and no test patient is used. See docs/search.md.
 
 import importlib.util
 import logging
+import os
 import sys
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
 
 from brainseg import train
 from brainseg.cli.arguments import add_option_prefixes
 from brainseg.cli.main import run_command
 from brainseg.config import SearchConfig, TrainConfig
-from brainseg.config.compose import check_budget, compose_job
-from brainseg.config.hydra_errors import suggest_setting
-from brainseg.config.overrides import setting_of, values_by_setting
+from brainseg.config.compose import compose_job, compose_multirun, is_hydra_setting
+from brainseg.config.launchers import SLURM, launcher_name
+from brainseg.config.overrides import setting_of
 from brainseg.core.errors import RequestError, check
 from brainseg.core.output import print_log
 from brainseg.core.signals import Stopped
-from brainseg.data.store import Store
-from brainseg.runs.identity import drop_non_identity, non_default_settings, training_budget
+from brainseg.runs.identity import training_budget
 from brainseg.runs.job import Job
 from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps.progress import describe_charts
+from brainseg.sweeps.search_workers import QueuedWorker, run_workers, submit_workers
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
-from brainseg.tuning.study import Study, name_run, naming_database
+from brainseg.tuning.plan import Plan, plan_search, split_arguments
+from brainseg.tuning.storage import POSTGRESQL, place_of
+from brainseg.tuning.study import Study, name_run, naming_storage
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
-
-# Names of the settings of the search itself. All remaining names are settings of brainseg.train.
-SEARCH_SETTINGS = tuple(field.name for field in fields(SearchConfig))
-
-
-class Plan(NamedTuple):
-    """The search that a command line describes."""
-
-    # Overrides of brainseg.train that are the same in every trial.
-    overrides: list[str]
-    space: search_space.Space
-    # The settings at the ends of the space. If these are valid, so are the settings between them.
-    jobs: list[TrainConfig]
-    database: Path
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the settings that all trials share, and the space.
-
-        Trials can be compared only if they agree in all of these.
-        """
-        job = self.jobs[0]
-        shared = {
-            name: str(value)
-            for name, value in drop_non_identity(non_default_settings(job)).items()
-            if name not in self.space
-        }
-        # The path may change if the content of the data file does not.
-        if job.data.path is not None:
-            with Store(Path(job.data.path)) as store:
-                shared["data"] = store.fingerprint
-        return shared | {
-            f"space {name}": _format_dimension(dimension) for name, dimension in self.space.items()
-        }
-
-    @property
-    def space_lines(self) -> list[str]:
-        """Return a line of text for each setting of the space."""
-        return [
-            f"  {name}: {_format_dimension(dimension)}" for name, dimension in self.space.items()
-        ]
-
-
-def _format_dimension(dimension: search_space.Dimension) -> str:
-    """Return a dimension as text, such as `low 0.0001, high 0.01, log True`."""
-    return ", ".join(
-        f"{key} {value}" for key, value in dimension.items() if value not in (None, False)
-    )
 
 
 class Pruned(Stopped):
     """The search stopped the run after an epoch, because it was unlikely to become the best."""
 
 
-def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments of the search itself, and the overrides of brainseg.train.
-
-    Settings of the search and Hydra's flags and settings belong to the search itself.
-    """
-    train_overrides = [
-        argument
-        for argument in argv
-        if "=" in argument
-        and not argument.startswith("-")
-        and setting_of(argument).split(".")[0] not in (*SEARCH_SETTINGS, "hydra")
-    ]
-    return [argument for argument in argv if argument not in train_overrides], train_overrides
-
-
-def plan_search(overrides: list[str], config: SearchConfig) -> Plan:
-    """Return the plan of a search without creating any files.
-
-    The settings at the ends of the space are composed. Raises RequestError if one is not valid.
-    """
-    fixed, varied = search_space.split_overrides(overrides)
-    fixed_values = values_by_setting(fixed)
-    setting_names = [*SEARCH_SETTINGS, *(field.name for field in fields(TrainConfig)), "experiment"]
-    for name in ("from", "resume"):
-        check(
-            fixed_values.get(name, "auto") == "auto",
-            name,
-            fixed_values.get(name),
-            "a search makes its own runs",
-            "leave it out",
-        )
-    # Names with a dot are checked when a job is composed.
-    for name, value in {**fixed_values, **varied}.items():
-        check(
-            "." in name or name in setting_names,
-            name,
-            value,
-            "no such setting of search or train",
-            suggest_setting(name, setting_names),
-        )
-    space_name = config.space or (None if varied else "quick")
-    if space_name is not None:
-        # Typed overrides have priority. They narrow the space, or fix one of its settings.
-        loaded = search_space.load_space(space_name)
-        varied = {
-            name: dimension for name, dimension in loaded.items() if name not in fixed_values
-        } | varied
-    check(
-        bool(varied),
-        "space",
-        space_name,
-        "every setting of this space is fixed on the command line",
-        "leave one out",
-    )
-    _check_varied(varied)
-    # Only one setting at a time leaves its first end: the number of combinations of all ends would
-    # grow exponentially with the number of settings.
-    ends = {name: search_space.end_values(dimension) for name, dimension in varied.items()}
-    first_ends = {name: values[0] for name, values in ends.items()}
-    corners = [first_ends] + [
-        first_ends | {name: value} for name, values in ends.items() for value in values[1:]
-    ]
-    jobs = [
-        compose_job("train", [*fixed, *search_space.to_overrides(settings)]) for settings in corners
-    ]
-    for job in jobs:
-        check_budget([*overrides, *varied], job)
-    _check_job(jobs[0])
-    study = config.study or (Path(space_name).stem if space_name else "typed")
-    # Checks the name, because not every name of a file is allowed as the name of a study.
-    SearchConfig(study=study)
-    return Plan(fixed, varied, jobs, Path(jobs[0].output or "runs") / "search" / f"{study}.db")
-
-
-def _check_varied(varied: search_space.Space) -> None:
-    """Raise RequestError if the space varies the patients, who must be the same in all trials."""
-    for name in varied:
-        selects_patients = (
-            name.split(".")[0] == "split"
-            or name in ("data.path", "data.limit_patients")
-            or name.startswith("data.phantom")
-        )
-        check(
-            not selects_patients,
-            name,
-            ",".join(map(str, search_space.end_values(varied[name]))),
-            "must be the same in all trials, or they would be scored on other patients",
-            "give one value",
-        )
-
-
-def _check_job(job: TrainConfig) -> None:
-    """Raise RequestError if a trial would see test patients, or could not be resumed."""
-    check(
-        job.test != "yes",
-        "test",
-        "yes",
-        "a search must not see test patients",
-        "leave test=auto and evaluate the chosen run",
-    )
-    check(
-        not job.rerun,
-        "rerun",
-        "true",
-        "an interrupted trial could not be resumed in its folder",
-        "leave it out, and choose another study=NAME to begin anew",
-    )
-
-
 class Search:
     """The command: `check` makes the plan of the search, `run` runs it."""
 
-    def __init__(self, overrides: list[str], is_verbose: bool = False) -> None:
-        self.overrides, self.is_verbose = overrides, is_verbose
+    def __init__(
+        self,
+        overrides: list[str],
+        arguments: Sequence[str] = (),
+        threads: int | None = None,
+        is_verbose: bool = False,
+    ) -> None:
+        """Search with `overrides` of brainseg.train.
+
+        `arguments` are all arguments of the command, which its workers get, too. `threads` is the
+        number of CPU threads of a worker. `is_verbose` prints every line of each trial.
+        """
+        self.overrides, self.arguments, self.threads = overrides, arguments, threads
+        self.is_verbose = is_verbose
 
     def check(self, config: SearchConfig) -> None:
         """Check the request before anything is created. Raise RequestError if it cannot be run."""
@@ -214,10 +75,31 @@ class Search:
             "brainseg.search needs it",
             "pip install 'optuna>=4.9,<6'",
         )
+        is_driver_missing = (
+            config.storage.startswith(POSTGRESQL) and importlib.util.find_spec("psycopg") is None
+        )
+        check(
+            not is_driver_missing,
+            "storage",
+            config.storage,
+            "needs the driver of PostgreSQL",
+            "pip install 'psycopg[binary]'",
+        )
         self.plan = plan_search(self.overrides, config)
+        self.launcher = _launcher_settings(self.arguments)
+        is_local = self.launcher["_target_"] != SLURM
+        check(
+            self.plan.jobs[0].wait or not is_local,
+            "wait",
+            "false",
+            "only workers on a cluster go on without this command",
+            "leave it out, or use hydra/launcher=submitit_slurm",
+        )
         for job in self.plan.jobs:
-            facts = train.check_request(job)
-            if facts.missing:
+            # The devices of this machine say nothing about those of a cluster's nodes.
+            device = replace(job.device, on_missing=job.device.on_missing if is_local else "skip")
+            facts = train.check_request(replace(job, device=device))
+            if facts.missing and is_local:
                 raise RequestError(facts.missing)
             check(
                 facts.has_validation,
@@ -226,32 +108,33 @@ class Search:
                 "has no validation patients, by whom a search chooses",
                 "give the split validation patients",
             )
-        # Opening an existing study compares its settings with those of the plan.
-        if self.plan.database.exists():
-            Study(self.plan.database, self.plan.settings)
+        # Opening an existing study compares its settings with those of the plan. A study on a
+        # server is compared when the search begins, because it cannot be opened without a trace.
+        place = place_of(config.storage, self.plan.database)
+        if not config.storage.startswith(POSTGRESQL) and Path(place).exists():
+            Study(self.plan.database, self.plan.settings, config.storage)
 
     def run(self, config: SearchConfig) -> int:
         """Run trials until there are `config.trials` in all, print a summary, return the exit code.
 
         The exit code is 1 if a trial of this process failed, else 0.
         """
-        plan = self.plan
+        plan, place = self.plan, place_of(config.storage, self.plan.database)
         if plan.jobs[0].dry_run != "false":
-            title = f"{config.trials} trials in all, study {plan.database}"
+            title = f"{config.trials} trials in all, study {place}"
             print(title, *plan.space_lines, sep="\n")
             return 0
         print_log(logging.DEBUG if self.is_verbose else logging.WARNING)
-        study = Study(plan.database, plan.settings)
+        study = Study(plan.database, plan.settings, config.storage)
         print(
-            f"study {plan.database.stem}: {study.count()} of {config.trials} trials, "
-            f"in {plan.database}",
-            flush=True,
+            f"study {study.name}: {study.count()} of {config.trials} trials, in {place}", flush=True
         )
         self._print_charts()
-        distributions, failed = search_space.distributions(plan.space), 0
-        with naming_database(plan.database):
-            while (trial := study.begin(config, distributions)) is not None:
-                failed += not run_trial(study, trial, plan)
+        if config.workers > 1 or self.launcher["_target_"] == SLURM:
+            failed = self._run_workers(config, study)
+        else:
+            failed = self._run_trials(config, study)
+        with naming_storage(place):
             proposed = {
                 trial.number: search_space.to_overrides(trial.params) for trial in study.trials()
             }
@@ -266,11 +149,71 @@ class Search:
         if tracking.name != "none":
             print(describe_charts(self.plan.database.stem, tracking), flush=True)
 
+    def _run_trials(self, config: SearchConfig, study: Study) -> int:
+        """Run trials in this process until none is left, and return the number that failed."""
+        distributions, failed = search_space.distributions(self.plan.space), 0
+        with naming_storage(study.place):
+            while (trial := study.begin(config, distributions)) is not None:
+                failed += not run_trial(study, trial, self.plan, self.threads)
+        return failed
 
-def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
+    def _run_workers(self, config: SearchConfig, study: Study) -> int:
+        """Run the workers of the search, and return the number of workers with a failed trial.
+
+        Workers on a cluster report to the study alone, so that their number is 0.
+        """
+        arguments = [
+            argument
+            for argument in self.arguments
+            if setting_of(argument) not in ("workers", "wait") and not is_hydra_setting(argument)
+        ]
+        job = self.plan.jobs[0]
+        if self.launcher["_target_"] == SLURM:
+            worker = QueuedWorker(job, arguments, self.launcher["cpus_per_task"])
+            submit_workers(worker, config.workers, self.launcher, study.folder, job.wait)
+            return 0
+        threads = max(1, (os.cpu_count() or 1) // config.workers)
+        return sum(run_workers(job, arguments, config.workers, threads, study.folder))
+
+
+def _launcher_settings(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the launcher that the arguments choose, with the name of its class.
+
+    Raises RequestError for a launcher that cannot run the workers of a search.
+    """
+    overrides = [argument for argument in arguments if is_hydra_setting(argument)]
+    multirun = compose_multirun("search", overrides)
+    settings: Any = OmegaConf.to_container(multirun.hydra.launcher)
+    name = launcher_name(settings["_target_"])
+    check(
+        name in ("basic", "submitit_slurm"),
+        "hydra/launcher",
+        name,
+        "a search runs its workers on this machine, or with submitit_slurm",
+        "leave it out",
+    )
+    return settings
+
+
+def run_worker(config: TrainConfig, arguments: list[str], threads: int | None) -> int:
+    """Run one worker of a search in this process, and return its exit code.
+
+    `arguments` are those of the command. The settings of the trials are composed from them, and not
+    taken from `config`.
+    """
+    search_arguments, train_overrides = split_arguments(arguments)
+    command = Search(add_option_prefixes(train_overrides), arguments, threads)
+    try:
+        run_command("search", command.run, command.check, search_arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("unreachable: run_command ends with SystemExit")
+
+
+def run_trial(study: Study, trial: "Trial", plan: Plan, threads: int | None = None) -> bool:
     """Run one trial, record its end in the study, and return False if it failed.
 
-    A failed trial never ends the search.
+    A failed trial never ends the search. `threads` is the number of CPU threads, None for all.
     """
     varied = search_space.to_overrides(trial.params)
     job = Job(
@@ -279,6 +222,7 @@ def run_trial(study: Study, trial: "Trial", plan: Plan) -> bool:
         trial.number,
         tuple(plan.space),
         choosing=True,
+        threads=threads,
     )
     print(f"\ntrial {trial.number}: {' '.join(varied)}", flush=True)
     try:
@@ -344,7 +288,7 @@ def main() -> None:
     """Run `python -m brainseg.search` or `brainseg search`."""
     search_arguments, train_overrides = split_arguments(sys.argv[1:])
     is_verbose = bool({"-v", "--verbose"} & set(search_arguments))
-    command = Search(add_option_prefixes(train_overrides), is_verbose)
+    command = Search(add_option_prefixes(train_overrides), sys.argv[1:], is_verbose=is_verbose)
     run_command("search", command.run, command.check, search_arguments)
 
 

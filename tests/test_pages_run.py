@@ -1,7 +1,8 @@
 """Every command of the README and of docs/ really runs, page by page, each in a process of its own, on a tiny cohort.
 
 What is put in place of what a page says: a real run for `runs/RUN`, a second for `runs/b`, fewer epochs or minutes, a small phantom,
-the CPU for a GPU; a SLURM queue is only planned for. docs/extending.md, which installs a package, is run by test_extending.py.
+the CPU for a GPU, a file for a server; a SLURM queue is only planned for. docs/extending.md, which installs a package, is run by
+test_extending.py, and docs/tracking_server.md, which needs PostgreSQL, by test_lab_server.py.
 """
 
 import os
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if page.name != "extending.md"
+    if page.name not in ("extending.md", "tracking_server.md")
 ]
 SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size=32"]
 FEW = ["batch_size=8", "device.threads=1"]
@@ -35,6 +36,8 @@ PLACED = {
     r"max_minutes=[\d.]+": "max_minutes=0.02",
     r"max_steps=\d+": "max_steps=3",
     r"trials=\d+": "trials=2",
+    r"workers=\d+": "workers=2",
+    r"storage=postgresql\S+": "storage=sqlite",
     r"model\.width=16,32": "model.width=2,4",
     r"model\.width=\d+\b": "model.width=4",
     r"(optimizer=adam),sgd|loss=dice,bce_dice": r"loss=dice,bce_dice",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -23,6 +24,29 @@ CLINICAL = (
 )
 
 
+def check_storage(storage: str) -> None:
+    """Raise RequestError unless a study can be stored there. Nothing is opened."""
+    parts = urlsplit(storage)
+    is_complete = (
+        storage == "sqlite"
+        or (storage.startswith("journal:") and len(storage) > len("journal:"))
+        or (storage.startswith("postgresql://") and len(parts.path) > 1)
+    )
+    check(
+        is_complete,
+        "storage",
+        storage if not parts.password else f"{parts.scheme}://...",
+        "must be sqlite, journal:FILE or postgresql://USER@HOST/DATABASE",
+    )
+    check(
+        not parts.password,
+        "storage",
+        f"{parts.scheme}://...",
+        "must not contain a password, which other users of this machine could read",
+        "write it to the password file of PostgreSQL, ~/.pgpass or PGPASSFILE",
+    )
+
+
 @dataclass
 class SearchConfig:
     """Settings of `brainseg.search`.
@@ -35,6 +59,16 @@ class SearchConfig:
         None,
         "search space: a file of conf/search or your own YAML file; null: the space given by "
         "overrides, or quick",
+    )
+    storage: str = setting(
+        "sqlite",
+        "where the study is kept: sqlite (runs/search/STUDY.db), journal:FILE on a disk that "
+        "several machines share, or postgresql://USER@HOST/DATABASE",
+    )
+    workers: int = setting(
+        1,
+        "number of processes that share the trials; with hydra/launcher=submitit_slurm each is a "
+        "job of the cluster",
     )
     trials: int = setting(20, "total number of trials of the study, over all starts and processes")
     random_trials: int = setting(
@@ -62,6 +96,8 @@ class SearchConfig:
         )
         rule = "is part of file names, so only letters, digits, - and _ are allowed"
         check(is_plain, "study", self.study, rule)
+        check_storage(self.storage)
+        check_range("workers", self.workers, 1, 1024)
         check_range("trials", self.trials, 1)
         check_range("random_trials", self.random_trials, 1)
         check_range("sampler_seed", self.sampler_seed, 0, 2**32 - 1)

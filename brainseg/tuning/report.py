@@ -41,9 +41,7 @@ def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]])
     states = ", ".join(
         f"{number} {state}" for state, number in counts.items() if number or state == "finished"
     )
-    lines = [
-        f"\nstudy {study.database.stem}: {study.count()} trials: {states}   ({study.database})"
-    ]
+    lines = [f"\nstudy {study.name}: {study.count()} trials: {states}   ({study.place})"]
     lines += [
         f"  trial {trial.number} failed: {trial.user_attrs.get('reason', CRASH_REASON)}"
         for trial in ended

@@ -1,10 +1,10 @@
-"""The study of a search: its trials in one SQLite file, shared by any number of processes.
+"""The study of a search: its trials in one storage, shared by any number of processes.
 
     runs/search/STUDY.db      every trial: settings, val/dice of each epoch, state, run folder
     runs/search/STUDY/        locks, and the picture
 
-No other module uses Optuna's storage. A process holds a lock for its trial, and the lock disappears
-with the process. Another process therefore detects a crash at once and without a heartbeat. The
+The trials can also be in a journal or on a server (`storage.py`). A process holds a lock for its
+trial, and the lock disappears with the process. Another process therefore detects a crash. The
 trial is then proposed again as a new trial, which finds the run folder of the old trial by its
 settings and resumes that run.
 """
@@ -18,16 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from brainseg.config import SearchConfig
 from brainseg.core.errors import check
 from brainseg.core.seeds import seed_for
 from brainseg.runs.run_folder import RunFolder
 from brainseg.tuning.search_space import to_overrides
+from brainseg.tuning.storage import POSTGRESQL, open_storage, place_of
 
 if TYPE_CHECKING:
-    from optuna import Study as OptunaStudy
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
@@ -42,20 +40,25 @@ class Study:
     It calls `begin`, and after the run `finish`, `end` or `set_aside`.
     """
 
-    def __init__(self, database: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, database: Path, settings: dict[str, Any], storage: str = "sqlite") -> None:
         """Open the study, or create it with `settings`.
 
-        `settings` are the settings that all trials share, and the space. Raises RequestError if the
-        study was created with other settings.
+        `settings` are the settings that all trials share, and the space. `storage` is described in
+        `storage.py`. Raises RequestError if the study was created with other settings, and OSError
+        if the storage cannot be used.
         """
-        self.database, self.folder = database, database.with_suffix("")
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self.folder = database.stem, database.with_suffix("")
+        self.place = place_of(storage, database)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / ".lock")
-        # A lock that is never acquired, so that it can be released before the first trial.
-        self.trial_lock = FileLock(self.folder / ".none")
-        # Two processes that create the tables at the same time would fail.
-        with self.lock, naming_database(database):
-            self.optuna = _open_study(database)
+        with naming_storage(self.place):
+            opened, self.locks = open_storage(storage, database)
+        with naming_storage(self.place), self.locks.study():
+            self.optuna = optuna.create_study(
+                storage=opened, study_name=self.name, direction="maximize", load_if_exists=True
+            )
             stored_settings = self.optuna.user_attrs.get("settings")
             if stored_settings is None:
                 self.optuna.set_user_attr("settings", settings)
@@ -65,7 +68,7 @@ class Study:
         check(
             not changed,
             "study",
-            database.stem,
+            self.name,
             f"was created with other settings: {changed}",
             "repeat those settings, or choose another study=NAME",
         )
@@ -79,7 +82,7 @@ class Study:
         from optuna.pruners import MedianPruner, NopPruner
         from optuna.samplers import TPESampler
 
-        with self.lock:
+        with self.locks.study():
             for running in self.trials("RUNNING"):
                 self._recover_crashed(running)
             if self.count() >= config.trials:
@@ -114,8 +117,7 @@ class Study:
             trial = self.optuna.ask(space)
             if "resumes" not in trial.user_attrs and untried.has_tried(trial.params):
                 trial = self._replace_proposal(trial, untried.draw(seed), space)
-            self.trial_lock = self._lock_of(trial.number)
-            self.trial_lock.acquire(timeout=0)
+            self.locks.acquire_trial(trial.number)
             return trial
 
     def _replace_proposal(
@@ -140,7 +142,7 @@ class Study:
         summary = json.loads((Path(trial.user_attrs["folder"]) / "summary.json").read_text())
         value = float(summary["best"]["val/dice"])
         self.optuna.tell(trial, value)
-        self.trial_lock.release()
+        self.locks.release_trial(trial.number)
         return value
 
     def end(self, trial: "Trial", state: str, reason: str) -> None:
@@ -149,7 +151,7 @@ class Study:
 
         trial.set_user_attr("reason", reason)
         self.optuna.tell(trial, state=TrialState[state])
-        self.trial_lock.release()
+        self.locks.release_trial(trial.number)
 
     def set_aside(self, trial: "Trial | FrozenTrial", vanished: int = 0) -> None:
         """Propose an interrupted trial again, and exclude the interrupted trial from all counts.
@@ -164,7 +166,7 @@ class Study:
                 trial.params, user_attrs={"resumes": trial.number, "vanished": vanished}
             )
         self.optuna.tell(trial.number, state=TrialState.FAIL)
-        self.trial_lock.release()
+        self.locks.release_trial(trial.number)
 
     def count(self) -> int:
         """Return the number of trials that have ended or are running.
@@ -208,24 +210,19 @@ class Study:
         """
         from optuna.trial import TrialState
 
-        try:
-            with self._lock_of(trial.number).acquire(timeout=0):
-                vanished = trial.user_attrs.get("vanished", 0) + 1
-                if vanished < MAX_CRASHES or trial.number in self._resumed_numbers():
-                    print(
-                        f"trial {trial.number}: its process no longer exists; the trial is "
-                        "proposed again",
-                        flush=True,
-                    )
-                    self.set_aside(trial, vanished)
-                else:
-                    self.optuna.tell(trial.number, state=TrialState.FAIL)
-        except Timeout:
+        if not self.locks.acquire_trial(trial.number):
             # A process holds the lock, so the trial is still running.
-            pass
-
-    def _lock_of(self, number: int) -> FileLock:
-        return FileLock(self.folder / f".trial-{number}.lock")
+            return
+        vanished = trial.user_attrs.get("vanished", 0) + 1
+        if vanished < MAX_CRASHES or trial.number in self._resumed_numbers():
+            print(
+                f"trial {trial.number}: its process no longer exists; the trial is proposed again",
+                flush=True,
+            )
+            self.set_aside(trial, vanished)
+        else:
+            self.optuna.tell(trial.number, state=TrialState.FAIL)
+            self.locks.release_trial(trial.number)
 
 
 class UntriedCombinations:
@@ -295,38 +292,26 @@ def name_run(trial: "Trial", folder: RunFolder) -> None:
 
 
 @contextmanager
-def naming_database(database: Path) -> Iterator[None]:
-    """Raise errors of the storage as an OSError of one line that names the file.
+def naming_storage(place: str) -> Iterator[None]:
+    """Raise errors of the storage as an OSError of one line that names the place.
 
-    Such errors are a full disk, or a file that is not a database.
+    Such errors are a full disk, a file that is not a database, or a server that does not answer.
     """
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    # RuntimeError means that another version of Optuna created the tables.
-    except (StorageInternalError, SQLAlchemyError, RuntimeError) as error:
+    # RuntimeError means that another version of Optuna created the tables, and JSONDecodeError
+    # that a file is not a journal.
+    except (StorageInternalError, SQLAlchemyError, RuntimeError, json.JSONDecodeError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
-        raise OSError(
-            f"study={database}: cannot be used ({cause}); "
-            "move the file away, or choose another study=NAME"
-        ) from error
-
-
-def _open_study(database: Path) -> "OptunaStudy":
-    """Return the Optuna study in a SQLite file, which is created if it does not exist."""
-    import optuna
-    from sqlalchemy.engine import URL
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # The name of a folder may contain characters such as "?", which an address must escape.
-    url = URL.create("sqlite", database=str(database.resolve())).render_as_string()
-    # The timeout is in seconds. It is the time to wait for another process to end its write.
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    return optuna.create_study(
-        storage=storage, study_name=database.stem, direction="maximize", load_if_exists=True
-    )
+        remedy = (
+            "check storage, and that the server answers"
+            if place.startswith(POSTGRESQL)
+            else "move the file away, or choose another study=NAME"
+        )
+        raise OSError(f"study={place}: cannot be used ({cause}); {remedy}") from error
 
 
 def _describe_changes(stored: dict[str, Any], current: dict[str, Any]) -> str:

@@ -200,10 +200,10 @@ def test_a_trial_whose_process_is_gone_is_tried_again_once() -> None:
     assert (
         other.begin(config, dimensions).number == 1 and other.begin(config, dimensions) is None
     ), "two are under way"
-    first.trial_lock.release()  # as the kernel does when a process is killed
+    first.locks.release_trial(lost.number)  # as the kernel does when a process is killed
     again = (third := start()).begin(config, dimensions)
     assert (again.number, again.params, again.user_attrs["resumes"]) == (2, lost.params, 0)
-    third.trial_lock.release()
+    third.locks.release_trial(again.number)
     assert start().begin(config, dimensions) is None
     assert [trial.state.name for trial in first.trials()] == ["FAIL", "RUNNING", "FAIL"]
     assert [trial.number for trial in first.ended_trials()] == [2] and first.count() == 2

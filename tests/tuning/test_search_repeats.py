@@ -26,7 +26,7 @@ def begun(study: Study, config: SearchConfig, value: float | None = 0.5) -> tupl
         study.end(trial, "FAIL", "it broke")
     else:
         study.optuna.tell(trial, value)
-        study.trial_lock.release()
+        study.locks.release_trial(trial.number)
     return tuple(search_space.to_overrides(trial.params))
 
 

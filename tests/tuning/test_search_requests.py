@@ -10,13 +10,14 @@ from brainseg import search
 from brainseg.config import TrainConfig, compose
 from brainseg.core.errors import RequestError
 from brainseg.tuning import search_space
+from brainseg.tuning.plan import SEARCH_SETTINGS
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_no_name_means_two_things() -> None:
-    assert not set(search.SEARCH_SETTINGS) & (
+    assert not set(SEARCH_SETTINGS) & (
         {*TrainConfig.__dataclass_fields__} | {"experiment", "hydra"}
     )
 
