@@ -41,20 +41,26 @@ def tracking_uri(configured: str | None) -> str:
 
     The URI is `configured`, else MLFLOW_TRACKING_URI, else `mlflow.db` in the current folder.
     MLflow's own default is not used: a leftover `mlruns/` folder turns that default into the file
-    store, which 3.17 refuses. Raises RequestError for a folder (the file store) and for a password,
-    which would be copied into every run's records.
+    store, which 3.17 refuses. Raises RequestError for a folder (the file store), for a password,
+    which would be copied into every run's records, and for other databases: MLflow would put the
+    files of a run into a folder of each client.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
     parts = urlsplit(uri)
-    rule = "must be http://HOST:PORT, sqlite:///FILE or the URL of a database that MLflow supports"
+    rule = "must be http://HOST:PORT or sqlite:///FILE"
     remedy = "MLflow no longer supports folders as stores"
     check(parts.scheme not in ("", "file"), "tracking.uri", uri, rule, remedy)
-    rule = "must not contain a password, because the URI is stored with each run"
-    remedy = (
-        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD,"
-        " or use the database's password file"
+    rule_of_passwords = "must not contain a password, because the URI is stored with each run"
+    remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    hidden = f"{parts.scheme}://..."
+    check(not parts.password, "tracking.uri", hidden, rule_of_passwords, remedy)
+    check(
+        parts.scheme in ("http", "https") or is_sqlite(uri),
+        "tracking.uri",
+        uri,
+        f"{rule}; a client that writes to another database loses the files of its runs",
+        "start a server on the database, as docs/tracking_server.md describes, and name the server",
     )
-    check(not parts.password, "tracking.uri", f"{parts.scheme}://...", rule, remedy)
     return sqlite_uri(_database(uri), uri.partition("?")[2]) if is_sqlite(uri) else uri.rstrip("/")
 
 

@@ -148,6 +148,9 @@ def test_what_follows_the_path_of_a_typed_url_stays(
         "file:///tmp/mlruns",
         "https://me:secret@server",
         "postgresql://me:secret@db/mlflow",
+        "postgresql://db/mlflow",
+        "mysql+pymysql://db/mlflow",
+        "s3://bucket/mlflow",
     ],
 )
 def test_a_store_that_cannot_be_or_would_leak_is_refused(uri: str) -> None:
