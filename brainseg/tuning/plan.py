@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from brainseg.config import SearchConfig, TrainConfig
-from brainseg.config.compose import check_budget, compose_job
+from brainseg.config.compose import check_budget, compose_job, is_hydra_setting
 from brainseg.config.hydra_errors import suggest_setting
 from brainseg.config.overrides import setting_of, values_by_setting
 from brainseg.core.errors import check
@@ -73,7 +73,8 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
         for argument in argv
         if "=" in argument
         and not argument.startswith("-")
-        and setting_of(argument).split(".")[0] not in (*SEARCH_SETTINGS, "hydra")
+        and not is_hydra_setting(argument)
+        and setting_of(argument).split(".")[0] not in SEARCH_SETTINGS
     ]
     return [argument for argument in argv if argument not in train_overrides], train_overrides
 
