@@ -170,7 +170,8 @@ class Sweep:
         experiment = client.get_experiment_by_name("brainseg")
         runs = client.search_runs([experiment.experiment_id], "tags.kind = 'run'")
         assert len({run.data.tags["brainseg.uid"] for run in runs}) == len(runs)
-        return [run.info.status for run in sorted(runs, key=lambda run: int(run.data.tags["job"]))]
+        runs.sort(key=lambda run: RunFolder(Path(run.data.tags["folder"])).facts["job"])
+        return [run.info.status for run in runs]
 
 
 def count(run: RunFolder) -> int:
