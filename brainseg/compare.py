@@ -7,8 +7,8 @@
     python -m brainseg.compare sweep=ID 'baseline="width=16"'   against this row of the table
 
 Runs that differ in seed and fold alone are one configuration. The command writes report.html and
-viewer.html (they open offline), comparison.csv, patients.csv, failures.csv and pictures/ to
-`output`, and one MLflow run that links to the runs compared.
+viewer.html (they open offline), comparison.csv, .md and .tex, patients.csv, failures.csv and
+pictures/ to `output`, and one MLflow run that links to the runs compared.
 """
 
 import hashlib
@@ -171,6 +171,7 @@ def publish(
         # A page of an earlier comparison would show masks that do not belong to this report.
         (folder / "viewer.html").unlink(missing_ok=True)
     command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
+    report.write_tables(folder, comparison)
     report.write_page(
         folder / "report.html",
         comparison,

@@ -37,7 +37,7 @@ LONGEST_ERROR = 100
 # Columns of patients.csv that describe the patient, so that no model changes them.
 PATIENT_COLUMNS = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
 # Columns of patients.csv whose mean over patients stands in the table, beside Dice.
-SCORE_COLUMNS = ("iou", "precision", "recall", "dice_tumour_slices")
+SCORE_COLUMNS = ("iou", "precision", "recall", "dice_tumour_slices", "nsd")
 
 
 @dataclass
@@ -251,11 +251,16 @@ def _patient_rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
     """Return patients.csv of all runs for the patients of `role` (test or validation)."""
     import pandas as pd
 
+    # Runs of older versions have fewer columns. A mean over some of the runs would not be over all
+    # patients, so only the columns of all runs are used.
     rows = pd.concat(
-        run.patients[run.patients.role == role].assign(
-            seed=run.config.seed, fold=run.settings.get("split.fold", 0)
-        )
-        for run in runs
+        [
+            run.patients[run.patients.role == role].assign(
+                seed=run.config.seed, fold=run.settings.get("split.fold", 0)
+            )
+            for run in runs
+        ],
+        join="inner",
     )
     rows["missed"] = count_missed(rows).astype(float)
     return rows
@@ -348,6 +353,7 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
             if name in SCORE_COLUMNS or name.startswith("dice/")
         },
         "hd95_median": float(patients.hd95.median()),
+        **_scores_in_mm(patients),
         "spread_over_seeds": standard_deviation(seeds),
         "spread_over_folds": standard_deviation(folds),
         "parameters": configuration.runs[0].facts["parameters"],
@@ -372,6 +378,19 @@ def _mean_of_measured(values: Sequence[float]) -> float:
     """Return the mean of the values that are not NaN, or NaN if there is none."""
     measured = [value for value in values if not math.isnan(value)]
     return float(np.mean(measured)) if measured else math.nan
+
+
+def _scores_in_mm(patients: "pd.DataFrame") -> dict[str, float]:
+    """Return the median HD95 in 3-D and the mean absolute volume error.
+
+    Runs of older versions have neither, and both are NaN if the spacing is unknown.
+    """
+    if not {"hd95_3d", "volume_error_ml"} <= set(patients.columns):
+        return {}
+    return {
+        "hd95_3d_median": float(patients.hd95_3d.median()),
+        "volume_error_ml": float(patients.volume_error_ml.abs().mean()),
+    }
 
 
 def _compare_budgets(runs: Sequence[ScoredRun]) -> str:

@@ -57,6 +57,9 @@ POOLED_METRICS = (
     "precision",
     "recall",
     "hd95_median",
+    "nsd",
+    "hd95_3d_median",
+    "volume_error_ml",
     "spread_over_seeds",
     "spread_over_folds",
 )
@@ -172,7 +175,7 @@ def _metrics(comparison: Comparison) -> dict[str, float]:
     is the mean Dice of each.
     """
     best = comparison.table.iloc[0]
-    metrics = {f"pooled/{name}": float(best[name]) for name in POOLED_METRICS}
+    metrics = {f"pooled/{name}": float(best[name]) for name in POOLED_METRICS if name in best.index}
     if len(comparison.table) > 1:
         metrics |= {
             f"dice/{_metric_name(row.configuration)}": row.dice

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INTERVAL_NOTE = (
-    "Intervals are percentile bootstraps over patients (10,000 draws, fixed seed). They cover the "
+    "Intervals are BCa bootstraps over patients (10,000 draws, fixed seed). They cover the "
     "sampling of patients: how far a number would move on other patients of the same kind. They do "
     "not cover retraining, which the spread over seeds describes. That spread is a standard "
     "deviation, not a standard error."
@@ -227,8 +227,6 @@ def write_page(
     The page contains all `pictures` and `tables`, no script, and nothing that a browser would have
     to fetch. It links to the file `viewer` in the same folder.
     """
-    import pandas as pd
-
     title = html.escape(headline(comparison))
     exploratory = ["Exploratory: validation patients."] if comparison.exploratory else []
     warnings = [*comparison.warnings, *exploratory]
@@ -238,11 +236,7 @@ def write_page(
         body.append(
             f'<p><a href="{html.escape(viewer)}">Look at the patients, slice by slice</a></p>'
         )
-    cells = pd.DataFrame(
-        [_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADINGS
-    )
-    # Columns without any content are left out, as on the terminal.
-    body += ["<h2>Configurations, best first</h2>", _html_table(cells.loc[:, (cells != "").any()])]
+    body += ["<h2>Configurations, best first</h2>", _html_table(_cell_table(comparison))]
     body += [
         f'<p><img alt="{name}" src="data:image/png;base64,{_encode_base64(file)}"></p>'
         for name, file in pictures.items()
@@ -269,6 +263,32 @@ def write_page(
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     page = f'<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>'
     write_text(path, f"<!doctype html>{page}\n")
+
+
+def write_tables(folder: Path, comparison: Comparison) -> None:
+    """Write the table of the terminal as comparison.md and comparison.tex, for a paper.
+
+    comparison.tex is a tabular environment, which needs the package booktabs.
+    """
+    table = _cell_table(comparison)
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    escaped = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    rows = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+    write_text(folder / "comparison.md", f"{rows}\n{INTERVAL_NOTE}\n")
+    layout = "l" + "r" * (len(table.columns) - 1)
+    write_text(
+        folder / "comparison.tex", table.to_latex(index=False, escape=True, column_format=layout)
+    )
+
+
+def _cell_table(comparison: Comparison) -> "pd.DataFrame":
+    """Return the table of the terminal, without the columns that have no content."""
+    import pandas as pd
+
+    cells = pd.DataFrame(
+        [_cells(row, comparison) for row in comparison.table.itertuples()], columns=HEADINGS
+    )
+    return cells.loc[:, (cells != "").any()]
 
 
 def _html_table(table: "pd.DataFrame") -> str:

@@ -37,16 +37,16 @@ def evaluate(
     batch_size: int,
     criterion: Criterion | None = None,
     other_members: Sequence[tuple[nn.Module, MRIDataset]] = (),
-    with_hd95: bool = True,
+    with_geometry: bool = True,
 ) -> Iterator[PatientResult]:
     """Score `model` on each volume of `dataset`, one volume after the other.
 
     A batch never mixes two volumes, so a patient's score depends on that patient alone. The
     `criterion` is computed on the volume's logits (S, K, H, W) in float32. `other_members` are the
     further networks of an ensemble, each with its own dataset of the same patients. The probability
-    is then the mean over all members. HD95 takes longer than all other scores of a patient, and
-    `with_hd95` leaves it out. The generator yields one volume at a time and keeps no masks,
-    so the caller decides which masks stay in memory.
+    is then the mean over all members. Surface distances take longer than all other scores of a
+    patient, and `with_geometry=False` leaves them out. The generator yields one volume at a time
+    and keeps no masks, so the caller decides which masks stay in memory.
     """
     model = fold_batch_norm(model)
     other_members = [(fold_batch_norm(member), view) for member, view in other_members]
@@ -75,7 +75,7 @@ def evaluate(
             truth,
             spacing,
             loss,
-            with_hd95,
+            with_geometry,
             dataset.store.classes,
         )
         yield PatientResult(score, prediction, truth, probability.numpy())

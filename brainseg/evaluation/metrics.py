@@ -5,13 +5,14 @@ slices would be dominated by empty slices. Definitions and names follow docs/con
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from brainseg.core.errors import DataError
+from brainseg.evaluation.surfaces import score_surfaces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 # A patient with a tumour and a Dice below this counts as missed.
 MISSED_DICE = 0.05
 # The metrics that are also summarised for each class.
-CLASS_METRICS = ("dice", "iou", "precision", "recall", "patients_missed", "hd95", "hd95_undefined")
+CLASS_METRICS = (
+    "dice",
+    "iou",
+    "precision",
+    "recall",
+    "patients_missed",
+    "hd95",
+    "hd95_undefined",
+    "nsd",
+    "hd95_3d",
+    "volume_error_ml",
+)
 
 
 @dataclass(frozen=True)
@@ -27,9 +39,10 @@ class PatientScore:
     """The scores of one volume.
 
     Counts are in slices and pixels, ratios lie in [0, 1], and NaN means undefined. With several
-    foreground classes the counts cover all of them together. `dice iou precision recall hd95` are
-    then means over the classes, and undefined if a class is undefined. `dice_tumour_slices` is the
-    mean over the classes that the truth contains.
+    foreground classes the counts and the volume error cover all of them together. `dice iou
+    precision recall hd95 nsd hd95_3d` are then means over the classes, and undefined if a class is
+    undefined. `dice_tumour_slices` is the mean over the classes that the truth contains. None means
+    not measured.
     """
 
     # The name of the volume's folder.
@@ -44,7 +57,7 @@ class PatientScore:
     iou: float
     precision: float
     recall: float
-    # In plane, in pixels or mm. NaN if both masks are non-empty in no slice, None if not measured.
+    # In plane, in pixels or mm. NaN if both masks are non-empty in no slice.
     hd95: float | None
     # The mean over the tumour slices, or NaN without a tumour slice.
     dice_tumour_slices: float
@@ -54,6 +67,12 @@ class PatientScore:
     empty_slice_false_positives: int
     # The criterion on this volume, or NaN if it was not computed.
     loss: float
+    # Normalised surface Dice at 2 mm, or at 2 pixels in plane if the spacing is unknown.
+    nsd: float | None = None
+    # HD95 in 3-D, in mm. NaN for an empty mask or an unknown spacing.
+    hd95_3d: float | None = None
+    # Predicted minus true volume in millilitres. NaN for an unknown spacing.
+    volume_error_ml: float | None = None
     # The scores of each foreground class if there are several, else empty.
     classes: Mapping[str, "PatientScore"] = field(default_factory=dict, hash=False)
 
@@ -64,7 +83,7 @@ def score_patient(
     truth: Any,
     spacing: Sequence[float] | None = None,
     loss: float = math.nan,
-    with_hd95: bool = True,
+    with_geometry: bool = True,
     classes: Sequence[str] = (),
 ) -> PatientScore:
     """Return the scores of one volume.
@@ -72,14 +91,15 @@ def score_patient(
     `prediction` and `truth` are (S, H, W), bool or class index, numpy arrays or CPU tensors.
     `classes` names the class indices, background first. With fewer than two foreground classes
     every index above 0 counts as tumour. `spacing` is (z, y, x) in mm. None, or a NaN in y or x,
-    gives HD95 in pixels. A caller that summarises the scores therefore passes a spacing for all
-    volumes or for none. Raises DataError when the shapes differ.
+    gives distances in pixels. A caller that summarises the scores therefore passes a spacing for
+    all volumes or for none. `with_geometry` measures surface distances and the volume error, which
+    takes longer than the other scores. Raises DataError when the shapes differ.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if len(classes) <= 2:
-        return _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95)
+        return _score(name, prediction > 0, truth > 0, spacing, loss, with_geometry)
     class_scores = {
-        label: _score(name, prediction == index, truth == index, spacing, math.nan, with_hd95)
+        label: _score(name, prediction == index, truth == index, spacing, math.nan, with_geometry)
         for index, label in enumerate(classes)
         if index
     }
@@ -91,15 +111,18 @@ def score_patient(
     slice_dice = [
         score.dice_tumour_slices for score in class_scores.values() if score.tumour_slices
     ]
-    # HD95 is the mean over the classes below. Measuring the union as well would be wasted time.
-    foreground = _score(name, prediction > 0, truth > 0, spacing, loss, with_hd95=False)
+    # Distances are means over the classes. Measuring those of the union would be wasted time.
+    foreground = _score(name, prediction > 0, truth > 0, spacing, loss, with_geometry=False)
     return replace(
         foreground,
         dice=mean("dice"),
         iou=mean("iou"),
         precision=mean("precision"),
         recall=mean("recall"),
-        hd95=mean("hd95") if with_hd95 else None,
+        hd95=mean("hd95") if with_geometry else None,
+        nsd=mean("nsd") if with_geometry else None,
+        hd95_3d=mean("hd95_3d") if with_geometry else None,
+        volume_error_ml=_volume_error(foreground, spacing) if with_geometry else None,
         dice_tumour_slices=float(np.mean(slice_dice)) if slice_dice else math.nan,
         classes=class_scores,
     )
@@ -111,7 +134,7 @@ def _score(
     true: np.ndarray,
     spacing: Sequence[float] | None,
     loss: float,
-    with_hd95: bool,
+    with_geometry: bool,
 ) -> PatientScore:
     """Return the scores of a single class, from bool (S, H, W) of prediction and truth."""
     if predicted.ndim != 3 or predicted.shape != true.shape or not len(true):
@@ -136,7 +159,7 @@ def _score(
     has_tumour = slice_true > 0
     # The denominator can't be 0, because every slice selected here contains tumour.
     slice_dice = 2 * slice_overlap[has_tumour] / (slice_predicted + slice_true)[has_tumour]
-    return PatientScore(
+    score = PatientScore(
         patient=name,
         slices=len(true),
         tumour_slices=int(has_tumour.sum()),
@@ -146,53 +169,23 @@ def _score(
         iou=ratio(overlap, predicted_pixels + true_pixels - overlap),
         precision=ratio(overlap, predicted_pixels),
         recall=ratio(overlap, true_pixels),
-        hd95=hausdorff95(predicted, true, spacing) if with_hd95 else None,
+        hd95=None,
         dice_tumour_slices=float(slice_dice.mean()) if has_tumour.any() else math.nan,
         empty_slices=int((~has_tumour).sum()),
         empty_slice_false_positives=int((slice_predicted[~has_tumour] > 0).sum()),
         loss=float(loss),
     )
+    if not with_geometry:
+        return score
+    surfaces = score_surfaces(predicted, true, spacing)
+    return replace(score, **surfaces._asdict(), volume_error_ml=_volume_error(score, spacing))
 
 
-def hausdorff95(
-    prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float] | None = None
-) -> float:
-    """Return the 95th percentile Hausdorff distance of bool (S, H, W), measured in plane.
-
-    The unit is the pixel, or mm if `spacing` (z, y, x) is given. The distance from each edge pixel
-    of one mask to the nearest edge pixel of the other is measured within a slice, and pooled over
-    the slices where both masks are non-empty. The result is the larger of the two directions' 95th
-    percentiles (Huttenlocher et al. 1993 with percentile). For a single slice it equals MONAI's
-    `compute_hausdorff_distance`. It is NaN if both masks are non-empty in no slice. An edge pixel
-    has one of its four neighbours outside the mask, or lies on the image's border.
-    """
-    from scipy.ndimage import binary_erosion
-    from scipy.spatial import KDTree
-
-    both = prediction.any(axis=(1, 2)) & truth.any(axis=(1, 2))
-    if not both.any():
+def _volume_error(score: PatientScore, spacing: Sequence[float] | None) -> float:
+    """Return the predicted minus the true volume in millilitres, or NaN for an unknown spacing."""
+    if spacing is None:
         return math.nan
-    masks = np.stack([prediction[both], truth[both]])
-    rows, columns = (np.flatnonzero(masks.any(axis=axes)) for axes in ((0, 1, 3), (0, 1, 2)))
-    # The cost of erosion grows with the area, so the masks are cropped to their bounding box.
-    masks = masks[:, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], bool)[None, None]
-    edges = masks & ~binary_erosion(masks, cross)
-
-    in_plane = np.ones(2) if spacing is None else np.asarray(spacing, np.float64)[1:]
-    scale = in_plane if np.isfinite(in_plane).all() else np.ones(2)
-    to_truth, to_prediction = [], []
-    for predicted_edge, true_edge in zip(*edges, strict=True):
-        predicted_points, true_points = (
-            np.argwhere(predicted_edge) * scale,
-            np.argwhere(true_edge) * scale,
-        )
-        to_truth.append(KDTree(true_points).query(predicted_points)[0])
-        to_prediction.append(KDTree(predicted_points).query(true_points)[0])
-    return max(
-        float(np.percentile(np.concatenate(distances), 95))
-        for distances in (to_truth, to_prediction)
-    )
+    return (score.predicted_pixels - score.tumour_pixels) * math.prod(spacing) / 1000
 
 
 def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
@@ -200,8 +193,9 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
 
     A name is the prefix and the metric, such as `val/dice`. Every value is finite, because
     undefined metrics are left out. Values are means over patients, except for the names with
-    `median`, for counts, and for three metrics. `hd95` is the median over the patients where it is
-    defined, and `hd95_undefined` counts the others. `empty_slice_false_positives` is a share of the
+    `median`, for counts, and for these metrics. `hd95` and `hd95_3d` are medians over the patients
+    where they are defined, and `hd95_undefined` counts those without `hd95`. `volume_error_ml` is
+    the mean of the absolute errors. `empty_slice_false_positives` is a share of the
     tumour-free slices of all patients. With several foreground classes the metrics of
     `CLASS_METRICS` follow for each class, such as `val/dice/oedema`. Raises DataError without a
     patient.
@@ -212,7 +206,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         )
     dice = [score.dice for score in scores]
     distances = [score.hd95 for score in scores if score.hd95 is not None]
-    defined = [distance for distance in distances if math.isfinite(distance)]
+    defined = _finite(distances)
     slice_dice = [score.dice_tumour_slices for score in scores if score.tumour_slices]
     empty_slices = sum(score.empty_slices for score in scores)
     # A single NaN leaves the mean loss out. A mean over the other patients would be too good.
@@ -237,6 +231,12 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         summary["hd95"] = float(np.median(defined))
     if distances:
         summary["hd95_undefined"] = float(len(distances) - len(defined))
+    if surface_dice := [score.nsd for score in scores if score.nsd is not None]:
+        summary["nsd"] = float(np.mean(surface_dice))
+    if defined_3d := _finite(score.hd95_3d for score in scores):
+        summary["hd95_3d"] = float(np.median(defined_3d))
+    if volume_errors := _finite(score.volume_error_ml for score in scores):
+        summary["volume_error_ml"] = float(np.mean(np.abs(volume_errors)))
     metrics = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
     for label in scores[0].classes:
         class_metrics = summarise([score.classes[label] for score in scores], prefix)
@@ -246,6 +246,11 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
             if (name := f"{prefix}/{key}") in class_metrics
         }
     return metrics
+
+
+def _finite(values: Iterable[float | None]) -> list[float]:
+    """Return the values that are measured and defined."""
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def is_missed(score: PatientScore) -> bool:

@@ -16,11 +16,17 @@ from brainseg.data.volume import main_channel
 from brainseg.evaluation.evaluate import PatientResult
 from brainseg.evaluation.metrics import MISSED_DICE, PatientScore, summarise
 from brainseg.evaluation.statistics import bootstrap
+from brainseg.evaluation.surfaces import TOLERANCE
 from brainseg.reports import overlays, tables, viewer
 from brainseg.reports.predictions import Prediction, write_predictions
 
 # The prefix of the metrics of each role.
 METRIC_PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}
+# Lines of the legend on metrics that need a known spacing.
+LEGEND_IN_MM = (
+    "hd95_3d is the median over patients of the distance in 3-D, in mm.",
+    "volume_error_ml is the mean of the absolute errors, in millilitres.",
+)
 
 
 def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
@@ -139,7 +145,9 @@ class Results:
                 f"patients_missed counts patients with a tumour and a Dice below {MISSED_DICE}.",
                 "empty_slice_false_positives is a share of all slices without tumour.",
                 f"hd95 is the median over patients, in {unit}.",
+                f"nsd is the share of the masks' edges within {TOLERANCE:g} {unit} of each other.",
                 "hd95_undefined counts patients without an hd95.",
+                *(LEGEND_IN_MM if self.dataset.in_mm else ()),
             ]
         )
 

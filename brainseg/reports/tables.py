@@ -28,7 +28,18 @@ COLUMNS = (
 )
 
 # With several foreground classes these columns of each class come last, such as dice/oedema.
-CLASS_COLUMNS = ("tumour_pixels", "predicted_pixels", "dice", "iou", "precision", "recall", "hd95")
+CLASS_COLUMNS = (
+    "tumour_pixels",
+    "predicted_pixels",
+    "dice",
+    "iou",
+    "precision",
+    "recall",
+    "hd95",
+    "nsd",
+    "hd95_3d",
+    "volume_error_ml",
+)
 FURTHER_COLUMNS = (
     "dice_tumour_slices",
     "tumour_slices",
@@ -36,6 +47,9 @@ FURTHER_COLUMNS = (
     "empty_slices",
     "empty_slice_false_positives",
     "loss",
+    "nsd",
+    "hd95_3d",
+    "volume_error_ml",
 )
 
 

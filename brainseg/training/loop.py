@@ -174,9 +174,9 @@ def training_metrics(state: State, task: TrainingContext) -> dict[str, float]:
 
 
 def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str, float]:
-    """Return the `val/...` metrics of the validation patients, without HD95.
+    """Return the `val/...` metrics of the validation patients, without surface distances.
 
-    HD95 is measured once, at the end of the run: on a GPU it would take longer than the training.
+    These are measured once, at the end of the run: on a GPU they would take longer than training.
     The result also contains "speed/epoch_seconds", which includes the validation and replaces the
     value of `training_metrics`. `state` gets the seconds of the validation, and whether nothing was
     predicted. `hooks.see_result` and `hooks.after_patient` are called after each patient.
@@ -191,7 +191,7 @@ def validate(state: State, task: TrainingContext, hooks: Callbacks) -> dict[str,
         task.device,
         config.batch_size,
         task.criterion_on_cpu,
-        with_hd95=False,
+        with_geometry=False,
     ):
         scores.append(result.score)
         hooks.see_result(result)

@@ -73,7 +73,7 @@ def measure_pace(scratch: State, task: TrainingContext, hooks: Callbacks) -> Ste
         task.device,
         task.config.batch_size,
         task.criterion_on_cpu,
-        with_hd95=False,
+        with_geometry=False,
     ):
         pass
     # The time of a validation is proportional to the number of slices.

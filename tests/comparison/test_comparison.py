@@ -363,6 +363,41 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     assert "width=16" in format_comparison(comparison)
 
 
+def test_the_table_is_written_for_a_paper(tmp_path: Path) -> None:
+    publish(two_widths(tmp_path / "runs"), tmp_path / "out", OFF)
+    heading, rule, *rows = (tmp_path / "out" / "comparison.md").read_text().splitlines()[:4]
+    assert heading.startswith("|  | runs | dice | 95 % interval | median | missed |")
+    assert rule == "|" + " --- |" * (heading.count("|") - 1)
+    assert [row.split(" | ")[0] for row in rows] == ["| width=16", "| width=8"]
+    tex = (tmp_path / "out" / "comparison.tex").read_text()
+    assert tex.startswith("\\begin{tabular}{l") and tex.count("\\\\") == 3
+    assert r"95 \% interval" in tex and "width=16 & " in tex
+
+
+def test_runs_without_the_newer_columns_are_compared_with_runs_that_have_them(
+    tmp_path: Path,
+) -> None:
+    """Runs of older versions measured neither NSD nor anything in 3-D."""
+    new, old = (scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16))
+    rows = pd.read_csv(new.path / "patients.csv").assign(
+        nsd=0.75, hd95_3d=[4.0, 6.0] * 4 + [5.0] * (len(new.patients) - 8), volume_error_ml=-2.0
+    )
+    rows.to_csv(new.path / "patients.csv", index=False)
+    runs = [ScoredRun(run.path) for run in (new, old)]
+    publish(compare_runs(runs), tmp_path / "out", OFF)
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("configuration")
+    assert table.loc["width=8", ["nsd", "hd95_3d_median", "volume_error_ml"]].tolist() == [
+        0.75,
+        5,
+        2,
+    ]
+    assert table.loc["width=16", ["nsd", "hd95_3d_median", "volume_error_ml"]].isna().all()
+    # A fold without the columns leaves them out of its configuration.
+    fold = scored_run(tmp_path / "fold", {"TCGA_Z_1_1": 0.5}, fold=1)
+    pooled = compare_runs([runs[0], fold]).table
+    assert "nsd" not in pooled and pooled.patients.item() == len(dice(8)) + 1
+
+
 def test_names_are_escaped_in_the_page(tmp_path: Path) -> None:
     run = scored_run(
         tmp_path / "runs" / "a", {"TCGA_<script>alert(1)</script>_1_1": 0.5, "TCGA_B_2_1": 0.6}

@@ -69,9 +69,13 @@ def best_epoch(run: RunFolder) -> dict[str, float]:
     return {name: value for name, value in best.items() if name.startswith("val/")}
 
 
-def without_hd95(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics of an epoch: HD95 is measured at the end of a run alone."""
-    return {name: value for name, value in metrics.items() if "hd95" not in name}
+def without_surfaces(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of an epoch: surface distances are measured at the end of a run alone."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not name.startswith(("val/hd95", "val/nsd"))
+    }
 
 
 def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(
@@ -87,7 +91,7 @@ def test_validation_while_training_equals_evaluate_of_the_checkpoint_exactly(
     evaluate.check_request(config)
     assert evaluate.run(config) == 0
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
-    assert without_hd95(metrics) == best_epoch(run) and "val/hd95" in metrics
+    assert without_surfaces(metrics) == best_epoch(run) and {"val/hd95", "val/nsd"} <= set(metrics)
     assert 0.1 < metrics["val/dice"] < 0.95, (
         "a model that segments nothing would agree with anything"
     )
@@ -140,6 +144,8 @@ def test_the_table_says_how_sure_it_is_and_in_which_unit(
     assert "hd95 is the median over patients, in pixels" in said, (
         "the phantom's slices have no spacing"
     )
+    assert "nsd is the share of the masks' edges within 2 pixels" in said and "3-D" not in said
+    assert {"nsd", "hd95_3d", "volume_error_ml"} <= set(scores) and scores.nsd.between(0, 1).all()
 
 
 def test_viewer_0_writes_no_page(run: RunFolder, tmp_path: Path, capsys) -> None:
@@ -277,7 +283,7 @@ def test_the_references_split_gives_validation_numbers_only_and_says_that_they_l
 
     summary = json.loads((leaky.path / "summary.json").read_text())
     assert summary["leaky"] and leaky.facts["split"]["leaky"]
-    assert without_hd95(summary["metrics"]) == best_epoch(leaky), (
+    assert without_surfaces(summary["metrics"]) == best_epoch(leaky), (
         "over all 5, as while training, and under no other name"
     )
     rows = pd.read_csv(leaky.path / "patients.csv")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from brainseg.core.errors import DataError
-from brainseg.evaluation.metrics import PatientScore, hausdorff95, score_patient, summarise
+from brainseg.evaluation.metrics import PatientScore, score_patient, summarise
+from brainseg.evaluation.surfaces import score_surfaces
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))
 
@@ -87,7 +88,7 @@ def test_a_patient_equals_brute_force_sets(pair):
 @settings(max_examples=100, deadline=None)
 @given(pairs())
 def test_slice_metrics_equal_a_loop_over_slices(pair):
-    score = score_patient("a", *pair, with_hd95=False)
+    score = score_patient("a", *pair, with_geometry=False)
     slices = [(as_set(p), as_set(t)) for p, t in zip(*pair, strict=True)]
     with_tumour = [brute_dice(p, t) for p, t in slices if t]
     assert score.dice_tumour_slices == pytest.approx(
@@ -131,7 +132,9 @@ def test_hd95_of_single_slices_equals_monai(count, spacing):
         [0, 0.002, 0.02, 0.2], (count // 2, 2, 1, 1)
     )
     p, t = np.concatenate([blobs, specks]).swapaxes(0, 1)
-    ours = np.array([hausdorff95(a[None], b[None], spacing) for a, b in zip(p, t, strict=True)])
+    ours = np.array(
+        [score_surfaces(a[None], b[None], spacing).hd95 for a, b in zip(p, t, strict=True)]
+    )
     defined = p.any(axis=(1, 2)) & t.any(axis=(1, 2))
     assert 0.7 * count < defined.sum() < 0.9 * count and np.array_equal(np.isfinite(ours), defined)
     options = {
@@ -159,7 +162,9 @@ def test_a_thousand_volumes_equal_monai():
     p, t = random.random((2, 1000, 1, 2, 5, 5)) < random.choice(
         [0, 0.1, 0.5, 1], (2, 1000, 1, 1, 1, 1)
     )
-    scores = [score_patient("a", a[0], b[0], with_hd95=False) for a, b in zip(p, t, strict=True)]
+    scores = [
+        score_patient("a", a[0], b[0], with_geometry=False) for a, b in zip(p, t, strict=True)
+    ]
     p, t = (
         torch.tensor(p).int(),
         torch.tensor(t).int(),
@@ -258,12 +263,12 @@ def test_hd95_uses_only_slices_where_both_masks_are_non_empty():
     p[1, 0, 0] = t[2, 8, 8] = True
     assert score_patient("a", p, t).hd95 == 2
     assert math.isnan(score_patient("a", p[1:], t[1:]).hd95)
-    assert score_patient("a", p, t, with_hd95=False).hd95 is None
+    assert score_patient("a", p, t, with_geometry=False).hd95 is None
 
 
 def test_counts_do_not_overflow_and_tensors_are_taken():
     mask = torch.ones(20, 128, 128, dtype=torch.uint8)
-    score = score_patient("a", mask, mask, with_hd95=False)
+    score = score_patient("a", mask, mask, with_geometry=False)
     assert (score.dice, score.tumour_pixels) == (1.0, 20 * 128 * 128)
 
 

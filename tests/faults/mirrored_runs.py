@@ -91,7 +91,9 @@ def each_point_once(run: Path, points: list[Any], times: bool) -> None:
     found = {(point.key, point.step): (point.value, point.timestamp) for point in points}
     assert len(found) == len(points), "a point twice"
     assert {key for key, _ in found.keys() - expected.keys()} <= {
-        key for key, _ in found if key.startswith(("best/", "test/", "val/hd95", "system/"))
+        key
+        for key, _ in found
+        if key.startswith(("best/", "test/", "val/hd95", "val/nsd", "system/"))
     }
     assert expected.keys() <= found.keys(), "a point is missing"
     if times:

@@ -72,7 +72,11 @@ def test_patients_csv_has_columns_of_each_class_and_missed_reads_them(tmp_path):
 
 
 def test_patients_csv_reads_back(tmp_path):
-    scores = [score("TCGA_CS_1, a", 5), score("b", 0), score("c", 5, with_hd95=False, loss=0.25)]
+    scores = [
+        score("TCGA_CS_1, a", 5),
+        score("b", 0),
+        score("c", 5, with_geometry=False, loss=0.25),
+    ]
     write_patients_csv(
         list(zip(scores, ("train", "test", "unknown"), strict=True)),
         tmp_path / "out" / "patients.csv",
