@@ -138,7 +138,7 @@ def score_masks(store: Store, split: Split, masks: Path) -> pd.DataFrame:
         if patient in split.test:
             truth = store.masks(*store.rows_of(volume))[:, 0]
             prediction = np.asarray(nibabel.load(masks / f"{volume}.nii.gz").dataobj)
-            score = score_patient(volume, prediction.T, truth, with_hd95=False)
+            score = score_patient(volume, prediction.T, truth, with_geometry=False)
             rows.append((volume, score.dice, score.tumour_pixels))
     return pd.DataFrame(rows, columns=["patient", "dice", "tumour_pixels"])
 

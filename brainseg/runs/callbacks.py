@@ -322,7 +322,7 @@ def describe_result(
 ) -> str:
     """Return the last lines that a run prints: its main scores, its folder and one link."""
     split = RunFolder(folder).facts["split"]
-    leaky = ", leaky=true: validation patients were trained on" if split["leaky"] else ""
+    leaky = ", leaky=true: scored patients were trained on" if split["leaky"] else ""
     is_validated = split["validation"] > 0
     scores = tables.metrics_table(
         _main_scores(metrics),
