@@ -199,7 +199,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
             "sweep=architecture",
             "sweep=architecture: varies model.depth, model.width; to run a sweep, put -m first",
         ),
-        ("+experiment=best", "+experiment=best: experiment exists already; write experiment=best"),
+        ("+experiment=fast", "+experiment=fast: experiment exists already; write experiment=fast"),
         (
             "output=a,b",
             "output=a,b: several values; for a sweep put -m first, for text with a comma write",

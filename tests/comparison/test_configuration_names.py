@@ -1,6 +1,7 @@
 """What configurations are called: by their settings where these are few, by what was typed or by their folder where they are many."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,15 @@ def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
 
 
 def test_experiments_that_differ_in_little_are_still_called_experiments(tmp_path: Path) -> None:
-    runs = [typed_run(tmp_path / name, f"experiment={name}") for name in ("fast", "best")]
-    assert sorted(configuration_names(runs).values()) == ["experiment=best", "experiment=fast"]
+    runs = [typed_run(tmp_path / "fast", "experiment=fast")]
+    # As a user's own experiment: its record names it, and its settings are nearly those of fast.
+    longer = tmp_path / "longer"
+    typed_run(longer, "experiment=fast", "max_minutes=120")
+    record = json.loads((longer / "run.json").read_text())
+    record["overrides"] = [*SHARED, "experiment=longer"]
+    (longer / "run.json").write_text(json.dumps(record))
+    names = configuration_names([*runs, ScoredRun(longer)])
+    assert sorted(names.values()) == ["experiment=fast", "experiment=longer"]
 
 
 def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
