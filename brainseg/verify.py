@@ -201,7 +201,7 @@ def _score_again(
             device,
             config.batch_size,
             member.criterion(),
-            with_geometry=False,
+            with_geometry=True,
         )
         scores += [(result.score, role) for result in results]
     by_name = {(score.patient, role): score for score, role in scores}

@@ -115,6 +115,13 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
             "only the jobs of a cluster go on without this command",
             "leave it out, or use hydra/launcher=submitit_slurm",
         )
+        check(
+            config.dry_run != "measure" or not on_cluster,
+            "dry_run",
+            "measure",
+            "would measure this machine, and not a node of the cluster",
+            "write dry_run=true, or submit one job with max_steps=50 and read its pace",
+        )
         fact = check_job(check_request, _any_device(config) if on_cluster else config)
         # The devices of this machine say nothing about those of the node that runs the job.
         if on_cluster:

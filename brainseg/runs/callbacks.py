@@ -185,7 +185,10 @@ class RunCallbacks:
     def _conclude_plan(self) -> None:
         """Log the final number of steps of a time budget if the first plan had another number."""
         plans = self.state.plans
-        if plans and plans[-1].is_settled and plans[-1].total != plans[0].total:
+        # The number of steps of `steps_of` was logged at the start.
+        if not plans or self.task.config.steps_of is not None:
+            return
+        if plans[-1].is_settled and plans[-1].total != plans[0].total:
             log.info(
                 "steps:        %d in %g minutes; the first estimate was %d",
                 plans[-1].total,
