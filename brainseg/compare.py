@@ -28,7 +28,7 @@ from brainseg.comparison.mlflow_run import log_comparison
 from brainseg.comparison.names import configuration_names, differing_settings
 from brainseg.comparison.runs import ScoredRun, load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
-from brainseg.core.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check, shorten_error
 from brainseg.core.files import writing
 from brainseg.core.places import relocated_path
 from brainseg.data.store import Store
@@ -123,7 +123,7 @@ def _mirror_jobs(sweep: str, root: Path, tracking: TrackingConfig) -> str:
         failures = mlflow_sweep.mirror_sweep(sweep, folders, tracking)
     except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
         # The store itself failed, and with it every job.
-        failures = [" ".join(str(error).split())[:200]] * len(folders)
+        failures = [shorten_error(error)] * len(folders)
     if not failures:
         return ""
     # The same command skips finished jobs, and sends those that are missing.

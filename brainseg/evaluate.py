@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from brainseg.cli.main import run_command
 from brainseg.comparison.runs import count_configurations_tried
 from brainseg.config import DataConfig, EvaluateConfig
-from brainseg.core.errors import check
+from brainseg.core.errors import check, shorten_error
 from brainseg.data import memory_cache
 from brainseg.data.open import open_store, read_dataset_info
 from brainseg.data.split import make_split
@@ -168,7 +168,7 @@ def _log_to_mlflow(
         )
         print(f"MLflow run:    {link}")
     except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
-        log.warning("tracking failed: %s", " ".join(str(error).split())[:300])
+        log.warning("tracking failed: %s", shorten_error(error, 300))
 
 
 def output_folder(config: EvaluateConfig) -> Path:

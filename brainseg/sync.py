@@ -11,10 +11,10 @@ wrong.
 import sys
 from pathlib import Path
 
-from brainseg.core.errors import RequestError, check
+from brainseg.core.errors import RequestError, check, shorten_error
 from brainseg.tracking.client import tracking_uri
-from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError, remedy_of
+from brainseg.tracking.upload import upload_run
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Replicate every requested run folder, print one line per folder, and return the exit code."""
+    """Upload every requested run folder, print one line per folder, and return the exit code."""
     if {"-h", "--help", "help"} & set(arguments):
         print(__doc__)
         return 0
@@ -76,15 +76,15 @@ def run_folders(path: Path) -> list[Path]:
 
 
 def sync(folder: Path, uri: str | None) -> bool:
-    """Replicate one folder and print its link. If that fails, print the reason and return False."""
+    """Upload one folder and print its link. If that fails, print the reason and return False."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        print(f"{folder}: {replicate(folder, uri)}")
+        print(f"{folder}: {upload_run(folder, uri)}")
         return True
     except (MlflowException, SQLAlchemyError, OSError, ValueError, KeyError) as error:
-        reason, remedy = " ".join(str(error).split()), remedy_of(error)
+        reason, remedy = shorten_error(error, None), remedy_of(error)
         # A refusal is a sentence of this package, with its remedy. Other texts may fill a page.
         reason = reason if isinstance(error, RefusedError) else reason[:200]
         if remedy is None and uri is None:

@@ -21,13 +21,7 @@ from brainseg.reports import figures
 from brainseg.reports.scores import Results
 from brainseg.reports.tables import metrics_table
 from brainseg.runs import checkpoint
-from brainseg.runs.callbacks import (
-    EpochCallback,
-    RunCallbacks,
-    describe_result,
-    mirroring,
-    no_callback,
-)
+from brainseg.runs.callbacks import EpochCallback, RunCallbacks, mirroring, no_callback
 from brainseg.runs.dry_run import describe_finished_run, extends_finished_run
 from brainseg.runs.find import claim_run_folder
 from brainseg.runs.identity import compute_identity, training_budget
@@ -36,11 +30,12 @@ from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.metadata import folder_name, run_metadata
 from brainseg.runs.repeat import exact_steps, repeat_command, write_hashes
 from brainseg.runs.request_check import check_request
+from brainseg.runs.result import describe_result
 from brainseg.runs.resume import (
     LENGTH_DEPENDENT_SCHEDULES,
     check_extension,
-    load_newest_checkpoint,
     plans_to_repeat,
+    restore_run,
 )
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.build import build_state, build_task
@@ -54,11 +49,14 @@ SINGLE_RUN = Job()
 log = logging.getLogger("brainseg")
 
 
-def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_callback) -> Outcome:
+def run(
+    config: TrainConfig, job: Job = SINGLE_RUN, epoch_callback: EpochCallback = no_callback
+) -> Outcome:
     """Train, validate, test and report a run, and return its outcome.
 
-    `follow` is called before the first step and after each epoch. It may end the run by raising
-    `Stopped`. An exception that makes the run fail is recorded in the run folder and raised again.
+    `epoch_callback` is called before the first step and after each epoch. It may end the run by
+    raising `Stopped`. An exception that makes the run fail is recorded in the run folder and raised
+    again.
     """
     device = choose_device(config.device, job.threads, job.gpu)
     # Patients are assigned to training, validation and test before a pixel is read.
@@ -93,21 +91,21 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
         check_extension(folder, task)
     with (
         Signals() as signals,
-        mirroring(folder.path, config.tracking) as mirror,
+        mirroring(folder, config.tracking) as mirror,
         folder.active(facts, config, data.split),
     ):
         if starts_over:
             folder.reset()
         parts = (data.train, data.validation)
         memory_cache.cache_in_memory(parts, device.torch, config.data.resident)
-        if not load_newest_checkpoint(state, folder, task):
+        if not restore_run(state, folder, task):
             if source is not None and initial is not None:
                 log_initial(source, initial, task, data.split)
             if config.max_minutes is not None:
                 _plan_steps(state, task, signals)
         with RunCallbacks(
-            folder, task, state, data.split, signals, mirror, follow
-        ).show_progress() as hooks:
+            folder, task, state, data.split, signals, mirror, epoch_callback
+        ).active() as hooks:
             fit(state, task, hooks)
         results = _score(state, task, data, folder, is_tested, signals)
         figures.draw_curves(state.history, folder.path / "pictures" / "curves.png")
@@ -119,7 +117,7 @@ def run(config: TrainConfig, job: Job = SINGLE_RUN, follow: EpochCallback = no_c
         folder.remove_old_checkpoints(config.checkpoint.keep)
         write_hashes(folder.path)
     log.debug("%s%s", metrics_table(metrics, "All scores"), results.legend())
-    log.info("%s", describe_result(folder.path, metrics, results.explain(), mirror))
+    log.info("%s", describe_result(folder, metrics, results.explain(), mirror))
     if repeat:
         steps = " ".join(exact_steps(state))
         log.info("repeat:        from=%s, or on another machine %s", folder.path, steps)

@@ -19,7 +19,7 @@ import webbrowser
 
 from brainseg.cli.main import run_command
 from brainseg.config import UiConfig
-from brainseg.core.errors import RequestError
+from brainseg.core.errors import RequestError, shorten_error
 from brainseg.core.signals import Signals
 from brainseg.tracking.chart_layout import experiment_tags
 from brainseg.tracking.client import (
@@ -115,7 +115,7 @@ def find_newest_charts(uri: str) -> str:
             client = connect(uri, make=False)
             experiments = client.search_experiments(order_by=["creation_time DESC"])
         except (OSError, MlflowException) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = shorten_error(error)
             raise RequestError(
                 f"tracking.uri={uri}: {reason}; start it in the folder where you trained, or set "
                 "tracking.uri"

@@ -21,7 +21,7 @@ from brainseg.cli import help_text
 from brainseg.cli.arguments import add_option_prefixes, read_overrides, refuse_flags
 from brainseg.cli.train_request import check_job, run_train_request
 from brainseg.config.compose import CONFIGS, check_output, compose_checked, compose_job
-from brainseg.core.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check, shorten_error
 from brainseg.core.output import ignoring_closed_output
 from brainseg.core.signals import Interrupted, interrupt_on_signals
 
@@ -142,5 +142,5 @@ def _run_plain_command(
 
 def _exit_with_error(error: object) -> NoReturn:
     """Print an error in one line on stderr and exit with code 2."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {shorten_error(error, None)}", file=sys.stderr)
     sys.exit(2)

@@ -16,6 +16,7 @@ from filelock import FileLock
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.report import headline
 from brainseg.comparison.runs import ScoredRun
+from brainseg.core.errors import shorten_error
 from brainseg.reports.tables import format_interval
 from brainseg.tracking.client import (
     add_layout,
@@ -90,7 +91,7 @@ def log_comparison(
 
 def warn_not_up_to_date(error: Exception) -> str:
     """Log a warning that MLflow is not up to date, and return a line with the remedy."""
-    reason, remedy = " ".join(str(error).split())[:300], remedy_of(error)
+    reason, remedy = shorten_error(error, 300), remedy_of(error)
     log.warning("tracking failed: %s%s", reason, f"; {remedy}" if remedy else "")
     when = f"{remedy}, then" if remedy else "later"
     return f"MLflow:        not up to date; {when} the same command again brings it there"

@@ -27,3 +27,8 @@ def check(condition: bool, setting: str, value: object, rule: str, remedy: str =
     """
     if not condition:
         raise RequestError(f"{setting}={value}: {rule}" + (f"; {remedy}" if remedy else ""))
+
+
+def shorten_error(error: object, length: int | None = 200) -> str:
+    """Return the text of an error in one line, cut to `length` characters."""
+    return " ".join(str(error).split())[:length]

@@ -37,7 +37,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from brainseg.core.errors import DataError
+from brainseg.core.errors import DataError, shorten_error
 from brainseg.data.volume import digest, fingerprint, renamed_patients
 
 FORMAT, SCHEMA = np.bytes_("brainseg"), 1
@@ -388,4 +388,4 @@ class Store(SliceStore):
 
 def _reason(error: BaseException) -> str:
     """Return the first 200 characters of the error's message on one line, or its type."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return shorten_error(error) or type(error).__name__

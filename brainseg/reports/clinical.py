@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg.core.errors import DataError
+from brainseg.core.errors import DataError, shorten_error
 from brainseg.data.fault_report import enumerate_names
 from brainseg.data.volume import patient_of
 
@@ -37,7 +37,7 @@ def read_clinical(path: str | Path, patients: Sequence[str] = ()) -> "pd.DataFra
         )
     except (OSError, ValueError) as error:
         # The file can't be read, or its content is no text or no table.
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten_error(error)
         raise DataError(f"{path} is not a table ({reason}); {REMEDY}") from error
     table.columns = table.columns.str.strip()
     if "Patient" not in table:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from brainseg.core.errors import DataError
+from brainseg.core.errors import DataError, shorten_error
 from brainseg.core.files import write_bytes
 from brainseg.data.store import DAMAGE_ERRORS, part_of
 from brainseg.data.store_writer import fixed_length
@@ -117,7 +117,7 @@ def read_predictions(path: str | Path, volume: str) -> Prediction:
     except DAMAGE_ERRORS as error:
         if isinstance(error, DataError):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten_error(error)
         raise DataError(
             f"{path} is damaged or contains no predictions ({reason}); {REMEDY}"
         ) from error

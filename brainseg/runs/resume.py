@@ -10,7 +10,7 @@ import torch
 
 from brainseg import __version__
 from brainseg.config import TrainConfig, restore_config
-from brainseg.core.errors import DataError, check
+from brainseg.core.errors import DataError, check, shorten_error
 from brainseg.core.files import write_json
 from brainseg.data.signatures import signatures_of
 from brainseg.data.split import Split
@@ -79,11 +79,14 @@ def checkpoint_content(
     }
 
 
-def load_newest_checkpoint(state: State, folder: RunFolder, task: TrainingContext) -> bool:
-    """Load the newest undamaged checkpoint of the folder and return True if there is one.
+def restore_run(state: State, folder: RunFolder, task: TrainingContext) -> bool:
+    """Restore a run from the newest undamaged checkpoint of its folder.
 
-    If last.pt is damaged, previous.pt is used and a warning logged. Raises DataError if no
-    checkpoint can be read, RequestError if the run cannot be extended as requested.
+    Returns False if there is no checkpoint. The order is last.pt, previous.pt, best.pt, and a
+    damaged one causes a warning. The run then gets the plans that it made after the checkpoint and
+    the longer budget of the request, and metrics.jsonl is written again. Raises DataError if no
+    checkpoint can be read, RequestError if the run cannot be extended as requested or would change
+    its number of CPU threads.
     """
     content = _load_newest(folder)
     if content is None:
@@ -95,8 +98,7 @@ def load_newest_checkpoint(state: State, folder: RunFolder, task: TrainingContex
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         # Torch raises any of these for the state of another model, optimizer or schedule.
         raise DataError(
-            f"resume={folder.path}: its checkpoint does not fit the run "
-            f"({' '.join(str(error).split())[:200]})"
+            f"resume={folder.path}: its checkpoint does not fit the run ({shorten_error(error)})"
         ) from error
     # The folder already has the longer budget if an earlier extension was stopped before its first
     # checkpoint. It was checked then, possibly with force=true, which no run stores.

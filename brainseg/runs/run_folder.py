@@ -50,6 +50,8 @@ class RunFolder:
             self.path / "checkpoints" / f"{name}.pt" for name in ("last", "previous", "best")
         )
         self.plan = self.path / "plan.json"
+        # True once this object has been `active`.
+        self.was_active = False
 
     @property
     def exists(self) -> bool:
@@ -208,6 +210,7 @@ class RunFolder:
             # The status changes before the settings: a kill in between must not leave a longer run
             # with the status finished.
             self._set_status("running", started)
+            self.was_active = True
             if any(getattr(config, name) != getattr(self.config, name) for name in EXTENDED):
                 self._write_extension(facts, config)
             self.annotate(config.note, config.tags or None)

@@ -32,7 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from brainseg.config import TrainConfig
 from brainseg.config.launchers import launcher_name
 from brainseg.config.text import quote_path
-from brainseg.core.errors import RequestError, check
+from brainseg.core.errors import RequestError, check, shorten_error
 from brainseg.core.processes import is_alive
 from brainseg.core.signals import ENDING_SIGNALS, HANG_UP, Interrupted
 from brainseg.runs.job import JobState, Outcome
@@ -158,7 +158,7 @@ def _run_launcher(
         )
         while _running_pids(launch.job_status, count):
             time.sleep(0.2)
-        return f"the launcher failed, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return f"the launcher failed, {type(error).__name__}: {shorten_error(error)}"
     return ""
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from brainseg.config import TrackingConfig
+from brainseg.core.errors import shorten_error
 from brainseg.reports.tables import format_duration
 from brainseg.runs.job import JobState, Outcome
 from brainseg.tracking.refusals import RefusedError, remedy_of
@@ -22,7 +23,7 @@ def describe_charts(sweep: str, tracking: TrackingConfig) -> str:
     try:
         return prepare_charts(sweep, tracking)
     except (MlflowException, SQLAlchemyError, OSError, RefusedError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten_error(error)
         remedy = remedy_of(error) or "the jobs run, and MLflow gets them once it answers"
         return f"MLflow charts: not available ({reason}); {remedy}"
 

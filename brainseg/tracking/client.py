@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from brainseg.core.errors import check
+from brainseg.core.errors import RequestError, check
 from brainseg.core.files import remove_stale, writing
 from brainseg.core.places import relocated_database
 from brainseg.tracking import chart_layout
@@ -266,8 +266,17 @@ def _describe_server(uri: str) -> str:
     """Return a line with the command that serves a database's pages, or "" for a server."""
     if ui_command(uri) is None:
         return ""
-    setting = "" if uri == tracking_uri(None) else f" {shlex.quote(f'tracking.uri={uri}')}"
+    setting = "" if _is_default(uri) else f" {shlex.quote(f'tracking.uri={uri}')}"
     return f"\n               (opened by: python -m brainseg.ui{setting})"
+
+
+def _is_default(uri: str) -> bool:
+    """Return True if commands without tracking.uri use this store."""
+    try:
+        return uri == tracking_uri(None)
+    # MLFLOW_TRACKING_URI names a store that cannot be used, which does not concern this one.
+    except RequestError:
+        return False
 
 
 def ui_url(uri: str) -> str:

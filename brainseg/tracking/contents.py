@@ -9,7 +9,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -128,43 +128,56 @@ def final_epoch(folder: Path) -> int:
     return int(best_row(rows)["epoch"]) if rows else 0
 
 
-def metrics_of(folder: Path, ended: int | None) -> list["Metric"]:
-    """Return the best Dice so far and the metrics of each epoch, with the epoch as the step.
+class RunMetrics(NamedTuple):
+    """The metrics of a run as MLflow gets them, without those that `is_logged` leaves out."""
 
-    `best/val_dice` and `best/epoch` come first, because MLflow lists metrics in the order of their
-    arrival. If the run has `ended`, at this time in milliseconds since 1970, the metrics of
-    summary.json are added: the scores of the validation patients at the best epoch, the others at
-    step 0.
+    # The best epoch so far and its val/dice, at step 0.
+    best: list["Metric"]
+    # The metrics of each epoch, with the epoch as the step.
+    epochs: list["Metric"]
+    # The metrics of summary.json: the scores of the validation patients at the best epoch, the
+    # others at step 0.
+    summary: list["Metric"]
+
+    @property
+    def points(self) -> list["Metric"]:
+        """Return all points. MLflow lists metrics in the order of their arrival."""
+        return [*self.best, *self.epochs, *self.summary]
+
+
+def read_metrics(folder: Path, ended: int | None) -> RunMetrics:
+    """Return the metrics in a run folder.
+
+    `ended` is the time at which the run ended, in milliseconds since 1970. None leaves out the
+    metrics of summary.json.
     """
     from mlflow.entities import Metric
 
     rows = _rows(folder)
     if not rows:
-        return []
+        return RunMetrics([], [], [])
     best = best_row(rows)
     dice = best["metrics"].get("val/dice")
     finals = {"best/val_dice": dice, "best/epoch": best["epoch"]} if dice is not None else {}
-    points = [(key, value, best["time"], 0) for key, value in finals.items()]
-    points += [
-        (key, value, row["time"], row["epoch"])
-        for row in rows
-        for key, value in row["metrics"].items()
-    ]
-    summary = folder / "summary.json"
-    if ended is not None and summary.exists():
-        points += [
-            (key, value, ended, 0)
-            if key.startswith(FINAL)
-            # The other scores are those of the validation patients at the best epoch.
-            else (key, value, best["time"], best["epoch"])
-            for key, value in json.loads(summary.read_text())["metrics"].items()
+    path = folder / "summary.json"
+    is_complete = ended is not None and path.exists()
+    summary = json.loads(path.read_text())["metrics"] if is_complete else {}
+    keys = mlflow_keys({*finals, *summary, *(key for row in rows for key in row["metrics"])})
+
+    def points(metrics: Mapping[str, float | None], time: int, step: int) -> list[Metric]:
+        return [
+            Metric(keys[key], _finite(value), time, step)
+            for key, value in metrics.items()
+            if value is not None and is_logged(key)
         ]
-    keys = mlflow_keys({key for key, *_ in points})
-    return [
-        Metric(keys[key], _finite(value), time, step)
-        for key, value, time, step in points
-        if value is not None and is_logged(key)
-    ]
+
+    tests = {key: value for key, value in summary.items() if key.startswith(FINAL)}
+    validations = {key: value for key, value in summary.items() if key not in tests}
+    return RunMetrics(
+        points(finals, best["time"], 0),
+        [point for row in rows for point in points(row["metrics"], row["time"], row["epoch"])],
+        points(tests, ended or 0, 0) + points(validations, best["time"], best["epoch"]),
+    )
 
 
 def _is_below(name: str, groups: tuple[str, ...]) -> bool:

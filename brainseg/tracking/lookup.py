@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from brainseg.core.errors import RequestError, check
+from brainseg.core.errors import RequestError, check, shorten_error
 from brainseg.core.places import has_run
 from brainseg.tracking.client import connect, short_timeouts, tracking_uri
 from brainseg.tracking.names import experiment_name
@@ -45,7 +45,7 @@ def checkpoint_of(name: str, uri: str | None = None) -> Path:
             path = Path(download_artifacts(f"{place}/best.pt", tracking_uri=uri))
         except (MlflowException, OSError) as error:
             raise RequestError(
-                f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+                f"checkpoint={name}: not found in {uri}: {shorten_error(error)}"
             ) from error
     if not path.is_file():
         raise RequestError(
@@ -68,7 +68,7 @@ def folder_of_run(run_id: str, uri: str | None = None) -> Path:
             tags = connect(uri, make=False).get_run(run_id).data.tags
         except (MlflowException, OSError) as error:
             raise RequestError(
-                f"run={run_id}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+                f"run={run_id}: not found in {uri}: {shorten_error(error)}"
             ) from error
     folder = _local_folder(tags)
     if folder is None:
@@ -105,7 +105,7 @@ def folder_of_checkpoint(name: str, uri: str | None = None) -> Path | None:
             return _local_folder(client.get_run(run_id).data.tags) if run_id else None
         except (MlflowException, OSError) as error:
             raise RequestError(
-                f"checkpoint={name}: not found in {uri}: {' '.join(str(error).split())[:200]}"
+                f"checkpoint={name}: not found in {uri}: {shorten_error(error)}"
             ) from error
 
 
@@ -135,8 +135,7 @@ def folders_of_experiment(experiment: str, uri: str | None = None) -> list[Path]
                 runs += page
         except (MlflowException, OSError) as error:
             raise RequestError(
-                f"tracking.experiment={experiment}: not read from {uri}: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"tracking.experiment={experiment}: not read from {uri}: {shorten_error(error)}"
             ) from error
     folders = [folder for run in runs if (folder := _local_folder(run.data.tags)) is not None]
     rule = f"none of its {len(runs)} runs has its folder on this machine"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from brainseg.core.errors import DataError, RequestError, check
+from brainseg.core.errors import DataError, RequestError, check, shorten_error
 from brainseg.tracking.client import connect, short_timeouts, store_of, tracking_uri
 from brainseg.tracking.lookup import SECONDS, model_of_run
 from brainseg.tracking.names import experiment_name
@@ -61,7 +61,7 @@ def find_checkpoint(run: str, uri: str | None = None) -> LoggedCheckpoint:
             model = model_of_run(client, mlflow_run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise RequestError(
-                f"run={run}: not found in {uri} ({' '.join(str(error).split())[:200]}); {remedy}"
+                f"run={run}: not found in {uri} ({shorten_error(error)}); {remedy}"
             ) from error
     rule = f"it is {mlflow_run.info.status} and has no model; a run logs its model when it finishes"
     check(model is not None, "run", run, rule, f"if it has finished, {remedy}")
@@ -93,8 +93,7 @@ def register_checkpoint(
                 client.set_registered_model_alias(name, alias, str(version))
         except (MlflowException, SQLAlchemyError) as error:
             raise DataError(
-                f"name={name}: not registered in {checkpoint.uri}: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"name={name}: not registered in {checkpoint.uri}: {shorten_error(error)}"
             ) from error
     return RegisteredModel(version, is_new, int(previous) if previous else None)
 

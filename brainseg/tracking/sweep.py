@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from brainseg.config import TrackingConfig
+from brainseg.core.errors import shorten_error
 from brainseg.tracking.chart_layout import sweep_tag
 from brainseg.tracking.client import (
     add_layout,
@@ -17,9 +18,9 @@ from brainseg.tracking.client import (
     short_timeouts,
     tracking_uri,
 )
-from brainseg.tracking.mirror import replicate
 from brainseg.tracking.refusals import RefusedError
 from brainseg.tracking.runs import find_run
+from brainseg.tracking.upload import upload_run
 
 # Timeout of a request, at the end of a sweep and before its first job.
 SECONDS = 30
@@ -67,7 +68,7 @@ def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) 
             if is_there:
                 continue
             try:
-                replicate(folder, uri, SECONDS, tracking.experiment, sweep)
+                upload_run(folder, uri, SECONDS, tracking.experiment, sweep)
             except (
                 MlflowException,
                 SQLAlchemyError,
@@ -76,5 +77,5 @@ def mirror_sweep(sweep: str, folders: Sequence[Path], tracking: TrackingConfig) 
                 KeyError,
                 json.JSONDecodeError,
             ) as error:
-                failures.append(f"{folder}: {' '.join(str(error).split())[:200]}")
+                failures.append(f"{folder}: {shorten_error(error)}")
     return failures

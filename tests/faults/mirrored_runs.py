@@ -11,7 +11,7 @@ from tracked_runs import COMPLETE
 
 from brainseg.tracking.client import connect, short_timeouts
 from brainseg.tracking.contents import is_logged
-from brainseg.tracking.mirror import FIRST_FILES, LAST_FILES
+from brainseg.tracking.upload import FIRST_FILES, LAST_FILES
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from brainseg.data.split import Split
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.runs import checkpoint
-from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
+from brainseg.runs.resume import restore_run, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_sound_one(
         caplog.clear()
         folder.last.write_bytes(damaged(sound, dice))
         with caplog.at_level(logging.WARNING, "brainseg"):
-            assert load_newest_checkpoint(state, folder, task)
+            assert restore_run(state, folder, task)
         try:
             found = checkpoint.load(folder.last)
         except DataError as error:

@@ -30,7 +30,7 @@ from brainseg.config import (
 from brainseg.data.split import Split
 from brainseg.models import networks
 from brainseg.runs import checkpoint
-from brainseg.runs.resume import load_newest_checkpoint, save_checkpoints
+from brainseg.runs.resume import restore_run, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training import losses, optimizers
 from brainseg.training.build import build_state
@@ -255,7 +255,7 @@ def readers(folder: RunFolder, task: TrainingContext) -> dict[str, Callable[[], 
         "load": lambda: checkpoint.load(folder.last),
         "load_weights": lambda: checkpoint.load_weights(folder.last),
         "evaluate": lambda: evaluate.run(settings),
-        "resume": lambda: load_newest_checkpoint(build_state(task), folder, task),
+        "resume": lambda: restore_run(build_state(task), folder, task),
     }
 
 

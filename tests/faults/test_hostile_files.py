@@ -15,7 +15,7 @@ from traps import refused
 from brainseg.data.store import Store
 from brainseg.data.store_writer import write_store
 from brainseg.reports.predictions import Prediction, read_predictions, write_predictions
-from brainseg.tracking.mirror import replicate
+from brainseg.tracking.upload import upload_run
 
 
 def _replaced(name: str, array: Any, **options: Any) -> Callable[[h5py.File], None]:
@@ -121,6 +121,6 @@ def test_sync_sends_no_file_that_a_link_in_a_run_folder_names(tmp_path: Path, na
     (folder / name).unlink()
     (folder / name).symlink_to(tmp_path / "private")
     with pytest.raises(ValueError, match="link"):
-        replicate(folder)
+        upload_run(folder)
     sent = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
     assert not any("private" in path.read_text() for path in sent)

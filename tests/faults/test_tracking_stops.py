@@ -17,7 +17,7 @@ from tracked_runs import write_run
 from warm_processes import TINY, Command, call, exit_code, fork, start, wait_until
 
 from brainseg.tracking.client import connect, short_timeouts
-from brainseg.tracking.mirror import replicate
+from brainseg.tracking.upload import upload_run
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_a_kill_at_any_moment_with_the_store_is_made_good(
     def kill(case: int) -> None:
         folder = tmp_path / str(case)
         assert mirror(folder.name, moments[case]) == -signal.SIGKILL
-        replicate(write_run(folder / "run", store_of(folder), 3, "finished"))
+        upload_run(write_run(folder / "run", store_of(folder), 3, "finished"))
         mirrored(folder / "run", store_of(folder), "FINISHED")
         shutil.rmtree(folder)
 

@@ -119,7 +119,7 @@ def test_a_cohort_with_other_channels_begins_with_the_weights_and_resumes_to_the
 
     config = config_of(*TUNED, "output=halved")
     with pytest.raises(Stopped):
-        train.run(config, follow=stop_early)
+        train.run(config, epoch_callback=stop_early)
     assert call("train", *SMALL, *CPU, *TUNED, "resume=halved", "output=halved") == 0
     for name, weight in weights_of("whole").items():
         assert torch.equal(weight, weights_of("halved")[name]), name

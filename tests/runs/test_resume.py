@@ -12,7 +12,7 @@ from brainseg.config import CosineConfig, SchedulerConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.split import Split
-from brainseg.runs.resume import check_extension, load_newest_checkpoint, save_checkpoints
+from brainseg.runs.resume import check_extension, restore_run, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
@@ -47,7 +47,7 @@ def changed(task: TrainingContext, **settings) -> TrainingContext:
 
 def test_nothing_to_resume(phantom_file: Path, tmp_path: Path) -> None:
     task = make_task(phantom_file)
-    assert not load_newest_checkpoint(build_state(task), RunFolder(tmp_path), task)
+    assert not restore_run(build_state(task), RunFolder(tmp_path), task)
 
 
 def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
@@ -57,13 +57,13 @@ def test_a_damaged_last_is_passed_over_for_the_one_before_with_a_warning(
     folder.last.write_bytes(folder.last.read_bytes()[:-1000])
     state = build_state(task)
     with caplog.at_level(logging.WARNING):
-        assert load_newest_checkpoint(state, folder, task)
+        assert restore_run(state, folder, task)
     assert state.epoch == 1
     assert "last.pt" in caplog.text
     for path in (folder.previous, folder.best):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="none of its checkpoints"):
-        load_newest_checkpoint(state, folder, task)
+        restore_run(state, folder, task)
 
 
 def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
@@ -73,7 +73,7 @@ def test_a_kill_between_the_last_checkpoint_and_the_history_loses_no_epoch(
     folder, task = saved
     history = (folder.path / "metrics.jsonl").read_bytes()
     (folder.path / "metrics.jsonl").write_bytes(history.splitlines(keepends=True)[0])
-    assert load_newest_checkpoint(build_state(task), folder, task)
+    assert restore_run(build_state(task), folder, task)
     assert (folder.path / "metrics.jsonl").read_bytes() == history and history.count(b"\n") == 2
 
 
@@ -83,7 +83,7 @@ def test_a_longer_run_equals_one_that_was_long_from_the_start(
     folder, task = saved
     longer = changed(task, epochs=3)
     state, whole = build_state(longer), build_state(longer)
-    load_newest_checkpoint(state, folder, longer)
+    restore_run(state, folder, longer)
     fit(state, longer, Callbacks())
     fit(whole, longer, Callbacks())
     assert len(numbers(state)) == 3
@@ -96,15 +96,15 @@ def test_a_planned_curve_is_extended_only_by_force(
     folder, task = saved
     longer = changed(task, epochs=3, scheduler=CosineConfig())
     with pytest.raises(RequestError, match=r"epochs=3.*cosine.*epochs=2.*force=true"):
-        load_newest_checkpoint(build_state(longer), folder, longer)
+        restore_run(build_state(longer), folder, longer)
     state = build_state(longer)
-    assert load_newest_checkpoint(state, folder, changed(longer, force=True))
+    assert restore_run(state, folder, changed(longer, force=True))
     assert state.total_steps == 3 * longer.steps_per_epoch
     assert "another curve" in caplog.text
     with pytest.raises(RequestError, match="ask for more"):
-        load_newest_checkpoint(build_state(task), folder, changed(task, epochs=1))
+        restore_run(build_state(task), folder, changed(task, epochs=1))
     with pytest.raises(RequestError, match="extend it by epochs"):
-        load_newest_checkpoint(build_state(task), folder, changed(task, max_minutes=5.0))
+        restore_run(build_state(task), folder, changed(task, max_minutes=5.0))
 
 
 def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_minutes_are_extended_in_proportion(phantom_file: Path, tmp_path: Path) 
         )
     longer = changed(task, max_minutes=2.0)
     state = build_state(longer)
-    load_newest_checkpoint(state, folder, longer)
+    restore_run(state, folder, longer)
     assert (state.step, state.total_steps) == (7, 14)
     fit(state, longer, Callbacks())
     assert [row["step"] for row in state.history] == [6, 7, 13, 14], (
@@ -177,20 +177,20 @@ def test_minutes_added_are_minutes_at_full_size(phantom_file: Path, tmp_path: Pa
         save_checkpoints(folder, state, task, SPLIT, improved=True)
     for minutes, total in ((2.0, 130), (3.0, 160)):
         state = build_state(task)
-        load_newest_checkpoint(state, folder, changed(task, max_minutes=minutes))
+        restore_run(state, folder, changed(task, max_minutes=minutes))
         assert (state.step, state.half_steps, state.total_steps) == (86, 80, total)
     with pytest.raises(
         RequestError,
         match=r"max_minutes=0\.2: the run has already done 86 steps, and this would make 76 in all; "
         "ask for more",
     ):
-        load_newest_checkpoint(build_state(task), folder, changed(task, max_minutes=0.2))
+        restore_run(build_state(task), folder, changed(task, max_minutes=0.2))
     rows[1]["step"] = state.step = (
         85  # an epoch cut short says little of the pace: as planned, 20 steps in 0.4 minutes
     )
     state.history, state.total_steps = rows, 100
     save_checkpoints(folder, state, task, SPLIT)
-    load_newest_checkpoint(state, folder, changed(task, max_minutes=2.0))
+    restore_run(state, folder, changed(task, max_minutes=2.0))
     assert state.total_steps == 150
 
 
@@ -206,7 +206,7 @@ def test_a_run_counted_in_minutes_may_be_counted_in_epochs(
         state.total_steps = 12
         save_checkpoints(folder, state, task, SPLIT, improved=True)
     state = build_state(task)
-    load_newest_checkpoint(state, folder, changed(task, max_minutes=None))
+    restore_run(state, folder, changed(task, max_minutes=None))
     assert state.total_steps == 4 * task.steps_per_epoch == 24
 
 
@@ -215,7 +215,7 @@ def test_steps_are_extended_to_exactly_as_many(saved: tuple[RunFolder, TrainingC
     folder, task = saved
     longer = changed(task, max_steps=15)
     state, whole = build_state(longer), build_state(longer)
-    load_newest_checkpoint(state, folder, longer)
+    restore_run(state, folder, longer)
     assert (state.step, state.total_steps) == (12, 15)
     fit(state, longer, Callbacks())
     fit(whole, longer, Callbacks())
@@ -225,7 +225,7 @@ def test_steps_are_extended_to_exactly_as_many(saved: tuple[RunFolder, TrainingC
         15,
     ]
     with pytest.raises(RequestError, match=r"max_steps=11: the run has already done 12 steps"):
-        load_newest_checkpoint(build_state(task), folder, changed(task, max_steps=11))
+        restore_run(build_state(task), folder, changed(task, max_steps=11))
     folder._write_config(longer.config)
     with pytest.raises(
         RequestError, match=r"started with max_steps=15.*extend it by epochs or max"
@@ -246,7 +246,7 @@ def test_an_extension_stopped_before_its_first_checkpoint_goes_on(
     folder._write_config(longer.config)
     check_extension(folder, longer)
     state = build_state(longer)
-    load_newest_checkpoint(state, folder, longer)
+    restore_run(state, folder, longer)
     assert state.total_steps == 3 * task.steps_per_epoch
 
 
@@ -259,8 +259,8 @@ def test_another_number_of_threads_is_refused(
         RequestError,
         match=rf"device\.threads={other.device.threads}.*set device\.threads={task.device.threads}",
     ):
-        load_newest_checkpoint(build_state(task), folder, other)
-    assert load_newest_checkpoint(build_state(task), folder, changed(other, force=True))
+        restore_run(build_state(task), folder, other)
+    assert restore_run(build_state(task), folder, changed(other, force=True))
     assert "the bits will differ" in caplog.text
 
 

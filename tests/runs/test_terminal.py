@@ -7,7 +7,7 @@ import pytest
 
 from brainseg import train
 from brainseg.cli.main import run_command
-from brainseg.runs import callbacks
+from brainseg.runs import progress_bar
 
 TINY = (
     "model.depth=2",
@@ -67,7 +67,7 @@ def test_a_short_run_prints_its_plan_its_scores_and_one_link(call, tmp_path: Pat
 
 def test_a_long_run_prints_a_line_a_minute(call, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here a minute is no time at all, so that every step has its line."""
-    monkeypatch.setattr(callbacks, "PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(progress_bar, "PROGRESS_SECONDS", 0)
     shown, _ = call("tracking=none")
     lines = [line for line in shown.splitlines() if line.startswith("step ")]
     total = int(re.search(r"(\d+) steps of", shown)[1])

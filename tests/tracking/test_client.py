@@ -23,7 +23,7 @@ from brainseg.tracking.client import (
     tracking_uri,
     ui_command,
 )
-from brainseg.tracking.mirror import replicate
+from brainseg.tracking.upload import upload_run
 
 
 def test_a_file_that_is_no_database_is_named_at_once(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_store_whose_making_was_cut_short_is_not_there(
 
 def start_together(folder: str, barrier: Any) -> None:
     barrier.wait()
-    replicate(folder, seconds=60)
+    upload_run(folder, seconds=60)
 
 
 @pytest.mark.parametrize("one_folder", [False, True])

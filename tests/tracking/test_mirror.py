@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import socket
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tracked_runs import START, client, points, row, the_run, write_run
 
+from brainseg.config import TrackingConfig
 from brainseg.core.errors import RequestError
+from brainseg.runs.callbacks import mirroring
+from brainseg.runs.run_folder import RunFolder
 from brainseg.tracking import chart_layout, contents
-from brainseg.tracking import mirror as tracking
 from brainseg.tracking.client import chart_link
 from brainseg.tracking.lookup import checkpoint_of, folder_of_run
-from brainseg.tracking.mirror import Mirror, Tracker, replicate
+from brainseg.tracking.mirror import Mirror
+from brainseg.tracking.upload import FIRST_FILES, LAST_FILES, RunUpload, upload_run
 
 
 def database_rows(uri: str) -> dict[str, int]:
@@ -41,7 +42,7 @@ def database_rows(uri: str) -> dict[str, int]:
 
 
 def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
-    link = replicate(write_run(tmp_path / "run", store, state="finished", sweep="s1", job=3))
+    link = upload_run(write_run(tmp_path / "run", store, state="finished", sweep="s1", job=3))
     run = the_run(store)
     assert run.info.run_id in link and run.info.run_name == "depth=4"
     assert (run.info.status, run.info.start_time, run.info.end_time) == (
@@ -89,7 +90,7 @@ def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
         {"patients": 8, "slices": 64},
     )
     names = {artifact.path for artifact in client(store).list_artifacts(run.info.run_id)}
-    assert names == {*tracking.FIRST_FILES, *tracking.LAST_FILES, "pictures"}
+    assert names == {*FIRST_FILES, *LAST_FILES, "pictures"}
     assert (
         client(store).get_experiment(run.info.experiment_id).artifact_location
         == (tmp_path / "mlartifacts").as_uri()
@@ -99,7 +100,7 @@ def test_a_finished_run_is_complete(store: str, tmp_path: Path) -> None:
 def test_the_model_is_the_best_checkpoint(store: str, tmp_path: Path) -> None:
     import mlflow
 
-    replicate(write_run(tmp_path / "run", store, state="finished"))
+    upload_run(write_run(tmp_path / "run", store, state="finished"))
     run = the_run(store)
     (output,) = run.outputs.model_outputs
     model = client(store).get_logged_model(output.model_id)
@@ -121,7 +122,7 @@ def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    replicate(write_run(tmp_path / "run", store, state="finished"))
+    upload_run(write_run(tmp_path / "run", store, state="finished"))
     run_id, model_id = the_run(store).info.run_id, the_run(store).outputs.model_outputs[0].model_id
     client(store).create_registered_model("tumour")
     client(store).create_model_version("tumour", f"models:/{model_id}", model_id=model_id)
@@ -137,7 +138,7 @@ def test_names_in_mlflow_lead_to_the_checkpoint_and_the_folder(
 
 
 def test_a_name_that_leads_nowhere_is_a_request_error(store: str, tmp_path: Path) -> None:
-    replicate(write_run(tmp_path / "run", store))
+    upload_run(write_run(tmp_path / "run", store))
     run_id = the_run(store).info.run_id
     for name in (
         f"runs:/{run_id}",
@@ -156,17 +157,17 @@ def test_a_name_that_leads_nowhere_is_a_request_error(store: str, tmp_path: Path
 
 def test_doing_it_again_changes_nothing(store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store, state="finished")
-    tracker = Tracker(folder)
+    tracker = RunUpload(folder)
     tracker.update()
     before, rows = the_run(store).to_dictionary(), database_rows(store)
     tracker.update()
-    replicate(folder)
+    upload_run(folder)
     assert database_rows(store) == rows and the_run(store).to_dictionary() == before
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "killed"])
 def test_an_unfinished_run_says_so_and_has_no_model(store: str, tmp_path: Path, state: str) -> None:
-    replicate(write_run(tmp_path / "run", store, state=state))
+    upload_run(write_run(tmp_path / "run", store, state=state))
     run = the_run(store)
     assert run.info.status == state.upper() and not run.outputs.model_outputs
     assert run.data.tags.get("error") == ("it broke" if state == "failed" else None)
@@ -188,8 +189,8 @@ def test_leaky_and_infinite_values_are_shown_as_such(store: str, tmp_path: Path)
     row_1 = row(1)
     row_1["metrics"] |= {"val/loss": math.inf, "val/hd95": math.nan}
     (folder / "metrics.jsonl").write_text(json.dumps(row_1) + "\n")
-    replicate(folder)
-    replicate(folder)
+    upload_run(folder)
+    upload_run(folder)
     assert the_run(store).data.tags["leaky"] == "true"
     for key in ("val/loss", "val/hd95"):
         ((_, value, _),) = points(store, key)
@@ -197,7 +198,7 @@ def test_leaky_and_infinite_values_are_shown_as_such(store: str, tmp_path: Path)
 
 
 def test_the_chart_link_names_a_layout_that_the_experiment_has(store: str, tmp_path: Path) -> None:
-    replicate(write_run(tmp_path / "run", store))
+    upload_run(write_run(tmp_path / "run", store))
     experiment = client(store).get_experiment_by_name("brainseg")
     link = chart_link(store, experiment.experiment_id)
     assert (
@@ -214,7 +215,7 @@ def test_the_chart_link_names_a_layout_that_the_experiment_has(store: str, tmp_p
 
 def test_an_experiment_made_by_hand_gets_the_layout_too(store: str, tmp_path: Path) -> None:
     client(store).create_experiment("brainseg", (tmp_path / "elsewhere").as_uri())
-    replicate(write_run(tmp_path / "run", store))
+    upload_run(write_run(tmp_path / "run", store))
     assert (
         client(store).get_experiment_by_name("brainseg").tags.keys()
         >= chart_layout.experiment_tags().keys()
@@ -232,11 +233,11 @@ def test_each_epoch_is_one_point_however_it_came(
     """The folder grows by a few epochs at a time, replicated by the same process or a new one."""
     base = tmp_path_factory.mktemp("growing")
     shutil.copy(template, base / "mlflow.db")
-    store, epochs, tracker = f"sqlite:///{base / 'mlflow.db'}", 0, Tracker(base / "run")
+    store, epochs, tracker = f"sqlite:///{base / 'mlflow.db'}", 0, RunUpload(base / "run")
     for more, new_process in growth:
         epochs += more
         write_run(base / "run", store, epochs)
-        tracker = Tracker(base / "run") if new_process else tracker
+        tracker = RunUpload(base / "run") if new_process else tracker
         tracker.update()
     assert points(store, "train/loss") == [
         (epoch, 1 / epoch, START + 5000 * epoch) for epoch in range(1, epochs + 1)
@@ -245,14 +246,14 @@ def test_each_epoch_is_one_point_however_it_came(
 
 def test_an_epoch_lost_and_run_again_stays_one_point(store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store, epochs=3)
-    replicate(folder)
+    upload_run(folder)
     again = row(3)
     again["time"] += 777
     again["metrics"]["speed/epoch_seconds"] = 6.0
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(entry) + "\n" for entry in (row(1), row(2), again, row(4)))
     )
-    replicate(folder)
+    upload_run(folder)
     assert [step for step, _, _ in points(store, "speed/epoch_seconds")] == [1, 2, 3, 4]
 
 
@@ -260,10 +261,10 @@ def test_a_finished_run_that_is_extended_runs_again_and_finishes(
     store: str, tmp_path: Path
 ) -> None:
     folder = write_run(tmp_path / "run", store, epochs=3, state="finished")
-    replicate(folder)
-    replicate(write_run(folder, store, epochs=4, state="running"))
+    upload_run(folder)
+    upload_run(write_run(folder, store, epochs=4, state="running"))
     assert the_run(store).info.status == "RUNNING"
-    replicate(write_run(folder, store, epochs=5, state="finished", label="epochs=5"))
+    upload_run(write_run(folder, store, epochs=5, state="finished", label="epochs=5"))
     run = the_run(store)
     assert (run.info.status, run.info.run_name, run.data.tags["epochs"]) == (
         "FINISHED",
@@ -277,9 +278,9 @@ def test_a_finished_run_that_is_extended_runs_again_and_finishes(
 
 def test_a_name_that_was_given_in_mlflow_stays(store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store, label="epochs=3")
-    replicate(folder)
+    upload_run(folder)
     client(store).update_run(the_run(store).info.run_id, name="my favourite")
-    replicate(write_run(folder, store, epochs=5, label="epochs=5"))
+    upload_run(write_run(folder, store, epochs=5, label="epochs=5"))
     assert the_run(store).info.run_name == "my favourite"
 
 
@@ -297,8 +298,8 @@ def test_a_model_whose_upload_broke_is_completed_by_the_next(
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="connection lost"):
         patch.setattr(Files, "log_artifact", broken)
-        replicate(folder)
-    replicate(folder)
+        upload_run(folder)
+    upload_run(folder)
     (output,) = the_run(store).outputs.model_outputs
     (model,) = client(store).search_logged_models([the_run(store).info.experiment_id])
     assert (model.model_id, model.status) == (output.model_id, "READY")
@@ -315,14 +316,15 @@ def test_a_run_deleted_in_the_ui_comes_back_as_a_new_one(store: str, tmp_path: P
 
 
 def test_only_the_process_at_work_on_a_folder_mirrors_it(tmp_path: Path) -> None:
-    mirror = Mirror(tmp_path / "run")
-    assert not mirror.begun
-    write_run(tmp_path / "run", "sqlite:///none.db")
-    assert not mirror.begun, "another host's"
-    (tmp_path / "run" / "status.json").write_text(
-        json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
-    )
-    assert mirror.begun
+    """A process that was refused the folder sends nothing; another one sends the last status."""
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder = RunFolder(write_run(tmp_path / "run", store, state="failed"))
+    with mirroring(folder, TrackingConfig(uri=store)):
+        pass
+    assert not (tmp_path / "mlflow.db").exists()
+    with mirroring(folder, TrackingConfig(uri=store)):
+        folder.was_active = True
+    assert the_run(store).info.status == "FAILED"
 
 
 # A curve that was replaced
@@ -335,17 +337,17 @@ def rewrite_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
 def test_a_curve_that_was_replaced_gets_a_run_of_its_own(store: str, tmp_path: Path) -> None:
     """A run that is extended from its best epoch on another curve: MLflow would keep the old values of the epochs behind it."""
     folder = write_run(tmp_path / "run", store, epochs=3, state="finished", sweep="s1")
-    replicate(folder)
+    upload_run(folder)
     former = the_run(store).info.run_id
     write_run(folder, store, epochs=2)
-    tracker = Tracker(folder)
+    tracker = RunUpload(folder)
     tracker.update()
     assert tracker.run_id == former, "what is there so far is the same curve"
     other = [row(1), row(2), row(3), row(4)]
     other[2]["metrics"]["train/loss"] = 0.25
     rewrite_metrics(folder, other)
     tracker.update()
-    replicate(folder)
+    upload_run(folder)
     mlflow = client(store)
     runs = {
         run.info.run_id: run
@@ -369,11 +371,11 @@ def test_an_epoch_that_was_repeated_at_another_speed_is_the_same_curve(
     store: str, tmp_path: Path
 ) -> None:
     folder = write_run(tmp_path / "run", store, epochs=3)
-    replicate(folder)
+    upload_run(folder)
     repeated = [row(1), row(2), row(3)]
     repeated[2]["metrics"]["speed/epoch_seconds"] = 7.0
     rewrite_metrics(folder, repeated)
-    replicate(folder)
+    upload_run(folder)
     assert points(store, "speed/epoch_seconds")[-1][1] == 5.0, (
         "the only run of the store has each point once"
     )
@@ -386,7 +388,7 @@ def test_the_final_scores_are_those_of_the_checkpoint(store: str, tmp_path: Path
     for one, loss in zip(tied, (0.9, 0.7, 0.8), strict=True):
         one["metrics"] |= {"val/dice": 0.5, "val/loss": loss}
     rewrite_metrics(folder, tied)
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.metrics["best/epoch"] == 2
     (output,) = the_run(store).outputs.model_outputs
     assert output.step == 2, "the model is that of the best epoch"

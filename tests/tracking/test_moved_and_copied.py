@@ -18,9 +18,9 @@ from brainseg.cli.main import run_command
 from brainseg.core.places import relocated_database, relocated_path
 from brainseg.tracking import runs
 from brainseg.tracking.lookup import checkpoint_of, folder_of_run
-from brainseg.tracking.mirror import replicate
 from brainseg.tracking.moved_store import HOME
 from brainseg.tracking.runs import mirror_among, place_tags
+from brainseg.tracking.upload import upload_run
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_artifacts_apart_from_the_database_are_not_shared_by_a_copy(
     shutil.copy(template, project / "mlflow.db")
     store = f"sqlite:///{project / 'mlflow.db'}"
     tracked = {"uri": store, "artifacts": str(apart), "experiment": "brainseg"}
-    replicate(
+    upload_run(
         write_run(
             project / "run", store, state="finished", tracking=tracked, path=str(project / "run")
         )
@@ -196,7 +196,7 @@ def test_artifacts_apart_from_the_database_are_not_shared_by_a_copy(
     assert the_run(store).info.artifact_uri.startswith(apart.as_uri())
     shutil.copytree(project, copy)
     before = content(apart)
-    replicate(
+    upload_run(
         write_run(
             copy / "run", store, 5, state="finished", tracking=tracked, path=str(project / "run")
         )
@@ -215,10 +215,10 @@ def test_a_link_to_a_project_is_no_move(
     link.symlink_to(project)
     shutil.copy(template, project / "mlflow.db")
     store = f"sqlite:///{project / 'mlflow.db'}"
-    replicate(write_run(project / "run", store, path=str(project / "run")))
+    upload_run(write_run(project / "run", store, path=str(project / "run")))
     warnings.clear()
     before = the_run(store).info.run_id
-    replicate(link / "run", f"sqlite:///{link / 'mlflow.db'}")
+    upload_run(link / "run", f"sqlite:///{link / 'mlflow.db'}")
     assert the_run(store).info.run_id == before and warnings == []
     assert client(store).get_experiment_by_name("brainseg").tags[HOME] == str(project)
 
@@ -251,7 +251,7 @@ def test_a_folder_that_holds_another_run_today_is_not_taken_for_the_old_one(
 ) -> None:
     from brainseg.core.errors import RequestError
 
-    replicate(write_run(tmp_path / "run", store))
+    upload_run(write_run(tmp_path / "run", store))
     run_id = the_run(store).info.run_id
     assert folder_of_run(run_id, store) == tmp_path / "run"
     write_run(tmp_path / "run", store, uid="uid-2")

@@ -96,9 +96,9 @@ def test_the_alias_moves_to_a_further_checkpoint_and_says_so(project: Path, call
     facts = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(facts | {"uid": "0" * 32}))
     assert "MLflow does not know it" in call(register, "run=other", "name=moving", code=2)
-    from brainseg.tracking.mirror import replicate
+    from brainseg.tracking.upload import upload_run
 
-    replicate(other)
+    upload_run(other)
     said = call(register, "run=other", "name=moving")
     assert "version 2 of moving" in said and "best, taken from version 1" in said
     assert client(project).get_model_version_by_alias("moving", "best").version in (2, "2")

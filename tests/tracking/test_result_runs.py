@@ -23,20 +23,27 @@ def runs_of_kind(store: str, kind: str) -> list[Any]:
     return list(client(store).search_runs([experiment], f"tags.kind = '{kind}'"))
 
 
+def evaluations_in(store: str, folder: Path) -> list[Any]:
+    """The runs of evaluations whose files are in the folder. Other tests share the store."""
+    runs = runs_of_kind(store, "evaluation")
+    return [run for run in runs if run.data.tags["folder"] == str(folder)]
+
+
 def test_an_evaluation_is_a_run_that_links_to_the_training(
     project: Path, call: Callable[..., str]
 ) -> None:
     store = f"sqlite:///{project / 'mlflow.db'}"
     for _ in range(2):
         said = call(evaluate, "checkpoint=run", "device=cpu", "output=logged")
-    (run,) = runs_of_kind(store, "evaluation")
+    (run,) = evaluations_in(store, project / "logged")
     assert f"runs/{run.info.run_id}" in said and run.info.run_name == "evaluation of run"
     assert (run.info.status, run.data.metrics.keys() >= {"test/dice", "test/hd95"}) == (
         "FINISHED",
         True,
     )
     assert "test/iou" not in run.data.metrics
-    (trained,) = runs_of_kind(store, "run")
+    runs = runs_of_kind(store, "run")
+    (trained,) = (run for run in runs if run.data.tags["folder"] == str(project / "run"))
     assert run.data.metrics["test/dice"] == pytest.approx(trained.data.metrics["test/dice"])
     assert trained.info.run_id in run.data.tags[DESCRIPTION]
     assert (
@@ -48,7 +55,7 @@ def test_an_evaluation_is_a_run_that_links_to_the_training(
     names = {item.path for item in client(store).list_artifacts(run.info.run_id)}
     assert names >= {"summary.json", "patients.csv", "failures.csv", "pictures"}
     call(evaluate, "checkpoint=run", "device=cpu", "output=unlogged", "tracking=none")
-    assert len(runs_of_kind(store, "evaluation")) == 1
+    assert not evaluations_in(store, project / "unlogged")
 
 
 def test_a_summary_opens_with_pictures_and_keeps_the_layout_of_the_jobs(

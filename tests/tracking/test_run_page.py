@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Metric
 from tracked_runs import START, client, points, the_run, write_run
 
 from brainseg.tracking.chart_layout import COLUMNS, experiment_tags
 from brainseg.tracking.contents import COLOURS, colour_of, description_of, is_logged, params_of
-from brainseg.tracking.mirror import Mirror, Tracker, replicate
+from brainseg.tracking.mirror import Mirror
+from brainseg.tracking.upload import RunUpload, upload_run
 
 DESCRIPTION, COLOUR = "mlflow.note.content", "mlflow.runColor"
 COMMAND = "`python -m brainseg.train model.depth=4"
@@ -66,14 +66,14 @@ def test_scores_that_nobody_reads_stay_in_the_folder(metric: str, logged: bool) 
 
 def test_the_description_has_the_note_and_the_command(store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store, note="too slow", tags=["pilot", "paper 1"])
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.tags[DESCRIPTION] == f"too slow\n\n{COMMAND}`"
     assert the_run(store).data.tags["tags"] == "pilot, paper 1"
     change_record(folder, note="fast enough", overrides=["model.depth=4", "epochs=5", "note=x"])
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.tags[DESCRIPTION] == f"fast enough\n\n{COMMAND} epochs=5`"
     change_record(folder, note="")
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.tags[DESCRIPTION] == f"{COMMAND} epochs=5`"
 
 
@@ -93,17 +93,17 @@ def test_jobs_have_distinct_colours_and_a_chosen_colour_stays(store: str, tmp_pa
     assert len(set(COLOURS)) == len(COLOURS) == 16
     assert colour_of({"job": 17}) == COLOURS[1] and colour_of({"job": None}) is None
     folder = write_run(tmp_path / "run", store, sweep="s1", job=1)
-    replicate(folder)
+    upload_run(folder)
     run = the_run(store)
     assert run.data.tags[COLOUR] == COLOURS[1]
     client(store).set_tag(run.info.run_id, COLOUR, "#123456")
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.tags[COLOUR] == "#123456"
 
 
 def test_the_chart_of_a_sweep_is_there_from_its_first_job_on(store: str, tmp_path: Path) -> None:
     swept = ["model.depth", "model", "epochs", "absent"]
-    replicate(write_run(tmp_path / "run", store, sweep="s1", swept=swept))
+    upload_run(write_run(tmp_path / "run", store, sweep="s1", swept=swept))
     varied = ["params.`model.depth`", "params.`model.name`", "tags.`epochs`"]
     (stored,) = experiment_tags("s1", varied)
     layout = json.loads(client(store).get_experiment_by_name("brainseg").tags[stored])
@@ -117,7 +117,7 @@ def test_the_best_dice_comes_first_and_is_sent_while_the_run_trains(
 ) -> None:
     """MLflow lists the metrics of a run in the order of their arrival."""
     folder = write_run(tmp_path / "run", store, epochs=1)
-    tracker = Tracker(folder)
+    tracker = RunUpload(folder)
     tracker.update()
     assert list(the_run(store).data.metrics)[:2] == ["best/val_dice", "best/epoch"]
     write_run(folder, store, epochs=3)
@@ -129,31 +129,17 @@ def test_the_best_dice_comes_first_and_is_sent_while_the_run_trains(
 
 def test_the_scores_of_an_extended_run_replace_the_former_ones(store: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", store, state="finished")
-    tracker = Tracker(folder)
+    tracker = RunUpload(folder)
     tracker.update()
     summary = {"best": {"epoch": 2, "val/dice": 0.9}, "metrics": {"test/dice": 0.7}}
     (folder / "summary.json").write_text(json.dumps(summary))
     status = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps(status | {"ended": START + 90_000}))
     tracker.update()
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).data.metrics["test/dice"] == 0.7
     assert [step for step, _, _ in points(store, "test/dice")] == [0, 0]
     assert [step for step, _, _ in points(store, "best/val_dice")] == [0], "the same value"
-
-
-def test_scores_that_an_earlier_version_sent_are_brought_up_to_date(
-    store: str, tmp_path: Path
-) -> None:
-    """It sent them at the step of their epoch, and MLflow shows the value of the highest step."""
-    folder = write_run(tmp_path / "run", store, epochs=0)
-    replicate(folder)
-    run_id = the_run(store).info.run_id
-    for key, value in (("best/val_dice", 0.9), ("test/dice", 0.6)):
-        client(store).log_batch(run_id, metrics=[Metric(key, value, START + 10_000, 2)])
-    replicate(write_run(folder, store, state="finished"))
-    assert the_run(store).data.metrics["test/dice"] == 0.8
-    assert [step for step, _, _ in points(store, "best/val_dice")] == [2], "the same value"
 
 
 def test_a_picture_is_sent_when_it_was_drawn(store: str, tmp_path: Path) -> None:
@@ -176,6 +162,6 @@ def test_a_picture_is_sent_when_it_was_drawn(store: str, tmp_path: Path) -> None
 
 
 def test_a_model_has_the_name_of_its_run(store: str, tmp_path: Path) -> None:
-    replicate(write_run(tmp_path / "run", store, state="finished", label="lr=1e-3 a.h5 50%"))
+    upload_run(write_run(tmp_path / "run", store, state="finished", label="lr=1e-3 a.h5 50%"))
     (model,) = client(store).search_logged_models([the_run(store).info.experiment_id])
     assert model.name == "lr=1e-3 a_h5 50_"

@@ -19,7 +19,8 @@ from tracked_runs import START, client, closed_port, points, the_run, write_run
 
 from brainseg.tracking import mirror as tracking
 from brainseg.tracking.client import short_timeouts
-from brainseg.tracking.mirror import Mirror, Tracker, replicate
+from brainseg.tracking.mirror import Mirror
+from brainseg.tracking.upload import RunUpload, upload_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,12 +103,12 @@ def test_a_slow_store_is_asked_less_often(
     clock, updates = [0.0], [0]
     monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
 
-    def slow(tracker: Tracker) -> None:
+    def slow(tracker: RunUpload) -> None:
         updates[0] += 1
         clock[0] += 0.5
         tracker.run_id = "known"
 
-    monkeypatch.setattr(Tracker, "update", slow)
+    monkeypatch.setattr(RunUpload, "update", slow)
     mirror = Mirror(tmp_path)
     mirror.update()
     assert updates[0] == 1 and mirror.not_before == 0.0
@@ -133,7 +134,7 @@ def test_a_real_server_killed_and_started_again(template: Path, tmp_path: Path) 
         write_run(tmp_path / "run", uri, epochs=4, state="finished")
         mirror.update(final=True)
         assert not mirror.failing, mirror.describe()
-        replicate(tmp_path / "run")
+        upload_run(tmp_path / "run")
         with short_timeouts(10):
             run = the_run(uri)
             assert (run.info.status, len(run.outputs.model_outputs)) == ("FINISHED", 1)
@@ -192,7 +193,7 @@ def test_a_slow_server_is_waited_for_once_the_run_has_ended(
     tmp_path: Path, state: str, minutes: int, seconds: int
 ) -> None:
     """Half a percent of the run's time, so that a server a second away still gets the run; who killed a run does not wait so long."""
-    tracker = Tracker(write_run(tmp_path / "run", f"sqlite:///{tmp_path}/m.db", state=state))
+    tracker = RunUpload(write_run(tmp_path / "run", f"sqlite:///{tmp_path}/m.db", state=state))
     tracker.status = {
         "state": state,
         "started": START,

@@ -11,9 +11,10 @@ from tracked_runs import client, points, the_run, write_run
 
 from brainseg import sync
 from brainseg.tracking.lookup import folders_of_experiment
-from brainseg.tracking.mirror import Mirror, Tracker, replicate
+from brainseg.tracking.mirror import Mirror
 from brainseg.tracking.names import experiment_name, mlflow_keys
 from brainseg.tracking.refusals import remedy_of
+from brainseg.tracking.upload import RunUpload, upload_run
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ def test_every_class_of_a_run_is_in_mlflow(name: str, store: str, tmp_path: Path
     for row in rows:
         row["metrics"][f"val/dice/{name}"] = row["epoch"] / 10
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    replicate(folder)
+    upload_run(folder)
     (key,) = {
         key
         for key in the_run(store).data.metrics
@@ -34,7 +35,7 @@ def test_every_class_of_a_run_is_in_mlflow(name: str, store: str, tmp_path: Path
     }
     assert [value for _, value, _ in points(store, key)] == [0.1, 0.2, 0.3]
     before = the_run(store).to_dictionary()
-    replicate(folder)
+    upload_run(folder)
     assert the_run(store).to_dictionary() == before, "each point once"
 
 
@@ -66,7 +67,7 @@ def test_a_long_experiment_name_is_shortened_and_found(store: str, tmp_path: Pat
     names = ["x" * 600 + ending for ending in "ab"]
     for name in names:
         tracked = {"uri": store, "artifacts": "mlartifacts", "experiment": name}
-        replicate(write_run(tmp_path / name[-1], store, uid=f"uid-{name[-1]}", tracking=tracked))
+        upload_run(write_run(tmp_path / name[-1], store, uid=f"uid-{name[-1]}", tracking=tracked))
     assert [folders_of_experiment(name, store) for name in names] == [
         [tmp_path / "a"],
         [tmp_path / "b"],
@@ -135,10 +136,10 @@ def test_what_may_pass_is_told_from_what_does_not_by_mlflows_codes(
 
     error = MlflowException("no", ErrorCode.Value(code))
 
-    def refused(_: Tracker) -> None:
+    def refused(_: RunUpload) -> None:
         raise error
 
-    monkeypatch.setattr(Tracker, "update", refused)
+    monkeypatch.setattr(RunUpload, "update", refused)
     mirror = Mirror(tmp_path / "run")
     mirror.update()
     (said,) = [record.message for record in caplog.records]

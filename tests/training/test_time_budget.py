@@ -16,7 +16,7 @@ from test_loop import Stop, assert_equal, make_task, numbers, resumed, to_bytes
 from brainseg.config import CosineConfig, HoldoutConfig, SchedulerConfig, TrainConfig
 from brainseg.core.errors import DataError
 from brainseg.data.split import Split
-from brainseg.runs.resume import load_newest_checkpoint, plans_to_repeat, save_checkpoints
+from brainseg.runs.resume import plans_to_repeat, restore_run, save_checkpoints
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
@@ -173,7 +173,7 @@ def test_the_epochs_behind_the_best_one_are_run_again_to_the_same_numbers(
     run.remove_old_checkpoints("best")
     longer = task._replace(config=dataclasses.replace(task.config, max_minutes=2.0))
     state = build_state(longer)
-    load_newest_checkpoint(state, run, longer)
+    restore_run(state, run, longer)
     assert state.step < first.step < state.total_steps
     fit(state, longer, Callbacks())
     assert numbers(state)[: len(first.history) - 1] == numbers(first)[:-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from brainseg.core.errors import DataError
+from brainseg.core.errors import DataError, shorten_error
 from brainseg.data.folder import Folder
 from brainseg.data.intensity import to_uint8
 from brainseg.data.readers.base import (
@@ -215,4 +215,4 @@ def _check_patient(patient: Any) -> None:
 
 def _reason(error: Exception) -> str:
     """Return the type of an exception and its message in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"{type(error).__name__}: {shorten_error(error, 300)}"
