@@ -22,8 +22,8 @@ from brainseg.reports.scores import Results
 from brainseg.reports.tables import metrics_table
 from brainseg.runs import checkpoint
 from brainseg.runs.callbacks import EpochCallback, RunCallbacks, mirroring, no_callback
-from brainseg.runs.dry_run import describe_finished_run, extends_finished_run
 from brainseg.runs.find import claim_run_folder
+from brainseg.runs.finished_run import describe_finished_run, extends_finished_run
 from brainseg.runs.identity import compute_identity, training_budget
 from brainseg.runs.initial import initialise, load_initial, log_initial
 from brainseg.runs.job import Job, JobState, Outcome

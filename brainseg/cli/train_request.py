@@ -100,8 +100,8 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
             "or leave out -m for a single run"
         )
     multirun, jobs = expand_sweep("train", overrides) if arguments.multirun else (None, [overrides])
-    of_sweep = arguments.multirun or named_run(arguments.overrides) is not None
-    configs = [compose_job("train", job_overrides, of_sweep) for job_overrides in jobs]
+    may_vary = arguments.multirun or named_run(arguments.overrides) is not None
+    configs = [compose_job("train", job_overrides, may_vary) for job_overrides in jobs]
     swept = summary.find_swept_settings(jobs)
     on_cluster = multirun is not None and launch.runs_on_cluster(multirun)
     facts = []

@@ -124,7 +124,7 @@ def _log(
         )
         run_ids = _run_ids(client, experiment, runs)
         candidates = find_candidates(client, experiment, result)
-        existing_run = _same_comparison(candidates, folder, set(run_ids.values()))
+        existing_run = _find_existing_run(candidates, folder, set(run_ids.values()))
         run = begin_run(client, experiment, result, existing_run)
         tags = {"runs": ",".join(sorted(run_ids.values()))[:5000]}
         result = replace(result, tags=result.tags | tags)
@@ -195,13 +195,15 @@ def _metric_name(label: str) -> str:
     return "".join(letters)[:200]
 
 
-def _same_comparison(
+def _find_existing_run(
     candidates: "Sequence[MlflowRun]", folder: Path, run_ids: set[str]
 ) -> "MlflowRun | None":
     """Return the MLflow run of this comparison among `candidates`, or None.
 
-    Copies of a project, and two projects with sweeps of the same id, may share a store without
-    sharing their runs. An equal digest alone therefore does not identify the comparison.
+    It is the first one that compares any of the runs `run_ids`, else the one whose files are in
+    `folder`, else one whose own folder no longer exists. Copies of a project, and two projects with
+    sweeps of the same id, may share a store without sharing their runs. An equal digest alone
+    therefore does not identify the comparison.
     """
     matches = [run for run in candidates if run_ids & set(run.data.tags.get("runs", "").split(","))]
     return next(iter(matches), None) or mirror_among(

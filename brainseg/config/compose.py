@@ -61,11 +61,13 @@ COMMANDS_WITH_FOLDER = ("train", "evaluate", "predict", "compare")
 NODE_RESOLVERS = ("oc.create", "oc.decode")
 
 
-def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> Any:
-    """Compose the dataclass of one job from its overrides. Raises RequestError.
+def compose_job(command: str, overrides: list[str], may_vary: bool = False) -> Any:
+    """Return the config of one job of a command, composed from its overrides.
 
-    A config that varies settings is rejected unless the job is part of a sweep (`of_sweep`),
-    because a single job would be trained with the default values.
+    Call this while Hydra is initialised with the folder of configs. A config that varies settings,
+    such as sweep=architecture, is rejected unless `may_vary`: a single job would be trained with
+    the default values. `may_vary` is for the jobs of a sweep, and for a job that repeats one of
+    them. Raises RequestError, DataError for an unreadable run that the request names.
     """
     for override in overrides:
         # A config is resolved when it is composed, and again when it is restored. The second time
@@ -80,7 +82,7 @@ def compose_job(command: str, overrides: list[str], of_sweep: bool = False) -> A
         )
     composed = compose_checked(command, overrides)
     varied = composed.hydra.sweeper.get("params")
-    if varied and not of_sweep:
+    if varied and not may_vary:
         source = next(
             (
                 f"{name}={value}"

@@ -179,3 +179,10 @@ class FileSplitConfig(SplitConfig):
 
     name: str = setting("file", "patients listed in a JSON file under train, validation and test")
     path: str = setting(MISSING, "JSON file with the lists train, validation and test")
+    unlisted: str = setting(
+        "error", "patients of the data that are in no list: error or leave_out, which uses none"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("split.unlisted", self.unlisted, ("error", "leave_out"))

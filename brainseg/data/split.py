@@ -76,7 +76,7 @@ class Split:
                 f"split={self.name}",
                 _list_names(missing),
                 "patients of the data are in no part",
-                "add them to a part",
+                "add them to a part, or set split.unlisted=leave_out to use none of them",
             )
             check(
                 not foreign,
@@ -138,6 +138,9 @@ def make_split(config: SplitConfig, patients: Sequence[str]) -> Split:
         split = _kfold(config, names)
     elif isinstance(config, FileSplitConfig):
         split = _from_file(Path(config.path))
+        if config.unlisted == "leave_out":
+            listed = {*split.train, *split.validation, *split.test}
+            names = [name for name in names if name in listed]
     elif config.name == "all":
         split = Split("all", (), (), tuple(names))
     elif config.name == "reference":

@@ -4,13 +4,13 @@ The check of a request uses it, and so does the table of a dry run.
 """
 
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from brainseg.config import TrainConfig
 from brainseg.runs.code_version import code_version
 from brainseg.runs.find import find_run_folder
+from brainseg.runs.finished_run import describe_finished_run, extends_finished_run, read_history
 from brainseg.runs.identity import training_budget
 from brainseg.runs.job import Job, JobState, Outcome
 from brainseg.runs.run_folder import RunFolder
@@ -58,7 +58,7 @@ def plan_job(config: TrainConfig, facts: JobCheck, job: Job) -> PlannedAction:
     state = folder.state if folder else "new"
     if folder is None or state == "new":
         return PlannedAction("run")
-    done = len(_read_history(folder))
+    done = len(read_history(folder))
     if state == "finished":
         return (
             PlannedAction(f"extend from epoch {done}", _share_left(folder, config))
@@ -94,49 +94,6 @@ def finished_outcome(config: TrainConfig, facts: JobCheck, is_choosing: bool) ->
     return Outcome(JobState.SKIPPED, str(folder.path), reason)
 
 
-def extends_finished_run(folder: RunFolder, config: TrainConfig) -> bool:
-    """Return True if the request extends a finished run by epochs, steps, minutes or patience.
-
-    Only a request that names the run by `resume` can extend it.
-    """
-    stored = folder.config
-    (stored_unit, stored_budget), (unit, budget) = training_budget(stored), training_budget(config)
-    # A run that was counted in minutes can be extended by epochs or steps, so that another unit
-    # counts, too.
-    is_longer = stored_unit != unit or budget > stored_budget
-    return config.resume not in (None, "never") and (
-        is_longer or _extends_patience(folder, stored, config)
-    )
-
-
-def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
-    """Return True if early stopping ended the run and the request has more patience."""
-    if stored.patience is None or (
-        config.patience is not None and config.patience <= stored.patience
-    ):
-        return False
-    rows = [json.loads(line) for line in _read_history(folder)]
-    # Patience counts from the last rise of val/dice. `max` returns the first of equal epochs.
-    best = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))
-    return len(rows) - 1 - best["epoch"] >= stored.patience
-
-
-def describe_finished_run(folder: RunFolder, testing: bool) -> str:
-    """Return why a finished run is skipped.
-
-    If this request would test (`testing`) and the run has no test scores, because its sweep was
-    choosing between settings, the text also contains the command that computes them.
-    """
-    summary = folder.path / "summary.json"
-    is_tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
-    command = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
-    return (
-        "finished before"
-        if is_tested or not testing
-        else f"finished before, untested: {command} scores its test patients"
-    )
-
-
 def _share_left(folder: RunFolder, config: TrainConfig) -> float:
     """Return the share of the epochs or steps that is left.
 
@@ -145,7 +102,7 @@ def _share_left(folder: RunFolder, config: TrainConfig) -> float:
     unit, budget = training_budget(config)
     if unit == "max_minutes":
         return 1.0
-    rows = _read_history(folder)
+    rows = read_history(folder)
     done = len(rows) if unit == "epochs" else json.loads(rows[-1])["step"] if rows else 0
     return max(0.0, 1 - done / budget)
 
@@ -173,9 +130,3 @@ def _recipes_under_other_code(root: Path) -> set[str]:
         ):
             recipes.add(facts.get("recipe", ""))
     return recipes
-
-
-def _read_history(folder: RunFolder) -> list[str]:
-    """Return the lines of metrics.jsonl, one per epoch."""
-    history = folder.path / "metrics.jsonl"
-    return history.read_text().splitlines() if history.is_file() else []

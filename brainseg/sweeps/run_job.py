@@ -1,4 +1,7 @@
-"""A single job of a sweep, run in this process or in a process that this process waits for."""
+"""A job, run in this process or in a process that this process waits for.
+
+A single run is a job, too, one that belongs to no sweep.
+"""
 
 import os
 import signal

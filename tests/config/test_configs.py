@@ -30,7 +30,7 @@ NEEDS = {
 def compose(*overrides: str) -> schema.TrainConfig:
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose_job("train", list(overrides), of_sweep=True)
+        return compose_job("train", list(overrides), may_vary=True)
 
 
 @pytest.mark.parametrize(("group", "choice"), OF_TRAIN)

@@ -311,7 +311,7 @@ def spoil(folder: Path, cohort: Path, *arguments: str) -> Path:
     with initialize_config_dir(str(CONFIGS), job_name="train", version_base="1.3"):
         overrides = quote_text_values("train", [*SMALL, f"data.path={cohort}", *arguments], True)
         _, jobs = expand_sweep("train", overrides)
-        check = train.check_request(compose_job("train", jobs[-1], of_sweep=True))
+        check = train.check_request(compose_job("train", jobs[-1], may_vary=True))
     path = folder / "runs" / check.name / "pictures"
     path.parent.mkdir(parents=True)
     path.touch()

@@ -23,6 +23,7 @@ from brainseg.data import memory_cache
 from brainseg.data.dataset import MRIDataset
 from brainseg.runs import code_version, dry_run, identity, run_folder
 from brainseg.runs.dry_run import PlannedAction
+from brainseg.runs.finished_run import extends_finished_run
 from brainseg.runs.job import Job, Outcome
 from brainseg.runs.run_folder import RunFolder
 from brainseg.sweeps import job_status
@@ -478,9 +479,7 @@ train.main()
 
 def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) -> None:
     def asked(**settings) -> bool:
-        return dry_run.extends_finished_run(
-            folder, dataclasses.replace(stored, resume="r", **settings)
-        )
+        return extends_finished_run(folder, dataclasses.replace(stored, resume="r", **settings))
 
     stored = TrainConfig(max_minutes=30, patience=10)
     folder = SimpleNamespace(config=stored, path=tmp_path)
@@ -499,7 +498,7 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
         and not asked(max_minutes=20)
         and not asked(patience=5)
     )
-    assert not dry_run.extends_finished_run(folder, dataclasses.replace(stored, max_minutes=60)), (
+    assert not extends_finished_run(folder, dataclasses.replace(stored, max_minutes=60)), (
         "not named by resume"
     )
 

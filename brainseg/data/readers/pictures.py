@@ -54,7 +54,7 @@ def read_indices(path: Path) -> np.ndarray:
     For a palette of colours, the values are its indices. For a palette of greys, they are the
     greys, because programs that save space choose new indices for each file.
     """
-    pixels = _decode(path, palette=True)
+    pixels = _decode(path, keep_indices=True)
     if pixels.ndim == 3:
         if (pixels != pixels[..., :1]).any():
             raise DataError(f"{path}: a mask in colour; save it in grey, with one value per class")
@@ -64,7 +64,7 @@ def read_indices(path: Path) -> np.ndarray:
     return 255 * pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
-def _decode(path: Path, palette: bool = False) -> np.ndarray:
+def _decode(path: Path, keep_indices: bool = False) -> np.ndarray:
     """Return the pixels (H, W), or (H, W, 3) of a picture in colour.
 
     Raises DataError naming the file.
@@ -73,7 +73,7 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
-                return _pixels(picture, path, palette)
+                return _pixels(picture, path, keep_indices)
     # DataError is a ValueError, which Pillow raises for damaged files, too.
     except DataError:
         raise
@@ -93,10 +93,12 @@ def _decode(path: Path, palette: bool = False) -> np.ndarray:
         raise DataError(f"{path}: unreadable or truncated; copy or download it again") from error
 
 
-def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
-    """Return the pixels of an opened picture. Raises DataError naming the file.
+def _pixels(picture: Image.Image, path: Path, keep_indices: bool) -> np.ndarray:
+    """Return the pixels of an opened picture, shape (H, W), or (H, W, 3) for colours.
 
-    `palette` keeps the indices of a palette of colours.
+    The indices of a palette of colours are kept if `keep_indices`, as masks need them. Raises
+    DataError, which names the file, for a picture that is too large, has several frames, is
+    transparent, or stores its colours in another way than RGB.
     """
     if max(picture.size) > LARGEST:
         raise DataError(
@@ -104,13 +106,13 @@ def _pixels(picture: Image.Image, path: Path, palette: bool) -> np.ndarray:
         )
     if (frames := getattr(picture, "n_frames", 1)) > 1:
         raise DataError(f"{path}: holds {frames} pictures; save each slice in a file of its own")
-    if picture.mode == "P" and not (palette and _is_colour_coded(picture)):
-        picture = picture.convert("RGB")
     if picture.mode in ("LA", "RGBA", "PA"):
         alpha = np.asarray(picture.getchannel("A"))
         if alpha.min() < 255:
             raise DataError(f"{path}: is transparent in places; save it without an alpha channel")
         picture = picture.convert({"LA": "L", "RGBA": "RGB"}.get(picture.mode, "P"))
+    if picture.mode == "P" and not (keep_indices and _is_colour_coded(picture)):
+        picture = picture.convert("RGB")
     if picture.mode not in (*GREY, "P", "RGB"):
         raise DataError(f"{path}: colours are stored as {picture.mode}; save it in grey or RGB")
     return np.asarray(picture)

@@ -100,6 +100,17 @@ def test_a_palette_of_colours_means_its_indices_and_one_of_greys_the_greys(tmp_p
     assert np.array_equal(read_indices(tmp_path / "grey.png"), 255 * MASK)
 
 
+def test_a_palette_with_an_opaque_alpha_channel_means_its_greys(tmp_path: Path) -> None:
+    """Pillow writes such pictures as TIFF, with the mode PA."""
+    grey = Image.fromarray(MASK).convert("P")
+    grey.putdata(list(MASK.tobytes()))
+    grey.putpalette([0, 0, 0, 100, 100, 100])
+    grey.convert("PA").save(tmp_path / "grey.tif")
+    assert Image.open(tmp_path / "grey.tif").mode == "PA"
+    assert np.array_equal(read_picture(tmp_path / "grey.tif", colour=False)[0], 100 * MASK)
+    assert np.array_equal(read_indices(tmp_path / "grey.tif"), 100 * MASK)
+
+
 def test_masks_that_imagemagick_packs_into_fewer_bits_keep_their_values(tmp_path: Path) -> None:
     if (program := cohorts.image_magick()) is None:
         pytest.skip("ImageMagick is not installed")

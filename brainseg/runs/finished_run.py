@@ -1,0 +1,57 @@
+"""What a request does to a run that has finished: extend it, or skip it."""
+
+import json
+import shlex
+
+from brainseg.config import TrainConfig
+from brainseg.runs.identity import training_budget
+from brainseg.runs.run_folder import RunFolder
+
+
+def extends_finished_run(folder: RunFolder, config: TrainConfig) -> bool:
+    """Return True if the request extends a finished run by epochs, steps, minutes or patience.
+
+    Only a request that names the run by `resume` can extend it.
+    """
+    stored = folder.config
+    (stored_unit, stored_budget), (unit, budget) = training_budget(stored), training_budget(config)
+    # A run that was counted in minutes can be extended by epochs or steps, so that another unit
+    # counts, too.
+    is_longer = stored_unit != unit or budget > stored_budget
+    return config.resume not in (None, "never") and (
+        is_longer or _extends_patience(folder, stored, config)
+    )
+
+
+def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfig) -> bool:
+    """Return True if early stopping ended the run and the request has more patience."""
+    if stored.patience is None or (
+        config.patience is not None and config.patience <= stored.patience
+    ):
+        return False
+    rows = [json.loads(line) for line in read_history(folder)]
+    # Patience counts from the last rise of val/dice. `max` returns the first of equal epochs.
+    best = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))
+    return len(rows) - 1 - best["epoch"] >= stored.patience
+
+
+def describe_finished_run(folder: RunFolder, testing: bool) -> str:
+    """Return why a finished run is skipped.
+
+    If this request would test (`testing`) and the run has no test scores, because its sweep was
+    choosing between settings, the text also contains the command that computes them.
+    """
+    summary = folder.path / "summary.json"
+    is_tested = summary.is_file() and "test/dice" in json.loads(summary.read_text())["metrics"]
+    command = shlex.join(["python", "-m", "brainseg.evaluate", f"checkpoint={folder.path}"])
+    return (
+        "finished before"
+        if is_tested or not testing
+        else f"finished before, untested: {command} scores its test patients"
+    )
+
+
+def read_history(folder: RunFolder) -> list[str]:
+    """Return the lines of metrics.jsonl, one per epoch."""
+    history = folder.path / "metrics.jsonl"
+    return history.read_text().splitlines() if history.is_file() else []
