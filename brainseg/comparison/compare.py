@@ -232,7 +232,7 @@ def _check_comparable(runs: Sequence[ScoredRun]) -> None:
         "runs",
         ",".join(str(run.path) for run in runs[:5]),
         f"they are on different data: {listed}",
-        "name runs=[A,B] of one data set",
+        "name runs=[A,B] of one dataset",
     )
     # The patients of a repeated run would count twice.
     first_runs: dict[tuple[Any, ...], ScoredRun] = {}

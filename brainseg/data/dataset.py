@@ -1,7 +1,7 @@
 """Slices as samples and batches, equal whether they come from memory or from the file.
 
 row         the index of a slice in the file
-position    the index of a slice in a data set
+position    the index of a slice in a dataset
 raw         uint8 (B, (2k+1) * C, H, W), a slice with k neighbours on each side, in the order of the
             slices, where edge slices are repeated
 image       float32, raw normalised by two intensities of its volume as
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 
 class View:
-    """A lazy, read-only column of the data set with `view[i]`, `view[a:b]` and `len(view)`."""
+    """A lazy, read-only column of the dataset with `view[i]`, `view[a:b]` and `len(view)`."""
 
     def __init__(self, read: Callable[[int], Any], length: int) -> None:
         self._read, self._length = read, length
@@ -77,7 +77,7 @@ class MRIDataset(Dataset[Sample]):
 
     Raises RequestError for an unknown patient or channel or an index out of range, and DataError
     for a damaged file, or for a file without the properties of the heads if `intensity` or `window`
-    needs them. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a data set. The properties
+    needs them. `dataset[i]` is a `Sample`, and `dataset[a:b]` is a dataset. The properties
     `images`, `masks`, `patients` and `slices` are views of the columns.
     """
 
@@ -248,7 +248,7 @@ class MRIDataset(Dataset[Sample]):
         """Read the volumes of these slices into memory on `device` and return self.
 
         They stay as they are stored (uint8), and batches are bitwise equal to those from the file.
-        With the `memory` of a data set of the same volumes and channel, nothing is read.
+        With the `memory` of a dataset of the same volumes and channel, nothing is read.
         """
         # Complete volumes are read, because the context of a slice can be any slice of its volume.
         rows = np.flatnonzero(np.isin(self._volume_of_row, self.volumes))

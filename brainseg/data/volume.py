@@ -271,7 +271,7 @@ def fingerprint(
     """Return the SHA-256 of a cohort from the digests of its volumes, sorted by name.
 
     The fingerprint depends on the content, not on paths or dates. The names of channels and classes
-    enter it only if they differ from those of the public data set. `patients` contains the patients
+    enter it only if they differ from those of the public dataset. `patients` contains the patients
     that do not follow from the volume's name, as `renamed_patients` returns them. They enter the
     fingerprint, too, because splits depend on them.
     """

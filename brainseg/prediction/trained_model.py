@@ -40,7 +40,7 @@ from brainseg.weights import packaged_file
 
 log = logging.getLogger("brainseg")
 
-# Height and width of the public data set, for weights that do not store their training size.
+# Height and width of the public dataset, for weights that do not store their training size.
 DEFAULT_IMAGE_SIZE = (256, 256)
 
 

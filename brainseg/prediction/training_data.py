@@ -88,7 +88,7 @@ def _training_data(
 def _check_same_data(members: Sequence["TrainedModel"]) -> None:
     """Raise a RequestError if the checkpoints were trained on different data.
 
-    In that case, no data set is the obvious choice.
+    In that case, no dataset is the obvious choice.
     """
     names = {str(member.stored.get("fingerprint")): member.name for member in members}
     rule = f"the checkpoints were trained on different data: {', '.join(names.values())}"

@@ -1,4 +1,4 @@
-"""MLflow entities of a run: its data set as an input, its best checkpoint as a LoggedModel."""
+"""MLflow entities of a run: its dataset as an input, its best checkpoint as a LoggedModel."""
 
 import hashlib
 import json

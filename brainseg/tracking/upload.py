@@ -143,7 +143,7 @@ class RunUpload:
     def _begin(self) -> str:
         """Find the run by its uid or create it, and return its id.
 
-        Sends the tags, the params, the data set and the files that exist from the start.
+        Sends the tags, the params, the dataset and the files that exist from the start.
         """
         from mlflow.entities import Param, RunTag
 

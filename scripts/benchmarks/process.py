@@ -11,7 +11,7 @@ from benchmarks.measure import Bar, Section, Spread, Table, measure_in_turns, ra
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom.cohort import ensure_cohort
 
-# The number of patients of the public data set.
+# The number of patients of the public dataset.
 FULL = 110
 # This program ends right after the first step, because the end of a process is no part of its
 # start-up.
@@ -87,7 +87,7 @@ def start_up(rounds: int) -> tuple[list[list[str]], Bar]:
 
 
 def of_full_size(source: Path, folder: Path) -> Path:
-    """Write a cohort of 110 patients, the size of the public data set, and return its folder.
+    """Write a cohort of 110 patients, the size of the public dataset, and return its folder.
 
     If `source` has fewer patients, some are repeated under other names.
     """

@@ -227,7 +227,9 @@ def test_a_file_split_must_be_disjoint_and_complete(tmp_path: Path) -> None:
     split = make_split(config, names)
     assert (split.train, split.validation, split.test) == (("A", "B"), ("C",), ())
     assert split.role("D") == "unknown", "a patient in no list is not used"
-    with pytest.raises(RequestError, match=r"split\.unlisted=drop: must be one of error, leave_out"):
+    with pytest.raises(
+        RequestError, match=r"split\.unlisted=drop: must be one of error, leave_out"
+    ):
         FileSplitConfig(path=str(path), unlisted="drop")
     with pytest.raises(RequestError, match="E: patients are not in the data"):
         drawn(train=["A", "B"], validation=["C"], test=["D", "E"])

@@ -2,7 +2,7 @@
 
 Axes are S slices from bottom to top, C channels, H and W height and width, and K outputs of the
 network. For every orientation of the source, `read` returns axial slices with the face up, as in
-the public data set, and `write` puts the mask back on the source's grid.
+the public dataset, and `write` puts the mask back on the source's grid.
 """
 
 import itertools
@@ -156,7 +156,7 @@ def make_case(name: str, volumes: Mapping[str, ImageVolume], channels: Sequence[
 def compose(sequences: Mapping[str, np.ndarray], channels: Sequence[str]) -> np.ndarray:
     """Return images uint8 (S, C, H, W) from one array (S, H, W) for each sequence.
 
-    FLAIR stands in for a missing sequence, as in the public data set. Each sequence is scaled to
+    FLAIR stands in for a missing sequence, as in the public dataset. Each sequence is scaled to
     eight bits by itself, as in `prepare`. Raises DataError for values that are not finite.
     """
     scaled = {}

@@ -6,7 +6,7 @@ millimetres along the patient's left-to-right, posterior-to-anterior and inferio
 
 The network takes axial slices, an array (S, H, W). S runs from bottom to top, H from the patient's
 front to the back, and W from the patient's right to the left. The face then points up, and the
-patient's left is at the right of the picture, as in the public data set.
+patient's left is at the right of the picture, as in the public dataset.
 """
 
 from dataclasses import dataclass
