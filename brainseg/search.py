@@ -10,8 +10,10 @@ val/dice alone, and no test patient is used. See docs/search.md.
 
 import importlib.util
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,11 +152,19 @@ class Search:
             print(describe_charts(self.plan.database.stem, tracking), flush=True)
 
     def _run_trials(self, config: SearchConfig, study: Study) -> int:
-        """Run trials in this process until none is left, and return the number that failed."""
+        """Run trials in this process until none is left or the time is over.
+
+        Returns the number of trials that failed.
+        """
         distributions, failed = search_space.distributions(self.plan.space), 0
+        end = math.inf if config.hours is None else time.monotonic() + 3600 * config.hours
         with naming_storage(study.place):
             while (trial := study.begin(config, distributions)) is not None:
                 failed += not run_trial(study, trial, self.plan, self.threads)
+                print(report.format_progress(study, config.trials), flush=True)
+                if time.monotonic() >= end and study.count() < config.trials:
+                    print(f"hours={config.hours:g} are over; the same command continues the search")
+                    break
         return failed
 
     def _run_workers(self, config: SearchConfig, study: Study) -> int:

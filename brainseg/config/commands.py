@@ -71,6 +71,9 @@ class SearchConfig:
         "job of the cluster",
     )
     trials: int = setting(20, "total number of trials of the study, over all starts and processes")
+    hours: float | None = setting(
+        None, "hours after which this command begins no further trial; null: no limit"
+    )
     random_trials: int = setting(
         10, "number of random trials before TPE proposes settings from earlier results"
     )
@@ -99,6 +102,7 @@ class SearchConfig:
         check_storage(self.storage)
         check_range("workers", self.workers, 1, 1024)
         check_range("trials", self.trials, 1)
+        check_range("hours", self.hours, 0)
         check_range("random_trials", self.random_trials, 1)
         check_range("sampler_seed", self.sampler_seed, 0, 2**32 - 1)
         check_choice("prune", self.prune, ("median", "none"))

@@ -3,10 +3,12 @@
 import shlex
 import warnings
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from brainseg.config.overrides import without_settings
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from brainseg.reports.tables import format_duration
 from brainseg.tuning.study import Study
 
 if TYPE_CHECKING:
@@ -19,6 +21,21 @@ MIN_TRIALS = 6
 IMPORTANCE_UNKNOWN = f"known from {MIN_TRIALS} trials on, if they differ"
 # Reason of a failed trial that has no recorded error.
 CRASH_REASON = "its process was killed twice, perhaps because memory was short"
+
+
+def format_progress(study: Study, trials: int) -> str:
+    """Return the number of ended trials, and the time that the `trials` of the study still need.
+
+    The time is estimated from the mean duration of the ended trials and the number of trials that
+    run at the same time, this process included.
+    """
+    ended, running = study.ended_trials(), len(study.trials("RUNNING"))
+    seconds = [trial.duration.total_seconds() for trial in ended if trial.duration is not None]
+    left = trials - len(ended)
+    if left <= 0 or not seconds:
+        return f"{len(ended)} of {trials} trials"
+    duration = format_duration(fmean(seconds) * left / (running + 1))
+    return f"{len(ended)} of {trials} trials, about {duration} left"
 
 
 def format_summary(study: Study, fixed: list[str], varied: dict[int, list[str]]) -> str:

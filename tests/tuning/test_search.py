@@ -85,6 +85,19 @@ def test_trials_are_runs_of_the_study_that_never_test(fake: SimpleNamespace, mon
         assert trial.intermediate_values == dict.fromkeys(range(4), trial.value)
 
 
+def test_no_trial_begins_after_the_given_hours(
+    fake: SimpleNamespace, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
+    fake.dice = bell
+    assert call(monkeypatch, *SPACE, "trials=3", "study=timed", "epochs=4", "hours=0") == 0
+    printed = capsys.readouterr().out
+    assert "1 of 3 trials, about 0:00:0" in printed and "hours=0 are over" in printed
+    assert call(monkeypatch, *SPACE, "trials=3", "study=timed", "epochs=4", "hours=1") == 0
+    printed = capsys.readouterr().out
+    assert "3 of 3 trials\n" in printed and "are over" not in printed
+    assert len(studied("timed")) == 3
+
+
 def test_a_study_gone_on_with_proposes_what_it_would_have_in_one_go(
     fake: SimpleNamespace, monkeypatch
 ) -> None:
