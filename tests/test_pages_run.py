@@ -47,6 +47,7 @@ PLACED = {
     r"range\(5\)": "0,1",
     r"seed=0,1,2": "seed=0,1",
     r"/tmp/try": "try",
+    r"split\.path=docs/splits/\S+": "split.path=runs/RUN/split.json",
     r"tracking\.uri=http\S+": "tracking.uri=sqlite:///other.db",
 }
 
@@ -107,12 +108,12 @@ def placed(line: str) -> str:
         line = re.sub(pattern, instead, line)
     of = line.split()[2] if line.split()[1] == "-m" else line.split()[1]
     if of in ("brainseg.train", "brainseg.search", "scripts/leak.py"):
-        chosen = re.search(r"(resume|from)=runs", line)
+        chosen = re.search(r"(resume|from)=(runs|last)", line)
         if not chosen and "data.path" not in line:
             line += " " + " ".join(SMALL)
         if not chosen and "model" not in line and "sweep=" not in line and "space=" not in line:
             line += " model.depth=2 model.width=4"
-        if not re.search(r"epochs=|max_steps=|max_minutes=|resume=runs|from=runs", line):
+        if not re.search(r"epochs=|max_steps=|max_minutes=|(resume|from)=(runs|last)", line):
             line += " max_minutes=0.02" if "experiment=fast" in line else " epochs=1"
         if "device" not in line and not chosen:
             line += " " + " ".join(FEW)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from brainseg.config.compose import is_hydra_setting
-from brainseg.config.overrides import setting_of, values_by_setting, without_settings
+from brainseg.config.overrides import setting_of, value_of, values_by_setting, without_settings
 from brainseg.config.text import quote_path, quote_text_values, text_of
 from brainseg.core.errors import RequestError, check
-from brainseg.runs.find import resolve_run, stored_overrides
+from brainseg.runs.find import find_last_run, resolve_run, stored_overrides
 from brainseg.runs.identity import drop_non_identity
 from brainseg.runs.run_folder import RunFolder
 
+# Settings that name a run, for which `last` is the newest run.
+RUN_SETTINGS = ("checkpoint", "run", "resume", "from", "steps_of", "initial", "baseline")
 # --experimental-rerun unpickles a file, which can run any code. --shell-completion composes
 # half-typed lines without checks and takes a second for each; `brainseg completion` replaces it.
 REFUSED_FLAGS = ("config_path", "config_name", "experimental_rerun", "run", "shell_completion")
@@ -40,6 +42,7 @@ def read_overrides(command: str, arguments: Any) -> list[str]:
         )
         search_path = quote_path(f"file://{Path(arguments.config_dir).resolve()}")
         overrides.insert(0, f"hydra.searchpath=[{search_path}]")
+    overrides = [_replace_last(override) for override in overrides]
     source = named_run(overrides)
     typed = values_by_setting(overrides)
     if source is None:
@@ -65,6 +68,19 @@ def read_overrides(command: str, arguments: Any) -> list[str]:
         + repeated_plan
         + without_settings(overrides, ("from",))
     )
+
+
+def _replace_last(override: str) -> str:
+    """Return the override with the folder of the newest run in place of `last`.
+
+    A run therefore never stores the word, whose meaning changes. A file or folder of this name has
+    priority. Raises RequestError if there is no run.
+    """
+    name = setting_of(override)
+    is_last = name in RUN_SETTINGS and text_of(value_of(override)) == "last"
+    if not is_last or Path("last").exists():
+        return override
+    return f"{name}={quote_path(str(find_last_run(name)))}"
 
 
 def _read_stored_overrides(source: str, setting: str) -> list[str]:

@@ -121,6 +121,19 @@ def resolve_run(run: str, setting: str = "resume") -> Path:
     )
 
 
+def find_last_run(setting: str) -> Path:
+    """Return the folder below runs/ of the run that was started last.
+
+    For a `setting` that reads weights, runs without a checkpoint are passed over. Raises
+    RequestError if there is no run.
+    """
+    folders = [RunFolder(path.parent) for path in Path("runs").glob("*/run.json")]
+    if setting in ("checkpoint", "initial"):
+        folders = [folder for folder in folders if folder.best.is_file()]
+    check(bool(folders), setting, "last", "there is no such run below runs/", "name a run folder")
+    return max(folders, key=lambda folder: folder.facts["created"]).path
+
+
 def resolve_checkpoint(name: str) -> Path:
     """Return the path of the checkpoint file that a name refers to."""
     if name.startswith(("runs:/", "models:/")):
