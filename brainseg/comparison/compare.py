@@ -39,6 +39,12 @@ PATIENT_COLUMNS = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
 # Columns of patients.csv whose mean over patients stands in the table, beside Dice.
 SCORE_COLUMNS = ("iou", "precision", "recall", "dice_tumour_slices", "nsd")
 
+# Columns of the difference to the baseline.
+DIFFERENCE_COLUMNS = (
+    *("difference", "difference_low", "difference_high"),
+    *("p", "p_holm", "wins", "ties", "losses"),
+)
+
 
 @dataclass
 class Configuration:
@@ -327,11 +333,14 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
             "ties": pair.ties,
             "losses": pair.losses,
         }
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    scores = [name for name in table.columns if name not in DIFFERENCE_COLUMNS]
+    # The baseline has NaN in the columns of the difference.
+    return table.reindex(columns=[*scores, *DIFFERENCE_COLUMNS])
 
 
 def _table_row(configuration: Configuration) -> dict[str, Any]:
-    """Return the scores of a configuration. Its columns on the baseline are still NaN."""
+    """Return the scores of a configuration, without its difference to the baseline."""
     dice, patients = configuration.dice, configuration.patients
     # An interval over patients needs at least two of them.
     low, high = bootstrap(dice) if len(dice) > 1 else (math.nan, math.nan)
@@ -363,14 +372,6 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
             for name in ("images_per_second", "epoch_seconds")
         },
         "memory_gb": _mean_of_measured([run.memory for run in configuration.runs]),
-        "difference": math.nan,
-        "difference_low": math.nan,
-        "difference_high": math.nan,
-        "p": math.nan,
-        "p_holm": math.nan,
-        "wins": math.nan,
-        "ties": math.nan,
-        "losses": math.nan,
     }
 
 

@@ -21,7 +21,7 @@ def describe_result(
         _main_scores(metrics),
         f"Scores of the {'best' if is_validated else 'last'} epoch, over whole patients{leaky}",
     )
-    lines = [scores, explanation, "", f"run folder:    {folder.path}"]
+    lines = [*([scores] if metrics else []), explanation, "", f"run folder:    {folder.path}"]
     lines += (
         [mirror.describe()]
         if mirror is not None
