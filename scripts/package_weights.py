@@ -12,6 +12,7 @@ the scores. Read it, and correct what has changed, before you publish it.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from brainseg.config import restore_config
+from brainseg.config.schema import flatten
 from brainseg.core.errors import RequestError
 from brainseg.core.files import write_text
 from brainseg.data.store import Store
@@ -34,7 +37,10 @@ FOLDER = Path(__file__).resolve().parents[1] / "brainseg" / "weights"
 STORED = ("config", "in_channels", "image_size", "channels", "classes", "split", "fingerprint")
 LICENCE = "CC BY-NC-SA 4.0 (attribution, non-commercial, share alike)"
 # Settings in which the run on all patients may differ from the folds.
-MAY_DIFFER = ("output", "split", "predictions", "test", "steps_of", "tracking", "checkpoint")
+MAY_DIFFER = (
+    *("output", "split", "predictions", "test", "steps_of", "tracking", "checkpoint"),
+    *("pictures", "note", "tags"),
+)
 
 
 def main() -> None:
@@ -70,14 +76,22 @@ def main() -> None:
 
 def check_recipe(config: Mapping[str, Any], folds: Sequence[Mapping[str, Any]]) -> None:
     """Raise RequestError unless the folds were trained with the settings of the run."""
+    expected = _settings(config)
     for fold in folds:
-        names = [
-            name
-            for name in config
-            if name not in MAY_DIFFER and config[name] != fold.get(name, config[name])
-        ]
+        settings = _settings(fold)
+        names = [name for name in expected if expected[name] != settings.get(name)]
         if names:
             raise RequestError(f"the folds differ from the run in {', '.join(names)}")
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the recipe by dotted name, with defaults for those not stored."""
+    settings = flatten(dataclasses.asdict(restore_config(dict(config))))
+    return {
+        name: value
+        for name, value in settings.items()
+        if name.split(".")[0] not in MAY_DIFFER and name != "device.threads"
+    }
 
 
 def read_held_out_scores(run: Path) -> pd.DataFrame:
@@ -183,14 +197,14 @@ A 2-D U-Net that marks the FLAIR abnormality of lower-grade gliomas on axial sli
   Their names are in the checkpoint, and `evaluate` gives them the role `train`.
 - Held out: {describe_test(content["split"], scores)}
 - Recipe: `experiment=fast` of brainseg {content["versions"]["brainseg"]} without validation
-  patients, seed {config["seed"]}, {content["step"]:,} steps of {config["batch_size"]} slices in
-  half an hour on two CPU cores, in float32. No patient selected the epoch.
+  patients, seed {config["seed"]}, {content["step"]:,} steps of {config["batch_size"]} slices, which
+  take half an hour on two CPU cores, in float32. No patient selected the epoch.
 - Network: {parameters:,} numbers, stored in float16, used in float32.
 
 ## Expected scores
 
-The scores below are those of {folds} networks of the same recipe, each on patients that it was not
-trained on (volume Dice, bootstrap interval over patients).
+These scores come from {folds} networks of the same recipe, one for each fold of a cross-validation, on
+patients that it was not trained on. They are volume Dice, with bootstrap intervals over patients.
 
 {table([*head, all_patients])}
 
