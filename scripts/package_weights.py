@@ -203,8 +203,9 @@ A 2-D U-Net that marks the FLAIR abnormality of lower-grade gliomas on axial sli
 
 ## Expected scores
 
-These scores come from {folds} networks of the same recipe, one for each fold of a cross-validation, on
-patients that it was not trained on. They are volume Dice, with bootstrap intervals over patients.
+These scores come from {folds} networks of the same recipe, one for each fold of a cross-validation,
+on patients that it was not trained on. They are volume Dice, with bootstrap intervals over
+patients.
 
 {table([*head, all_patients])}
 

@@ -38,6 +38,7 @@ from brainseg.tracking.result_run import (
     write_run,
 )
 from brainseg.tracking.runs import find_run, mirror_among
+from brainseg.tracking.upload import DEFAULT_TRACKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,11 +109,7 @@ def _log(
     """Write the comparison to MLflow and return lines for the terminal."""
     runs = [run for configuration in comparison.configurations for run in configuration.runs]
     # Runs that were not tracked leave the comparison to the default store and experiment.
-    tracking = runs[0].facts["tracking"] or {
-        "uri": None,
-        "artifacts": None,
-        "experiment": "brainseg",
-    }
+    tracking = runs[0].facts["tracking"] or DEFAULT_TRACKING
     uri = store_of(runs[0].facts, runs[0].path, uri)
     result = _result(comparison, folder, kind, sweep)
     # Two starts of one sweep may end in the same instant, and would each create the run.

@@ -12,6 +12,7 @@ from brainseg.tracking.client import connect, short_timeouts, store_of, tracking
 from brainseg.tracking.lookup import SECONDS, model_of_run
 from brainseg.tracking.names import experiment_name
 from brainseg.tracking.runs import find_run
+from brainseg.tracking.upload import DEFAULT_TRACKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -117,9 +118,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _id_of(client: "MlflowClient", record: dict[str, Any], folder: Path) -> str | None:
     """Return MLflow's id of the run that mirrors the folder."""
-    experiment = client.get_experiment_by_name(
-        experiment_name((record["tracking"] or {"experiment": "brainseg"})["experiment"])
-    )
+    tracking = record["tracking"] or DEFAULT_TRACKING
+    experiment = client.get_experiment_by_name(experiment_name(tracking["experiment"]))
     if experiment is None:
         return None
     run = find_run(client, experiment.experiment_id, record["uid"], folder)

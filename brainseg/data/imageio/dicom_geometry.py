@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from brainseg.core.errors import DataError
+from brainseg.data.imageio.base import LARGEST_SHEAR
 from brainseg.data.imageio.dicom_frames import Frame
 from brainseg.data.imageio.dicom_volumes import normal_of
 from brainseg.data.imageio.grid import PLANES, Grid
@@ -12,8 +13,6 @@ from brainseg.data.imageio.grid import PLANES, Grid
 # Largest deviations of a single distance and of a slice's position, as fractions of the usual
 # distance between slices.
 UNEVEN, DISPLACED = 0.1, 0.25
-# Degrees. A gantry is tilted by at most 30 degrees.
-LARGEST_SHEAR = 45.0
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
