@@ -74,8 +74,8 @@ class RunCallbacks:
         self._report_start()
 
     def _after_step(self, state: State) -> None:
-        assert self.progress is not None
-        self.progress.advance(state)
+        if self.progress is not None:
+            self.progress.advance(state)
         self.monitor.sample()
         # MLflow takes longer to import than all else up to the first step, so the step comes first.
         self._report_start()

@@ -70,7 +70,7 @@ class NoteStatus:
             mirror.not_before = 0
             update(mirror, final)
             with Path("statuses.txt").open("a") as file:
-                file.write(mirror.tracker.client.get_run(mirror.tracker.run_id).info.status + "\n")
+                file.write(mirror.upload.client.get_run(mirror.upload.run_id).info.status + "\n")
 
         Mirror.update = noted  # type: ignore[method-assign]
 
