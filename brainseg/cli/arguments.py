@@ -9,7 +9,7 @@ from brainseg.config.compose import is_hydra_setting
 from brainseg.config.overrides import setting_of, value_of, values_by_setting, without_settings
 from brainseg.config.text import quote_path, quote_text_values, text_of
 from brainseg.core.errors import RequestError, check
-from brainseg.runs.find import find_last_run, resolve_run, stored_overrides
+from brainseg.runs.find import resolve_last, resolve_run, stored_overrides
 from brainseg.runs.identity import drop_non_identity
 from brainseg.runs.run_folder import RunFolder
 
@@ -73,14 +73,13 @@ def read_overrides(command: str, arguments: Any) -> list[str]:
 def _replace_last(override: str) -> str:
     """Return the override with the folder of the newest run in place of `last`.
 
-    A run therefore never stores the word, whose meaning changes. A file or folder of this name has
-    priority. Raises RequestError if there is no run.
+    A run therefore never stores the word, whose meaning changes. Raises RequestError if there is no
+    run.
     """
-    name = setting_of(override)
-    is_last = name in RUN_SETTINGS and text_of(value_of(override)) == "last"
-    if not is_last or Path("last").exists():
+    name, run = setting_of(override), text_of(value_of(override))
+    if name not in RUN_SETTINGS or (folder := resolve_last(run, name)) == run:
         return override
-    return f"{name}={quote_path(str(find_last_run(name)))}"
+    return f"{name}={quote_path(folder)}"
 
 
 def _read_stored_overrides(source: str, setting: str) -> list[str]:

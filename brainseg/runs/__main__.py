@@ -32,7 +32,7 @@ from brainseg.core.errors import DataError, RequestError, check
 from brainseg.core.output import ignoring_closed_output
 from brainseg.reports import tables
 from brainseg.runs import listing
-from brainseg.runs.find import find_last_run, resolve_run
+from brainseg.runs.find import resolve_last, resolve_run
 from brainseg.runs.listing import RunSummary
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import last_sweep, sweep_run_folders
@@ -135,8 +135,7 @@ def _annotate(settings: dict[str, str]) -> str:
 
     Raises RequestError for a wrong run or tag.
     """
-    is_last = settings["run"] == "last"
-    folder = RunFolder(find_last_run("run") if is_last else resolve_run(settings["run"], "run"))
+    folder = RunFolder(resolve_run(resolve_last(settings["run"], "run"), "run"))
     note = settings.get("note")
     tags = None
     if "tags" in settings:

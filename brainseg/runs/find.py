@@ -121,17 +121,19 @@ def resolve_run(run: str, setting: str = "resume") -> Path:
     )
 
 
-def find_last_run(setting: str) -> Path:
-    """Return the folder below runs/ of the run that was started last.
+def resolve_last(name: str, setting: str) -> str:
+    """Return the newest run's folder below runs/ for the name `last`, and other names unchanged.
 
-    For a `setting` that reads weights, runs without a checkpoint are passed over. Raises
-    RequestError if there is no run.
+    A file or folder called `last` has priority. For a `setting` that reads weights, runs without a
+    checkpoint are passed over. Raises RequestError if there is no run.
     """
+    if name != "last" or Path(name).exists():
+        return name
     folders = [RunFolder(path.parent) for path in Path("runs").glob("*/run.json")]
     if setting in ("checkpoint", "initial"):
         folders = [folder for folder in folders if folder.best.is_file()]
     check(bool(folders), setting, "last", "there is no such run below runs/", "name a run folder")
-    return max(folders, key=lambda folder: folder.facts["created"]).path
+    return str(max(folders, key=lambda folder: folder.facts["created"]).path)
 
 
 def resolve_checkpoint(name: str) -> Path:
