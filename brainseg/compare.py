@@ -41,6 +41,7 @@ from brainseg.runs.sweep_record import last_sweep, sweep_run_folders
 from brainseg.tracking import sweep as mlflow_sweep
 from brainseg.tracking.client import tracking_uri
 from brainseg.tracking.refusals import RefusedError
+from brainseg.tracking.result_run import typed_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,14 +171,13 @@ def publish(
     if page is None:
         # A page of an earlier comparison would show masks that do not belong to this report.
         (folder / "viewer.html").unlink(missing_ok=True)
-    command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
     report.write_tables(folder, comparison)
     report.write_page(
         folder / "report.html",
         comparison,
         pictures,
         tables,
-        f"Made by {command}",
+        f"Made by {typed_command()}",
         page.name if page else None,
     )
     lines = [report.format_comparison(comparison), "", f"report:        {folder / 'report.html'}"]

@@ -38,7 +38,6 @@ LONGEST_ERROR = 100
 PATIENT_COLUMNS = ("slices", "tumour_pixels", "tumour_slices", "empty_slices")
 # Columns of patients.csv whose mean over patients stands in the table, beside Dice.
 SCORE_COLUMNS = ("iou", "precision", "recall", "dice_tumour_slices", "nsd")
-
 # Columns of the difference to the baseline.
 DIFFERENCE_COLUMNS = (
     *("difference", "difference_low", "difference_high"),

@@ -231,7 +231,7 @@ def _description(
     for row in comparison.table.head(30).itertuples():
         dice_interval = format_interval(row.dice_low, row.dice_high)
         lines.append(f"| {row.configuration} | {row.dice:.3f} | {dice_interval} | {row.missed:g} |")
-    lines += ["", typed_command(), "", *pictures, ""]
+    lines += ["", f"`{typed_command()}`", "", *pictures, ""]
     for configuration in comparison.configurations:
         for run in configuration.runs:
             if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < MAX_LINES:

@@ -67,7 +67,7 @@ def log_evaluation(
             lambda place: (place / "summary.json").is_file(),
         )
         run = begin_run(client, experiment, result, existing_run)
-        lines = [typed_command(), ""]
+        lines = [f"`{typed_command()}`", ""]
         for uid in evaluation.uids:
             for trained in runs_of_uid(client, experiment, uid)[:1]:
                 link = run_link(uri, experiment, trained.info.run_id)

@@ -90,9 +90,8 @@ def write_run(
 
 
 def typed_command() -> str:
-    """Return the command of this process as it was typed, as code for Markdown."""
-    command = f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
-    return f"`{command.rstrip()}`"
+    """Return the command of this process as it was typed."""
+    return f"python -m brainseg.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def picture_link(run: "Run", path: str) -> str:
