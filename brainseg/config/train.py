@@ -35,6 +35,7 @@ NOT_IDENTITY = (
 # The settings of which a resumed run may be given more.
 EXTENDED = ("epochs", "max_steps", "max_minutes", "patience")
 PREDICTIONS = ("none", "masks", "probabilities")
+LARGEST_HALF_RESOLUTION = 0.95
 
 
 @dataclass
@@ -287,7 +288,7 @@ class TrainConfig:
             "half_resolution",
             self.half_resolution,
             0,
-            0.95,
+            LARGEST_HALF_RESOLUTION,
             remedy="patients are scored at full size, so the last part of the run must train at it",
         )
         check_range("validate_every", self.validate_every, 1)

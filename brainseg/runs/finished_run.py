@@ -5,6 +5,7 @@ import shlex
 
 from brainseg.config import TrainConfig
 from brainseg.runs.identity import training_budget
+from brainseg.runs.resume import read_plans
 from brainseg.runs.run_folder import RunFolder
 
 
@@ -29,10 +30,12 @@ def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfi
         config.patience is not None and config.patience <= stored.patience
     ):
         return False
-    rows = [json.loads(line) for line in read_history(folder)]
-    # Patience counts from the last rise of val/dice. `max` returns the first of equal epochs.
-    best = max(rows, key=lambda row: row["metrics"].get("val/dice", -1.0))
-    return len(rows) - 1 - best["epoch"] >= stored.patience
+    # Nothing but early stopping ends a finished run before its planned end.
+    last = json.loads(read_history(folder)[-1])
+    unit, budget = training_budget(stored)
+    if unit == "epochs":
+        return last["epoch"] + 1 < budget
+    return last["step"] < (budget if unit == "max_steps" else read_plans(folder)[-1].total)
 
 
 def describe_finished_run(folder: RunFolder, testing: bool) -> str:

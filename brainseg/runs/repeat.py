@@ -30,8 +30,6 @@ HASHED = (
     "predictions.h5",
     "pictures/*.png",
 )
-# The highest value of `half_resolution`.
-LARGEST_HALF = 0.95
 
 
 def exact_steps(state: State) -> list[str]:
@@ -39,7 +37,7 @@ def exact_steps(state: State) -> list[str]:
 
     As many steps use images of half the size as in the run, at most 95 % of all steps.
     """
-    half = min(state.half_steps / state.total_steps, LARGEST_HALF)
+    half = state.resizing.fraction
     half_resolution = [f"half_resolution={half:.6g}"] if half else []
     return ["max_minutes=null", f"max_steps={state.total_steps}", *half_resolution]
 

@@ -21,6 +21,7 @@ from brainseg.runs.run_folder import RunFolder
 from brainseg.training.context import TrainingContext
 from brainseg.training.nonfinite import collect_step_results
 from brainseg.training.plan import Plan
+from brainseg.training.progressive_resizing import ProgressiveResizing
 from brainseg.training.state import State, restore_plans
 
 # Schedules whose curve depends on the number of steps: with more steps it is another curve.
@@ -219,7 +220,7 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
     `steps_of` names no run, DataError if its plan cannot be read.
     """
     plans = (
-        _read_plans(RunFolder(resolve_run(config.steps_of, "steps_of")))
+        read_plans(RunFolder(resolve_run(config.steps_of, "steps_of")))
         if config.steps_of is not None
         else []
     )
@@ -232,7 +233,7 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
     return plans
 
 
-def _read_plans(folder: RunFolder) -> list[Plan]:
+def read_plans(folder: RunFolder) -> list[Plan]:
     """Return the plans in plan.json, none if there is no such file. Raises DataError."""
     try:
         return (
@@ -252,15 +253,11 @@ def _add_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, An
 
     The run then repeats the same steps that it took after the checkpoint.
     """
-    plans, stored = _read_plans(folder), content.get("plans")
+    plans, stored = read_plans(folder), content.get("plans")
     if not plans or not stored or [list(plan) for plan in plans[: len(stored)]] != stored:
         return content
     last = plans[-1]
-    return content | {
-        "plans": [list(plan) for plan in plans],
-        "total_steps": last.total,
-        "half_steps": last.half_steps,
-    }
+    return content | {"plans": [list(plan) for plan in plans], **last.resizing._asdict()}
 
 
 def _extended_steps(
@@ -281,8 +278,7 @@ def _extended_steps(
             (budget - stored_minutes)
             * _steps_per_minute(counts, config, stored_minutes, steps_per_epoch)
         )
-    # Patients are scored at full size, so at least the last step is at full size.
-    minimum = max(counts["step"], counts["half_steps"] + 1)
+    minimum = max(counts["step"], _resizing(counts).fewest_steps)
     check(
         total >= minimum,
         unit,
@@ -301,21 +297,26 @@ def _steps_per_minute(
     The pace is that of the complete epochs at full size. Without such an epoch it is the pace that
     was planned.
     """
-    if not counts["half_steps"]:
-        return counts["total_steps"] / minutes
+    resizing = _resizing(counts)
+    if not resizing.half_steps:
+        return resizing.total_steps / minutes
     steps, seconds, first_step = 0, 0.0, 0
     for row in counts["history"]:
         # An epoch that a budget cut short does not show the pace.
-        if first_step >= counts["half_steps"] and row["step"] - first_step == steps_per_epoch:
+        if not resizing.is_half(first_step) and row["step"] - first_step == steps_per_epoch:
             steps += steps_per_epoch
             seconds += row["metrics"]["speed/epoch_seconds"]
         first_step = row["step"]
     return (
         steps / seconds * 60
         if steps
-        else (counts["total_steps"] - counts["half_steps"])
-        / ((1 - config.half_resolution) * minutes)
+        else (resizing.total_steps - resizing.half_steps) / ((1 - config.half_resolution) * minutes)
     )
+
+
+def _resizing(counts: Mapping[str, Any]) -> ProgressiveResizing:
+    """Return the number of steps of each size from the numbers of a state."""
+    return ProgressiveResizing(counts["total_steps"], counts["half_steps"])
 
 
 def _load_newest(folder: RunFolder) -> dict[str, Any] | None:

@@ -88,7 +88,7 @@ def train_epoch(state: State, task: TrainingContext, forward: Forward, hooks: Ca
             positions, range(config.batch_size, len(positions), config.batch_size)
         ):
             image, mask = task.train.gather(rows, device.torch)
-            if state.step < state.half_steps:
+            if state.resizing.is_half(state.step):
                 image, mask = downsample_by_two(image, mask, len(task.train.store.classes))
             image, mask = augment_batch(config.augment, image, mask, task.train.sequences)
             with device.autocast():
@@ -146,9 +146,8 @@ def set_learning_rate(state: State, task: TrainingContext) -> float:
     rate = config.optimizer.lr * learning_rate_factor(
         config.scheduler,
         state.step,
-        state.total_steps,
+        state.resizing,
         task.steps_per_epoch,
-        state.half_steps,
         config.half_resolution,
         state.plans,
     )
@@ -232,8 +231,8 @@ def _finish_epoch(state: State, metrics: dict[str, float], has_validation: bool)
             "metrics": metrics,
         }
     )
-    if "val/dice" in metrics and state.step > state.half_steps:
-        last_half_epoch = sum(row["step"] <= state.half_steps for row in state.history) - 1
+    if "val/dice" in metrics and state.resizing.counts(state.step):
+        last_half_epoch = sum(not state.resizing.counts(row["step"]) for row in state.history) - 1
         state.bad_epochs = state.epoch - max(state.risen_epoch, last_half_epoch)
         if state.plateau is not None:
             state.plateau.update(metrics["val/dice"])

@@ -13,6 +13,8 @@ stored with the run. A resumed or repeated run therefore takes the same steps at
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from brainseg.training.progressive_resizing import ProgressiveResizing
+
 # A plan is revised after 1/10 of the steps that are left, but not before 1/100 of all steps.
 WINDOWS_LEFT = 10
 MAX_WINDOWS = 100
@@ -31,6 +33,11 @@ class Plan(NamedTuple):
     half_steps: int
 
     @property
+    def resizing(self) -> ProgressiveResizing:
+        """Return the number of steps of each size."""
+        return ProgressiveResizing(self.total, self.half_steps)
+
+    @property
     def is_settled(self) -> bool:
         """Return True if the plan was made after the last step, when the budget is used."""
         return self.step >= self.total
@@ -41,7 +48,7 @@ class Plan(NamedTuple):
         # -(-a // b) rounds up.
         window = max(-(-(self.total - self.step) // WINDOWS_LEFT), -(-self.total // MAX_WINDOWS), 1)
         # Steps of both sizes in one window would give the pace of neither.
-        ends = [self.total, self.half_steps] if self.step < self.half_steps else [self.total]
+        ends = [self.total, self.half_steps] if self.resizing.is_half(self.step) else [self.total]
         return min(self.step + window, *ends)
 
     def share_at(self, step: int, half_share: float) -> float:
@@ -49,9 +56,9 @@ class Plan(NamedTuple):
 
         The steps at half size use `half_share` of the budget.
         """
-        if step < self.half_steps:
+        if self.resizing.is_half(step):
             return _interpolate(step, self.step, self.half_steps, self.share, half_share)
-        if self.step < self.half_steps:
+        if self.resizing.is_half(self.step):
             return _interpolate(step, self.half_steps, self.total, half_share, 1.0)
         return _interpolate(step, self.step, self.total, self.share, 1.0)
 

@@ -34,7 +34,7 @@ def replan(state: State, task: TrainingContext) -> None:
     pace = (state.elapsed - window.elapsed - window.validating) / max(state.step - window.step, 1)
     budget = task.config.max_minutes * 60
     half_share = task.config.half_resolution
-    was_half = window.step < previous.half_steps
+    was_half = previous.resizing.is_half(window.step)
     half_steps = previous.half_steps
     if was_half and state.step < half_steps:
         half_steps = state.step + count_steps_within(

@@ -14,22 +14,22 @@ from collections.abc import Sequence
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
 from brainseg.core.errors import check
 from brainseg.training.plan import Plan, plan_at
+from brainseg.training.progressive_resizing import ProgressiveResizing
 
 
 def learning_rate_factor(
     scheduler: SchedulerConfig,
     step: int,
-    total: int,
+    resizing: ProgressiveResizing,
     steps_per_epoch: int,
-    half_steps: int = 0,
     half_share: float = 0.0,
     plans: Sequence[Plan] = (),
 ) -> float:
     """Return the factor of `optimizer.lr` at `step`.
 
-    Steps are optimizer steps, from 0 to total - 1. From step `total` on the factor keeps its end
-    value. For a plateau the factor is 1, and the caller multiplies by `Plateau.factor`. The
-    arguments `half_steps` and `half_share` are those of `time_position`. Under a time budget the
+    Steps are optimizer steps, from 0 to resizing.total_steps - 1. After the last step the factor
+    keeps its end value. For a plateau the factor is 1, and the caller multiplies by
+    `Plateau.factor`. The steps at half size take `half_share` of the time. Under a time budget the
     curve is a function of the share of the budget that is used at `step`, according to the `plans`
     of the run. Raises RequestError for a schedule without a formula.
     """
@@ -37,7 +37,7 @@ def learning_rate_factor(
         plan = plan_at(plans, step)
         total, planned = plan.total, plan.share_at(step, half_share) * plan.total
     else:
-        planned = time_position(step, total, half_steps, half_share)
+        total, planned = resizing.total_steps, resizing.time_position(step, half_share)
     match scheduler:
         case StepConfig():
             # Epochs count from 0, as in the reference implementation, whose rate drops before its
@@ -55,20 +55,6 @@ def learning_rate_factor(
         f"has no formula as {type(scheduler).__name__}",
     )
     return 1.0
-
-
-def time_position(step: int, total: int, half_steps: int, share: float) -> float:
-    """Return the position in the run, from 0 to `total`, as if all steps took the same time.
-
-    The first `half_steps` steps, at half resolution, are many and fast and take only `share` of the
-    time. As a function of the plain step a cosine would be near its end before the first image of
-    full size.
-    """
-    if step < half_steps:
-        return step / half_steps * share * total
-    if not half_steps:
-        return step
-    return (share + (1 - share) * (step - half_steps) / max(total - half_steps, 1)) * total
 
 
 def half_cosine(first: float, last: float, progress: float) -> float:

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from brainseg.config import PlateauConfig, TrainConfig
 from brainseg.device import Device
 from brainseg.training.plan import Plan
+from brainseg.training.progressive_resizing import ProgressiveResizing
 from brainseg.training.schedules import Plateau
 
 # An epoch of the history: {"epoch", "step", "time", "metrics": {name: number}}.
@@ -137,11 +138,15 @@ class State:
             model,
             optimizer,
             device.scaler(),
-            total_steps,
-            count_half_steps(config.half_resolution, total_steps),
+            *ProgressiveResizing.from_fraction(config.half_resolution, total_steps),
             average,
             plateau,
         )
+
+    @property
+    def resizing(self) -> ProgressiveResizing:
+        """Return the number of steps of each size."""
+        return ProgressiveResizing(self.total_steps, self.half_steps)
 
     @property
     def epoch_began(self) -> int:
@@ -151,7 +156,7 @@ class State:
     def adopt_plans(self, plans: Sequence[Plan]) -> None:
         """Adopt `plans`, the last of which determines the number of steps."""
         self.plans = list(plans)
-        self.total_steps, self.half_steps = plans[-1].total, plans[-1].half_steps
+        self.total_steps, self.half_steps = plans[-1].resizing
 
     def tick(self) -> None:
         """Add the time since the last call to `elapsed`, or nothing if `last_tick` is None."""
@@ -201,14 +206,6 @@ class State:
         for name in self.LATER_NUMBERS:
             setattr(self, name, stored.get(name, getattr(self, name)))
         self.plans = restore_plans(stored)
-
-
-def count_half_steps(fraction: float, total_steps: int) -> int:
-    """Return how many of the steps use images of half the size.
-
-    At least the last step is at full size, however short the run is.
-    """
-    return min(round(fraction * total_steps), total_steps - 1)
 
 
 def restore_plans(stored: Mapping[str, Any]) -> list[Plan]:

@@ -15,7 +15,7 @@ from brainseg import train
 from brainseg.cli.main import run_command
 from brainseg.core.errors import DataError
 from brainseg.runs.repeat import HASHES, exact_steps, find_changed_files, write_hashes
-from brainseg.training.state import count_half_steps
+from brainseg.training.progressive_resizing import ProgressiveResizing
 
 TINY = [
     "data.phantom.patients=8",
@@ -71,17 +71,19 @@ def test_minutes_are_repeated_by_the_printed_steps_and_by_from(
 
 @given(total=st.integers(1, 100_000), share=st.floats(0, 0.95))
 def test_the_fraction_gives_back_the_steps_of_half_size(total: int, share: float) -> None:
-    half = count_half_steps(share, total)
-    state: Any = SimpleNamespace(total_steps=total, half_steps=half)
+    resizing = ProgressiveResizing.from_fraction(share, total)
+    state: Any = SimpleNamespace(total_steps=total, resizing=resizing)
     settings = dict(word.split("=") for word in exact_steps(state))
     assert (settings["max_minutes"], settings["max_steps"]) == ("null", str(total))
-    assert count_half_steps(float(settings.get("half_resolution", 0)), total) == half
+    fraction = float(settings.get("half_resolution", 0))
+    assert ProgressiveResizing.from_fraction(fraction, total) == resizing
 
 
 def test_the_last_step_is_at_full_size_however_short_the_run() -> None:
-    assert [count_half_steps(0.95, steps) for steps in (1, 2, 3, 100)] == [0, 1, 2, 95]
+    runs = [ProgressiveResizing.from_fraction(0.95, steps) for steps in (1, 2, 3, 100)]
+    assert [resizing.half_steps for resizing in runs] == [0, 1, 2, 95]
     # A time budget may have more steps of half the size than the setting allows.
-    state: Any = SimpleNamespace(total_steps=100, half_steps=99)
+    state: Any = SimpleNamespace(total_steps=100, resizing=ProgressiveResizing(100, 99))
     assert exact_steps(state)[-1] == "half_resolution=0.95"
 
 

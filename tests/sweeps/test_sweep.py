@@ -482,15 +482,12 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
         return extends_finished_run(folder, dataclasses.replace(stored, resume="r", **settings))
 
     stored = TrainConfig(max_minutes=30, patience=10)
-    folder = SimpleNamespace(config=stored, path=tmp_path)
-    for best, stopped in ((9, True), (10, False)):
-        rows = [
-            {"epoch": epoch, "metrics": {"val/dice": float(epoch >= best)}} for epoch in range(20)
-        ]
-        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert asked(patience=20) is asked(patience=None) is stopped, (
-            "of 20 epochs, with patience=10"
-        )
+    folder = SimpleNamespace(config=stored, path=tmp_path, plan=tmp_path / "plan.json")
+    folder.plan.write_text("[[0, 0.0, 100, 60]]")
+    for last_step, stopped in ((99, True), (100, False)):
+        row = {"epoch": 19, "step": last_step, "metrics": {}}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        assert asked(patience=20) is asked(patience=None) is stopped, "of 100 steps"
     assert asked(max_minutes=60) and asked(max_minutes=None) and asked(max_minutes=None, epochs=200)
     assert (
         not asked()
@@ -501,6 +498,16 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
     assert not extends_finished_run(folder, dataclasses.replace(stored, max_minutes=60)), (
         "not named by resume"
     )
+    for counted, stopped in (
+        ({"epochs": 21}, True),
+        ({"epochs": 20}, False),
+        ({"max_steps": 101}, True),
+        ({"max_steps": 100}, False),
+    ):
+        stored = folder.config = dataclasses.replace(
+            TrainConfig(patience=10), max_minutes=None, **counted
+        )
+        assert asked(patience=20) is stopped, counted
 
 
 def test_a_run_that_a_choosing_sweep_left_untested_is_said_to_be_that(start) -> None:

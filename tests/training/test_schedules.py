@@ -11,7 +11,8 @@ from torch.optim import lr_scheduler
 
 from brainseg.config import CosineConfig, OneCycleConfig, PlateauConfig, SchedulerConfig, StepConfig
 from brainseg.core.errors import RequestError
-from brainseg.training.schedules import Plateau, cosine, learning_rate_factor, time_position
+from brainseg.training.progressive_resizing import ProgressiveResizing
+from brainseg.training.schedules import Plateau, cosine, learning_rate_factor
 
 share = st.floats(0, 1)
 
@@ -31,7 +32,10 @@ def torch_rates(schedule: lr_scheduler.LRScheduler, steps: int) -> list[float]:
 
 
 def rates(scheduler: SchedulerConfig, total: int, steps_per_epoch: int = 1) -> list[float]:
-    return [learning_rate_factor(scheduler, step, total, steps_per_epoch) for step in range(total)]
+    resizing = ProgressiveResizing(total)
+    return [
+        learning_rate_factor(scheduler, step, resizing, steps_per_epoch) for step in range(total)
+    ]
 
 
 @given(total=st.integers(2, 5000), share=st.floats(0.05, 0.95), quicker=st.floats(1, 8))
@@ -40,20 +44,23 @@ def test_the_schedule_goes_by_time_when_the_first_steps_are_quicker(
 ) -> None:
     """Half the size, a quarter of the time: the rate at a moment is that of a run whose steps all take equally long."""
     half = min(total - 1, round(total * share * quicker / (share * quicker + 1 - share)))
-    places = [time_position(step, total, half, share) for step in range(total)]
+    resizing = ProgressiveResizing(total, half)
+    places = [resizing.time_position(step, share) for step in range(total)]
     assert (
         places[0] == 0 and all(a < b for a, b in itertools.pairwise(places)) and places[-1] < total
     )
     if half:
         assert places[half] == pytest.approx(share * total)
         assert [
-            learning_rate_factor(CosineConfig(), step, total, 1, half, share) for step in (0, half)
+            learning_rate_factor(CosineConfig(), step, resizing, 1, share) for step in (0, half)
         ] == [pytest.approx(cosine(place, total, 0.05, 0.0)) for place in (0, share * total)]
 
 
 def test_a_run_of_one_size_keeps_its_steps() -> None:
-    assert [time_position(step, 7, 0, 0.0) for step in range(7)] == list(range(7))
-    assert [time_position(step, 10, 6, 0.6) for step in range(10)] == pytest.approx(range(10))
+    one_size, two_sizes = ProgressiveResizing(7), ProgressiveResizing(10, 6)
+    assert [one_size.time_position(step, 0.0) for step in range(7)] == list(range(7))
+    positions = [two_sizes.time_position(step, 0.6) for step in range(10)]
+    assert positions == pytest.approx(range(10))
 
 
 def test_none_and_plateau_leave_the_rate() -> None:
@@ -64,7 +71,7 @@ def test_a_schedule_without_a_formula() -> None:
     with pytest.raises(
         RequestError, match=r"scheduler\.name=cosine: has no formula as SchedulerConfig"
     ):
-        learning_rate_factor(SchedulerConfig(name="cosine"), 0, 10, 1)
+        learning_rate_factor(SchedulerConfig(name="cosine"), 0, ProgressiveResizing(10), 1)
 
 
 def test_step_drops_at_the_first_step_of_its_epoch() -> None:
@@ -114,7 +121,7 @@ def test_cosine_shape(total: int, warmup: float, final: float) -> None:
     check_shape(got, warm, steepest=max(1 / (warm + 1), math.pi / 2 / (total - warm)))
     assert got[-1] - final <= (1 - final) * (math.pi / (total - warm)) ** 2 / 4 + 1e-12
     assert learning_rate_factor(
-        CosineConfig(warmup=warmup, final=final), total, total, 1
+        CosineConfig(warmup=warmup, final=final), total, ProgressiveResizing(total), 1
     ) == pytest.approx(final)
 
 
@@ -129,7 +136,9 @@ def test_one_cycle_shape(total: int, warmup: float, start: float, final: float) 
         assert got[-1] == pytest.approx(final)
     if 1 <= peak <= total - 2:
         check_shape(got, math.ceil(peak), steepest=math.pi / 2 / min(peak, total - 1 - peak))
-    assert learning_rate_factor(scheduler, total, total, 1) == pytest.approx(final)
+    assert learning_rate_factor(scheduler, total, ProgressiveResizing(total), 1) == pytest.approx(
+        final
+    )
 
 
 def check_shape(got: list[float], peak: int, steepest: float) -> None:

@@ -22,6 +22,7 @@ from brainseg.training.build import build_state
 from brainseg.training.context import Callbacks, TrainingContext
 from brainseg.training.loop import fit
 from brainseg.training.plan import Plan, plan_at
+from brainseg.training.progressive_resizing import ProgressiveResizing
 from brainseg.training.schedules import learning_rate_factor
 from brainseg.training.state import State
 
@@ -88,7 +89,8 @@ def test_the_rate_ends_where_the_time_does(phantom_file: Path, monkeypatch) -> N
     )
     assert len(rates) == state.step
     whole = [
-        1e-2 * learning_rate_factor(CosineConfig(), step, 60, task.steps_per_epoch)
+        1e-2
+        * learning_rate_factor(CosineConfig(), step, ProgressiveResizing(60), task.steps_per_epoch)
         for step in range(60)
     ]
     assert max(abs(rate - right) for rate, right in zip(rates[8:], whole[8:], strict=False)) < 5e-4

@@ -16,6 +16,7 @@ from brainseg.core.signals import Interrupted
 from brainseg.runs.dry_run import JobCheck
 from brainseg.runs.job import Job, Outcome
 from brainseg.runs.run_folder import RunFolder
+from brainseg.training.progressive_resizing import ProgressiveResizing
 from brainseg.tuning import search_space
 from brainseg.tuning.study import Study
 
@@ -39,7 +40,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         folder = RunFolder(Path("runs") / f"unet-{len(seen.jobs):03d}")
         folder.path.mkdir(parents=True)
         (folder.path / "run.json").write_text(json.dumps({"uid": f"uid{len(seen.jobs)}"}))
-        state = SimpleNamespace(history=[], step=0, half_steps=0, total_steps=4, epoch=0, best=0.0)
+        state = SimpleNamespace(
+            history=[], step=0, resizing=ProgressiveResizing(4), total_steps=4, epoch=0, best=0.0
+        )
         follow(folder, state)
         for epoch in range(4):
             state.best = max(state.best, value := seen.dice(config))
@@ -243,7 +246,8 @@ def followed(
     follow = search.TrialCallback(trial, by_time)
 
     def tell(done: int) -> None:
-        counts = {"step": done, "epoch": done, "half_steps": half_steps, "total_steps": total_steps}
+        resizing = ProgressiveResizing(total_steps, half_steps)
+        counts = {"step": done, "epoch": done, "resizing": resizing, "total_steps": total_steps}
         follow(folder, SimpleNamespace(history=rows[:done], best=0.1, **counts))
 
     return tell
