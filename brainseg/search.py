@@ -280,7 +280,7 @@ class TrialCallback:
         # The history of a resumed run also contains the epochs before the interruption.
         for row in state.history[self.reported :]:
             # At half resolution, val/dice does not predict the final score.
-            if "val/dice" in row["metrics"] and state.resizing.counts(row["step"]):
+            if "val/dice" in row["metrics"] and state.resizing.is_score_meaningful(row["step"]):
                 report_at = 10 * row["step"] // state.total_steps if self.by_share else row["epoch"]
                 # Several epochs may lie in the same tenth. Optuna keeps only the first report.
                 if report_at > self.last:

@@ -26,7 +26,7 @@ from brainseg.runs.find import claim_run_folder
 from brainseg.runs.finished_run import describe_finished_run, extends_finished_run
 from brainseg.runs.identity import compute_identity, training_budget
 from brainseg.runs.initial import initialise, load_initial, log_initial
-from brainseg.runs.job import Job, JobState, Outcome
+from brainseg.runs.job import Job, JobState, Outcome, tests_patients
 from brainseg.runs.metadata import folder_name, run_metadata
 from brainseg.runs.repeat import exact_steps, repeat_command, write_hashes
 from brainseg.runs.request_check import check_request
@@ -61,9 +61,7 @@ def run(
     device = choose_device(config.device, job.threads, job.gpu)
     # Patients are assigned to training, validation and test before a pixel is read.
     data = open_run_data(config.data, config.split)
-    is_tested = len(data.test) > 0 and (
-        config.test == "yes" or (config.test == "auto" and not job.choosing)
-    )
+    is_tested = len(data.test) > 0 and tests_patients(config.test, job.choosing)
 
     # The same settings, data, split and code find the same folder again. The run in it is resumed,
     # or skipped if it has finished.
@@ -158,10 +156,10 @@ def _score(
     is_tested: bool,
     signals: Signals,
 ) -> Results:
-    """Return the scores of the best weights on the validation patients, and on the held-out ones.
+    """Return the scores of the best weights on the validation patients, and on the test patients.
 
-    Without validation patients the weights are those of the last epoch. Held-out patients are
-    scored unless a sweep is still choosing between settings.
+    Without validation patients the weights are those of the last epoch. Test patients are scored if
+    `is_tested`.
     """
     config = task.config
     state.evaluated_model.load_state_dict(checkpoint.load(folder.best)["model"])

@@ -123,7 +123,7 @@ def _find_data_problems(folder: RunFolder, member: TrainedModel, store: Store) -
     else:
         try:
             store.verify()
-        # A checksum error names the damaged slice, and ends the command here.
+        # The message of a checksum error names the damaged slice.
         except DataError as error:
             problems.append(f"data differ:   {error}")
     if problems:

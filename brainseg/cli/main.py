@@ -52,7 +52,7 @@ def run_command(
     # Flags may stand anywhere among the overrides.
     arguments, unknown = parser.parse_known_intermixed_args(argv)
     try:
-        # A run replaces these handlers. Its own save the run before it stops.
+        # While a run trains, its own handlers are in force, which save it before it stops.
         with interrupt_on_signals():
             refuse_flags(unknown)
             if arguments.verbose and command not in COMMANDS_THAT_TRAIN:

@@ -49,9 +49,14 @@ def run_train_request(
         return 0
     terminal_level = logging.INFO if plan.multirun is None else logging.WARNING
     print_log(logging.DEBUG if arguments.verbose else terminal_level)
-    if plan.multirun is None:
-        return _run_single_job(plan.configs[0], task_overrides(overrides), run)
-    return _run_sweep(plan, overrides, run, finish)
+    if plan.multirun is not None:
+        return _run_sweep(plan, overrides, run, finish)
+    # This raises RequestError for a reason that only the run could find, such as a folder in use.
+    outcome = run_job(run, plan.configs[0], Job(tuple(task_overrides(overrides))))
+    # A run that finished before has already logged how to extend it.
+    if outcome.state == JobState.FAILED or not outcome.folder:
+        print(f"run {outcome.state}: {outcome.reason}", file=sys.stderr)
+    return int(outcome.state == JobState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,9 @@ def _is_choosing(swept: Sequence[str]) -> bool:
 
 
 def _check_choosing(config: Any, fact: JobCheck) -> None:
-    """Raise RequestError if a sweep over settings would see test patients, or has none to judge by.
+    """Raise RequestError if a sweep over settings may not choose between them.
 
-    The judges are the validation patients.
+    It must not see test patients, and needs validation patients to judge by.
     """
     check(
         config.test != "yes",
@@ -239,18 +244,6 @@ def _measure_job(threads: int | None, config: Any) -> tuple[float, int] | str:
     except SubprocessFailed as error:
         return str(error)
     return seconds, memory
-
-
-def _run_single_job(config: Any, overrides: list[str], run: Callable) -> int:
-    """Run a single job and return 1 if it failed, else 0.
-
-    Raises RequestError, also for a reason that only the run could find, such as a folder in use.
-    """
-    outcome = run_job(run, config, Job(tuple(overrides)))
-    # A run that finished before has already logged how to extend it.
-    if outcome.state == JobState.FAILED or not outcome.folder:
-        print(f"run {outcome.state}: {outcome.reason}", file=sys.stderr)
-    return int(outcome.state == JobState.FAILED)
 
 
 def check_job(check_request: Callable, config: Any) -> Any:

@@ -74,7 +74,10 @@ def _names_by_overrides(first_runs: Mapping[str, ScoredRun]) -> dict[str, str]:
     """
 
     def changes_results(override: str) -> bool:
-        return bool(drop_non_identity({setting_of(override): ""}, REPEAT_SETTINGS))
+        # The group of a sweep only lists values, which the job's own overrides repeat.
+        return setting_of(override) != "sweep" and bool(
+            drop_non_identity({setting_of(override): ""}, REPEAT_SETTINGS)
+        )
 
     def is_shared(override: str) -> bool:
         return setting_of(override) != "experiment" and all(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -11,6 +10,7 @@ from brainseg.config.fields import check_choice, check_names, check_range, setti
 from brainseg.config.model import ModelConfig
 from brainseg.config.train import PREDICTIONS, DeviceConfig
 from brainseg.core.errors import check
+from brainseg.core.uris import contains_password, split_uri
 from brainseg.weights import DEFAULT
 
 # Several commands share these help texts.
@@ -26,7 +26,8 @@ CLINICAL = (
 
 def check_storage(storage: str) -> None:
     """Raise RequestError unless a study can be stored there. Nothing is opened."""
-    parts = urlsplit(storage)
+    rule = "must be sqlite, journal:FILE or postgresql://USER@HOST/DATABASE"
+    parts = split_uri("storage", storage, rule)
     is_complete = (
         storage == "sqlite"
         or (storage.startswith("journal:") and len(storage) > len("journal:"))
@@ -35,11 +36,11 @@ def check_storage(storage: str) -> None:
     check(
         is_complete,
         "storage",
-        storage if not parts.password else f"{parts.scheme}://...",
-        "must be sqlite, journal:FILE or postgresql://USER@HOST/DATABASE",
+        storage if not contains_password(parts) else f"{parts.scheme}://...",
+        rule,
     )
     check(
-        not parts.password,
+        not contains_password(parts),
         "storage",
         f"{parts.scheme}://...",
         "must not contain a password, which other users of this machine could read",

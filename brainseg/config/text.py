@@ -125,7 +125,7 @@ def _quote_value(command: str, name: str, value: str, shape: str, sweeps: bool) 
     has_brackets = shape == "text" and value.strip()[:1] + value.strip()[-1:] in ("[]", "{}")
     remedy = f"for text with brackets write {format_for_shell(name, value)}"
     check(not has_brackets, name, value, "must be a single text, not a list", remedy)
-    parts = split_at_commas(value, grouping=shape != "text")
+    parts = split_at_commas(value, keep_brackets=shape != "text")
     if len(parts) == 1:
         return _quote_element(value, shape)
     remedies = [f"for text with a comma write {format_for_shell(name, text_of(value))}"]
@@ -149,7 +149,7 @@ def _quote_element(value: str, shape: str) -> str:
     bare = value.strip()
     if not value or QUOTED.fullmatch(bare) or bare.lower() == "null":
         return value
-    elements = split_at_commas(bare[1:-1], grouping=True)
+    elements = split_at_commas(bare[1:-1], keep_brackets=True)
     if shape in ("list", "either") and bare[0] + bare[-1] == "[]":
         # A list within a list is not changed, so that the schema rejects it.
         texts = (
@@ -168,11 +168,11 @@ def _quote_element(value: str, shape: str) -> str:
     return quote(text_of(value))
 
 
-def split_at_commas(value: str, grouping: bool) -> list[str]:
+def split_at_commas(value: str, keep_brackets: bool) -> list[str]:
     """Split a value at its commas.
 
-    Commas in quotes, references and escapes do not count. With `grouping`, commas in brackets do
-    not count either.
+    Commas in references, escapes and values that begin with a quote do not count. With
+    `keep_brackets`, commas in brackets do not count either.
     """
     parts, depth, position = [""], 0, 0
     while position < len(value):
@@ -181,7 +181,7 @@ def split_at_commas(value: str, grouping: bool) -> list[str]:
         token = token or REFERENCE_OR_ESCAPE.match(value, position)
         piece = token[0] if token else value[position]
         position += len(piece)
-        depth += grouping * ((piece in ("[", "{")) - (piece in ("]", "}")))
+        depth += keep_brackets * ((piece in ("[", "{")) - (piece in ("]", "}")))
         if piece == "," and depth <= 0:
             parts.append("")
         else:

@@ -95,7 +95,7 @@ def resolve_link(path: str | Path) -> Path:
 
 
 def rename(source: str | Path, target: str | Path) -> None:
-    """Rename a file within a folder durably, replacing `resolve_link`."""
+    """Rename a file within a folder durably, replacing `target`."""
     _replace(Path(source), Path(target))
     _fsync(Path(target).parent)
 

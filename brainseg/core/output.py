@@ -72,10 +72,10 @@ class _TerminalHandler(logging.Handler):
 
 
 class _TerminalFilter(logging.Filter):
-    """A filter that passes each warning once, and no traceback.
+    """A filter that passes each warning once, and nothing of level ERROR.
 
-    The jobs of a sweep repeat their warnings. A traceback is an error in the log of its run, and
-    the command prints the reason of the failure.
+    The jobs of a sweep repeat their warnings. Only a failed run logs an ERROR, which is its
+    traceback, and the command prints the reason of the failure.
     """
 
     def __init__(self) -> None:

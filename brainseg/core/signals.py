@@ -4,7 +4,7 @@ A signal ends a run between two steps, after everything is saved. Outside of run
 the command at once. SIGHUP arrives when a terminal closes, for example with a laptop's lid or a
 lost SSH connection. A second signal ends the process immediately. A second SIGHUP does not,
 because the shell and the system each send one. A signal that was ignored when the process
-started, for example by nohup, stays ignored.
+started, for example by nohup, stays ignored. `runs/callbacks.py` saves the run.
 """
 
 import os

@@ -224,7 +224,10 @@ def _holdout(config: HoldoutConfig, names: list[str]) -> Split:
 
 
 def _from_file(path: Path) -> Split:
-    """Return the split of a JSON file with lists of patients. Raises RequestError."""
+    """Return the split of a JSON file with the lists train, validation and test.
+
+    Only `train` is required. Raises RequestError.
+    """
     check(
         path.is_file(),
         "split.path",

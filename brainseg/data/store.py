@@ -288,7 +288,7 @@ class Store(SliceStore):
         first = self.first_slice
         if first[0] != 0 or first[-1] != slices or (np.diff(first) <= 0).any():
             raise DataError(f"{self.path}: first_slice must rise from 0 to {slices}; {REMEDY}")
-        self._check_head(height, width)
+        self._check_head_properties(height, width)
         names = [*self.volumes, *self.patients, *self.channels, *self.classes]
         if (
             not all(name.isprintable() for name in names)
@@ -299,8 +299,11 @@ class Store(SliceStore):
                 f"{self.path}: a name cannot be printed, or a percentile is not finite; {REMEDY}"
             )
 
-    def _check_head(self, height: int, width: int) -> None:
-        """Raise DataError unless medians are finite and each box lies in the image."""
+    def _check_head_properties(self, height: int, width: int) -> None:
+        """Raise DataError unless the medians of heads are finite and their boxes in the image.
+
+        A file of an earlier version has neither, and passes.
+        """
         is_finite = self.head_median is None or np.isfinite(self.head_median).all()
         box = np.zeros((0, 4), int) if self.head_box is None else self.head_box
         is_inside = all(

@@ -206,7 +206,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         )
     dice = [score.dice for score in scores]
     distances = [score.hd95 for score in scores if score.hd95 is not None]
-    defined = _finite(distances)
+    defined = _keep_finite(distances)
     slice_dice = [score.dice_tumour_slices for score in scores if score.tumour_slices]
     empty_slices = sum(score.empty_slices for score in scores)
     # A single NaN leaves the mean loss out. A mean over the other patients would be too good.
@@ -233,9 +233,9 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
         summary["hd95_undefined"] = float(len(distances) - len(defined))
     if surface_dice := [score.nsd for score in scores if score.nsd is not None]:
         summary["nsd"] = float(np.mean(surface_dice))
-    if defined_3d := _finite(score.hd95_3d for score in scores):
+    if defined_3d := _keep_finite(score.hd95_3d for score in scores):
         summary["hd95_3d"] = float(np.median(defined_3d))
-    if volume_errors := _finite(score.volume_error_ml for score in scores):
+    if volume_errors := _keep_finite(score.volume_error_ml for score in scores):
         summary["volume_error_ml"] = float(np.mean(np.abs(volume_errors)))
     metrics = {f"{prefix}/{name}": value for name, value in summary.items() if math.isfinite(value)}
     for label in scores[0].classes:
@@ -248,7 +248,7 @@ def summarise(scores: Sequence[PatientScore], prefix: str) -> dict[str, float]:
     return metrics
 
 
-def _finite(values: Iterable[float | None]) -> list[float]:
+def _keep_finite(values: Iterable[float | None]) -> list[float]:
     """Return the values that are measured and defined."""
     return [value for value in values if value is not None and math.isfinite(value)]
 

@@ -68,7 +68,7 @@ def bootstrap(
     The same values and seed give the same interval for any order of the patients. Raises DataError
     for fewer than 2 patients or a value that is not finite.
     """
-    values = _finite(values)
+    values = _require_finite(values)
     if len(values) < 2:
         raise DataError(f"an interval over patients needs at least 2 of them, not {len(values)}")
     check(statistic in METHODS, "statistic", statistic, "must be mean or median")
@@ -124,7 +124,7 @@ def compare_paired(
     """
     from scipy.stats import wilcoxon
 
-    ours, baseline = _finite(ours), _finite(baseline)
+    ours, baseline = _require_finite(ours), _require_finite(baseline)
     if len(ours) != len(baseline):
         raise DataError(
             "a paired comparison needs the same patients on both sides, "
@@ -154,7 +154,7 @@ def adjust_p_values(p: Sequence[float]) -> list[float]:
     p-value falls below the previous one or rises above 1. Raises DataError for a value outside 0
     to 1.
     """
-    raw = _finite(p)
+    raw = _require_finite(p)
     if len(raw) and not (raw.min() >= 0 and raw.max() <= 1):
         raise DataError(f"p={raw.tolist()}: p-values must lie between 0 and 1")
     order = np.argsort(raw, kind="stable")
@@ -170,11 +170,11 @@ def standard_deviation(values: np.ndarray) -> float:
     training patients and seeds share all of them. Dividing by the root of n would therefore claim
     too high a precision (Bengio and Grandvalet 2004).
     """
-    values = _finite(values)
+    values = _require_finite(values)
     return float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _require_finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Return the values as float64 (n,).
 
     Raises DataError for an undefined value. The caller has to leave such values out, because only

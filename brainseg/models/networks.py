@@ -1,7 +1,8 @@
 """Networks by name, from this package, MONAI and packages with entry points `brainseg.models`.
 
 To add one, write it in a package with such an entry point (docs/extending.md), or here: a module
-beside unet.py, a case in `build_network`, and conf/model/NAME.yaml for `model=NAME`.
+beside unet.py, a branch in `build_network`, its settings in config/model.py and
+config/schema.py, and conf/model/NAME.yaml for `model=NAME`.
 """
 
 import copy

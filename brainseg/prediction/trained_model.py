@@ -339,10 +339,10 @@ def short_name(name: str) -> str:
 
 
 def check_checkpoint_exists(name: str) -> None:
-    """Raise RequestError unless `name` is a checkpoint file or a run folder with best.pt.
+    """Raise RequestError unless `name` is a checkpoint.
 
-    The names runs:/ID and models:/NAME@ALIAS pass. They are looked up when the checkpoint is
-    loaded.
+    It may be a checkpoint file, a run folder with best.pt, or a network of the package. The names
+    runs:/ID and models:/NAME@ALIAS pass. They are looked up when the checkpoint is loaded.
     """
     exists = name.startswith(("runs:/", "models:/")) or resolve_checkpoint(name).is_file()
     check(exists, "checkpoint", name, "no such file", suggest_path(Path(name)) or CHECKPOINT_FORMS)

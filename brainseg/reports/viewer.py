@@ -196,10 +196,10 @@ def _summarise_case(case: Case) -> dict[str, Any]:
 
 
 def _encode_case(case: Case) -> dict[str, Any]:
-    """Return the pixels of a patient.
+    """Return what the page draws of a patient.
 
-    These are a mosaic of each channel, the slices and areas of each mask, and the boxes around the
-    head and around all masks.
+    This is a mosaic of each channel, the run lengths and areas of each mask in every slice, and the
+    boxes around the head and around all masks.
     """
     _, _, height, width = case.images.shape
     masks = _list_masks(case)

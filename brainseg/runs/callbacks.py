@@ -70,7 +70,8 @@ class RunCallbacks:
         with show_progress(self.state) as self.progress:
             yield self.hooks()
         announce_steps(self.state, self.task)
-        # A run that was resumed after its last step takes no step, yet its tests take minutes.
+        # A run that was resumed after its last step takes no step. Scoring its patients takes
+        # minutes, during which MLflow should list it.
         self._report_start()
 
     def _after_step(self, state: State) -> None:

@@ -12,7 +12,7 @@ from brainseg.runs.code_version import code_version
 from brainseg.runs.find import find_run_folder
 from brainseg.runs.finished_run import describe_finished_run, extends_finished_run, read_history
 from brainseg.runs.identity import training_budget
-from brainseg.runs.job import Job, JobState, Outcome
+from brainseg.runs.job import Job, JobState, Outcome, tests_patients
 from brainseg.runs.run_folder import RunFolder
 
 
@@ -89,7 +89,7 @@ def finished_outcome(config: TrainConfig, facts: JobCheck, is_choosing: bool) ->
     if folder is None or folder.state != "finished" or extends_finished_run(folder, config):
         return None
     has_test = facts.patients.split("/")[2] != "0"
-    is_testing = has_test and (config.test == "yes" or (config.test == "auto" and not is_choosing))
+    is_testing = has_test and tests_patients(config.test, is_choosing)
     reason = describe_finished_run(folder, is_testing)
     return Outcome(JobState.SKIPPED, str(folder.path), reason)
 

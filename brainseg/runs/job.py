@@ -25,6 +25,15 @@ class Job:
     gpu: int | None = None
 
 
+def tests_patients(test: str, choosing: bool) -> bool:
+    """Return True if a job scores its test patients, by the setting `test`.
+
+    A job of a sweep that chooses between settings (`choosing`) must not see them, because the
+    choice would then depend on their scores.
+    """
+    return test == "yes" or (test == "auto" and not choosing)
+
+
 class JobState(StrEnum):
     """State of a job at the end of a command."""
 

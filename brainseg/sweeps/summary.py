@@ -59,7 +59,10 @@ def mark_lost_jobs(
 
 
 def format_summary(outcomes: list[Outcome], labels: Sequence[str]) -> str:
-    """Return the table at the end of a sweep: state, label, run folder and reason of every job."""
+    """Return the number of jobs in each state, and a table of all jobs.
+
+    Its columns are state, label, score, and run folder with a shortened reason.
+    """
     states = [outcome.state for outcome in outcomes]
     counted = [JobState.FINISHED, JobState.SKIPPED, JobState.FAILED]
     counted += [state for state in (JobState.STOPPED, JobState.QUEUED) if state in states]

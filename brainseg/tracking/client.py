@@ -16,6 +16,7 @@ from filelock import FileLock
 from brainseg.core.errors import RequestError, check
 from brainseg.core.files import remove_stale, writing
 from brainseg.core.places import relocated_database
+from brainseg.core.uris import contains_password, split_uri
 from brainseg.tracking import chart_layout
 from brainseg.tracking.moved_store import ARTIFACTS, HOME, update_places
 from brainseg.tracking.names import experiment_name
@@ -46,14 +47,14 @@ def tracking_uri(configured: str | None) -> str:
     files of a run into a folder of each client.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
-    parts = urlsplit(uri)
     rule = "must be http://HOST:PORT or sqlite:///FILE"
+    parts = split_uri("tracking.uri", uri, rule)
     remedy = "MLflow no longer supports folders as stores"
     check(parts.scheme not in ("", "file"), "tracking.uri", uri, rule, remedy)
     rule_of_passwords = "must not contain a password, because the URI is stored with each run"
     remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     hidden = f"{parts.scheme}://..."
-    check(not parts.password, "tracking.uri", hidden, rule_of_passwords, remedy)
+    check(not contains_password(parts), "tracking.uri", hidden, rule_of_passwords, remedy)
     check(
         parts.scheme in ("http", "https") or is_sqlite(uri),
         "tracking.uri",

@@ -105,7 +105,7 @@ def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def _rewrite_tags(connection: sqlite3.Connection, old: Path, new: Path) -> None:
-    """Write the current folders into the tags of the runs and of the experiments."""
+    """Replace `old` by `new` in the folders of runs below it, and set the home of experiments."""
     values = (str(new), len(str(old)) + 1, len(str(old)) + 1, f"{old}/")
     condition = "key = 'folder' AND substr(value, 1, ?) = ?"
     connection.execute(f"UPDATE tags SET value = ? || substr(value, ?) WHERE {condition}", values)

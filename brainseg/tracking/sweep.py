@@ -1,6 +1,6 @@
-"""Replication of a sweep's jobs to MLflow.
+"""A sweep in MLflow: the link to its charts, and copies of its jobs.
 
-This includes jobs that an earlier sweep ran, and jobs that were sent to another store.
+The copies include jobs that an earlier sweep ran, and jobs that were sent to another store.
 """
 
 import json

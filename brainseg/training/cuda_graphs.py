@@ -1,8 +1,8 @@
 """The forward pass of training as a CUDA graph, which launches all of its kernels at once.
 
-A small network at batch 8 has some 160 kernels per forward and backward pass, and launching them
-one by one takes a GPU longer than computing them. `torch.cuda.make_graphed_callables` records the
-kernels of both passes for one shape of the input.
+A small network at batch 8 has some 160 kernels per forward and backward pass. Launching them one
+by one is expected to take longer than computing them, which has not been measured on a GPU here.
+`torch.cuda.make_graphed_callables` records the kernels of both passes for one shape of the input.
 """
 
 from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ class GraphedForward:
     """The forward pass of a model in training mode, recorded once per shape of a full batch.
 
     The last batch of an epoch may be smaller. It is computed without a graph, because recording
-    takes longer than the few such batches of a run.
+    costs several passes, for few such batches in a run.
     """
 
     def __init__(self, model: nn.Module, batch_size: int) -> None:

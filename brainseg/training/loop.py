@@ -231,8 +231,10 @@ def _finish_epoch(state: State, metrics: dict[str, float], has_validation: bool)
             "metrics": metrics,
         }
     )
-    if "val/dice" in metrics and state.resizing.counts(state.step):
-        last_half_epoch = sum(not state.resizing.counts(row["step"]) for row in state.history) - 1
+    if "val/dice" in metrics and state.resizing.is_score_meaningful(state.step):
+        last_half_epoch = (
+            sum(not state.resizing.is_score_meaningful(row["step"]) for row in state.history) - 1
+        )
         state.bad_epochs = state.epoch - max(state.risen_epoch, last_half_epoch)
         if state.plateau is not None:
             state.plateau.update(metrics["val/dice"])

@@ -1,7 +1,8 @@
 """Loss functions of logits (B, K, H, W) and a mask (B, 1, H, W).
 
-To add one, write a class, enter it in `LOSSES`, and add conf/loss/NAME.yaml for `loss=NAME`. A loss
-of another package needs only an entry point (docs/extending.md).
+To add one, write a class, enter it in `LOSSES`, name it in the help of `LossConfig.name`
+(config/model.py), and add conf/loss/NAME.yaml for `loss=NAME`. The arguments of `__init__` become
+`loss.options.ARGUMENT`. A loss of another package needs only an entry point (docs/extending.md).
 
 Legend:  B batch, K outputs of the network, H W height and width, F foreground classes.
 K = 1 means one foreground class behind a sigmoid (F = 1). The mask is then 0 or 1, or a share

@@ -39,7 +39,7 @@ class ProgressiveResizing(NamedTuple):
         """Return True if the step after `step` steps uses images of half the size."""
         return step < self.half_steps
 
-    def counts(self, steps_done: int) -> bool:
+    def is_score_meaningful(self, steps_done: int) -> bool:
         """Return True if `val/dice` after these steps shows how good the network is.
 
         Validation is at full size. A network that was trained at half size alone scores low
@@ -52,7 +52,7 @@ class ProgressiveResizing(NamedTuple):
 
         The steps at half size are many and fast and take only `half_share` of the time. As a
         function of the plain step a cosine would be near its end before the first image of full
-        size.
+        size. Without a time budget `half_share` is the share of steps, and the result is `step`.
         """
         if not self.half_steps:
             return step

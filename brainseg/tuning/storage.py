@@ -4,6 +4,8 @@
     journal:FILE                 a file to which every process appends; made for network disks
     postgresql://USER@HOST/DB    a server
 
+Other places are refused by `check_storage` in config/commands.py.
+
 A process holds a lock for its trial. The lock disappears with the process, both in a file system
 and in a session of PostgreSQL. Other processes therefore detect a crash without heartbeats. Those
 of Optuna need `study.optimize`, which does not make an exact number of trials over processes.

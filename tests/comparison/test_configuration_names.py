@@ -82,6 +82,16 @@ def test_a_change_to_an_experiment_is_called_with_it(tmp_path: Path) -> None:
     ]
 
 
+def test_the_name_of_a_sweep_is_no_part_of_a_configuration(tmp_path: Path) -> None:
+    runs = [
+        typed_run(tmp_path / device, f"device={device}", further=("sweep=devices",))
+        for device in ("cpu", "cpu_bf16")
+    ]
+    assert sorted(configuration_names(runs).values()) == ["device=cpu", "device=cpu_bf16"]
+    mixed = [*runs, typed_run(tmp_path / "deep", "model.depth=4", "optimizer=sgd", "loss=dice")]
+    assert not any("sweep" in name for name in configuration_names(mixed).values())
+
+
 def test_what_is_neither_few_nor_short_is_called_by_its_folder(tmp_path: Path) -> None:
     many = (
         "optimizer=sgd",

@@ -147,6 +147,8 @@ def test_what_follows_the_path_of_a_typed_url_stays(
         "./mlruns",
         "file:///tmp/mlruns",
         "https://me:secret@server",
+        "postgresql://me@db/mlflow?password=secret",
+        "http://me:secret@[::1:5000",
         "postgresql://me:secret@db/mlflow",
         "postgresql://db/mlflow",
         "mysql+pymysql://db/mlflow",

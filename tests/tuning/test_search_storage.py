@@ -40,6 +40,8 @@ def storage(request: pytest.FixtureRequest) -> str:
         ("journal:", "must be sqlite, journal:FILE"),
         ("postgresql://host", "must be sqlite, journal:FILE"),
         ("postgresql://me:secret@host/db", "must not contain a password"),
+        ("postgresql://me@host/db?password=secret", "must not contain a password"),
+        ("postgresql://me:secret@[::1/db", "must be sqlite, journal:FILE or postgresql://"),
     ],
 )
 def test_other_storages_and_passwords_are_refused(storage: str, words: str) -> None:

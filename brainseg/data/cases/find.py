@@ -27,7 +27,7 @@ from brainseg.data.cases.assignment import (
 )
 from brainseg.data.cases.cohort import check_name, find_cohort
 from brainseg.data.cases.study import InputCase, make_case
-from brainseg.data.imageio import dicom, formats
+from brainseg.data.imageio import dicom, first_bytes
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.open import SUFFIXES, open_image
 from brainseg.data.imageio.streams import read_start
@@ -230,7 +230,7 @@ def images_in(folder: Path, volume: int | None = None) -> tuple[list[ImageVolume
 def is_tiff(path: Path) -> bool:
     """Return True if a file is a TIFF, by its name or its first bytes. Raises DataError."""
     has_tiff_name = path.name.lower().endswith(tiff_stack.SUFFIXES)
-    return has_tiff_name or read_start(path, 4) in formats.TIFF
+    return has_tiff_name or read_start(path, 4) in first_bytes.TIFF
 
 
 def image_at(path: Path, volume: int | None = None) -> ImageVolume:

@@ -121,7 +121,10 @@ def read_numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...
 
 
 def read_text(dataset: Dataset, keyword: str) -> str:
-    """Return an attribute as text without surrounding blanks. Several values are joined as a/b."""
+    """Return an attribute as text without surrounding blanks, "" if it is missing.
+
+    Several values are joined as a/b.
+    """
     value = dataset.get(keyword)
     if value is None:
         return ""

@@ -1,9 +1,12 @@
-"""Choice of the reader of an image file by the file's first bytes and its name."""
+"""Choice of the reader of an image file by the file's first bytes and its name.
+
+To add a format, write a subclass of `ImageVolume`, and add a branch to `open_image`.
+"""
 
 from pathlib import Path
 
 from brainseg.core.errors import DataError
-from brainseg.data.imageio import dicom, formats, mgh, nifti, nifti_header, simpleitk
+from brainseg.data.imageio import dicom, first_bytes, mgh, nifti, nifti_header, simpleitk
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.streams import check_length, read_start
 
@@ -35,14 +38,14 @@ def open_image(path: str | Path, volume: int | None = None) -> ImageVolume:
         return mgh.MghVolume(path, volume)
     if name.endswith(".img") and nifti_header.has_header_beside(path):
         return nifti.NiftiVolume(path, volume)
-    if start[:4] in formats.TIFF:
+    if start[:4] in first_bytes.TIFF:
         raise DataError(
             f"{path}: a TIFF file, which has no position in the patient; save it as NIfTI"
         )
-    kind, remedy = formats.unreadable_reason(path, start)
+    kind, remedy = first_bytes.unreadable_reason(path, start)
     if kind:
         raise DataError(f"{path}: this format is not read ({kind}); {remedy}")
-    if start[:4] in formats.ANALYZE:
+    if start[:4] in first_bytes.ANALYZE:
         raise DataError(f"{path}: truncated within its header; copy or download it again")
     if nifti_header.has_suffix(path):
         # The first bytes of a damaged compressed file may be anything. Unpacking shows the damage.

@@ -74,9 +74,9 @@ def make_reader(source: Path, reading: Reading) -> CaseReader:
     values = _values_of(source, list(files))
     reader.labels = parse_classes(values)
     if values is GLIOMA:
-        reader.rename = _without_cavity
+        reader.rename = _name_glioma_classes
     elif values is CHILDREN_2024:
-        reader.rename = _of_children
+        reader.rename = _name_paediatric_classes
     return reader
 
 
@@ -128,16 +128,16 @@ def _kind_of(name: str) -> str:
     return match[1].upper() if match else "to 2021"
 
 
-def _without_cavity(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes of 2024, without the cavity (label 4) if no mask contains it."""
+def _name_glioma_classes(pixels_by_class: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
+    """Return the classes of 2024, without the cavity if no mask contains label 4, and no notes."""
     classes = parse_classes(GLIOMA).classes
-    return (classes, []) if pixels[4] else (classes[:4], [])
+    return (classes, []) if pixels_by_class[4] else (classes[:4], [])
 
 
-def _of_children(pixels: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes of 2024, or those of 2023 if no mask contains label 4, new in 2024."""
+def _name_paediatric_classes(pixels_by_class: np.ndarray) -> tuple[tuple[str, ...], list[str]]:
+    """Return the classes of BraTS-PED 2024, or of 2023 if no mask contains label 4, and notes."""
     classes = parse_classes(CHILDREN_2024).classes
-    if pixels[4]:
+    if pixels_by_class[4]:
         return classes, []
     note = "no mask holds label 4, so labels 1, 2, 3 are taken to be those of BraTS-PED 2023"
     return (classes[0], *CHILDREN_2023), [

@@ -1,4 +1,4 @@
-"""Formats that are recognised by a file's first bytes but not read, and how to convert them."""
+"""First bytes of files, and the formats that are recognised by them but not read."""
 
 from pathlib import Path
 
