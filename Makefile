@@ -15,7 +15,7 @@ endif
 VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTORCH := $(if $(filter default,$(TORCH)),torch,torch==$(VERSION)+$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(TORCH))
 
-.PHONY: help setup train test test-slow test-faults test-slurm lint docs ui sweep benchmark clean
+.PHONY: help setup train test test-slow test-faults test-slurm test-ray lint docs ui sweep benchmark clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -56,6 +56,10 @@ test-faults: .venv/.test  ## Crashes, full disks, damaged and hostile files, man
 test-slurm: .venv/.test  ## Run sweeps on a SLURM cluster of one node, started for the tests (root, minutes)
 	@command -v slurmctld slurmd sbatch >/dev/null && test "$$(id -u)" = 0 || { echo 'make test-slurm needs root and SLURM: apt-get install slurm-wlm' >&2; exit 1; }
 	$(BIN)/python -m pytest -m slurm --timeout 1800 $(ARGS)
+
+test-ray: .venv/.test  ## Run sweeps on a Ray cluster of two nodes, started for the tests (minutes)
+	$(BIN)/python -m pip install -q 'ray>=2.50,<3'
+	$(BIN)/python -m pytest -m ray --timeout 1800 $(ARGS)
 
 lint: .venv/.lint  ## Check style and types
 	$(BIN)/ruff format --check .

@@ -23,7 +23,7 @@ from brainseg.core.output import print_log
 from brainseg.runs.dry_run import JobCheck, PlannedAction, count_jobs_under_other_code, plan_job
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.sweep_record import sweep_id, write_record
-from brainseg.sweeps import launch, progress, submitted_jobs, summary
+from brainseg.sweeps import launch, progress, ray_jobs, submitted_jobs, summary
 from brainseg.sweeps.isolated_process import SubprocessFailed, call_in_subprocess
 from brainseg.sweeps.run_job import run_job
 
@@ -114,10 +114,10 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
         check_budget([*arguments.overrides, *swept], config)
         check_output("train", config)
         check(
-            config.wait or on_cluster,
+            config.wait or (multirun is not None and launch.has_queue(multirun)),
             "wait",
             "false",
-            "only the jobs of a cluster go on without this command",
+            "only the jobs in the queue of a cluster go on without this command",
             "leave it out, or use hydra/launcher=submitit_slurm",
         )
         check(
@@ -203,6 +203,10 @@ def _run_sweep(
         outcomes, interruption = launch.run_with_joblib("train", overrides, len(jobs), context, run)
     elif context.launcher == "submitit_local":
         outcomes, interruption = submitted_jobs.run_at_once(
+            configs, tasks, context, run, plan.launcher_settings
+        )
+    elif context.launcher == "ray":
+        outcomes, interruption = ray_jobs.run_on_ray(
             configs, tasks, context, run, plan.launcher_settings
         )
     else:

@@ -344,14 +344,15 @@ def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]])
     classes = ", ".join(name.rpartition(".")[2] for name in offered)
     check(target in offered, f"hydra.{part}", target, "not offered", f"known: {classes}")
     is_installed = target in Plugins.instance().class_name_to_class or (
-        target.startswith("submitit.") and find_spec("submitit") is not None
+        target in (launchers.LOCAL, launchers.SLURM, launchers.RAY)
+        and find_spec(target.partition(".")[0]) is not None
     )
     check(
         is_installed,
         f"hydra.{part}",
         target,
         "is not installed",
-        "in a clone, pip install -e '.[joblib]' or '.[submitit]'",
+        "in a clone, pip install -e '.[joblib]', '.[submitit]' or '.[ray]'",
     )
     for key, value in settings.items():
         name = f"hydra.{part}.{key}"

@@ -3,7 +3,8 @@
 docs/sweeps.md describes when to use which launcher. The libraries have further settings, and some
 of them run code: joblib evaluates `pre_dispatch`, and submitit writes `setup` and
 `additional_parameters` into a shell script. The classes below therefore replace the plugins' own.
-Hydra runs the first two launchers. `sweeps/queue.py` submits the jobs of the others itself.
+Hydra runs the first two launchers. `sweeps/queue.py` and `sweeps/ray_jobs.py` submit the jobs of
+the others.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from brainseg.config.fields import setting
 
 JOBLIB = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
 LOCAL, SLURM = "submitit.LocalExecutor", "submitit.SlurmExecutor"
+RAY = "ray.remote"
 # Submitit has these settings for every kind of queue.
 SHARED_SETTINGS = ("name", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
 # These settings are passed to the plugins, but a request must not change them.
@@ -80,11 +82,33 @@ class SubmititSlurm:
     comment: str | None = setting(None, "comment on the job, as in sbatch")
 
 
+@dataclass
+class Ray:
+    """Settings of a Ray cluster, which shares out the machines that have joined it."""
+
+    _target_: str = RAY
+    address: str | None = setting(
+        None,
+        "address of the cluster, such as 10.0.0.1:6379; null: the cluster of this machine, or a "
+        "new one on this machine alone",
+    )
+    cpus_per_task: int = setting(2, "number of cores and threads per job")
+    gpus_per_task: float | None = setting(
+        None,
+        "number of GPUs per job, such as 1, or 0.5 for two jobs per GPU; null: 1 if the cluster "
+        "has GPUs and the device is auto or cuda",
+    )
+    max_retries: int = setting(
+        3, "number of times that a job is started again after its machine was lost"
+    )
+
+
 LAUNCHERS: dict[str, type] = {
     "basic": InProcess,
     "joblib": Joblib,
     "submitit_local": SubmititLocal,
     "submitit_slurm": SubmititSlurm,
+    "ray": Ray,
 }
 
 

@@ -4,6 +4,7 @@
     hydra/launcher=joblib             hydra.launcher.n_jobs jobs at a time, sharing cores and GPUs
     hydra/launcher=submitit_slurm     each job in the queue of a cluster
     hydra/launcher=submitit_local     the same without a cluster
+    hydra/launcher=ray                each job on a machine of a Ray cluster that has room
 
 A worker process of these launchers only waits. The job runs in a process of its own
 (`isolated_process.py`).
@@ -42,6 +43,11 @@ from brainseg.sweeps.run_job import LaunchContext, Run, run_hydra_job, run_in_pr
 
 def runs_on_cluster(multirun: DictConfig) -> bool:
     """Return True if the jobs run on a cluster, whose devices are unknown on this machine."""
+    return _launcher_name(multirun) in ("submitit_slurm", "ray")
+
+
+def has_queue(multirun: DictConfig) -> bool:
+    """Return True if the jobs wait and run in a queue that outlives the command."""
     return _launcher_name(multirun) == "submitit_slurm"
 
 

@@ -106,6 +106,8 @@ def composed(*overrides: str) -> Any:
 
 @pytest.mark.parametrize("name", launchers.LAUNCHERS)
 def test_a_launcher_is_there_with_its_own_settings_alone(name: str) -> None:
+    if name == "ray":
+        pytest.importorskip("ray")
     settings = composed(f"hydra/launcher={name}").hydra.launcher
     assert launchers.launcher_name(settings._target_) == name
     assert set(settings) - {"_target_"} == set(launchers.offered_settings()[settings._target_])
@@ -203,6 +205,17 @@ def test_a_gpu_is_dealt_to_a_job_that_names_none(monkeypatch: pytest.MonkeyPatch
 def test_a_cluster_may_have_devices_that_are_not_here() -> None:
     assert launch.runs_on_cluster(composed("hydra/launcher=submitit_slurm"))
     assert not launch.runs_on_cluster(composed("hydra/launcher=joblib"))
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("brainseg.config.compose.find_spec", lambda name: None)
+    for name in ("ray", "submitit_local"):
+        with pytest.raises(
+            RequestError, match=rf"is not installed; .*\.\[{name.partition('_')[0]}\]"
+        ):
+            composed(f"hydra/launcher={name}")
 
 
 # A process of its own
