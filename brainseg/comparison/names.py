@@ -30,6 +30,12 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
     varying = varying_settings(list(settings.values()))
     if not varying:
         return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first_runs.items()}
+    typed = {setting_of(word) for run in first_runs.values() for word in run.facts["overrides"]}
+    varying = [
+        name
+        for name in varying
+        if name in typed or not _follows_from_choice(name, varying, list(settings.values()))
+    ]
     short_names = {name: short_name(name, varying) for name in varying}
     by_settings = {
         key: " ".join(f"{short_names[name]}={values[name]}" for name in varying if name in values)
@@ -54,6 +60,20 @@ def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the settings that have several values, except seed and fold."""
     names = {name for values in settings for name in values} - set(REPEAT_SETTINGS)
     return sorted(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
+
+
+def _follows_from_choice(
+    name: str, varying: Sequence[str], settings: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Return True if a setting differs only because another choice of its group has other defaults.
+
+    loss.options.smooth, for example, has the same value wherever loss.name has the same value.
+    """
+    choice = f"{name.partition('.')[0]}.name"
+    if name == choice or choice not in varying:
+        return False
+    pairs = {(str(values.get(choice)), str(values.get(name))) for values in settings}
+    return len(pairs) == len({chosen for chosen, _ in pairs})
 
 
 def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":

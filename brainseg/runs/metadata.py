@@ -108,7 +108,7 @@ def run_label(job: Job, name: str) -> str:
 
 def _name_value(setting: str, value: str) -> str:
     """Return a word for a setting's value: the value alone if it is a name, such as adamw."""
-    is_name = value.replace("_", "").isalpha() and value not in ("none", "null", "true", "false")
+    is_name = value.isidentifier() and value not in ("none", "null", "true", "false")
     return value if is_name else f"{setting}={value}"
 
 

@@ -39,6 +39,23 @@ def test_a_few_settings_are_the_name(tmp_path: Path) -> None:
     assert sorted(configuration_names(runs).values()) == ["depth=3", "depth=4"]
 
 
+def test_the_options_of_a_chosen_loss_are_no_part_of_the_name_unless_typed(tmp_path: Path) -> None:
+    """bce_dice has a weight and dice has none, so that the weight says nothing that the name does not."""
+    runs = [
+        typed_run(tmp_path / f"{loss}{width}", f"loss={loss}", f"model.width={width}")
+        for loss in ("dice", "bce_dice")
+        for width in (4, 8)
+    ]
+    names = ["loss=bce_dice width=4", "loss=bce_dice width=8", "loss=dice width=4"]
+    assert sorted(configuration_names(runs).values()) == [*names, "loss=dice width=8"]
+    heavy = typed_run(tmp_path / "heavy", "loss=bce_dice", "loss.options.weight=0.3")
+    light = typed_run(tmp_path / "light", "loss=dice")
+    assert list(configuration_names([heavy, light]).values()) == [
+        "loss=dice",
+        "loss=bce_dice weight=0.3",
+    ]
+
+
 def test_two_experiments_are_called_by_what_was_typed(tmp_path: Path) -> None:
     fast = [
         typed_run(

@@ -171,6 +171,7 @@ def test_a_run_can_be_named_to_repeat_it() -> None:
         (["seed=1", "split.seed=2"], (), "seed=1 split.seed=2"),
         (["data.path=a.h5", "resume=runs/a", "output=b"], (), ""),
         ([], (), ""),
+        (["device=cpu_bf16", "experiment=reference"], ("device",), "cpu_bf16"),
         (
             ["model.depth=3", "optimizer=sgd", "augment=none", "seed=0"],
             ("model.depth", "optimizer", "augment", "seed"),
