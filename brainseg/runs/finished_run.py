@@ -35,7 +35,11 @@ def _extends_patience(folder: RunFolder, stored: TrainConfig, config: TrainConfi
     unit, budget = training_budget(stored)
     if unit == "epochs":
         return last["epoch"] + 1 < budget
-    return last["step"] < (budget if unit == "max_steps" else read_plans(folder)[-1].total)
+    if unit == "max_steps":
+        return last["step"] < budget
+    # The runs of early versions have no plan, so that nothing is known of their end.
+    plans = read_plans(folder)
+    return bool(plans) and last["step"] < plans[-1].total
 
 
 def describe_finished_run(folder: RunFolder, testing: bool) -> str:

@@ -488,6 +488,8 @@ def test_a_finished_run_is_extended_by_what_it_was_counted_in(tmp_path: Path) ->
         row = {"epoch": 19, "step": last_step, "metrics": {}}
         (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
         assert asked(patience=20) is asked(patience=None) is stopped, "of 100 steps"
+    folder.plan.unlink()
+    assert not asked(patience=20), "a run of an early version, without a plan"
     assert asked(max_minutes=60) and asked(max_minutes=None) and asked(max_minutes=None, epochs=200)
     assert (
         not asked()
