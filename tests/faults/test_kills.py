@@ -306,7 +306,7 @@ def extended(phantom_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Ex
     ended = Child(
         train, Extended.settings(folder, phantom_file, epochs=3), fault=Fault(str(folder))
     ).end()
-    assert ended.code == 0 and "epoch   2" in ended.output, ended.said
+    assert ended.code == 0 and "epoch   2" in (folder / "log.txt").read_text(), ended.said
     return Extended(phantom_file, before, Result.of(folder), len(ended.events))
 
 
