@@ -95,7 +95,7 @@ def folder(tmp_path: Path) -> Path:
     tiny = "python -m brainseg.train data.path=lgg.h5 epochs=1 batch_size=8 model.depth=2 model.width=4 device=cpu device.threads=1"
     for name, seed in (("a", 0), ("b", 1), ("RUN", 2)):
         call(tmp_path, f"{tiny} seed={seed} output=runs/{name}")
-    for name in ("pre", "flair", "post"):
+    for name in ("pre", "flair", "post", "scan"):
         write_nifti(tmp_path / f"{name}.nii.gz", scan())
     write_dicom(tmp_path / "dicom", scan(), "T2 dark fluid")
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 32, 32, 3), np.uint8), photometric="rgb")

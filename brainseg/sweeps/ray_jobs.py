@@ -54,7 +54,7 @@ def run_on_ray(
     with enough cores and GPUs.
     """
     count, interruption = len(configs), None
-    with connected(settings["address"]) as ray:
+    with ray_connection(settings["address"]) as ray:
         resources = _resources_of_job(ray, configs, settings)
         function = ray.remote(max_retries=settings["max_retries"], **resources)(run_ray_job)
         try:
@@ -76,7 +76,7 @@ def run_on_ray(
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Any]:
+def ray_connection(address: str | None) -> Iterator[Any]:
     """Yield the module `ray`, connected to a cluster. Raises RequestError if it does not answer.
 
     Without an address this is the cluster of this machine. If there is none, Ray starts one, which
