@@ -58,7 +58,7 @@ test-slurm: .venv/.test  ## Run sweeps on a SLURM cluster of one node, started f
 	$(BIN)/python -m pytest -m slurm --timeout 1800 $(ARGS)
 
 test-ray: .venv/.test  ## Run sweeps on a Ray cluster of two nodes, started for the tests (minutes)
-	$(BIN)/python -m pip install -q 'ray>=2.50,<3'
+	$(PIP) --quiet -e '.[ray]'
 	$(BIN)/python -m pytest -m ray --timeout 1800 $(ARGS)
 
 lint: .venv/.lint  ## Check style and types
