@@ -349,8 +349,8 @@ def _refuse_plugin(settings: Any, part: str, offered: dict[str, dict[str, Any]])
     )
     check(
         is_installed,
-        f"hydra.{part}",
-        target,
+        f"hydra/{part}",
+        launchers.launcher_name(target) if part == "launcher" else target,
         "is not installed",
         "in a clone, pip install -e '.[joblib]', '.[submitit]' or '.[ray]'",
     )

@@ -101,7 +101,7 @@ def call(*argv: str, command: str = "train", run=None, check=facts) -> tuple[int
         ("test=perhaps", ["test=perhaps", "auto, yes, no"]),
         ("dry_run=perhaps", ["dry_run=perhaps", "false, true, measure"]),
         ("device.on_missing=ignore", ["device.on_missing=ignore", "error, skip"]),
-        ("hydra/launcher=ray", ["hydra/launcher=ray", "no such choice", "joblib"]),
+        ("hydra/launcher=dask", ["hydra/launcher=dask", "no such choice", "joblib", "ray"]),
         ("hydra.launcher._target_=hydra_plugins.x.RayLauncher", ["import nothing"]),
         ("hydra.launcher.n_jobs=2", ["hydra.launcher.n_jobs"]),
     ],

@@ -213,7 +213,8 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_remedy(
     monkeypatch.setattr("brainseg.config.compose.find_spec", lambda name: None)
     for name in ("ray", "submitit_local"):
         with pytest.raises(
-            RequestError, match=rf"is not installed; .*\.\[{name.partition('_')[0]}\]"
+            RequestError,
+            match=rf"hydra/launcher={name}: is not installed; .*\.\[{name.partition('_')[0]}\]",
         ):
             composed(f"hydra/launcher={name}")
 

@@ -198,7 +198,9 @@ def test_the_devices_of_the_login_node_are_not_those_of_the_jobs() -> None:
     cluster = ("seed=0,1", "device=cuda", "hydra/launcher=submitit_slurm")
     facts = plan(*cluster, "device.on_missing=skip", "wait=false")
     assert [(fact.device, fact.missing) for fact in facts] == [("cuda, on its node", "")] * 2
-    with pytest.raises(RequestError, match="wait=false: only the jobs of a cluster go on"):
+    with pytest.raises(
+        RequestError, match="wait=false: only the jobs in the queue of a cluster go on"
+    ):
         plan("seed=0,1", "wait=false")
     with pytest.raises(RequestError, match="dry_run=measure: would measure this machine"):
         plan(*cluster, "dry_run=measure")
