@@ -94,6 +94,12 @@ def test_importing_it_imports_nothing_heavy() -> None:
         _ = brainseg.Unet
 
 
+@pytest.mark.parametrize("module", ["brainseg.cli.main", "brainseg.compare"])
+def test_commands_that_need_no_network_start_without_torch(module: str) -> None:
+    code = f"import sys, {module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.slow
 def test_a_program_is_checked_against_the_types(tmp_path: Path) -> None:
     """A right use passes mypy --strict, a wrong one does not: the names are no Any."""

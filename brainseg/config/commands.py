@@ -28,21 +28,17 @@ def check_storage(storage: str) -> None:
     """Raise RequestError unless a study can be stored there. Nothing is opened."""
     rule = "must be sqlite, journal:FILE or postgresql://USER@HOST/DATABASE"
     parts = split_uri("storage", storage, rule)
+    has_password, hidden = contains_password(parts), f"{parts.scheme}://..."
     is_complete = (
         storage == "sqlite"
         or (storage.startswith("journal:") and len(storage) > len("journal:"))
         or (storage.startswith("postgresql://") and len(parts.path) > 1)
     )
+    check(is_complete, "storage", hidden if has_password else storage, rule)
     check(
-        is_complete,
+        not has_password,
         "storage",
-        storage if not contains_password(parts) else f"{parts.scheme}://...",
-        rule,
-    )
-    check(
-        not contains_password(parts),
-        "storage",
-        f"{parts.scheme}://...",
+        hidden,
         "must not contain a password, which other users of this machine could read",
         "write it to the password file of PostgreSQL, ~/.pgpass or PGPASSFILE",
     )

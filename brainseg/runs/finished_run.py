@@ -5,7 +5,7 @@ import shlex
 
 from brainseg.config import TrainConfig
 from brainseg.runs.identity import training_budget
-from brainseg.runs.resume import read_plans
+from brainseg.runs.plan_file import read_plans
 from brainseg.runs.run_folder import RunFolder
 
 

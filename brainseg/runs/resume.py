@@ -1,7 +1,6 @@
 """Checkpoints of a training state in the run folder, and the rules for resuming and extending."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +16,13 @@ from brainseg.data.split import Split
 from brainseg.runs import checkpoint
 from brainseg.runs.find import resolve_run
 from brainseg.runs.identity import training_budget
+from brainseg.runs.plan_file import read_plans
 from brainseg.runs.run_folder import RunFolder
 from brainseg.training.context import TrainingContext
 from brainseg.training.nonfinite import collect_step_results
 from brainseg.training.plan import Plan
 from brainseg.training.progressive_resizing import ProgressiveResizing
-from brainseg.training.state import State, restore_plans
+from brainseg.training.state import State
 
 # Schedules whose curve depends on the number of steps: with more steps it is another curve.
 LENGTH_DEPENDENT_SCHEDULES = ("cosine", "one_cycle")
@@ -231,21 +231,6 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
             config.steps_of,
         )
     return plans
-
-
-def read_plans(folder: RunFolder) -> list[Plan]:
-    """Return the plans in plan.json, none if there is no such file. Raises DataError."""
-    try:
-        return (
-            restore_plans({"plans": json.loads(folder.plan.read_text())})
-            if folder.plan.is_file()
-            else []
-        )
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            f"{folder.plan}: not what a run writes ({error}); "
-            "remove the file to have the steps measured again"
-        ) from error
 
 
 def _add_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:

@@ -10,8 +10,8 @@ of the budget that is used, so that it reaches its end value however the pace ch
 stored with the run. A resumed or repeated run therefore takes the same steps at the same rates.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from brainseg.training.progressive_resizing import ProgressiveResizing
 
@@ -66,6 +66,14 @@ class Plan(NamedTuple):
 def plan_at(plans: Sequence[Plan], step: int) -> Plan:
     """Return the plan that holds at `step`, the last one that was made before or at this step."""
     return next(plan for plan in reversed(plans) if plan.step <= step)
+
+
+def restore_plans(stored: Mapping[str, Any]) -> list[Plan]:
+    """Return the plans in a checkpoint's content, none for a run without a time budget."""
+    return [
+        Plan(int(step), float(share), int(total), int(half))
+        for step, share, total, half in stored.get("plans", [])
+    ]
 
 
 def _interpolate(step: int, first: int, last: int, low: float, high: float) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from brainseg.config import PlateauConfig, TrainConfig
 from brainseg.device import Device
-from brainseg.training.plan import Plan
+from brainseg.training.plan import Plan, restore_plans
 from brainseg.training.progressive_resizing import ProgressiveResizing
 from brainseg.training.schedules import Plateau
 
@@ -206,11 +206,3 @@ class State:
         for name in self.LATER_NUMBERS:
             setattr(self, name, stored.get(name, getattr(self, name)))
         self.plans = restore_plans(stored)
-
-
-def restore_plans(stored: Mapping[str, Any]) -> list[Plan]:
-    """Return the plans in a checkpoint's content, none for a run without a time budget."""
-    return [
-        Plan(int(step), float(share), int(total), int(half))
-        for step, share, total, half in stored.get("plans", [])
-    ]
