@@ -4,7 +4,11 @@
     model.py       network, loss, optimizer, augmentation
     scheduler.py   the learning rate schedule
     train.py       TrainConfig: the run, its device, masks and tracking
-    commands.py    the other commands
+    search.py      brainseg.search
+    prepare.py     brainseg.prepare
+    evaluate.py    brainseg.evaluate and brainseg.verify
+    predict.py     brainseg.predict and brainseg.export
+    results.py     brainseg.compare, brainseg.register and brainseg.ui
     fields.py      building blocks of the settings
     schema.py      registration with Hydra, and restoring a stored config
     compose.py     one request as a dataclass, by way of Hydra
@@ -19,25 +23,6 @@ example whether the file exists or the image allows this depth, are in `train.ch
 A setting that changes no number of a run is listed in `train.NOT_IDENTITY`.
 """
 
-from brainseg.config.commands import (
-    CompareConfig,
-    CompareTrackingConfig,
-    DataOverride,
-    EvaluateConfig,
-    EvaluateTrackingConfig,
-    ExportConfig,
-    InferenceOverride,
-    InputConfig,
-    PhantomOverride,
-    PredictConfig,
-    PrepareConfig,
-    RegisterConfig,
-    RegisterTrackingConfig,
-    SearchConfig,
-    UiConfig,
-    UiTrackingConfig,
-    VerifyConfig,
-)
 from brainseg.config.data import (
     DataConfig,
     FileSplitConfig,
@@ -46,12 +31,29 @@ from brainseg.config.data import (
     PhantomConfig,
     SplitConfig,
 )
+from brainseg.config.evaluate import (
+    DataOverride,
+    EvaluateConfig,
+    EvaluateTrackingConfig,
+    PhantomOverride,
+    VerifyConfig,
+)
 from brainseg.config.model import (
     AugmentConfig,
     LossConfig,
     ModelConfig,
     OptimizerConfig,
     UNetConfig,
+)
+from brainseg.config.predict import ExportConfig, InferenceOverride, InputConfig, PredictConfig
+from brainseg.config.prepare import PrepareConfig
+from brainseg.config.results import (
+    CompareConfig,
+    CompareTrackingConfig,
+    RegisterConfig,
+    RegisterTrackingConfig,
+    UiConfig,
+    UiTrackingConfig,
 )
 from brainseg.config.scheduler import (
     CosineConfig,
@@ -68,6 +70,7 @@ from brainseg.config.schema import (
     register_schema,
     restore_config,
 )
+from brainseg.config.search import SearchConfig
 from brainseg.config.train import (
     EXTENDED,
     NOT_IDENTITY,

@@ -9,19 +9,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from brainseg.config.commands import (
-    CompareConfig,
-    EvaluateConfig,
-    ExportConfig,
-    PredictConfig,
-    PrepareConfig,
-    RegisterConfig,
-    SearchConfig,
-    UiConfig,
-    VerifyConfig,
-)
 from brainseg.config.data import FileSplitConfig, HoldoutConfig, KFoldConfig, SplitConfig
+from brainseg.config.evaluate import EvaluateConfig, VerifyConfig
 from brainseg.config.model import ModelConfig, UNetConfig
+from brainseg.config.predict import ExportConfig, PredictConfig
+from brainseg.config.prepare import PrepareConfig
+from brainseg.config.results import CompareConfig, RegisterConfig, UiConfig
 from brainseg.config.scheduler import (
     CosineConfig,
     OneCycleConfig,
@@ -29,6 +22,7 @@ from brainseg.config.scheduler import (
     SchedulerConfig,
     StepConfig,
 )
+from brainseg.config.search import SearchConfig
 from brainseg.config.train import TrainConfig
 from brainseg.core.errors import RequestError, check
 

@@ -4,7 +4,7 @@
     journal:FILE                 a file to which every process appends; made for network disks
     postgresql://USER@HOST/DB    a server
 
-Other places are refused by `check_storage` in config/commands.py.
+Other places are refused by `check_storage` in config/search.py.
 
 A process holds a lock for its trial. The lock disappears with the process, both in a file system
 and in a session of PostgreSQL. Other processes therefore detect a crash without heartbeats. Those
