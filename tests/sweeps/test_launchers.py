@@ -353,7 +353,9 @@ def test_eight_jobs_on_a_fresh_store(
             not in (launch_folder(tmp_path) / str(number) / "output.txt").read_text()
         )
     assert [run.info.status for run in in_mlflow(tmp_path)] == ["FINISHED"] * 8
-    assert {run.data.tags["job"] for run in in_mlflow(tmp_path)} == set("01234567")
+    assert {run.data.tags["brainseg.uid"] for run in in_mlflow(tmp_path)} == {
+        RunFolder(path).facts["uid"] for path in runs(tmp_path).values()
+    }
 
 
 def launch_folder(folder: Path) -> Path:
