@@ -83,7 +83,8 @@ def _find_baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
         "no configuration has this name",
         f"choose one of: {listed}",
     )
-    return ScoredRun(resolve_run(name, "baseline").resolve())
+    path = resolve_run(name, "baseline").resolve()
+    return next((run for run in runs if run.path == path), ScoredRun(path))
 
 
 def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from brainseg.comparison.runs import ScoredRun
-from brainseg.config import KFoldConfig, TrainConfig, UNetConfig
+from brainseg.config import DeviceConfig, KFoldConfig, TrainConfig, UNetConfig
 
 START = 1_700_000_000_000
 COLUMNS = {
@@ -38,6 +38,7 @@ def scored_run(
     fold: int = 0,
     width: int = 8,
     max_minutes: float | None = None,
+    threads: int | None = None,
     **facts: Any,
 ) -> ScoredRun:
     """A run of split=kfold whose patients scored these Dice; `facts` go into run.json."""
@@ -46,6 +47,7 @@ def scored_run(
         split=KFoldConfig(fold=fold),
         model=UNetConfig(width=width),
         max_minutes=max_minutes,
+        device=DeviceConfig(threads=threads),
     )
     rows = [
         {"patient": name, "role": role, "dice": dice}

@@ -21,6 +21,7 @@ from brainseg.config.compose import (
 from brainseg.core.errors import RequestError, check
 from brainseg.core.output import print_log
 from brainseg.runs.dry_run import JobCheck, PlannedAction, count_jobs_under_other_code, plan_job
+from brainseg.runs.identity import REPETITION_SETTINGS
 from brainseg.runs.job import Job, JobState
 from brainseg.runs.sweep_record import sweep_id, write_record
 from brainseg.sweeps import launch, progress, ray_jobs, submitted_jobs, summary
@@ -145,7 +146,7 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
 
 def _is_choosing(swept: Sequence[str]) -> bool:
     """Return True if jobs differ in more than seed and fold, so that one of them is chosen."""
-    return not summary.REPETITION_SETTINGS.issuperset(swept)
+    return not set(REPETITION_SETTINGS).issuperset(swept)
 
 
 def _check_choosing(config: Any, fact: JobCheck) -> None:

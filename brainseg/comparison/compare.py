@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brainseg.comparison.names import configuration_names
-from brainseg.comparison.runs import REPEAT_SETTINGS, ScoredRun
+from brainseg.comparison.runs import ScoredRun
 from brainseg.core.errors import check
 from brainseg.evaluation.metrics import count_missed
 from brainseg.evaluation.statistics import (
@@ -27,7 +27,7 @@ from brainseg.evaluation.statistics import (
     standard_deviation,
 )
 from brainseg.reports.tables import shorten_text
-from brainseg.runs.identity import training_budget
+from brainseg.runs.identity import REPETITION_SETTINGS, training_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -449,7 +449,7 @@ def _label_run(run: ScoredRun, labels: Mapping[str, str]) -> str:
     """Return the label of a run's configuration with seed, fold and folder name in parentheses."""
     repeats = " ".join(
         f"{name.rsplit('.', 1)[-1]}={run.settings[name]}"
-        for name in REPEAT_SETTINGS
+        for name in REPETITION_SETTINGS
         if name in run.settings
     )
     return f"{labels[run.configuration]} ({repeats}, {run.path.name})"

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from brainseg.comparison.runs import REPEAT_SETTINGS, ScoredRun
+from brainseg.comparison.runs import ScoredRun
 from brainseg.config.overrides import setting_of, short_name
-from brainseg.runs.identity import drop_non_identity
+from brainseg.runs.identity import REPETITION_SETTINGS, drop_non_identity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
 
 def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of the settings that have several values, except seed and fold."""
-    names = {name for values in settings for name in values} - set(REPEAT_SETTINGS)
+    names = {name for values in settings for name in values} - set(REPETITION_SETTINGS)
     return sorted(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
 
 
@@ -90,14 +90,14 @@ def differing_settings(settings: Mapping[str, Mapping[str, Any]]) -> "pd.DataFra
 def _names_by_overrides(first_runs: Mapping[str, ScoredRun]) -> dict[str, str]:
     """Return the typed overrides of each configuration that not all configurations share.
 
-    Overrides that change no result are dropped. An experiment is always part of the name.
+    Overrides that distinguish no configurations are dropped. An experiment is always part of the
+    name.
     """
 
-    def changes_results(override: str) -> bool:
+    def distinguishes(override: str, run: ScoredRun) -> bool:
         # The group of a sweep only lists values, which the job's own overrides repeat.
-        return setting_of(override) != "sweep" and bool(
-            drop_non_identity({setting_of(override): ""}, REPEAT_SETTINGS)
-        )
+        ignored = ("sweep", *REPETITION_SETTINGS, *run.ignored)
+        return bool(drop_non_identity({setting_of(override): ""}, ignored))
 
     def is_shared(override: str) -> bool:
         return setting_of(override) != "experiment" and all(
@@ -105,7 +105,7 @@ def _names_by_overrides(first_runs: Mapping[str, ScoredRun]) -> dict[str, str]:
         )
 
     overrides = {
-        key: [override for override in run.facts["overrides"] if changes_results(override)]
+        key: [override for override in run.facts["overrides"] if distinguishes(override, run)]
         for key, run in first_runs.items()
     }
     return {

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -13,15 +13,12 @@ from brainseg.config import TrainConfig, flatten
 from brainseg.core.errors import check
 from brainseg.reports.tables import read_scores
 from brainseg.runs.find import resolve_run
-from brainseg.runs.identity import drop_non_identity, non_default_settings
+from brainseg.runs.identity import REPETITION_SETTINGS, drop_non_identity, non_default_settings
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import sweep_run_folders
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# Runs that differ in these settings alone are repeats of one configuration.
-REPEAT_SETTINGS = ("seed", "split.fold")
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,8 @@ class ScoredRun:
     """A run folder, read for comparison."""
 
     path: Path
+    # Names of settings that do not distinguish configurations, see `_pool_devices`.
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def folder(self) -> RunFolder:
@@ -53,7 +52,7 @@ class ScoredRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return every setting that changes results, by dotted name."""
-        return drop_non_identity(flatten(asdict(self.config)))
+        return drop_non_identity(flatten(asdict(self.config)), self.ignored)
 
     @cached_property
     def configuration(self) -> str:
@@ -61,8 +60,9 @@ class ScoredRun:
 
         The text is equal for runs that are repeats of each other.
         """
+        ignored = (*REPETITION_SETTINGS, *self.ignored)
         return json.dumps(
-            sorted(drop_non_identity(non_default_settings(self.config), REPEAT_SETTINGS).items())
+            sorted(drop_non_identity(non_default_settings(self.config), ignored).items())
         )
 
     @property
@@ -158,7 +158,7 @@ def load_runs(
         )
     # One folder may be reached by several names, and its patients would count twice.
     loaded = [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-    return loaded if runs else _drop_repeats(loaded)
+    return _pool_devices(loaded if runs else _drop_repeats(loaded))
 
 
 def count_configurations_tried(checkpoint: str) -> int:
@@ -182,6 +182,19 @@ def count_configurations_tried(checkpoint: str) -> int:
     if not sweep:
         return 1
     return len({ScoredRun(path).configuration for path in sweep_run_folders(sweep, folder.parent)})
+
+
+def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
+    """Return the runs without their device settings if these separate folds or seeds.
+
+    Folds that were trained on several machines, each under its own device settings, are one
+    configuration. Where the same fold and seed ran on several devices, the devices are compared.
+    """
+    pooled = [replace(run, ignored=("device",)) for run in runs]
+    counts = len({run.configuration for run in runs}), len({run.repeat for run in runs})
+    separates = len({run.configuration for run in pooled}) < counts[0]
+    compares = len({run.repeat for run in pooled}) < counts[1]
+    return pooled if separates and not compares else runs
 
 
 def _drop_repeats(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

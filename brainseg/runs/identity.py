@@ -9,6 +9,10 @@ from brainseg.config import NOT_IDENTITY, TrainConfig
 from brainseg.data.split import Split
 from brainseg.runs.code_version import code_version
 
+# Runs that differ in these settings alone are repeats of one configuration, and a sweep over only
+# these chooses no setting.
+REPETITION_SETTINGS = ("seed", "split.fold")
+
 # Increase this number when the same settings come to produce other results.
 IDENTITY_VERSION = 1
 

@@ -14,8 +14,6 @@ from brainseg.tracking.mirror import Mirror
 
 # Characters of a reason in the table. The job has printed the whole reason when it ended.
 LONGEST_REASON = 60
-# A sweep over only these settings chooses no setting, so it may evaluate the test patients.
-REPETITION_SETTINGS = {"seed", "split.fold"}
 
 
 def find_swept_settings(jobs: list[list[str]]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from scored_runs import scored_run
 
+from brainseg import compare as command
 from brainseg.compare import check_request as check_request
 from brainseg.compare import publish, write_comparison
 from brainseg.comparison import report
@@ -45,6 +46,55 @@ def two_widths(root: Path) -> Comparison:
     return compare_runs(
         [scored_run(root / "a", dice(0), width=8), scored_run(root / "b", dice(1), width=16)]
     )
+
+
+def test_folds_of_several_machines_are_one_configuration(tmp_path: Path) -> None:
+    scores = dice(0)
+    folds = [{name: scores[name] for name in NAMES[fold::2]} for fold in range(2)]
+    for fold, threads in enumerate((1, 4)):
+        got = {"device": {"got": f"machine {fold}"}}
+        scored_run(
+            tmp_path / str(fold),
+            folds[fold],
+            fold=fold,
+            threads=threads,
+            overrides=[f"device.threads={threads}"],
+            **got,
+        )
+    comparison = compare_runs(load_runs(None, None, None, tmp_path, None), strict=False)
+    (row,) = comparison.table.itertuples()
+    assert (row.runs, row.patients, comparison.left_out) == (2, 12, [])
+    assert "so their times cannot be compared" in " ".join(comparison.warnings)
+
+    # The same fold on a second device is a comparison of devices, and nothing is pooled.
+    scored_run(tmp_path / "2", folds[0], fold=0, threads=4, overrides=["device.threads=4"])
+    comparison = compare_runs(load_runs(None, None, None, tmp_path, None), strict=False)
+    assert len(comparison.configurations) == 1 and comparison.table.runs.tolist() == [2]
+    assert comparison.configurations[0].label == "threads=4"
+    assert [label.split()[0] for label, _ in comparison.left_out] == ["threads=1"]
+
+
+def test_a_run_of_a_pooled_configuration_can_be_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for fold in range(2):
+        for width in (8, 16):
+            scored_run(
+                tmp_path / f"{width}-{fold}",
+                dice(width, NAMES[fold::2]),
+                fold=fold,
+                width=width,
+                threads=1 + fold,
+            )
+    config = CompareConfig(
+        root=str(tmp_path),
+        baseline=str(tmp_path / "16-1"),
+        output=str(tmp_path / "out"),
+        tracking=OFF.tracking,
+    )
+    assert command.run(config) == 0
+    report_text = capsys.readouterr().out
+    assert "width=8" in report_text and "threads" not in report_text
 
 
 def test_folds_are_pooled_into_one_score_a_patient(tmp_path: Path) -> None:
