@@ -51,7 +51,7 @@ def test_every_command_of_the_pages_is_a_valid_request(
             assert search.plan_search(data, compose_job("search", own)).space
         elif overrides[:1] == ["-m"]:
             jobs = expand_sweep(command, quote_text_values(command, overrides[1:], sweeps=True))[1]
-            assert all(compose_job(command, job, may_vary=True) for job in jobs)
+            assert all(compose_job(command, job) for job in jobs)
         else:
             assert compose_job(command, quote_text_values(command, overrides))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from brainseg.cli.arguments import named_run
 from brainseg.config.compose import (
     check_budget,
     check_output,
@@ -106,8 +105,7 @@ def plan_jobs(overrides: list[str], arguments: Any, check_request: Callable) -> 
             "or leave out -m for a single run"
         )
     multirun, jobs = expand_sweep("train", overrides) if arguments.multirun else (None, [overrides])
-    may_vary = arguments.multirun or named_run(arguments.overrides) is not None
-    configs = [compose_job("train", job_overrides, may_vary) for job_overrides in jobs]
+    configs = [compose_job("train", job_overrides) for job_overrides in jobs]
     swept = summary.find_swept_settings(jobs)
     on_cluster = multirun is not None and launch.runs_on_cluster(multirun)
     facts = []

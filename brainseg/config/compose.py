@@ -61,13 +61,13 @@ COMMANDS_WITH_FOLDER = ("train", "evaluate", "predict", "compare")
 NODE_RESOLVERS = ("oc.create", "oc.decode")
 
 
-def compose_job(command: str, overrides: list[str], may_vary: bool = False) -> Any:
+def compose_job(command: str, overrides: list[str]) -> Any:
     """Return the config of one job of a command, composed from its overrides.
 
     Call this while Hydra is initialised with the folder of configs. A config that varies settings,
-    such as sweep=architecture, is rejected unless `may_vary`: a single job would be trained with
-    the default values. `may_vary` is for the jobs of a sweep, and for a job that repeats one of
-    them. Raises RequestError, DataError for an unreadable run that the request names.
+    such as sweep=architecture, is rejected unless the overrides give each of them a value, as those
+    of a sweep's job do: the defaults would be trained. Raises RequestError, DataError for an
+    unreadable run that the request names.
     """
     for override in overrides:
         # A config is resolved when it is composed, and again when it is restored. The second time
@@ -81,12 +81,13 @@ def compose_job(command: str, overrides: list[str], may_vary: bool = False) -> A
             "use another name",
         )
     composed = compose_checked(command, overrides)
-    varied = composed.hydra.sweeper.get("params")
-    if varied and not may_vary:
+    values = values_by_setting(overrides)
+    varied = [name for name in composed.hydra.sweeper.get("params") or {} if name not in values]
+    if varied:
         source = next(
             (
                 f"{name}={value}"
-                for name, value in values_by_setting(overrides).items()
+                for name, value in values.items()
                 if name in ("sweep", "experiment")
             ),
             "config",

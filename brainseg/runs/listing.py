@@ -60,7 +60,8 @@ def read_summary(path: Path) -> RunSummary:
             dice,
             scores.get("metrics", {}).get("test/dice"),
             _estimate_seconds_left(folder, rows) if state == "running" else None,
-            drop_non_identity(values_by_setting(facts["overrides"])),
+            # A sweep=NAME only lists values, which the job's own settings repeat.
+            drop_non_identity(values_by_setting(facts["overrides"]), ("sweep",)),
             tuple(facts.get("tags", [])),
             facts.get("note") or "",
         )

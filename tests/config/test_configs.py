@@ -9,6 +9,7 @@ from torch import nn
 
 from brainseg import config as schema
 from brainseg.config.compose import CONFIGS, compose_job
+from brainseg.core.errors import RequestError
 from brainseg.models import networks
 from brainseg.runs.identity import non_default_settings
 from brainseg.training import losses, optimizers
@@ -24,13 +25,17 @@ NEEDS = {
     ("model", "custom"): ["model.name=BasicUNet"],
     ("loss", "custom"): ["loss.name=DiceLoss"],
     ("optimizer", "custom"): ["optimizer.name=rprop"],
+    # A single run of a sweep needs a value for each setting that the sweep varies.
+    ("sweep", "architecture"): ["model.depth=3", "model.width=16"],
+    ("sweep", "devices"): ["device=cpu"],
+    ("sweep", "optimization"): ["optimizer=adamw", "scheduler=cosine"],
 }
 
 
 def compose(*overrides: str) -> schema.TrainConfig:
     schema.register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose_job("train", list(overrides), may_vary=True)
+        return compose_job("train", list(overrides))
 
 
 @pytest.mark.parametrize(("group", "choice"), OF_TRAIN)
@@ -46,6 +51,16 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
             == config.optimizer.lr
         )
     assert isinstance(losses.build_loss(config.loss), nn.Module)
+
+
+def test_one_job_of_a_sweep_composes_by_itself_if_nothing_is_left_to_vary() -> None:
+    """The command that repeats a job of a sweep names the sweep, and a value for all it varies."""
+    config = compose("sweep=architecture", "model.depth=3", "model.width=8")
+    assert isinstance(config.model, schema.UNetConfig)
+    assert (config.model.depth, config.model.width) == (3, 8)
+    assert compose("sweep=devices", "device=cpu").device.on_missing == "skip"
+    with pytest.raises(RequestError, match=r"varies model\.width; to run a sweep, put -m first"):
+        compose("sweep=architecture", "model.depth=3")
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)

@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from waiting import free_port
+
 from brainseg.tracking.client import NO_TELEMETRY, ui_command
 
 QUIET = NO_TELEMETRY | {
@@ -18,12 +20,6 @@ QUIET = NO_TELEMETRY | {
     "PYTHONWARNINGS": "ignore",
 }
 BROKEN = b"HTTP/1.1 500 Internal Server Error\r\nRetry-After: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

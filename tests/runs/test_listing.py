@@ -31,7 +31,7 @@ def copy_run(project: Path, target: Path, created: int, *overrides: str, **statu
 def runs(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three runs: a finished one, one that runs in this process, and one whose process is gone."""
     host = socket.gethostname()
-    copy_run(project, tmp_path / "runs" / "b-finished", 1, "seed=1")
+    copy_run(project, tmp_path / "runs" / "b-finished", 1, "sweep=seeds", "seed=1")
     alive = {"state": "running", "host": host, "pid": os.getpid()}
     running = copy_run(project, tmp_path / "runs" / "a-running", 2, "seed=2", **alive)
     # Two of five epochs of ten seconds are done.

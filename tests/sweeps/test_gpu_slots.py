@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from waiting import wait_for
 
 from brainseg.config import DeviceConfig, TrainConfig
 from brainseg.runs.job import JobState, Outcome
@@ -87,13 +87,6 @@ def test_sweeps_that_see_different_gpus_do_not_wait_for_each_other(
     assert gpu_names(2) == ["0", "1"], "numbers that mean nothing are not trusted"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-GPU-8f3a/1/0")
     assert gpu_names(2) == ["2", "MIG-GPU-8f3a-1-0"]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.01)
 
 
 class Machine:

@@ -10,12 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from waiting import free_port, wait_for
 
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom.cohort import ensure_cohort
@@ -27,14 +27,6 @@ SMALL = (
     *("model.depth=2", "model.width=2", "device=cpu", "augment=none", "scheduler=none"),
     *("checkpoint.every_minutes=null", "hydra/launcher=ray", "hydra.launcher.cpus_per_task=1"),
 )
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.05)
-    return value
 
 
 def test_a_job_on_another_machine_ends_with_its_sweep(tmp_path: Path) -> None:
@@ -75,12 +67,6 @@ class Nodes:
 
 def raylets() -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["name"]) if process.name() == "raylet"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

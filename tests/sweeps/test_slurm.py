@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from waiting import free_port, wait_for
 
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom.cohort import ensure_cohort
@@ -46,20 +46,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ensure_cohort(
         PhantomConfig(patients=7, slices=4, size=32, folder=str(tmp_path_factory.mktemp("cohort")))
     )
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.2)
-    return value
 
 
 def processes_with(text: str) -> list[int]:
