@@ -434,7 +434,7 @@ def test_sigterm_ends_a_parallel_sweep_saved(tmp_path: Path, cohort: Path) -> No
     "times",
     [
         pytest.param(1, id="few", marks=pytest.mark.slow),
-        pytest.param(50, id="many", marks=pytest.mark.faults),
+        pytest.param(20, id="many", marks=pytest.mark.faults),
     ],
 )
 @pytest.mark.timeout(7200)
