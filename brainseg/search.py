@@ -16,13 +16,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from brainseg import train
-from brainseg.cli.arguments import add_option_prefixes
+from brainseg.cli.arguments import add_option_prefixes, replace_last
 from brainseg.cli.main import run_command
 from brainseg.config import SearchConfig, TrainConfig
 from brainseg.config.compose import compose_job, compose_multirun, is_hydra_setting
@@ -39,7 +38,7 @@ from brainseg.sweeps.search_workers import QueuedWorker, run_workers, submit_wor
 from brainseg.training.state import State
 from brainseg.tuning import report, search_space
 from brainseg.tuning.plan import Plan, plan_search, split_arguments
-from brainseg.tuning.storage import POSTGRESQL, place_of
+from brainseg.tuning.storage import POSTGRESQL, exists_in_file, place_of
 from brainseg.tuning.study import Study, name_run, naming_storage
 
 if TYPE_CHECKING:
@@ -87,6 +86,11 @@ class Search:
             "needs the driver of PostgreSQL",
             "pip install 'psycopg[binary]'",
         )
+        # The workers get the arguments, too, when `last` may be a trial's run.
+        self.overrides, self.arguments = (
+            [replace_last(override) for override in overrides]
+            for overrides in (self.overrides, self.arguments)
+        )
         self.plan = plan_search(self.overrides, config)
         self.launcher = _launcher_settings(self.arguments)
         is_local = self.launcher["_target_"] != SLURM
@@ -112,8 +116,7 @@ class Search:
             )
         # Opening an existing study compares its settings with those of the plan. A study on a
         # server is compared when the search begins, because it cannot be opened without a trace.
-        place = place_of(config.storage, self.plan.database)
-        if not config.storage.startswith(POSTGRESQL) and Path(place).exists():
+        if exists_in_file(config.storage, self.plan.database):
             Study(self.plan.database, self.plan.settings, config.storage)
 
     def run(self, config: SearchConfig) -> int:
@@ -211,13 +214,20 @@ def run_worker(config: TrainConfig, arguments: list[str], threads: int | None) -
     `arguments` are those of the command. The settings of the trials are composed from them, and not
     taken from `config`.
     """
-    search_arguments, train_overrides = split_arguments(arguments)
-    command = Search(add_option_prefixes(train_overrides), arguments, threads)
+    command, search_arguments = _make_search(arguments, threads)
     try:
         run_command("search", command.run, command.check, search_arguments)
     except SystemExit as end:
         return int(end.code or 0)
     raise AssertionError("unreachable: run_command ends with SystemExit")
+
+
+def _make_search(arguments: list[str], threads: int | None = None) -> tuple[Search, list[str]]:
+    """Return the search that a command describes, and those arguments that are its own."""
+    search_arguments, train_overrides = split_arguments(arguments)
+    is_verbose = bool({"-v", "--verbose"} & set(search_arguments))
+    search = Search(add_option_prefixes(train_overrides), arguments, threads, is_verbose)
+    return search, search_arguments
 
 
 def run_trial(study: Study, trial: "Trial", plan: Plan, threads: int | None = None) -> bool:
@@ -296,9 +306,7 @@ class TrialCallback:
 
 def main() -> None:
     """Run `python -m brainseg.search` or `brainseg search`."""
-    search_arguments, train_overrides = split_arguments(sys.argv[1:])
-    is_verbose = bool({"-v", "--verbose"} & set(search_arguments))
-    command = Search(add_option_prefixes(train_overrides), sys.argv[1:], is_verbose=is_verbose)
+    command, search_arguments = _make_search(sys.argv[1:])
     run_command("search", command.run, command.check, search_arguments)
 
 

@@ -42,7 +42,7 @@ def read_overrides(command: str, arguments: Any) -> list[str]:
         )
         search_path = quote_path(f"file://{Path(arguments.config_dir).resolve()}")
         overrides.insert(0, f"hydra.searchpath=[{search_path}]")
-    overrides = [_replace_last(override) for override in overrides]
+    overrides = [replace_last(override) for override in overrides]
     source = named_run(overrides)
     typed = values_by_setting(overrides)
     if source is None:
@@ -70,7 +70,7 @@ def read_overrides(command: str, arguments: Any) -> list[str]:
     )
 
 
-def _replace_last(override: str) -> str:
+def replace_last(override: str) -> str:
     """Return the override with the folder of the newest run in place of `last`.
 
     A run therefore never stores the word, whose meaning changes. Raises RequestError if there is no

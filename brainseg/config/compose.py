@@ -82,7 +82,8 @@ def compose_job(command: str, overrides: list[str]) -> Any:
         )
     composed = compose_checked(command, overrides)
     values = values_by_setting(overrides)
-    varied = [name for name in composed.hydra.sweeper.get("params") or {} if name not in values]
+    params = map(setting_of, composed.hydra.sweeper.get("params") or {})
+    varied = [name for name in params if name not in values]
     if varied:
         source = next(
             (

@@ -224,13 +224,16 @@ def plans_to_repeat(config: TrainConfig) -> list[Plan]:
         if config.steps_of is not None
         else []
     )
-    if plans:
-        log.info(
-            "note:         the number of steps, %d, is that of %s and is not measured again",
-            plans[-1].total,
-            config.steps_of,
-        )
-    return plans
+    if not plans:
+        return []
+    last = plans[-1]
+    log.info(
+        "note:         the number of steps, %d, is that of %s and is not measured again",
+        last.total,
+        config.steps_of,
+    )
+    # The last plan of a run that was stopped is an estimate, which would be revised.
+    return plans if last.is_settled else [*plans, last._replace(step=last.total, share=1.0)]
 
 
 def _add_later_plans(content: dict[str, Any], folder: RunFolder) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import getpass
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,10 +63,15 @@ class Submission:
         outcome = self.outcome
         return outcome is not None and outcome.state != JobState.STOPPED
 
-    def outcome_in(self, states: dict[str, str]) -> Outcome:
-        """Return the outcome of the job, where `states` are those of the queue."""
-        if not self.is_final and self.id in states:
-            return Outcome(JobState.QUEUED, reason=f"job {self.id}: {states[self.id].lower()}")
+    def outcome_in(self, states: dict[str, str] | None) -> Outcome:
+        """Return the outcome of the job, where `states` are those of the queue.
+
+        None means that the queue does not answer. A job that has not ended is then taken to be in
+        the queue, where the same command looks for it again.
+        """
+        if not self.is_final and (states is None or self.id in states):
+            state = "squeue does not answer" if states is None else states[self.id].lower()
+            return Outcome(JobState.QUEUED, reason=f"job {self.id}: {state}")
         if outcome := self.outcome:
             return outcome
         if self.status.read(self.number):
@@ -137,6 +142,20 @@ def queue_states() -> dict[str, str]:
         raise OSError(f"squeue does not answer: {answer.stderr.strip()}")
     states = dict(line.split() for line in answer.stdout.splitlines())
     return {job: state for job, state in states.items() if state not in ENDED_STATES}
+
+
+def states_of(submissions: Collection[Submission]) -> dict[str, str] | None:
+    """Return the states of the queue, or None if it does not answer.
+
+    The queue is not asked if all jobs have ended, and asked three times before it is given up.
+    """
+    if all(submission.is_final for submission in submissions):
+        return {}
+    for attempt in range(3):
+        time.sleep(QUEUE_SECONDS / 2 if attempt else 0)
+        if (states := _states_or_none()) is not None:
+            return states
+    return None
 
 
 def wait_for_queue(submissions: Iterable[Submission]) -> None:

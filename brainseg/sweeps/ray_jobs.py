@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from brainseg.config import TrainConfig
+from brainseg.config.fields import check_range
 from brainseg.core.errors import check, shorten_error
 from brainseg.core.processes import is_alive
 from brainseg.core.signals import Interrupted
@@ -54,6 +55,8 @@ def run_on_ray(
     with enough cores and GPUs.
     """
     count, interruption = len(configs), None
+    for name, lowest in (("cpus_per_task", 1), ("gpus_per_task", 0), ("max_retries", 0)):
+        check_range(f"hydra.launcher.{name}", settings[name], lowest)
     with ray_connection(settings["address"]) as ray:
         resources = _resources_of_job(ray, configs, settings)
         function = ray.remote(max_retries=settings["max_retries"], **resources)(run_ray_job)

@@ -58,8 +58,7 @@ def run_on_cluster(
     is submitted.
 
     Returns the outcomes of all jobs, and the signal that ended the waiting or None. The jobs stay
-    in the queue after such a signal. Raises RequestError if the queue refuses the jobs, and OSError
-    if it does not answer.
+    in the queue after such a signal. Raises RequestError if the queue refuses the jobs.
     """
     numbers = range(len(configs))
     is_rerun = configs[0].rerun
@@ -95,7 +94,7 @@ def run_on_cluster(
                 queue.wait_for_queue(submissions.values())
     except Interrupted as error:
         interruption = error
-    states = queue.queue_states() if submissions else {}
+    states = queue.states_of(submissions.values())
     return [
         finished[number] if number in finished else submissions[number].outcome_in(states)
         for number in numbers

@@ -157,6 +157,20 @@ def open_storage(storage: str, database: Path) -> "tuple[BaseStorage, StudyLocks
         return RDBStorage(address, engine_kwargs=arguments), locks
 
 
+def exists_in_file(storage: str, database: Path) -> bool:
+    """Return True if a file contains the study already. Nothing is created."""
+    if storage.startswith(POSTGRESQL) or not Path(place_of(storage, database)).exists():
+        return False
+    if not storage.startswith(JOURNAL):
+        return True
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna.study import get_all_study_names
+
+    journal = JournalStorage(JournalFileBackend(place_of(storage, database)))
+    return database.stem in get_all_study_names(journal)
+
+
 def server_url(storage: str) -> "URL":
     """Return the URL of a PostgreSQL server, with the driver that this project installs."""
     from sqlalchemy.engine import make_url

@@ -10,7 +10,6 @@ settings and resumes that run.
 """
 
 import json
-import math
 import random
 import warnings
 from collections.abc import Iterator
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
 # A trial whose process was killed this many times is not proposed again. It may need more memory
 # than there is, and would end every process that runs it.
 MAX_CRASHES = 2
+# Random draws per tried combination before a space counts as exhausted. Each combination that is
+# left would be missed with a chance of e^-100.
+MAX_DRAWS = 100
 
 
 class Study:
@@ -87,16 +89,17 @@ class Study:
                 self._recover_crashed(running)
             if self.count() >= config.trials:
                 return None
-            untried = UntriedCombinations(space, [trial.params for trial in self._counted_trials()])
-            if untried.exhausted and not self.trials("WAITING"):
-                print(
-                    f"all {untried.size} combinations of the space were tried or are running",
-                    flush=True,
-                )
-                return None
             # Seeded by the number of trials, an interrupted study makes the same proposals as an
             # uninterrupted one, even if it was interrupted within a trial.
             seed = seed_for(config.sampler_seed, "proposal", self.count()) % 2**32
+            untried = UntriedCombinations(space, [trial.params for trial in self._counted_trials()])
+            replacement = untried.draw(seed)
+            if replacement is None and not self.trials("WAITING"):
+                print(
+                    f"all {len(untried.tried)} combinations of the space were tried or are running",
+                    flush=True,
+                )
+                return None
             with warnings.catch_warnings():
                 # Optuna warns that constant_liar is experimental. The option makes trials that run
                 # in other processes count as poor instead of being ignored.
@@ -115,8 +118,9 @@ class Study:
                 else NopPruner()
             )
             trial = self.optuna.ask(space)
-            if "resumes" not in trial.user_attrs and untried.has_tried(trial.params):
-                trial = self._replace_proposal(trial, untried.draw(seed), space)
+            is_new = "resumes" not in trial.user_attrs
+            if replacement is not None and is_new and untried.has_tried(trial.params):
+                trial = self._replace_proposal(trial, replacement, space)
             self.locks.acquire_trial(trial.number)
             return trial
 
@@ -230,29 +234,26 @@ class UntriedCombinations:
 
     def __init__(self, space: "dict[str, BaseDistribution]", tried: "list[dict[str, Any]]") -> None:
         self.space, self.tried = space, {_override_key(params) for params in tried}
-        # A single continuous setting makes the number of combinations infinite.
-        counts = [_count_values(distribution) for distribution in space.values()]
-        self.size = (
-            math.inf
-            if None in counts
-            else math.prod(count for count in counts if count is not None)
-        )
-        self.exhausted = len(self.tried) >= self.size
 
     def has_tried(self, params: dict[str, Any]) -> bool:
         """Return True if the run of some trial has the same overrides."""
         return _override_key(params) in self.tried
 
-    def draw(self, seed: int) -> dict[str, Any]:
-        """Return an untried combination at random. The space must not be exhausted."""
+    def draw(self, seed: int) -> dict[str, Any] | None:
+        """Return an untried combination at random, or None if all were tried.
+
+        Combinations cannot be counted, because overrides have four digits, so that different
+        numbers may give the same run.
+        """
         generator = random.Random(seed)
-        while True:
+        for _ in range(MAX_DRAWS * (1 + len(self.tried))):
             params = {
                 name: _draw_value(distribution, generator)
                 for name, distribution in self.space.items()
             }
             if not self.has_tried(params):
                 return params
+        return None
 
 
 def _override_key(params: dict[str, Any]) -> tuple[str, ...]:

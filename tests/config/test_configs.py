@@ -53,12 +53,20 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
     assert isinstance(losses.build_loss(config.loss), nn.Module)
 
 
-def test_one_job_of_a_sweep_composes_by_itself_if_nothing_is_left_to_vary() -> None:
+def test_one_job_of_a_sweep_composes_by_itself_if_nothing_is_left_to_vary(tmp_path: Path) -> None:
     """The command that repeats a job of a sweep names the sweep, and a value for all it varies."""
     config = compose("sweep=architecture", "model.depth=3", "model.width=8")
     assert isinstance(config.model, schema.UNetConfig)
     assert (config.model.depth, config.model.width) == (3, 8)
     assert compose("sweep=devices", "device=cpu").device.on_missing == "skip"
+    # A sweep of one's own may vary an option, which needs Hydra's prefix.
+    momentum = "++optimizer.options.momentum"
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "momentum.yaml").write_text(
+        f"# @package _global_\nhydra: {{sweeper: {{params: {{{momentum}: '0.8,0.9'}}}}}}\n"
+    )
+    sweep = (f"hydra.searchpath=[file://{tmp_path}]", "sweep=momentum", "optimizer=sgd")
+    assert compose(*sweep, f"{momentum}=0.8").optimizer.options["momentum"] == 0.8
     with pytest.raises(RequestError, match=r"varies model\.width; to run a sweep, put -m first"):
         compose("sweep=architecture", "model.depth=3")
 

@@ -109,6 +109,22 @@ def test_the_outcome_of_a_job_depends_on_its_file_and_on_the_queue(tmp_path: Pat
     assert job.is_final and job.outcome_in({"7_0": "COMPLETING"}).state == JobState.FINISHED
 
 
+def test_a_queue_that_does_not_answer_leaves_the_jobs_in_it(
+    programs: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(queue, "QUEUE_SECONDS", 0.02)
+    write_program(programs / "squeue", f"echo >> {tmp_path}/asked; exit 1")
+    ended, running = (queue.Submission(f"7_{n}", str(tmp_path), "start", n) for n in (0, 1))
+    ended.status.write_outcome(0, Outcome(JobState.FINISHED, "runs/a"))
+    assert queue.states_of([ended]) == {} and not (tmp_path / "asked").exists()
+    assert queue.states_of([ended, running]) is None
+    assert (tmp_path / "asked").read_text().count("\n") == 3
+    assert ended.outcome_in(None).state == JobState.FINISHED
+    assert running.outcome_in(None) == Outcome(
+        JobState.QUEUED, reason="job 7_1: squeue does not answer"
+    )
+
+
 def test_waiting_ends_when_no_job_is_left(programs: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(queue, "FILE_SECONDS", 0.01)
     monkeypatch.setattr(queue, "QUEUE_SECONDS", 0.02)

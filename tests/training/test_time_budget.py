@@ -191,7 +191,10 @@ def test_a_plan_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"plan\.json: not what a run writes"):
             plans_to_repeat(config)
     run.plan.write_text(json.dumps([[0, 0.0, 5, 0]]))
-    assert plans_to_repeat(config) == [Plan(0, 0.0, 5, 0)]
+    # The plan of a run that was stopped is an estimate, and is kept as it is.
+    assert plans_to_repeat(config) == [Plan(0, 0.0, 5, 0), Plan(5, 1.0, 5, 0)]
+    run.plan.write_text(json.dumps([[0, 0.0, 5, 0], [4, 1.0, 4, 0]]))
+    assert plans_to_repeat(config) == [Plan(0, 0.0, 5, 0), Plan(4, 1.0, 4, 0)]
 
 
 @given(total=st.integers(1, 5000), half_share=st.floats(0, 0.9), step=st.integers(0, 5000))

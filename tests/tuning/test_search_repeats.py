@@ -54,4 +54,18 @@ def test_a_number_is_the_same_if_it_is_typed_the_same() -> None:
     assert untried.has_tried({"optimizer.lr": 0.00123409}) and not untried.has_tried(
         {"optimizer.lr": 0.001235}
     )
-    assert not untried.exhausted and not untried.has_tried(untried.draw(0))
+    drawn = untried.draw(0)
+    assert drawn is not None and not untried.has_tried(drawn)
+
+
+@pytest.mark.parametrize("step", [None, 0.00005])
+def test_a_narrow_range_ends_when_no_run_is_left(step: float | None) -> None:
+    """0.999 to 0.9999 has ten numbers of four digits, although it is continuous."""
+    decays = search_space.distributions(
+        {"ema_decay": {"low": 0.999, "high": 0.9999, "log": False, "step": step}}
+    )
+    tried: list[dict] = []
+    while (drawn := UntriedCombinations(decays, tried).draw(len(tried))) is not None:
+        tried.append(drawn)
+    typed = {tuple(search_space.to_overrides(params)) for params in tried}
+    assert len(typed) == len(tried) == 10

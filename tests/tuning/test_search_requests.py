@@ -179,6 +179,27 @@ def test_a_dry_run_creates_nothing(monkeypatch, capsys, empty_folder: Path) -> N
     assert list(empty_folder.iterdir()) == []
 
 
+def test_a_dry_run_leaves_no_study_in_a_journal(monkeypatch, capsys, empty_folder: Path) -> None:
+    """Nor does it hold the corrected request to what was typed first."""
+    journal = f"storage=journal:{empty_folder / 'j.log'}"
+    (empty_folder / "j.log").touch()
+    for widths in ("2,4", "2,3"):
+        typed = (journal, "study=b", f"model.width={widths}", "dry_run=true")
+        assert call(monkeypatch, *typed) == 0, capsys.readouterr().err
+    assert (empty_folder / "j.log").read_text() == ""
+    assert [path.name for path in empty_folder.iterdir()] == ["j.log"]
+
+
+def test_last_is_the_last_run_of_the_moment(monkeypatch, capsys, empty_folder: Path) -> None:
+    assert call(monkeypatch, "initial=last", "dry_run=true") == 2
+    assert "initial=last: there is no such run below runs/" in capsys.readouterr().err
+    (empty_folder / "runs" / "a" / "checkpoints").mkdir(parents=True)
+    (empty_folder / "runs" / "a" / "run.json").write_text('{"created": 1}')
+    (empty_folder / "runs" / "a" / "checkpoints" / "best.pt").touch()
+    assert call(monkeypatch, "initial=last", "dry_run=true") == 2
+    assert "runs/a/checkpoints/best.pt: is not a file of weights" in capsys.readouterr().err
+
+
 def test_the_commands_of_the_page_compose() -> None:
     page = (ROOT / "docs" / "search.md").read_text()
     lines = page.replace("\\\n", " ").splitlines()
