@@ -83,8 +83,16 @@ def _find_baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
         "no configuration has this name",
         f"choose one of: {listed}",
     )
-    path = resolve_run(name, "baseline").resolve()
-    return next((run for run in runs if run.path == path), ScoredRun(path))
+    named = ScoredRun(resolve_run(name, "baseline").resolve())
+    # It may be an earlier repeat of a run, whose configuration may be pooled over devices.
+    return next(
+        (
+            run
+            for run in runs
+            if replace(named, ignored=run.ignored).configuration == run.configuration
+        ),
+        named,
+    )
 
 
 def summarise_sweep(sweep: str, root: Path, tracking: TrackingConfig) -> str:
@@ -142,7 +150,9 @@ def _output_folder(config: CompareConfig) -> Path:
         return Path(config.output)
     if config.sweep:
         return Path(config.root, "sweeps", config.sweep)
-    return Path("comparisons", config.tracking.experiment or _name_selection(config))
+    # The name of an experiment may be a path, as on Databricks.
+    experiment = (config.tracking.experiment or "").strip("/").replace("/", "-")
+    return Path("comparisons", experiment or _name_selection(config))
 
 
 def _name_selection(config: CompareConfig) -> str:
@@ -151,8 +161,9 @@ def _name_selection(config: CompareConfig) -> str:
     The name contains the first run, the number of the others, and a hash of all names.
     """
     if not config.runs:
-        return Path(config.root).name or "runs"
-    names = [Path(run).name for run in config.runs]
+        return Path(config.root).resolve().name or "runs"
+    # A name such as ".." would be a folder elsewhere.
+    names = [Path(run).resolve().name or "runs" for run in config.runs]
     digest = hashlib.sha256(json.dumps([config.runs, config.baseline]).encode()).hexdigest()[:6]
     return f"{names[0]}-and-{len(names) - 1}-{digest}" if len(names) > 1 else names[0]
 

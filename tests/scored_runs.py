@@ -39,9 +39,13 @@ def scored_run(
     width: int = 8,
     max_minutes: float | None = None,
     threads: int | None = None,
+    subjects: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> ScoredRun:
-    """A run of split=kfold whose patients scored these Dice; `facts` go into run.json."""
+    """A run of split=kfold whose patients scored these Dice; `facts` go into run.json.
+
+    `subjects` has the patient of each volume, if patients have several.
+    """
     config = TrainConfig(
         seed=seed,
         split=KFoldConfig(fold=fold),
@@ -89,7 +93,10 @@ def scored_run(
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history))
     if state == "finished":
-        pd.DataFrame(rows).assign(**COLUMNS).to_csv(folder / "patients.csv", index=False)
+        table = pd.DataFrame(rows).assign(**COLUMNS)
+        if subjects is not None:
+            table["subject"] = [subjects.get(name, name) for name in table.patient]
+        table.to_csv(folder / "patients.csv", index=False)
         slices = [
             {
                 "patient": row["patient"],

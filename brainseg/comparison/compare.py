@@ -56,7 +56,7 @@ class Configuration:
 
     @cached_property
     def patients(self) -> "pd.DataFrame":
-        """Return the scores of each patient, averaged over seeds and sorted by patient.
+        """Return the scores of each volume, averaged over seeds and sorted by name.
 
         `missed` is the share of seeds that missed the patient. Undefined values of hd95 are
         excluded from its average.
@@ -72,8 +72,16 @@ class Configuration:
 
     @property
     def dice(self) -> np.ndarray:
-        """Return Dice per patient, shape (P,), sorted by patient."""
+        """Return Dice per volume, shape (V,), sorted by name."""
         return self.patients.dice.to_numpy(np.float64)
+
+    @cached_property
+    def subjects(self) -> np.ndarray:
+        """Return the patient of each volume, shape (V,), in the order of `dice`."""
+        if "subject" not in self.rows:
+            return self.patients.index.to_numpy(str)
+        subjects = self.rows.drop_duplicates("patient").set_index("patient").subject
+        return subjects.loc[self.patients.index].to_numpy(str)
 
 
 @dataclass
@@ -100,8 +108,12 @@ class Comparison:
         return self.role == "validation"
 
     @property
-    def patients(self) -> int:
+    def volumes(self) -> int:
         return len(self.baseline.patients)
+
+    @property
+    def patients(self) -> int:
+        return len(set(self.baseline.subjects))
 
     @property
     def compares_devices(self) -> bool:
@@ -143,6 +155,13 @@ def compare_runs(
         "all configurations of a comparison need the same patients; use runs of the same split",
     )
     check(
+        bool(comparable),
+        "runs",
+        ", ".join(label for label, _ in mismatched),
+        "; ".join(reason for _, reason in mismatched),
+        "finish the missing runs by the same command",
+    )
+    check(
         named_baseline is None or named_baseline in comparable,
         "baseline",
         baseline and baseline.path,
@@ -155,13 +174,14 @@ def compare_runs(
     )
     ranked = sorted(comparable, key=lambda configuration: -configuration.dice.mean())
     reference = named_baseline or ranked[0]
+    compared = [run for configuration in ranked for run in configuration.runs]
     return Comparison(
         role,
         ranked,
         reference,
         unfinished + mismatched,
-        _compare_budgets(finished),
-        _warnings(finished),
+        _compare_budgets(compared),
+        _warnings(compared),
         _table(ranked, reference),
         is_baseline_picked=named_baseline is None,
     )
@@ -315,9 +335,10 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
     for index in compared:
         rows[index]["difference"] = float((ranked[index].dice - baseline.dice).mean())
     # One patient gives a difference, but neither an interval nor a test.
+    subjects = baseline.subjects
     pairs = (
-        [compare_paired(ranked[index].dice, baseline.dice) for index in compared]
-        if len(baseline.dice) > 1
+        [compare_paired(ranked[index].dice, baseline.dice, subjects) for index in compared]
+        if len(set(subjects)) > 1
         else []
     )
     adjusted = adjust_p_values([pair.p for pair in pairs])
@@ -340,16 +361,16 @@ def _table(ranked: Sequence[Configuration], baseline: Configuration) -> "pd.Data
 
 def _table_row(configuration: Configuration) -> dict[str, Any]:
     """Return the scores of a configuration, without its difference to the baseline."""
-    dice, patients = configuration.dice, configuration.patients
+    dice, patients, subjects = configuration.dice, configuration.patients, configuration.subjects
     # An interval over patients needs at least two of them.
-    low, high = bootstrap(dice) if len(dice) > 1 else (math.nan, math.nan)
+    low, high = bootstrap(dice, subjects) if len(set(subjects)) > 1 else (math.nan, math.nan)
     seeds, folds = (
         configuration.rows.groupby(name).dice.mean().to_numpy() for name in ("seed", "fold")
     )
     return {
         "configuration": configuration.label,
         "runs": len(configuration.runs),
-        "patients": len(patients),
+        "patients": len(set(subjects)),
         "dice": float(dice.mean()),
         "dice_low": low,
         "dice_high": high,
@@ -397,7 +418,7 @@ def _compare_budgets(runs: Sequence[ScoredRun]) -> str:
     """Return a sentence that tells whether the runs had the same time, passes or steps."""
     budgets = {training_budget(run.config) for run in runs}
     stopped = (
-        " at most (patience stopped some earlier)"
+        " at most (patience may have stopped some earlier)"
         if any(run.config.patience for run in runs)
         else ""
     )

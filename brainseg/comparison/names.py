@@ -57,9 +57,19 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
 
 
 def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the settings that have several values, except seed and fold."""
+    """Return the names of the settings that have several values, except seed and fold.
+
+    A configuration without a setting counts as one with another value. Those that are pooled over
+    devices have no device settings, and do not count among these.
+    """
     names = {name for values in settings for name in values} - set(REPETITION_SETTINGS)
-    return sorted(name for name in names if len({str(values.get(name)) for values in settings}) > 1)
+
+    def count_values(name: str) -> int:
+        present = [values for values in settings if name in values]
+        counted = present if name.startswith("device.") else settings
+        return len({str(values.get(name)) for values in counted})
+
+    return sorted(name for name in names if count_values(name) > 1)
 
 
 def _follows_from_choice(

@@ -60,7 +60,7 @@ def headline(comparison: Comparison) -> str:
     score = (
         f"mean Dice {best.dice:.3f} (95 % interval {interval}), "
         f"median {best.dice_median:.3f}, {_format_missed(best.missed)} of "
-        f"{comparison.patients} {comparison.role} patients missed"
+        f"{comparison.volumes} {comparison.role} {_scored_noun(comparison)} missed"
     )
     count = len(comparison.configurations)
     return (
@@ -68,6 +68,11 @@ def headline(comparison: Comparison) -> str:
         if count == 1
         else f"Best of {count} configurations, {best.configuration}: {score}"
     )
+
+
+def _scored_noun(comparison: Comparison) -> str:
+    """Return what was scored: patients, or volumes if a patient has several."""
+    return "patients" if comparison.volumes == comparison.patients else "volumes"
 
 
 def _format_missed(patients: float) -> str:
@@ -104,6 +109,11 @@ def reader_notes(comparison: Comparison) -> list[str]:
         sentences.append(
             "Before anything is compared, folds are pooled, so that each patient counts once, and "
             "seeds are averaged per patient."
+        )
+    if comparison.volumes != comparison.patients:
+        sentences.append(
+            f"{comparison.volumes} volumes of {comparison.patients} patients: scores are means "
+            "over volumes, while intervals and tests are over patients."
         )
     pairs = len(comparison.configurations) - 1
     if pairs and comparison.patients > 1:

@@ -157,8 +157,10 @@ def load_runs(
             "name runs=[A,B], sweep=ID or tracking.experiment=NAME",
         )
     # One folder may be reached by several names, and its patients would count twice.
-    loaded = [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-    return _pool_devices(loaded if runs else _drop_repeats(loaded))
+    loaded = _pool_devices(
+        [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
+    )
+    return loaded if runs else _drop_repeats(loaded)
 
 
 def count_configurations_tried(checkpoint: str) -> int:
@@ -185,16 +187,29 @@ def count_configurations_tried(checkpoint: str) -> int:
 
 
 def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
-    """Return the runs without their device settings if these separate folds or seeds.
+    """Return the runs, without their device settings where these only separate folds and seeds.
 
     Folds that were trained on several machines, each under its own device settings, are one
-    configuration. Where the same fold and seed ran on several devices, the devices are compared.
+    configuration. Where the same fold and seed finished on several devices, the devices are
+    compared.
     """
-    pooled = [replace(run, ignored=("device",)) for run in runs]
-    counts = len({run.configuration for run in runs}), len({run.repeat for run in runs})
-    separates = len({run.configuration for run in pooled}) < counts[0]
-    compares = len({run.repeat for run in pooled}) < counts[1]
-    return pooled if separates and not compares else runs
+    pooled = {run: replace(run, ignored=("device",)) for run in runs}
+    groups: dict[str, list[ScoredRun]] = {}
+    for run, without_device in pooled.items():
+        groups.setdefault(without_device.configuration, []).append(run)
+
+    def compares_devices(group: list[ScoredRun]) -> bool:
+        finished = [run for run in group if run.state == "finished"]
+        return len({pooled[run].repeat for run in finished}) < len({run.repeat for run in finished})
+
+    several = [group for group in groups.values() if len({run.configuration for run in group}) > 1]
+    pools = [group for group in several if not compares_devices(group)]
+    if not pools:
+        return runs
+    # Beside a comparison of devices, a group on a single device is named by it.
+    affected = pools if len(pools) < len(several) else groups.values()
+    chosen = {run for group in affected for run in group}
+    return [pooled[run] if run in chosen else run for run in runs]
 
 
 def _drop_repeats(runs: Sequence[ScoredRun]) -> list[ScoredRun]:

@@ -1,6 +1,7 @@
 """Confidence intervals over patients, paired tests, and correction for multiple comparisons.
 
-All functions are pure functions of arrays, and the unit of every test is the patient. The
+All functions are pure functions of arrays, and the unit of every interval and test is the patient.
+Several volumes of a patient are resampled together, because they resemble one another. The
 variation between trainings (seeds, folds) is measured by `standard_deviation` alone and is part of
 no interval.
 """
@@ -37,7 +38,7 @@ class PairedComparison:
     """
 
     patients: int
-    # The mean of the differences, and its 95 % bootstrap interval.
+    # The mean of the differences over volumes, and its 95 % bootstrap interval.
     mean: float
     low: float
     high: float
@@ -52,26 +53,38 @@ class PairedComparison:
 
 def bootstrap(
     values: np.ndarray,
+    patients: Sequence[str] | np.ndarray | None = None,
+    *,
     statistic: str = "mean",
     draws: int = 10_000,
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return the bootstrap interval of the mean or median over patients.
+    """Return the bootstrap interval of the mean or median over volumes.
 
-    `values` (P,) are resampled with replacement. The interval of the mean is BCa, corrected for
-    bias and skewness (Efron 1987). That of the median is the percentile interval (Efron 1979),
-    because the jackknife, from which BCa takes its correction, fails for medians. The interval
-    covers the sampling of patients, which is how far the number would move on other patients of the
-    same kind. It does not cover retraining, because the models that gave these values are fixed. On
-    few patients the interval is too narrow (scripts/coverage_of_intervals.py measures how much).
-    The same values and seed give the same interval for any order of the patients. Raises DataError
-    for fewer than 2 patients or a value that is not finite.
+    `values` (V,) has a value per volume, and `patients` (V,) the patient of each. None means that
+    each volume is another patient. Patients are resampled with replacement, each with all its
+    volumes (the cluster bootstrap; Davison and Hinkley 1997, section 3.8). The interval of the mean
+    is BCa, corrected for bias and skewness (Efron 1987). That of the median is the percentile
+    interval (Efron 1979), because the jackknife, from which BCa takes its correction, fails for
+    medians. The interval covers the sampling of patients, which is how far the number would move on
+    other patients of the same kind. It does not cover retraining, because the models that gave
+    these values are fixed. On few patients the interval is too narrow
+    (scripts/coverage_of_intervals.py measures how much). The same values and seed give the same
+    interval for any order of the patients. Raises DataError for fewer than 2 patients or a value
+    that is not finite, RequestError for the median if a patient has several volumes.
     """
     values = _require_finite(values)
-    if len(values) < 2:
-        raise DataError(f"an interval over patients needs at least 2 of them, not {len(values)}")
+    sums, counts = _sum_by_patient(values, patients)
+    if len(sums) < 2:
+        raise DataError(f"an interval over patients needs at least 2 of them, not {len(sums)}")
     check(statistic in METHODS, "statistic", statistic, "must be mean or median")
+    check(
+        statistic == "mean" or len(sums) == len(values),
+        "statistic",
+        statistic,
+        "must be mean if a patient has several volumes",
+    )
     check(
         draws > 1 and 0 < level < 1,
         "draws, level",
@@ -80,30 +93,55 @@ def bootstrap(
     )
     if values.min() == values.max():
         return Interval(float(values[0]), float(values[0]))
-    interval = _resample(values, statistic, METHODS[statistic], draws, seed, level)
+    interval = _resample(sums, counts, statistic, METHODS[statistic], draws, seed, level)
     # BCa is undefined if all resamples lie on one side of the value, or if the values differ by
     # rounding alone. The percentile interval is BCa without its corrections.
     if not math.isfinite(interval.low + interval.high):
-        interval = _resample(values, statistic, "percentile", draws, seed, level)
+        interval = _resample(sums, counts, statistic, "percentile", draws, seed, level)
     return interval
 
 
+def _sum_by_patient(
+    values: np.ndarray, patients: Sequence[str] | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum and the number of the values of each patient, (P,) each."""
+    if patients is None:
+        return values, np.ones(len(values))
+    _, index = np.unique(np.asarray(patients, str), return_inverse=True)
+    return np.bincount(index, values), np.bincount(index).astype(np.float64)
+
+
 def _resample(
-    values: np.ndarray, statistic: str, method: str, draws: int, seed: int, level: float
+    sums: np.ndarray,
+    counts: np.ndarray,
+    statistic: str,
+    method: str,
+    draws: int,
+    seed: int,
+    level: float,
 ) -> Interval:
-    """Return the interval of a method of `scipy.stats.bootstrap`, NaN where it is undefined."""
+    """Return the interval of a method of `scipy.stats.bootstrap`, NaN where it is undefined.
+
+    `sums` and `counts` (P,) are those of the values of each patient.
+    """
     from scipy.stats import DegenerateDataWarning, bootstrap
 
+    def mean_over_volumes(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+        return sums.sum(axis=axis) / counts.sum(axis=axis)
+
+    # The values are sorted by size, so that the order of the patients has no effect. Swapping the
+    # two sides of a comparison then negates its interval. This is exact unless two differences are
+    # equal and opposite, and holds within the Monte-Carlo error otherwise.
+    order = np.lexsort((sums, np.abs(sums)))
+    is_single = bool((counts == 1).all())
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        # The values are sorted by size, so that the order of the patients has no effect. Swapping
-        # the two sides of a comparison then negates its interval. This is exact unless two
-        # differences are equal and opposite, and holds within the Monte-Carlo error otherwise.
         result = bootstrap(
-            (values[np.lexsort((values, np.abs(values)))],),
-            np.mean if statistic == "mean" else np.median,
+            (sums[order],) if is_single else (sums[order], counts[order]),
+            {"mean": np.mean, "median": np.median}[statistic] if is_single else mean_over_volumes,
+            paired=not is_single,
             n_resamples=draws,
-            batch=max(1, CHUNK // len(values)),
+            batch=max(1, CHUNK // len(sums)),
             confidence_level=level,
             method=method,
             rng=np.random.default_rng(seed),
@@ -112,11 +150,17 @@ def _resample(
 
 
 def compare_paired(
-    ours: np.ndarray, baseline: np.ndarray, draws: int = 10_000, seed: int = 0
+    ours: np.ndarray,
+    baseline: np.ndarray,
+    patients: Sequence[str] | np.ndarray | None = None,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> PairedComparison:
     """Return the comparison of two configurations patient by patient.
 
-    `ours` and `baseline` (P,) contain the same patients in the same order. The test is Wilcoxon's
+    `ours` and `baseline` (V,) contain the same volumes in the same order, and `patients` is that of
+    `bootstrap`. The test compares the mean difference of each patient. It is Wilcoxon's
     signed-rank (1945), two-sided, with zero differences ranked but not counted (Pratt 1959). It is
     exact if scipy has an exact method, and p is 1 without any difference. The interval is that of
     `bootstrap`, with the same coverage. Raises DataError if the two differ in length, have fewer
@@ -130,13 +174,15 @@ def compare_paired(
             "a paired comparison needs the same patients on both sides, "
             f"not {len(ours)} and {len(baseline)} of them"
         )
-    differences = ours - baseline
-    low, high = bootstrap(differences, draws=draws, seed=seed)
+    volume_differences = ours - baseline
+    low, high = bootstrap(volume_differences, patients, draws=draws, seed=seed)
+    sums, counts = _sum_by_patient(volume_differences, patients)
+    differences = sums / counts
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p = float(wilcoxon(differences, zero_method="pratt").pvalue) if wins + losses else 1.0
     return PairedComparison(
         len(differences),
-        float(differences.mean()),
+        float(volume_differences.mean()),
         low,
         high,
         p,

@@ -54,11 +54,13 @@ def summarise_groups(
     import pandas as pd
 
     rows = []
+    subjects = dict(zip(patients.patient, patients.get("subject", patients.patient), strict=True))
     for (factor, group), part in collect_group_values(patients, slices, store, clinical).groupby(
         ["factor", "group"], sort=False
     ):
         values = part.value.to_numpy()
-        low, high = bootstrap(values) if len(values) > 1 else (np.nan, np.nan)
+        names = [subjects[patient] for patient in part.patient]
+        low, high = bootstrap(values, names) if len(set(names)) > 1 else (np.nan, np.nan)
         missed = pd.NA if factor == FALSE_ALARMS else int(part.missed.sum())
         rows.append((factor, group, len(part), values.mean(), low, high, np.median(values), missed))
     columns = ["factor", "group", "patients", "mean", "low", "high", "median", "missed"]

@@ -84,6 +84,8 @@ class Results:
         """
         self.dataset = dataset
         self.rows: list[tuple[PatientScore, str]] = []
+        # The patient of each volume. A patient may have several, such as sessions.
+        self._subjects = dict(zip(dataset.store.volumes, dataset.store.patients, strict=True))
         self._masks: dict[str, bytes] = {}
         self._slices: dict[str, np.ndarray] = {}
         self._content = predictions
@@ -120,15 +122,15 @@ class Results:
         for role, prefix in METRIC_PREFIX.items():
             scores = self.scores_of(role)
             dice = np.array([score.dice for score in scores])
+            patients = [self._subjects.get(score.patient, score.patient) for score in scores]
             if len(dice):
                 interval = (
-                    "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice))
-                    if len(dice) > 1
+                    "95 % interval {:.3f} to {:.3f}".format(*bootstrap(dice, patients))
+                    if len(set(patients)) > 1
                     else "no interval"
                 )
-                lines.append(
-                    f"{prefix}/dice of {tables.format_count(len(dice), 'patient')}: {interval}"
-                )
+                count = tables.format_patients(len(dice), len(set(patients)))
+                lines.append(f"{prefix}/dice of {count}: {interval}")
                 lines += _describe_absences(f"{prefix}/dice", scores)
         if not lines:
             return "No patient was scored: the split has neither validation nor test patients."
@@ -165,7 +167,7 @@ class Results:
         metrics = self.metrics()
         order = list(METRIC_PREFIX)
         self.rows.sort(key=lambda row: (order.index(row[1]), row[0].patient))
-        tables.write_patients_csv(self.rows, folder / "patients.csv")
+        tables.write_patients_csv(self.rows, folder / "patients.csv", self._subjects)
         tables.write_slices_csv(
             {score.patient: self._slices[score.patient] for score, _ in self.rows},
             folder / "slices.csv",

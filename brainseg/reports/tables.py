@@ -94,6 +94,12 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def format_patients(volumes: int, patients: int) -> str:
+    """Return the number of scored patients, with that of their volumes if it is another one."""
+    count = format_count(patients, "patient")
+    return count if volumes == patients else f"{count} ({format_count(volumes, 'volume')})"
+
+
 def shorten_text(text: str, length: int) -> str:
     """Return the text with at most `length` characters. A longer text ends with three dots."""
     return text if len(text) <= length else f"{text[: length - 3]}..."
@@ -128,10 +134,16 @@ def format_interval(low: float, high: float, form: str = ".3f") -> str:
     )
 
 
-def write_patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Path) -> None:
+def write_patients_csv(
+    rows: Sequence[tuple[PatientScore, str]],
+    path: str | Path,
+    subjects: Mapping[str, str] | None = None,
+) -> None:
     """Write patients.csv with one line for each (score, role).
 
-    The role is train, validation, test or unknown. An undefined value is an empty cell.
+    The role is train, validation, test or unknown. An undefined value is an empty cell. The column
+    `patient` has the name of the volume. If that is another name than the patient's, in `subjects`
+    by volume, the column `subject` has the patient's.
     """
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -140,12 +152,13 @@ def write_patients_csv(rows: Sequence[tuple[PatientScore, str]], path: str | Pat
             for label in (rows[0][0].classes if rows else ())
             for column in CLASS_COLUMNS
         ]
-        writer.writerow(
-            [*COLUMNS, *FURTHER_COLUMNS, *(f"{column}/{label}" for column, label in class_columns)]
-        )
+        names = {score.patient: score.patient for score, _ in rows}
+        subjects = {name: (subjects or {}).get(name, name) for name in names}
+        columns = [*COLUMNS, *FURTHER_COLUMNS, *(["subject"] if subjects != names else [])]
+        writer.writerow([*columns, *(f"{column}/{label}" for column, label in class_columns)])
         for score, role in rows:
-            values = vars(score) | {"role": role}
-            patient_values = [values[column] for column in (*COLUMNS, *FURTHER_COLUMNS)]
+            values = vars(score) | {"role": role, "subject": subjects[score.patient]}
+            patient_values = [values[column] for column in columns]
             class_values = [
                 getattr(score.classes[label], column) for column, label in class_columns
             ]
@@ -171,7 +184,8 @@ def read_scores(path: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.read_csv(path, dtype={"patient": str}, keep_default_na=False, na_values=[""])
+    names = {"patient": str, "subject": str}
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
 def format_cell(value: str | float | None) -> str:

@@ -74,6 +74,65 @@ def test_folds_of_several_machines_are_one_configuration(tmp_path: Path) -> None
     assert [label.split()[0] for label, _ in comparison.left_out] == ["threads=1"]
 
 
+def test_a_failed_fold_that_was_redone_on_another_machine_is_pooled(tmp_path: Path) -> None:
+    halves = [NAMES[fold::2] for fold in range(2)]
+    scored_run(tmp_path / "0", dice(0, halves[0]), threads=1)
+    scored_run(tmp_path / "1", {}, fold=1, threads=1, state="failed")
+    scored_run(tmp_path / "2", dice(0, halves[1]), fold=1, threads=4)
+    # Another configuration ran on several machines in the same fold, which is its own matter.
+    for threads in (1, 7):
+        scored_run(tmp_path / f"w{threads}", dice(3), width=16, threads=threads)
+    comparison = compare_runs(load_runs(None, None, None, tmp_path, None), strict=False)
+    table = comparison.table.set_index("configuration")
+    assert set(table.index) == {"width=8", "threads=1 width=16", "threads=7 width=16"}
+    assert (table.runs["width=8"], set(table.patients)) == (2, {12})
+    assert comparison.left_out == []
+
+
+def test_sessions_of_a_patient_count_as_one_patient(tmp_path: Path) -> None:
+    """Scores are means over volumes; intervals and tests are over the patients."""
+    volumes = [f"{name}_{session}" for name in NAMES for session in "ab"]
+    subjects = {volume: volume[:-2] for volume in volumes}
+    runs, singles = [], []
+    for width in (8, 16):
+        scores = dice(width)
+        doubled = {volume: scores[subjects[volume]] for volume in volumes}
+        runs.append(scored_run(tmp_path / f"two-{width}", doubled, width=width, subjects=subjects))
+        singles.append(scored_run(tmp_path / f"one-{width}", scores, width=width))
+    two, one = compare_runs(runs), compare_runs(singles)
+    assert (two.volumes, two.patients, one.volumes, one.patients) == (24, 12, 12, 12)
+    for column in ("patients", "dice", "dice_low", "dice_high", "p", "wins", "losses"):
+        assert two.table[column].tolist() == pytest.approx(one.table[column].tolist(), nan_ok=True)
+    assert "of 24 test volumes missed" in headline(two)
+    assert "of 12 test patients missed" in headline(one)
+    assert any("24 volumes of 12 patients" in note for note in reader_notes(two))
+
+
+def test_what_was_left_out_puts_no_warning_on_the_others(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path / str(width), dice(width), width=width) for width in (8, 16)]
+    few = dice(0, NAMES[:3])
+    leaky = scored_run(
+        tmp_path / "l", few, width=4, max_minutes=9.0, code={"sha256": "d"}, split={"leaky": True}
+    )
+    comparison = compare_runs([*runs, leaky], strict=False)
+    assert comparison.warnings == [] and len(comparison.left_out) == 1
+    assert comparison.budget == compare_runs(runs).budget
+
+
+@pytest.mark.parametrize("names", [{"root": ".."}, {"root": "."}, {"runs": [".."]}])
+def test_a_comparison_is_written_below_comparisons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: dict
+) -> None:
+    scored_run(tmp_path / "runs" / "a", dice(0))
+    scored_run(tmp_path / "runs" / "deeper" / "b", dice(1))
+    monkeypatch.chdir(tmp_path / "runs" / "deeper")
+    Path("viewer.html").write_text("mine")
+    assert command.run(CompareConfig(**names, tracking=OFF.tracking)) == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["b", "comparisons", "viewer.html"]
+    (folder,) = Path("comparisons").iterdir()
+    assert (folder / "report.html").is_file()
+
+
 def test_a_run_of_a_pooled_configuration_can_be_the_baseline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,8 +145,10 @@ def test_a_run_of_a_pooled_configuration_can_be_the_baseline(
                 width=width,
                 threads=1 + fold,
             )
+    scored_run(tmp_path / "again", dice(16, NAMES[1::2]), fold=1, width=16, threads=2)
     config = CompareConfig(
         root=str(tmp_path),
+        # An earlier repeat of a run that is compared.
         baseline=str(tmp_path / "16-1"),
         output=str(tmp_path / "out"),
         tracking=OFF.tracking,
@@ -237,8 +298,9 @@ def test_a_seed_without_all_its_folds_is_refused(tmp_path: Path) -> None:
         for seed, fold in cells
     ]
     assert compare_runs(runs).table.runs.tolist() == [4]
-    with pytest.raises(RequestError, match="not every seed has every fold"):
-        compare_runs(runs[:3])
+    for strict in (True, False):
+        with pytest.raises(RequestError, match="not every seed has every fold"):
+            compare_runs(runs[:3], strict=strict)
 
 
 @pytest.mark.parametrize("state", ["failed", "killed", "interrupted", "running"])

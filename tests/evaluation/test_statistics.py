@@ -31,6 +31,32 @@ def dice(patients: int, seed: int = 0) -> np.ndarray:
     return random.beta(5, 1.5, patients) * (random.random(patients) > 0.1)
 
 
+def test_the_volumes_of_a_patient_count_as_one_patient() -> None:
+    """A second scan that scores as the first one does makes no interval narrower."""
+    values, other = dice(20), dice(20, seed=1)
+    patients = [f"p{number}" for number in range(20)]
+    twice, names = np.repeat(values, 2), np.repeat(patients, 2)
+    assert bootstrap(twice, names) == pytest.approx(bootstrap(values), abs=1e-9)
+    assert bootstrap(values, patients) == bootstrap(values)
+    low, high = bootstrap(twice)
+    assert high - low < 0.8 * np.subtract(*bootstrap(values)[::-1]), "as if they were independent"
+    found = compare_paired(twice, np.repeat(other, 2), names)
+    expected = compare_paired(values, other)
+    assert (found.patients, found.wins, found.losses) == (20, expected.wins, expected.losses)
+    assert found.p == expected.p and found.low == pytest.approx(expected.low, abs=1e-9)
+
+
+def test_the_mean_is_over_volumes_however_many_a_patient_has() -> None:
+    scores, names = np.array([0.9, 0.9, 0.9, 0.1, 0.5]), ["a", "a", "a", "b", "c"]
+    low, high = bootstrap(scores, names)
+    assert low < scores.mean() < high
+    assert compare_paired(scores, np.zeros(5), names).mean == pytest.approx(scores.mean())
+    with pytest.raises(DataError, match="needs at least 2 of them, not 1"):
+        bootstrap(scores[:3], names[:3])
+    with pytest.raises(RequestError, match="must be mean if a patient has several volumes"):
+        bootstrap(scores, names, statistic="median")
+
+
 def bca_by_hand(values: np.ndarray, level: float) -> tuple[float, float]:
     """The interval of the mean by the formulas of Efron and Tibshirani 1993, 14.3."""
     normal = NormalDist()
@@ -64,7 +90,7 @@ def test_the_interval_of_the_median_is_that_of_the_percentiles() -> None:
     values = dice(25)
     medians = np.median(np.random.default_rng(2).choice(values, (100_000, 25)), axis=1)
     expected = np.quantile(medians, [0.025, 0.975])
-    assert bootstrap(values, "median", draws=100_000) == pytest.approx(expected, abs=2e-3)
+    assert bootstrap(values, statistic="median", draws=100_000) == pytest.approx(expected, abs=2e-3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -85,7 +111,7 @@ def test_the_interval_of_the_median_is_that_of_the_percentiles() -> None:
 def test_nearly_equal_patients_and_few_draws_give_an_interval_without_a_warning(
     values: list[float], statistic: str, draws: int
 ) -> None:
-    low, high = bootstrap(np.array(values), statistic, draws)
+    low, high = bootstrap(np.array(values), statistic=statistic, draws=draws)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
 
 
@@ -97,15 +123,15 @@ def test_two_patients_by_enumeration() -> None:
 
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_equal_patients_leave_no_doubt(statistic: str) -> None:
-    assert bootstrap(np.full(61, 0.75), statistic) == (0.75, 0.75)
+    assert bootstrap(np.full(61, 0.75), statistic=statistic) == (0.75, 0.75)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(DICE, min_size=2, max_size=30), st.randoms(), st.sampled_from(["mean", "median"]))
 def test_the_order_of_patients_plays_no_part(values: list[float], random, statistic: str) -> None:
     shuffled = random.sample(values, len(values))
-    interval = bootstrap(np.array(values), statistic, draws=200)
-    assert bootstrap(np.array(shuffled), statistic, draws=200) == interval
+    interval = bootstrap(np.array(values), statistic=statistic, draws=200)
+    assert bootstrap(np.array(shuffled), statistic=statistic, draws=200) == interval
     assert min(values) - 1e-12 <= interval.low <= interval.high <= max(values) + 1e-12
 
 
@@ -119,12 +145,12 @@ def test_a_seed_is_a_draw_and_a_wider_level_a_wider_interval() -> None:
 def test_memory_is_bounded_and_the_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = dice(5_000)
     tracemalloc.start()
-    whole = bootstrap(values, "median", draws=2_000)  # 160 MB at once
+    whole = bootstrap(values, statistic="median", draws=2_000)  # 160 MB at once
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100e6
     monkeypatch.setattr(statistics, "CHUNK", 700_000)
-    assert bootstrap(values, "median", draws=2_000) == whole
+    assert bootstrap(values, statistic="median", draws=2_000) == whole
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from brainseg.data.dataset import MRIDataset
 from brainseg.evaluation.metrics import score_patient
 from brainseg.reports.scores import Results
+from brainseg.reports.tables import read_scores, write_patients_csv
 
 
 def explained(
@@ -44,6 +45,21 @@ def test_the_mean_over_patients_with_tumour_is_given_beside_one_that_contains_ot
         lines[1]
         == "val/dice: 1 patient without tumour, where Dice is 1 if none is predicted, else 0; mean of the other 1: 0.0000"
     )
+
+
+def test_the_volumes_of_a_patient_are_one_patient(phantom: MRIDataset, tmp_path: Path) -> None:
+    sessions = {"a_1": "a", "a_2": "a", "b_1": "b"}
+    results = Results(phantom)
+    results._subjects = sessions
+    for name in sessions:
+        score = score_patient(name, mask(1), mask(1, 1) if name == "b_1" else mask(1))
+        results.rows.append((score, "validation"))
+    assert results.explain().startswith("val/dice of 2 patients (3 volumes): 95 % interval")
+    del results.rows[2]
+    assert results.explain().startswith("val/dice of 1 patient (2 volumes): no interval")
+    write_patients_csv(results.rows, tmp_path / "patients.csv", sessions)
+    table = read_scores(tmp_path / "patients.csv")
+    assert table.patient.tolist() == ["a_1", "a_2"] and table.subject.tolist() == ["a", "a"]
 
 
 def test_a_network_that_predicts_nothing_is_named(phantom: MRIDataset) -> None:
