@@ -111,7 +111,10 @@ def type_rule(name: str, command: str) -> str:
 
     The rule is an empty string for other types.
     """
-    hint = dict(setting_types(TYPES[command])).get(name)
+    hints = {hint for setting, hint in setting_types(TYPES[command]) if setting == name}
+    if len(hints) > 1:
+        return _rule_by_choice(name)
+    hint = next(iter(hints), None)
     for kind in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if get_origin(kind) is list:
             return "must be a list in brackets"
@@ -120,6 +123,18 @@ def type_rule(name: str, command: str) -> str:
         if kind in RULES:
             return RULES[kind]
     return ""
+
+
+def _rule_by_choice(name: str) -> str:
+    """Return the rule of a setting whose type depends on the choice of its group."""
+    group, _, leaf = name.partition(".")
+    rules = [
+        f"{RULES.get(hint, 'must be text')} with {group}={choice}"
+        for choice, kind in CHOICES[group].items()
+        for field, hint in setting_types(kind)
+        if field == leaf
+    ]
+    return ", ".join(rules)
 
 
 def explain_missing_value(word: str, following: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ class UNetConfig(ModelConfig):
     stem: int = setting(
         1,
         "the first level works at 1/stem of the image's resolution: 1, 2 or 4; with 2 a step takes "
-        "0.6 times as long",
+        "0.3 times as long",
     )
     deep_supervision: bool = setting(
         False,

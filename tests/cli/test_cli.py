@@ -199,6 +199,10 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
             "sweep=architecture",
             "sweep=architecture: varies model.depth, model.width; to run a sweep, put -m first",
         ),
+        (
+            "split.validation=none",
+            "split.validation=none: must be a number with split=holdout, must be text with split=kfold",
+        ),
         ("+experiment=fast", "+experiment=fast: experiment exists already; write experiment=fast"),
         (
             "output=a,b",
