@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.runs import ScoredRun
 from brainseg.core.files import write_text
-from brainseg.reports.tables import format_interval
+from brainseg.reports.tables import format_interval, format_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +112,8 @@ def reader_notes(comparison: Comparison) -> list[str]:
         )
     if comparison.volumes != comparison.patients:
         sentences.append(
-            f"{comparison.volumes} volumes of {comparison.patients} patients: scores are means "
-            "over volumes, while intervals and tests are over patients."
+            f"{format_patients(comparison.volumes, comparison.patients)}: scores are means over "
+            "volumes, while intervals and tests are over patients."
         )
     pairs = len(comparison.configurations) - 1
     if pairs and comparison.patients > 1:

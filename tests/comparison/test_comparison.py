@@ -105,7 +105,7 @@ def test_sessions_of_a_patient_count_as_one_patient(tmp_path: Path) -> None:
         assert two.table[column].tolist() == pytest.approx(one.table[column].tolist(), nan_ok=True)
     assert "of 24 test volumes missed" in headline(two)
     assert "of 12 test patients missed" in headline(one)
-    assert any("24 volumes of 12 patients" in note for note in reader_notes(two))
+    assert any("12 patients (24 volumes)" in note for note in reader_notes(two))
 
 
 def test_what_was_left_out_puts_no_warning_on_the_others(tmp_path: Path) -> None:
