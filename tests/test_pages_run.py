@@ -64,16 +64,25 @@ def commands(page: Path) -> list[str]:
 
 
 def call(folder: Path, line: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *shlex.split(line)[1:]],
         cwd=folder,
-        env=environment,
-        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    printed = ""
+    if line.startswith("python -m brainseg.ui"):
+        # It serves its page until it is stopped.
+        assert process.stdout is not None
+        while "Ctrl-C ends it" not in printed:
+            printed += (following := process.stdout.readline())
+            assert following, f"{line} ended by itself: {printed}"
+        process.terminate()
+    output, errors = process.communicate()
+    assert process.returncode == 0, f"{line}\n{printed}{output}\n{errors}"
+    return printed + output
 
 
 @pytest.fixture
