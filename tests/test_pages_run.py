@@ -2,9 +2,11 @@
 
 What is put in place of what a page says: a real run for `runs/RUN`, a second for `runs/b`, fewer epochs or minutes, a small phantom,
 the CPU for a GPU, a file for a server; a SLURM queue is only planned for. docs/extending.md, which installs a package, is run by
-test_extending.py, and docs/tracking_server.md, which needs PostgreSQL, by test_lab_server.py.
+test_extending.py, docs/tracking_server.md, which needs PostgreSQL, by test_lab_server.py, and docs/own_data.md, which needs cohorts in
+many layouts, by data/readers/test_page.py.
 """
 
+import json
 import os
 import re
 import shlex
@@ -21,12 +23,13 @@ from tiffs import write_clinical
 
 from brainseg.config import PhantomConfig
 from brainseg.data.phantom.cohort import write_cohort
+from brainseg.data.volume import CHANNELS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if page.name not in ("extending.md", "tracking_server.md")
+    if page.name not in ("extending.md", "tracking_server.md", "own_data.md")
 ]
 SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size=32"]
 FEW = ["batch_size=8", "device.threads=1"]
@@ -107,6 +110,17 @@ def folder(tmp_path: Path) -> Path:
     for name in ("pre", "flair", "post", "scan"):
         write_nifti(tmp_path / f"{name}.nii.gz", scan())
     write_dicom(tmp_path / "dicom", scan(), "T2 dark fluid")
+    for case in ("P1", "P2"):
+        write_nifti(tmp_path / "niftis" / case / f"{case}_flair.nii.gz", scan())
+        for number in range(len(CHANNELS)):
+            path = tmp_path / "Dataset001" / "imagesTs" / f"{case}_{number:04d}.nii.gz"
+            write_nifti(path, scan())
+    description = {
+        "channel_names": {str(number): name for number, name in enumerate(CHANNELS)},
+        "labels": {"background": 0, "tumour": 1},
+        "file_ending": ".nii.gz",
+    }
+    (tmp_path / "Dataset001" / "dataset.json").write_text(json.dumps(description))
     tifffile.imwrite(tmp_path / "scan.tif", np.zeros((3, 32, 32, 3), np.uint8), photometric="rgb")
     return tmp_path
 
