@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ PAGES = [
 ]
 SMALL = ["data.phantom.patients=20", "data.phantom.slices=4", "data.phantom.size=32"]
 FEW = ["batch_size=8", "device.threads=1"]
-PLACED = {
+PLACED: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\bepochs=40\b": "epochs=2",  # extends a run of one epoch
     r"\bepochs=(?!2\b)\d+": "epochs=1",
     r"max_minutes=[\d.]+": "max_minutes=0.02",
@@ -42,7 +43,8 @@ PLACED = {
     r"workers=\d+": "workers=2",
     r"storage=postgresql\S+": "storage=sqlite",
     r"model\.width=16,32": "model.width=2,4",
-    r"model\.width=\d+\b": "model.width=4",
+    r"model\.width=\d+\b(?!,)": "model.width=4",
+    r"runs/([AB])\b": lambda match: f"runs/{match[1].lower()}",
     r"(optimizer=adam),sgd|loss=dice,bce_dice": r"loss=dice,bce_dice",
     r"\bdevice=cuda\w*|\bdevice=cpu_bf16": "device=cpu",
     r"split\.folds=10": "split.folds=4",
@@ -68,7 +70,7 @@ def commands(page: Path) -> list[str]:
 
 def call(folder: Path, line: str) -> str:
     process = subprocess.Popen(
-        [sys.executable, *shlex.split(line)[1:]],
+        [sys.executable, *shlex.split(line.split(" > ")[0])[1:]],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
