@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+from contextlib import suppress
 
 from brainseg.cli.main import run_command
 from brainseg.config import UiConfig
@@ -59,22 +60,22 @@ def run(config: UiConfig) -> int:
         print(f"{uri} is a server, which serves its own page:\n  {link}")
         open_browser(link, config.browser)
         return 0
-    # Ctrl-C is the usual end of this command, and no interruption.
-    with Signals() as signals:
-        # The server gets its own session, so that Ctrl-C reaches only this process. This process
-        # then stops the server with all its workers.
-        server = subprocess.Popen(
-            command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
-        )
-        try:
+    # The server gets its own session, so that Ctrl-C reaches only this process. This process then
+    # stops the server with all its workers.
+    server = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
+    )
+    try:
+        # Ctrl-C is the usual end of this command, and no interruption.
+        with Signals() as signals:
             wait_for_page(server, port, signals)
             if signals.pending is None and server.poll() is None:
                 print(f"  {link}\nCtrl-C ends it.", flush=True)
                 open_browser(link, config.browser)
             while server.poll() is None and signals.pending is None:
                 time.sleep(0.2)
-        finally:
-            stop_server(server)
+    finally:
+        stop_server(server)
     if signals.pending is None:
         print(f"error: the MLflow server ended with exit code {server.returncode}", file=sys.stderr)
         return 1
@@ -149,15 +150,20 @@ def wait_for_page(server: subprocess.Popen, port: int, signals: Signals) -> None
 
 
 def stop_server(server: subprocess.Popen) -> None:
-    """Stop the server and its workers. Kill them if they do not end within five seconds."""
+    """Stop the server and its workers.
+
+    Kill them if they do not end within five seconds, or at a second Ctrl-C.
+    """
     if server.poll() is None:
         # The signal goes to the whole process group, because the workers are separate processes.
         os.killpg(server.pid, signal.SIGTERM)
         try:
-            server.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=5)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+                server.wait()
 
 
 def main() -> None:
