@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
-from waiting import wait_for
 
 from brainseg import train
 from brainseg.config import DeviceConfig, PhantomConfig, TrainConfig, launchers
@@ -87,6 +86,15 @@ def in_mlflow(folder: Path) -> list[Any]:
             [client.get_experiment_by_name("brainseg").experiment_id], "tags.kind = 'run'"
         )
     )
+
+
+# A subprocess imports this module without tests/ on its path, so that it cannot use waiting.py.
+def wait_for(condition: Any, seconds: float = 300) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+    return found
 
 
 # What is offered
