@@ -51,7 +51,7 @@ class Configuration:
 
     label: str
     runs: list[ScoredRun]
-    # patients.csv of all runs, with the additional columns seed, fold and missed.
+    # patients.csv of all runs, with the additional columns seed, fold, subject and missed.
     rows: "pd.DataFrame" = field(repr=False)
 
     @cached_property
@@ -78,8 +78,6 @@ class Configuration:
     @cached_property
     def subjects(self) -> np.ndarray:
         """Return the patient of each volume, shape (V,), in the order of `dice`."""
-        if "subject" not in self.rows:
-            return self.patients.index.to_numpy(str)
         subjects = self.rows.drop_duplicates("patient").set_index("patient").subject
         return subjects.loc[self.patients.index].to_numpy(str)
 
@@ -281,7 +279,9 @@ def _patient_rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
     rows = pd.concat(
         [
             run.patients[run.patients.role == role].assign(
-                seed=run.config.seed, fold=run.settings.get("split.fold", 0)
+                seed=run.config.seed,
+                fold=run.settings.get("split.fold", 0),
+                subject=run.patients.get("subject", run.patients.patient),
             )
             for run in runs
         ],

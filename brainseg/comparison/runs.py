@@ -202,12 +202,12 @@ def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
         finished = [run for run in group if run.state == "finished"]
         return len({pooled[run].repeat for run in finished}) < len({run.repeat for run in finished})
 
-    several = [group for group in groups.values() if len({run.configuration for run in group}) > 1]
-    pools = [group for group in several if not compares_devices(group)]
+    mixed = [group for group in groups.values() if len({run.configuration for run in group}) > 1]
+    pools = [group for group in mixed if not compares_devices(group)]
     if not pools:
         return runs
     # Beside a comparison of devices, a group on a single device is named by it.
-    affected = pools if len(pools) < len(several) else groups.values()
+    affected = pools if len(pools) < len(mixed) else groups.values()
     chosen = {run for group in affected for run in group}
     return [pooled[run] if run in chosen else run for run in runs]
 

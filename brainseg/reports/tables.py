@@ -142,8 +142,8 @@ def write_patients_csv(
     """Write patients.csv with one line for each (score, role).
 
     The role is train, validation, test or unknown. An undefined value is an empty cell. The column
-    `patient` has the name of the volume. If that is another name than the patient's, in `subjects`
-    by volume, the column `subject` has the patient's.
+    `patient` has the name of the volume. If a patient has several, the column `subject` has the
+    names of the patients, which `subjects` has by volume.
     """
     with writing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -152,9 +152,10 @@ def write_patients_csv(
             for label in (rows[0][0].classes if rows else ())
             for column in CLASS_COLUMNS
         ]
-        names = {score.patient: score.patient for score, _ in rows}
+        names = {score.patient for score, _ in rows}
         subjects = {name: (subjects or {}).get(name, name) for name in names}
-        columns = [*COLUMNS, *FURTHER_COLUMNS, *(["subject"] if subjects != names else [])]
+        has_several = len(set(subjects.values())) < len(names)
+        columns = [*COLUMNS, *FURTHER_COLUMNS, *(["subject"] if has_several else [])]
         writer.writerow([*columns, *(f"{column}/{label}" for column, label in class_columns)])
         for score, role in rows:
             values = vars(score) | {"role": role, "subject": subjects[score.patient]}

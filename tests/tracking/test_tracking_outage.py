@@ -157,7 +157,13 @@ class serving:
         } | {"PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "brainseg.ui", f"port={self.port}", "browser=false"]
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A test run in the background of a shell ignores Ctrl-C, and its processes would, too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout
         said = "".join(iter(self.process.stdout.readline, "Ctrl-C ends it.\n"))
