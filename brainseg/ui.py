@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from brainseg.cli.main import run_command
 from brainseg.config import UiConfig
@@ -60,22 +60,21 @@ def run(config: UiConfig) -> int:
         print(f"{uri} is a server, which serves its own page:\n  {link}")
         open_browser(link, config.browser)
         return 0
-    # The server gets its own session, so that Ctrl-C reaches only this process. This process then
-    # stops the server with all its workers.
-    server = subprocess.Popen(
-        command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
-    )
-    try:
-        # Ctrl-C is the usual end of this command, and no interruption.
-        with Signals() as signals:
-            wait_for_page(server, port, signals)
-            if signals.pending is None and server.poll() is None:
-                print(f"  {link}\nCtrl-C ends it.", flush=True)
-                open_browser(link, config.browser)
-            while server.poll() is None and signals.pending is None:
-                time.sleep(0.2)
-    finally:
-        stop_server(server)
+    # The server is stopped after the block of signals, so that a second Ctrl-C interrupts the stop.
+    # Ctrl-C is the usual end of this command, and no interruption.
+    with ExitStack() as stack, Signals() as signals:
+        # The server gets its own session, so that Ctrl-C reaches only this process. This process
+        # then stops the server with all its workers.
+        server = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET
+        )
+        stack.callback(stop_server, server)
+        wait_for_page(server, port, signals)
+        if signals.pending is None and server.poll() is None:
+            print(f"  {link}\nCtrl-C ends it.", flush=True)
+            open_browser(link, config.browser)
+        while server.poll() is None and signals.pending is None:
+            time.sleep(0.2)
     if signals.pending is None:
         print(f"error: the MLflow server ended with exit code {server.returncode}", file=sys.stderr)
         return 1

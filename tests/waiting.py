@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float) -> Any:
     """Return the first true value of `condition`; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not (value := condition()):

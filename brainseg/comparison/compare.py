@@ -26,7 +26,7 @@ from brainseg.evaluation.statistics import (
     compare_paired,
     standard_deviation,
 )
-from brainseg.reports.tables import shorten_text
+from brainseg.reports.tables import shorten_text, subjects_of
 from brainseg.runs.identity import REPETITION_SETTINGS, training_budget
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _patient_rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
             run.patients[run.patients.role == role].assign(
                 seed=run.config.seed,
                 fold=run.settings.get("split.fold", 0),
-                subject=run.patients.get("subject", run.patients.patient),
+                subject=subjects_of(run.patients),
             )
             for run in runs
         ],

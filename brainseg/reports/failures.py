@@ -15,6 +15,7 @@ from brainseg.core.errors import DataError
 from brainseg.evaluation.metrics import MISSED_DICE, count_missed
 from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports.clinical import match_clinical
+from brainseg.reports.tables import subjects_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def summarise_groups(
     import pandas as pd
 
     rows = []
-    subjects = dict(zip(patients.patient, patients.get("subject", patients.patient), strict=True))
+    subjects = dict(zip(patients.patient, subjects_of(patients), strict=True))
     for (factor, group), part in collect_group_values(patients, slices, store, clinical).groupby(
         ["factor", "group"], sort=False
     ):

@@ -189,6 +189,14 @@ def read_scores(path: str | Path) -> "pd.DataFrame":
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
 
 
+def subjects_of(patients: "pd.DataFrame") -> "pd.Series":
+    """Return the patient of each row of patients.csv.
+
+    Without a column `subject` each volume is another patient.
+    """
+    return patients.get("subject", patients.patient)
+
+
 def format_cell(value: str | float | None) -> str:
     """Return the text of a CSV cell.
 

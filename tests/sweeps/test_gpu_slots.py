@@ -138,10 +138,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 def test_short_jobs_follow_each_other_beside_a_long_one(machine: Machine) -> None:
     """Job 2 would share GPU 0 with the long job 0 if the jobs' numbers decided."""
     machine.start(0)
-    wait_for(lambda: 0 in machine.gpus)
+    wait_for(lambda: 0 in machine.gpus, 60)
     for number in (1, 2, 3):
         machine.start(number, "auto")
-        wait_for(lambda number=number: number in machine.gpus)
+        wait_for(lambda number=number: number in machine.gpus, 60)
         machine.end(number)
     assert machine.gpus == {0: 0, 1: 1, 2: 1, 3: 1}
 
@@ -149,14 +149,14 @@ def test_short_jobs_follow_each_other_beside_a_long_one(machine: Machine) -> Non
 def test_a_job_waits_for_a_gpu_unless_it_names_its_device(machine: Machine) -> None:
     for number in (0, 1):
         machine.start(number)
-        wait_for(lambda number=number: number in machine.gpus)
+        wait_for(lambda number=number: number in machine.gpus, 60)
     machine.start(2)
     machine.start(3, "cpu")
     machine.start(4, "cuda:1")
-    wait_for(lambda: machine.gpus.keys() >= {3, 4})
+    wait_for(lambda: machine.gpus.keys() >= {3, 4}, 60)
     assert (machine.gpus[3], machine.gpus[4], 2 in machine.gpus) == (None, None, False)
     machine.end(1)
-    wait_for(lambda: 2 in machine.gpus)
+    wait_for(lambda: 2 in machine.gpus, 60)
     assert machine.gpus[2] == 1
     machine.start(5)
     machine.launch.job_status.stop()

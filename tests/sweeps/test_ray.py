@@ -136,7 +136,7 @@ def test_jobs_of_a_killed_node_resume_on_the_other(
                     return run
         return None
 
-    lost = wait_for(job_on_second)
+    lost = wait_for(job_on_second, 300)
     nodes.second.kill()
     said = end(process, 0)
     assert "4 jobs: 4 finished, 0 skipped, 0 failed" in said
@@ -152,7 +152,7 @@ def test_jobs_of_a_killed_node_resume_on_the_other(
 def test_a_stopped_sweep_is_saved_and_goes_on(nodes: Nodes, tmp_path: Path, cohort: Path) -> None:
     arguments = ("seed=range(3)", "epochs=40", "tracking=none")
     process = begin(nodes, tmp_path, cohort, *arguments)
-    wait_for(lambda: [is_under_way(run) for run in runs(tmp_path).values()].count(True) == 2)
+    wait_for(lambda: [is_under_way(run) for run in runs(tmp_path).values()].count(True) == 2, 300)
     process.send_signal(signal.SIGTERM)
     assert "0 finished, 0 skipped, 0 failed, 3 stopped" in end(process, 143)
     assert {run.state for run in runs(tmp_path).values()} == {"killed"}

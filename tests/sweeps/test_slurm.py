@@ -146,7 +146,7 @@ class Sweep:
             run = self.runs().get(number)
             return run if run and run.state == "running" and count(run) >= epochs else None
 
-        return wait_for(under_way)
+        return wait_for(under_way, 600)
 
     def mlflow_states(self) -> list[str]:
         """The states of the runs in MLflow, by job."""
@@ -224,10 +224,10 @@ def test_a_job_that_runs_out_of_time_is_requeued_and_resumed(
     job = sweep.queue()[0].split()[0]
     minutes = int((time.monotonic() - began) / 60) + 2
     call(cluster, "scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
-    wait_for(lambda: run.state == "killed")
+    wait_for(lambda: run.state == "killed", 600)
     saved = count(run)
     call(cluster, "scontrol", "update", f"JobId={job}", "TimeLimit=60")
-    wait_for(lambda: run.state == "running" and count(run) > saved)
+    wait_for(lambda: run.state == "running" and count(run) > saved, 600)
     call(cluster, "scancel", job)
     (row,) = sweep.end(process, 1)
     assert row.startswith("stopped ")
@@ -245,7 +245,7 @@ def test_a_preempted_job_is_requeued_and_resumed(
     run = sweep.wait_until_training(0)
     urgent = ["sbatch", "--partition=urgent", "--ntasks=2", "--output=/dev/null", "--wrap=sleep 1"]
     subprocess.run(urgent, env=cluster, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    wait_for(lambda: run.state == "killed")
+    wait_for(lambda: run.state == "killed", 600)
     saved = count(run)
     (row,) = sweep.end(process, 0)
     assert row.startswith("finished ")
