@@ -5,7 +5,7 @@
     python scripts/benchmark.py                                  on the phantom
 
     source   a folder with the layout of kaggle_3m (default: that of the phantom)
-    only     a list of steps, epoch, inference, process, growth (default: all)
+    only     a list of steps, recipes, epoch, inference, process, growth (default: all)
     rounds   the number of measurements of each contestant (5)
     output   the folder of benchmark.md and benchmark.json (benchmarks)
 
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import epoch, growth, inference, page, process, steps
+from benchmarks import epoch, growth, inference, page, process, recipes, steps
 from benchmarks.measure import Section
 from brainseg.config import PhantomConfig
 from brainseg.config.overrides import values_by_setting
@@ -28,7 +28,7 @@ from brainseg.data.phantom.cohort import ensure_cohort
 
 DEFAULTS = {
     "source": "",
-    "only": "steps,epoch,inference,process,growth",
+    "only": "steps,recipes,epoch,inference,process,growth",
     "rounds": "5",
     "output": "benchmarks",
 }
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
         convert(source, path)
         parts: dict[str, Callable[[], Section]] = {
             "steps": lambda: steps.measure(rounds, steps.REFERENCE),
+            "recipes": lambda: recipes.measure(rounds),
             "epoch": lambda: epoch.measure(rounds, path),
             "inference": lambda: inference.measure(rounds, path),
             "process": lambda: process.measure(rounds, source),

@@ -56,7 +56,7 @@ class Steps:
     memory settings.
     """
 
-    def __init__(self, shape: dict[str, int], device: dict[str, Any] | None) -> None:
+    def __init__(self, shape: dict[str, Any], device: dict[str, Any] | None) -> None:
         # All contestants get the same weights and the same images.
         torch.manual_seed(0)
         self.shape = shape
@@ -64,17 +64,25 @@ class Steps:
             torch.device("cpu"), "float32", False, False, "plain", torch.get_num_threads()
         )
         self.device = choose_device(DeviceConfig(**device)) if device else plain
-        model = UNetConfig(depth=shape["depth"], width=shape["width"], growth=shape["growth"])
+        model = UNetConfig(
+            depth=shape["depth"],
+            width=shape["width"],
+            growth=shape["growth"],
+            stem=shape.get("stem", 1),
+        )
+        # The size is that of a square, or a height and a width.
+        size = shape["size"]
+        height, width = (size, size) if isinstance(size, int) else size
         self.model = self.device.place(
-            networks.build_network(model, shape["channels"], 1, (shape["size"], shape["size"]))
+            networks.build_network(model, shape["channels"], 1, (height, width))
         )
         self.forward: Callable[[Tensor], Tensor] = self.model
         self.loss = losses.build_loss(LossConfig("dice"))
         self.optimizer = optimizers.build_optimizer(
             OptimizerConfig("adam", lr=1e-4), self.model.parameters()
         )
-        batch_shape = (shape["batch"], shape["channels"], shape["size"], shape["size"])
-        mask_shape = (shape["batch"], 1, shape["size"], shape["size"])
+        batch_shape = (shape["batch"], shape["channels"], height, width)
+        mask_shape = (shape["batch"], 1, height, width)
         self.image = self.device.format(torch.rand(*batch_shape, device=self.device.torch))
         tumour = torch.rand(*mask_shape, device=self.device.torch) > 0.9
         self.mask = tumour.to(torch.uint8)
@@ -175,7 +183,7 @@ def work(kind: str, settings: dict[str, Any]) -> None:
     if kind == "steps":
         roofline = Convolutions(steps)
         turns["roofline"] = roofline.rate
-    else:
+    elif kind == "forward":
         turns["turn"] = Forward(steps, settings["batch"]).rate
     serve(turns)
 
