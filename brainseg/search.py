@@ -86,11 +86,15 @@ class Search:
             "needs the driver of PostgreSQL",
             "pip install 'psycopg[binary]'",
         )
-        # The workers get the arguments, too, when `last` may be a trial's run.
-        self.overrides, self.arguments = (
-            [replace_last(override) for override in overrides]
-            for overrides in (self.overrides, self.arguments)
-        )
+        # The same command must continue the search, and the last run is then a trial of it.
+        for override in self.overrides:
+            check(
+                (named := replace_last(override)) == override,
+                setting_of(override),
+                "last",
+                "is another run as soon as a trial has begun",
+                f"name the run: {named}",
+            )
         self.plan = plan_search(self.overrides, config)
         self.launcher = _launcher_settings(self.arguments)
         is_local = self.launcher["_target_"] != SLURM

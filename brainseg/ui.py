@@ -61,8 +61,9 @@ def run(config: UiConfig) -> int:
         open_browser(link, config.browser)
         return 0
     # The server is stopped after the block of signals, so that a second Ctrl-C interrupts the stop.
-    # Ctrl-C is the usual end of this command, and no interruption.
-    with ExitStack() as stack, Signals() as signals:
+    # Ctrl-C is the usual end of this command, and no interruption. Pressed twice at once it must
+    # not end this process before the server, which nobody would stop then.
+    with ExitStack() as stack, Signals(exits_at_second=False) as signals:
         # The server gets its own session, so that Ctrl-C reaches only this process. This process
         # then stops the server with all its workers.
         server = subprocess.Popen(

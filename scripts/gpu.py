@@ -33,7 +33,7 @@ from benchmarks import gpu_steps
 from brainseg.config.overrides import values_by_setting
 from brainseg.core.files import write_json, write_text
 from brainseg.evaluation.statistics import bootstrap
-from brainseg.reports.tables import read_scores
+from brainseg.reports.tables import read_scores, subjects_of
 
 DEFAULTS = {
     "data": "",
@@ -159,10 +159,11 @@ def finish_runs(processes: list[dict[str, Any]]) -> dict[str, Any]:
         else:
             facts["log"] = Path(f"{folder}.log").read_text()[-2000:]
         runs.append(facts)
-    dice = pd.concat(tables).dice.to_numpy() if tables else []
+    scored = pd.concat(tables) if tables else pd.DataFrame({"patient": [], "dice": []})
+    dice = scored.dice.to_numpy()
     pooled = {}
     if len(dice) > 1:
-        low, high = bootstrap(dice)
+        low, high = bootstrap(dice, subjects_of(scored).to_numpy(str))
         pooled = {
             "patients": len(dice),
             "mean": float(dice.mean()),

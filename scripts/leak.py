@@ -105,6 +105,14 @@ def run(overrides: list[str]) -> pd.DataFrame:
     config = compose([*overrides, *experiment])
     context, rule = config.data.context, "slices that are divided at random have no neighbours"
     check(context == 0, "data.context", context, rule, "set data.context=0")
+    with open_store(config.data) as store:
+        check(
+            len(set(store.patients)) == len(store.volumes),
+            "data.path",
+            config.data.path,
+            "has patients with several volumes, which would count as several patients",
+            "use data with one volume per patient",
+        )
     folder = Path(config.output or "runs/leak")
     recipe = without_settings([*overrides, *experiment], ("output",))
 

@@ -4,7 +4,7 @@
     python scripts/peers.py data=lgg.h5 minutes=10 only=brainseg,monai
     python scripts/peers.py data=lgg.h5 only=nnunet nnunet_python=ENVIRONMENT/bin/python
 
-    data            a file that brainseg.prepare made
+    data            a file that brainseg.prepare made, of patients with one volume each
     minutes         the training time of each program (30)
     fold            the fold of `split=kfold split.folds=5` that is tested (1)
     only            a list of brainseg, reference, monai, nnunet (default: all)

@@ -91,7 +91,6 @@ def test_project_file_run_and_experiment_of_any_name(
         f"{name}.h5",
         "mlflow.db",
         "mlartifacts",
-        "runs",
     }
     with short_timeouts(1):
         client = connect(tracking_uri(None), make=False)

@@ -155,7 +155,7 @@ def test_the_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> N
         "Scores of the best epoch" in said
         and (folder / "run" / "checkpoints" / "best.pt").is_file()
     )
-    assert {path.name for path in folder.iterdir()} == {"run", "runs", "data"}
+    assert {path.name for path in folder.iterdir()} == {"run", "data"}
     scored = python(
         "-m", "brainseg.evaluate", "checkpoint=run", *tiny[:3], "device=cpu", "output=scores"
     )

@@ -26,7 +26,7 @@ from brainseg.evaluation.statistics import (
     compare_paired,
     standard_deviation,
 )
-from brainseg.reports.tables import shorten_text, subjects_of
+from brainseg.reports.tables import shorten_text
 from brainseg.runs.identity import REPETITION_SETTINGS, training_budget
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def compare_runs(
     repeats: dict[str, list[ScoredRun]] = {}
     for run in finished:
         repeats.setdefault(run.configuration, []).append(run)
+    subjects = _subjects_by_volume(finished)
     configurations = [
-        Configuration(labels[key], members, _patient_rows(members, role))
+        Configuration(labels[key], members, _patient_rows(members, role, subjects))
         for key, members in repeats.items()
     ]
     named_baseline = _find_baseline(configurations, baseline)
@@ -270,20 +271,41 @@ def _check_comparable(runs: Sequence[ScoredRun]) -> None:
         )
 
 
-def _patient_rows(runs: Sequence[ScoredRun], role: str) -> "pd.DataFrame":
-    """Return patients.csv of all runs for the patients of `role` (test or validation)."""
+def _subjects_by_volume(runs: Sequence[ScoredRun]) -> dict[str, str]:
+    """Return the patient of each volume that one of the runs, all on the same data, names.
+
+    Runs of older versions do not name the patients of several volumes. In a comparison they take
+    them from the others, so that all intervals and tests are over the same patients.
+    """
+    return {
+        volume: subject
+        for run in runs
+        if "subject" in run.patients
+        for volume, subject in zip(run.patients.patient, run.patients.subject, strict=True)
+    }
+
+
+def _patient_rows(
+    runs: Sequence[ScoredRun], role: str, subjects: Mapping[str, str]
+) -> "pd.DataFrame":
+    """Return patients.csv of all runs for the patients of `role` (test or validation).
+
+    The column `subject` has the patient of each volume, which is the volume itself where `subjects`
+    does not name it.
+    """
     import pandas as pd
 
     # Runs of older versions have fewer columns. A mean over some of the runs would not be over all
     # patients, so only the columns of all runs are used.
     rows = pd.concat(
         [
-            run.patients[run.patients.role == role].assign(
+            scores.assign(
                 seed=run.config.seed,
                 fold=run.settings.get("split.fold", 0),
-                subject=subjects_of(run.patients),
+                subject=[subjects.get(name, name) for name in scores.patient],
             )
             for run in runs
+            for scores in [run.patients[run.patients.role == role]]
         ],
         join="inner",
     )
@@ -371,6 +393,7 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
         "configuration": configuration.label,
         "runs": len(configuration.runs),
         "patients": len(set(subjects)),
+        "volumes": len(dice),
         "dice": float(dice.mean()),
         "dice_low": low,
         "dice_high": high,

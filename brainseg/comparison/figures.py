@@ -12,7 +12,7 @@ import numpy as np
 from brainseg.comparison.compare import Comparison
 from brainseg.comparison.names import varying_settings
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure
-from brainseg.reports.tables import format_interval
+from brainseg.reports.tables import format_interval, format_patients
 
 LIGHT = "#b9c7d3"
 # Configurations in a figure. The table and comparison.csv contain all of them.
@@ -25,7 +25,7 @@ MAX_PANELS = 8
 def ranking(comparison: Comparison) -> Any:
     """Draw mean Dice with its 95 % interval for each configuration, the best first.
 
-    Each dot is a patient. Missed patients are orange.
+    Each dot is a patient, or a volume of a patient with several. Missed ones are orange.
     """
     configurations = comparison.configurations[:MAX_CONFIGURATIONS]
     figure = new_figure(9, 1.6 + 0.52 * len(configurations))
@@ -61,7 +61,7 @@ def ranking(comparison: Comparison) -> Any:
         if len(configurations) == len(comparison.configurations)
         else f" (the first {MAX_CONFIGURATIONS} of {len(comparison.configurations)})"
     )
-    patients = f"{comparison.patients} {comparison.role} patients"
+    patients = format_patients(comparison.volumes, comparison.patients, comparison.role)
     _set_title(axes, f"Dice of {patients}, mean and 95 % interval{selection}")
     return figure
 
@@ -287,7 +287,8 @@ def patient_by_patient(comparison: Comparison) -> Any:
         )
         axes.set_xticks([])
         axes.set_ylim(0, 1)
-        _set_title(axes, f"Dice of each of the {len(order)} patients, sorted; orange: missed")
+        patients = format_patients(comparison.volumes, comparison.patients)
+        _set_title(axes, f"Dice of each of {patients}, sorted; orange: missed")
         return figure
     other = comparison.baseline if comparison.baseline is not best else comparison.configurations[1]
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)

@@ -190,8 +190,8 @@ def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
     """Return the runs, without their device settings where these only separate folds and seeds.
 
     Folds that were trained on several machines, each under its own device settings, are one
-    configuration. Where the same fold and seed finished on several devices, the devices are
-    compared.
+    configuration. Where the same fold and seed finished on several devices, or where all but one of
+    the devices have no finished run, the devices are compared.
     """
     pooled = {run: replace(run, ignored=("device",)) for run in runs}
     groups: dict[str, list[ScoredRun]] = {}
@@ -200,6 +200,10 @@ def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
 
     def compares_devices(group: list[ScoredRun]) -> bool:
         finished = [run for run in group if run.state == "finished"]
+        # Pooling replaces a failed run by a finished one of another device. If that is the only
+        # device with scores, nobody would be told that the others failed.
+        if len({run.configuration for run in finished}) < 2:
+            return True
         return len({pooled[run].repeat for run in finished}) < len({run.repeat for run in finished})
 
     mixed = [group for group in groups.values() if len({run.configuration for run in group}) > 1]

@@ -56,7 +56,8 @@ def explain_error(error: Exception, command: str, overrides: Sequence[str] = ())
         typed_name = (name for name in typed if f"{name}.".startswith(f"{inner.full_key}."))
         return _explain_unknown_setting(next(typed_name, str(inner.full_key)), command, typed)
     if isinstance(inner, ValidationError) and inner.full_key:
-        return _explain_wrong_type(str(inner.full_key), inner.value, command, typed)
+        rule = type_rule(str(inner.full_key), command, inner.object_type)
+        return _explain_wrong_type(str(inner.full_key), inner.value, rule, typed)
     # The error does not name a setting. A setting of another choice, typed without that choice,
     # is a frequent mistake.
     for name in typed:
@@ -106,14 +107,15 @@ def setting_names(command: str) -> list[str]:
     return list(flatten(OmegaConf.to_container(compose(command), throw_on_missing=False)))
 
 
-def type_rule(name: str, command: str) -> str:
+def type_rule(name: str, command: str, chosen: Any = None) -> str:
     """Return the rule that follows from a setting's type, such as "must be a whole number".
 
-    The rule is an empty string for other types.
+    `chosen` is the class of the choice that the setting belongs to, if it is known. The rule is an
+    empty string for other types.
     """
     hints = {hint for setting, hint in setting_types(TYPES[command]) if setting == name}
     if len(hints) > 1:
-        return _rule_by_choice(name)
+        return _rule_by_choice(name, chosen)
     hint = next(iter(hints), None)
     for kind in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,):
         if get_origin(kind) is list:
@@ -125,16 +127,20 @@ def type_rule(name: str, command: str) -> str:
     return ""
 
 
-def _rule_by_choice(name: str) -> str:
-    """Return the rule of a setting whose type depends on the choice of its group."""
+def _rule_by_choice(name: str, chosen: Any) -> str:
+    """Return the rule of a setting whose type depends on the choice of its group.
+
+    The rule of the chosen class comes first.
+    """
     group, _, leaf = name.partition(".")
     rules = [
         f"{RULES.get(hint, 'must be text')} with {group}={choice}"
-        for choice, kind in CHOICES[group].items()
+        + (", which is chosen here" if kind is chosen else "")
+        for choice, kind in sorted(CHOICES[group].items(), key=lambda item: item[1] is not chosen)
         for field, hint in setting_types(kind)
         if field == leaf
     ]
-    return ", ".join(rules)
+    return "; it ".join(rules)
 
 
 def explain_missing_value(word: str, following: Sequence[str]) -> str:
@@ -178,12 +184,11 @@ def explain_several_values(name: str, value: str, command: str) -> str:
     return f"{name}={value}: several values; {', '.join(remedies) or 'give one'}"
 
 
-def _explain_wrong_type(name: str, value: object, command: str, typed: Mapping[str, str]) -> str:
-    """Explain a value that does not have its setting's type."""
+def _explain_wrong_type(name: str, value: object, rule: str, typed: Mapping[str, str]) -> str:
+    """Explain a value that does not follow the rule of its setting's type."""
     if value is None:
         as_text = format_for_shell(name, "null")
         return f"{name}=null: must have a value; for the text null write {as_text}"
-    rule = type_rule(name, command)
     if rule.startswith("must be a list") and isinstance(value, str | int | float):
         rule += f"; write '{name}=[{value}]'"
     return f"{name}={typed.get(name, value)}: {rule or 'must be text'}"

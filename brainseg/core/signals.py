@@ -98,11 +98,13 @@ def _signals_to_handle() -> list[signal.Signals]:
 class Signals:
     """Deferred signals: within the block a signal is stored until `poll` raises `Interrupted`.
 
-    The run calls `poll` at moments when its state can be saved.
+    The run calls `poll` at moments when its state can be saved. A second signal ends the process at
+    once, unless `exits_at_second` is False.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exits_at_second: bool = True) -> None:
         self.pending: int | None = None
+        self._exits_at_second = exits_at_second
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
@@ -120,9 +122,8 @@ class Signals:
             raise Interrupted(self.pending)
 
     def _store(self, number: int, frame: FrameType | None) -> None:
-        """Store the first signal. End the process at a second one, unless it is SIGHUP."""
-        if self.pending is not None and number == HANG_UP:
-            return
-        if self.pending is not None:
+        """Store the first signal. A second one may end the process, unless it is SIGHUP."""
+        if self.pending is None:
+            self.pending = number
+        elif number != HANG_UP and self._exits_at_second:
             os._exit(128 + number)
-        self.pending = number

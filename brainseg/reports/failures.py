@@ -46,8 +46,9 @@ def summarise_groups(
 ) -> "pd.DataFrame":
     """Return the scores of each group of patients.
 
-    The columns are factor, group, patients, mean, low, high, median and missed. `low` and `high`
-    are the 95 % bootstrap interval over patients. A group of a single patient has no interval. The
+    The columns are factor, group, patients, volumes, mean, low, high, median and missed. Mean,
+    median and missed are over volumes. `low` and `high` are the 95 % bootstrap interval over
+    patients. A group of a single patient has no interval. The
     scored value is the Dice of a patient's volume. Under POSITION it is the Dice of the patient's
     slices at that position, and under FALSE_ALARMS the patient's share of tumour-free slices with
     any predicted pixel. Arguments and errors are those of `collect_group_values`.
@@ -63,8 +64,9 @@ def summarise_groups(
         names = [subjects[patient] for patient in part.patient]
         low, high = bootstrap(values, names) if len(set(names)) > 1 else (np.nan, np.nan)
         missed = pd.NA if factor == FALSE_ALARMS else int(part.missed.sum())
-        rows.append((factor, group, len(part), values.mean(), low, high, np.median(values), missed))
-    columns = ["factor", "group", "patients", "mean", "low", "high", "median", "missed"]
+        scores = (values.mean(), low, high, np.median(values), missed)
+        rows.append((factor, group, len(set(names)), len(part), *scores))
+    columns = ["factor", "group", "patients", "volumes", "mean", "low", "high", "median", "missed"]
     return pd.DataFrame(rows, columns=columns).astype({"missed": "Int64"})
 
 

@@ -13,7 +13,7 @@ from brainseg.evaluation.metrics import count_missed
 from brainseg.reports import failures, figures
 from brainseg.reports.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
 from brainseg.reports.figures import BLUE, GREY, ORANGE
-from brainseg.reports.tables import format_count
+from brainseg.reports.tables import format_patients
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +75,7 @@ def draw_failures(
     overall = table[table.factor == ALL].iloc[0]
     interval = f" [{overall.low:.3f}, {overall.high:.3f}]" if overall.patients > 1 else ""
     canvas.suptitle(
-        f"{format_count(overall.patients, 'patient')}: "
+        f"{format_patients(overall.volumes, overall.patients)}: "
         f"mean Dice {overall['mean']:.3f}{interval}, {overall.missed} missed",
         x=0.01,
         horizontalalignment="left",

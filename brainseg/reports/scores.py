@@ -22,11 +22,6 @@ from brainseg.reports.predictions import Prediction, write_predictions
 
 # The prefix of the metrics of each role.
 METRIC_PREFIX = {"train": "train", "validation": "val", "test": "test", "unknown": "unknown"}
-# Lines of the legend on metrics that need a known spacing.
-LEGEND_IN_MM = (
-    "hd95_3d is the median over patients of the distance in 3-D, in mm.",
-    "volume_error_ml is the mean of the absolute errors, in millilitres.",
-)
 
 
 def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, float]:
@@ -44,11 +39,11 @@ def summarise_by_role(rows: Sequence[tuple[PatientScore, str]]) -> dict[str, flo
     }
 
 
-def _describe_absences(metric: str, scores: Sequence[PatientScore]) -> list[str]:
+def _describe_absences(metric: str, scores: Sequence[PatientScore], noun: str) -> list[str]:
     """Return a line on each mean Dice that contains patients without the tumour, or the class.
 
     Their Dice is 1 or 0 by definition, so that a network that predicts nothing scores 1 on them.
-    The line gives the mean over the other patients.
+    The line gives the mean over the other patients. `noun` is what was scored: patient or volume.
     """
     metric_scores: dict[str, Sequence[PatientScore]] = {
         f"{metric}/{label}": [score.classes[label] for score in scores]
@@ -64,10 +59,10 @@ def _describe_absences(metric: str, scores: Sequence[PatientScore]) -> list[str]
             present_mean = (
                 f"mean of the other {len(present)}: {np.mean(present):.4f}"
                 if present
-                else "no other patient"
+                else f"no other {noun}"
             )
             lines.append(
-                f"{name}: {tables.format_count(absent, 'patient')} without {label}, "
+                f"{name}: {tables.format_count(absent, noun)} without {label}, "
                 f"where Dice is 1 if none is predicted, else 0; {present_mean}"
             )
     return lines
@@ -112,6 +107,13 @@ class Results:
         """Return the metrics of each role, with the prefix of the role."""
         return summarise_by_role(self.rows)
 
+    @property
+    def _noun(self) -> str:
+        """Return what a score is of: a patient, or a volume if a scored patient has several."""
+        names = [score.patient for score, _ in self.rows]
+        patients = {self._subjects.get(name, name) for name in names}
+        return "patient" if len(patients) == len(set(names)) else "volume"
+
     def explain(self) -> str:
         """Return an explanation of the table of metrics.
 
@@ -131,7 +133,7 @@ class Results:
                 )
                 count = tables.format_patients(len(dice), len(set(patients)))
                 lines.append(f"{prefix}/dice of {count}: {interval}")
-                lines += _describe_absences(f"{prefix}/dice", scores)
+                lines += _describe_absences(f"{prefix}/dice", scores, self._noun)
         if not lines:
             return "No patient was scored: the split has neither validation nor test patients."
         if not any(score.predicted_pixels for score, _ in self.rows):
@@ -141,17 +143,21 @@ class Results:
     def legend(self) -> str:
         """Return the metrics that are not means over patients, and the unit of HD95."""
         unit = "mm" if self.dataset.in_mm else "pixels"
-        return "\n".join(
-            [
-                "Metrics are means over patients, with these exceptions:",
-                f"patients_missed counts patients with a tumour and a Dice below {MISSED_DICE}.",
-                "empty_slice_false_positives is a share of all slices without tumour.",
-                f"hd95 is the median over patients, in {unit}.",
-                f"nsd is the share of the masks' edges within {TOLERANCE:g} {unit} of each other.",
-                "hd95_undefined counts patients without an hd95.",
-                *(LEGEND_IN_MM if self.dataset.in_mm else ()),
+        noun = f"{self._noun}s"
+        lines = [
+            f"Metrics are means over {noun}, with these exceptions:",
+            f"patients_missed counts {noun} with a tumour and a Dice below {MISSED_DICE}.",
+            "empty_slice_false_positives is a share of all slices without tumour.",
+            f"hd95 is the median over {noun}, in {unit}.",
+            f"nsd is the share of the masks' edges within {TOLERANCE:g} {unit} of each other.",
+            f"hd95_undefined counts {noun} without an hd95.",
+        ]
+        if self.dataset.in_mm:
+            lines += [
+                f"hd95_3d is the median over {noun} of the distance in 3-D, in mm.",
+                "volume_error_ml is the mean of the absolute errors, in millilitres.",
             ]
-        )
+        return "\n".join(lines)
 
     def scores_of(self, role: str) -> list[PatientScore]:
         """Return the scores of the patients with a role."""

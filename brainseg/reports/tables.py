@@ -94,9 +94,9 @@ def format_count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def format_patients(volumes: int, patients: int) -> str:
-    """Return the number of scored patients, with that of their volumes if it is another one."""
-    count = format_count(patients, "patient")
+def format_patients(volumes: int, patients: int, role: str = "") -> str:
+    """Return the number of patients of a role, with that of their volumes if it is another one."""
+    count = format_count(patients, f"{role} patient".lstrip())
     return count if volumes == patients else f"{count} ({format_count(volumes, 'volume')})"
 
 

@@ -60,8 +60,7 @@ def read_summary(path: Path) -> RunSummary:
             dice,
             scores.get("metrics", {}).get("test/dice"),
             _estimate_seconds_left(folder, rows) if state == "running" else None,
-            # A sweep=NAME only lists values, which the job's own settings repeat.
-            drop_non_identity(values_by_setting(facts["overrides"]), ("sweep",)),
+            drop_non_identity(values_by_setting(facts["overrides"])),
             tuple(facts.get("tags", [])),
             facts.get("note") or "",
         )

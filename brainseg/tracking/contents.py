@@ -39,9 +39,9 @@ CORE_SETTINGS = (
     "split.name",
     "split.fold",
 )
-# Typed settings that are no params, because they change no result. A sweep=NAME only lists values,
-# which the job's own settings repeat.
-NO_PARAMS = (*NOT_IDENTITY, *EXTENDED, "on_nonfinite", "from", "sweep")
+# Typed settings that are no params, because they change no result. A sweep=NAME is a param, because
+# its file may also set values that no job repeats.
+NO_PARAMS = (*NOT_IDENTITY, *EXTENDED, "on_nonfinite", "from")
 # The command in the description of a run. MLflow breaks the lines of code in backticks alone.
 COMMAND = "`python -m brainseg.train"
 # Prefixes of the final scores. They belong to the run as a whole, so that their step is 0. MLflow

@@ -77,9 +77,9 @@ class Steps:
             networks.build_network(model, shape["channels"], 1, (height, width))
         )
         self.forward: Callable[[Tensor], Tensor] = self.model
-        self.loss = losses.build_loss(LossConfig("dice"))
+        self.loss = losses.build_loss(LossConfig(**shape.get("loss", {"name": "dice"})))
         self.optimizer = optimizers.build_optimizer(
-            OptimizerConfig("adam", lr=1e-4), self.model.parameters()
+            OptimizerConfig(shape.get("optimizer", "adam"), lr=1e-4), self.model.parameters()
         )
         batch_shape = (shape["batch"], shape["channels"], height, width)
         mask_shape = (shape["batch"], 1, height, width)

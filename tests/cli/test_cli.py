@@ -201,7 +201,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         ),
         (
             "split.validation=none",
-            "split.validation=none: must be a number with split=holdout, must be text with split=kfold",
+            "split.validation=none: must be a number with split=holdout, which is chosen here; it must be text with split=kfold",
         ),
         ("+experiment=fast", "+experiment=fast: experiment exists already; write experiment=fast"),
         (

@@ -89,6 +89,23 @@ def test_a_failed_fold_that_was_redone_on_another_machine_is_pooled(tmp_path: Pa
     assert comparison.left_out == []
 
 
+def test_devices_of_which_one_alone_finished_are_told_apart(tmp_path: Path) -> None:
+    """A comparison of devices whose other jobs failed or still run says so."""
+    for threads, state in ((1, "finished"), (4, "failed"), (7, "running")):
+        scored_run(
+            tmp_path / f"t{threads}",
+            dice(0) if state == "finished" else {},
+            threads=threads,
+            state=state,
+        )
+    comparison = compare_runs(load_runs(None, None, None, tmp_path, None), strict=False)
+    assert [item.label for item in comparison.configurations] == ["threads=1"]
+    assert [(label.split()[0], reason) for label, reason in comparison.left_out] == [
+        ("threads=4", "failed: it broke"),
+        ("threads=7", "running"),
+    ]
+
+
 def test_sessions_of_a_patient_count_as_one_patient(tmp_path: Path) -> None:
     """Scores are means over volumes; intervals and tests are over the patients."""
     volumes = [f"{name}_{session}" for name in NAMES for session in "ab"]
@@ -106,6 +123,17 @@ def test_sessions_of_a_patient_count_as_one_patient(tmp_path: Path) -> None:
     assert "of 24 test volumes missed" in headline(two)
     assert "of 12 test patients missed" in headline(one)
     assert any("12 patients (24 volumes)" in note for note in reader_notes(two))
+    assert set(two.table.volumes) == {24} and set(one.table.volumes) == {12}
+
+    # A run of an older version does not name the patients of its volumes.
+    scores = {volume: dice(8)[subjects[volume]] for volume in volumes}
+    older = scored_run(tmp_path / "older", scores, width=8)
+    for first, second in ((older, runs[1]), (runs[1], older)):
+        mixed = compare_runs([first, second])
+        assert (mixed.volumes, mixed.patients) == (24, 12)
+        for column in ("patients", "dice_low", "dice_high", "p_holm"):
+            expected, values = set(two.table[column].dropna()), set(mixed.table[column].dropna())
+            assert sorted(values) == pytest.approx(sorted(expected))
 
 
 def test_what_was_left_out_puts_no_warning_on_the_others(tmp_path: Path) -> None:

@@ -110,8 +110,12 @@ def each_point_once(run: Path, points: list[Any], times: bool) -> None:
         }
 
 
-def is_complete(run: Path, epochs: int, checkpoints: Iterable[str] = ("best",)) -> None:
+def is_complete(
+    run: Path, epochs: int, checkpoints: Iterable[str] = ("best",), pictures: Iterable[str] = ()
+) -> None:
+    """`pictures` are those that only a run of more than a minute draws."""
     files = COMPLETE | {f"checkpoints/{name}.pt" for name in checkpoints}
+    files |= {f"pictures/{name}" for name in pictures}
     assert {
         path.relative_to(run).as_posix() for path in run.rglob("[!.]*") if path.is_file()
     } == files

@@ -55,7 +55,9 @@ def train_under(
 
 def unharmed(trial: Trial, epochs: int) -> None:
     """Training has gone to its end and waited for the server at most for the share that it may."""
-    is_complete(trial.folder / "run", epochs)
+    is_complete(
+        trial.folder / "run", epochs, pictures=["validation.png"] if trial.seconds > 60 else ()
+    )
     cost = [seconds for seconds, _ in trial.attempts]
     assert len(cost) == epochs + 2, "when it begins, after each epoch, and at the end"
     assert sum(cost[1:-1]) <= SHARE * trial.seconds, trial.figures()

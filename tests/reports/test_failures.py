@@ -73,6 +73,7 @@ def test_each_patient_is_in_one_group_of_each_factor():
         "factor",
         "group",
         "patients",
+        "volumes",
         "mean",
         "low",
         "high",

@@ -55,6 +55,7 @@ def test_the_volumes_of_a_patient_are_one_patient(phantom: MRIDataset, tmp_path:
         score = score_patient(name, mask(1), mask(1, 1) if name == "b_1" else mask(1))
         results.rows.append((score, "validation"))
     assert results.explain().startswith("val/dice of 2 patients (3 volumes): 95 % interval")
+    assert results.legend().startswith("Metrics are means over volumes, with these exceptions:")
     del results.rows[2]
     assert results.explain().startswith("val/dice of 1 patient (2 volumes): no interval")
     write_patients_csv(results.rows, tmp_path / "patients.csv", sessions)

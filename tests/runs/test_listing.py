@@ -62,7 +62,7 @@ def test_a_row_has_the_numbers_of_its_run(
     header, *rows = show(capsys)
     assert header == ["run", "state", "epoch", "val/dice", "test/dice", "left", "settings"]
     assert rows == [
-        ["runs/b-finished", "finished", "5", *scores, "seed=1"],
+        ["runs/b-finished", "finished", "5", *scores, "seed=1 sweep=seeds"],
         ["runs/a-running", "running", "2", "0.750", "3 min", "seed=2"],
         ["runs/deep/c-gone", "interrupted", "5", scores[0], "seed=1"],
     ]

@@ -190,14 +190,16 @@ def test_a_dry_run_leaves_no_study_in_a_journal(monkeypatch, capsys, empty_folde
     assert [path.name for path in empty_folder.iterdir()] == ["j.log"]
 
 
-def test_last_is_the_last_run_of_the_moment(monkeypatch, capsys, empty_folder: Path) -> None:
+def test_last_is_refused_with_the_name_of_the_run(monkeypatch, capsys, empty_folder: Path) -> None:
     assert call(monkeypatch, "initial=last", "dry_run=true") == 2
     assert "initial=last: there is no such run below runs/" in capsys.readouterr().err
     (empty_folder / "runs" / "a" / "checkpoints").mkdir(parents=True)
     (empty_folder / "runs" / "a" / "run.json").write_text('{"created": 1}')
     (empty_folder / "runs" / "a" / "checkpoints" / "best.pt").touch()
-    assert call(monkeypatch, "initial=last", "dry_run=true") == 2
-    assert "runs/a/checkpoints/best.pt: is not a file of weights" in capsys.readouterr().err
+    for name in ("initial", "steps_of"):
+        assert call(monkeypatch, f"{name}=last", "dry_run=true") == 2
+        refusal = f"{name}=last: is another run as soon as a trial has begun; name the run: {name}="
+        assert refusal in (error := capsys.readouterr().err) and "runs/a" in error
 
 
 def test_the_commands_of_the_page_compose() -> None:
