@@ -159,7 +159,7 @@ def test_the_wheel_trains_from_an_empty_folder(wheel: Path, tmp_path: Path) -> N
     scored = python(
         "-m", "brainseg.evaluate", "checkpoint=run", *tiny[:3], "device=cpu", "output=scores"
     )
-    assert "patients by their role in training" in scored
+    assert "1 patient by their role in training: 1 test" in scored
     assert python(str(library / "bin" / "brainseg"), "train", "--help").startswith(
         "brainseg train: "
     )
