@@ -42,7 +42,7 @@ def find_doubts(volumes: Sequence[Volume], classes: Sequence[str]) -> list[str]:
     if all((volume.tumour_pixels > 0).all() for volume in volumes):
         rule = f"every slice of every volume has {tumour}"
         warnings.append(
-            f"{rule}: false alarms on slices without it cannot be counted, or the masks are "
+            f"{rule}: false positives on slices without it cannot be counted, or the masks are "
             f"not of {tumour}"
         )
     return warnings

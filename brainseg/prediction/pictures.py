@@ -94,8 +94,8 @@ def _draw_legend(picture: Image.Image, top: int, classes: Sequence[str], scored:
     elif scored:
         names = {
             "both": OVERLAP,
-            "truth only (missed)": TRUTH,
-            "prediction only (false alarm)": PREDICTION,
+            "truth only (false negative)": TRUTH,
+            "prediction only (false positive)": PREDICTION,
         }
     else:
         names = {"prediction": OVERLAP}

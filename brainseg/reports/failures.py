@@ -29,7 +29,7 @@ ALL, VOLUME, INSTITUTION, SEQUENCES = (
     "sequences",
 )
 # The factors that are computed from slices.
-POSITION, FALSE_ALARMS = "position in the tumour", "false alarms"
+POSITION, FALSE_POSITIVES = "position in the tumour", "false positives"
 THIRDS = ("lowest third of its slices", "middle third", "highest third")
 COMPLETE, MISSING = "all there", "missing"
 # A numeric column with more values than this is divided into thirds.
@@ -48,10 +48,10 @@ def summarise_groups(
 
     The columns are factor, group, patients, volumes, mean, low, high, median and missed. Mean,
     median and missed are over volumes. `low` and `high` are the 95 % bootstrap interval over
-    patients. A group of a single patient has no interval. The
-    scored value is the Dice of a patient's volume. Under POSITION it is the Dice of the patient's
-    slices at that position, and under FALSE_ALARMS the patient's share of tumour-free slices with
-    any predicted pixel. Arguments and errors are those of `collect_group_values`.
+    patients. A group of a single patient has no interval. The scored value is the Dice of a
+    patient's volume. Under POSITION it is the Dice of the patient's slices at that position, and
+    under FALSE_POSITIVES the patient's share of tumour-free slices with any predicted pixel.
+    Arguments and errors are those of `collect_group_values`.
     """
     import pandas as pd
 
@@ -63,7 +63,7 @@ def summarise_groups(
         values = part.value.to_numpy()
         names = [subjects[patient] for patient in part.patient]
         low, high = bootstrap(values, names) if len(set(names)) > 1 else (np.nan, np.nan)
-        missed = pd.NA if factor == FALSE_ALARMS else int(part.missed.sum())
+        missed = pd.NA if factor == FALSE_POSITIVES else int(part.missed.sum())
         scores = (values.mean(), low, high, np.median(values), missed)
         rows.append((factor, group, len(set(names)), len(part), *scores))
     columns = ["factor", "group", "patients", "volumes", "mean", "low", "high", "median", "missed"]
@@ -99,7 +99,7 @@ def collect_group_values(
         )
     if clinical is not None:
         if reserved := sorted(
-            {ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_ALARMS} & set(clinical)
+            {ALL, VOLUME, INSTITUTION, SEQUENCES, POSITION, FALSE_POSITIVES} & set(clinical)
         ):
             raise DataError(
                 "the analysis has its own factors with the names of the clinical columns "
@@ -272,7 +272,7 @@ def _format_value(value: Any) -> str:
 
 
 def _score_slices(slices: "pd.DataFrame") -> "list[pd.DataFrame]":
-    """Return each patient's Dice by position in the tumour, and its share of false alarms.
+    """Return each patient's Dice by position in the tumour, and its share of false positives.
 
     The Dice is computed over the lowest, middle and highest third of the patient's tumour slices,
     and the share over its tumour-free slices. A single tumour slice is the middle third, and two
@@ -299,5 +299,5 @@ def _score_slices(slices: "pd.DataFrame") -> "list[pd.DataFrame]":
     share = (empty.predicted_pixels > 0).groupby(empty.patient).mean().rename("value").reset_index()
     return [
         position,
-        share.assign(factor=FALSE_ALARMS, group="with a predicted pixel", missed=False),
+        share.assign(factor=FALSE_POSITIVES, group="with a predicted pixel", missed=False),
     ]

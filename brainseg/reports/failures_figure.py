@@ -11,7 +11,7 @@ from brainseg.core.files import writing
 from brainseg.data.volume import patient_of
 from brainseg.evaluation.metrics import count_missed
 from brainseg.reports import failures, figures
-from brainseg.reports.failures import ALL, COMPLETE, FALSE_ALARMS, SEQUENCES, VOLUME
+from brainseg.reports.failures import ALL, COMPLETE, FALSE_POSITIVES, SEQUENCES, VOLUME
 from brainseg.reports.figures import BLUE, GREY, ORANGE
 from brainseg.reports.tables import format_patients
 
@@ -222,8 +222,8 @@ def _draw_forest(
     line, ticks = 0, {}
     for factor, part in table.groupby("factor", sort=False):
         title = (
-            "false alarms: share of tumour-free slices (low is good)"
-            if factor == FALSE_ALARMS
+            "false positives: share of tumour-free slices (low is good)"
+            if factor == FALSE_POSITIVES
             else str(factor).replace("_", " ")
         )
         axes.text(
@@ -243,7 +243,7 @@ def _draw_forest(
                 colours.get(row.group, BLUE)
                 if factor == SEQUENCES
                 else GREY
-                if factor == FALSE_ALARMS
+                if factor == FALSE_POSITIVES
                 else BLUE
             )
             values = observed.value[(observed.factor == factor) & (observed.group == row.group)]
@@ -264,7 +264,7 @@ def _draw_forest(
                 markeredgecolor="white",
                 markeredgewidth=0.6,
             )
-            missed = f", {row.missed} missed" if factor != FALSE_ALARMS and row.missed else ""
+            missed = f", {row.missed} missed" if factor != FALSE_POSITIVES and row.missed else ""
             axes.text(
                 1.02,
                 line,

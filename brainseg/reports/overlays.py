@@ -65,8 +65,8 @@ def draw_overlays(cases: Sequence[Case], path: str | Path) -> None:
 
     names = {
         "both": OVERLAP,
-        "truth only (missed)": TRUTH,
-        "prediction only (false alarm)": PREDICTION,
+        "truth only (false negative)": TRUTH,
+        "prediction only (false positive)": PREDICTION,
     }
     classes = cases[0].classes
     is_multiclass = len(classes) > 2

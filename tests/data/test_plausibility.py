@@ -119,7 +119,7 @@ def test_tumour_in_every_slice_is_a_warning_alone(source: Path) -> None:
     )
     (warning,) = warnings(source)
     assert warning.startswith(
-        "every slice of every volume has tumour: false alarms on slices without it cannot be counted"
+        "every slice of every volume has tumour: false positives on slices without it cannot be counted"
     )
     check(source)
 

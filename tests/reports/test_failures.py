@@ -14,7 +14,7 @@ from brainseg.evaluation.statistics import bootstrap
 from brainseg.reports import clinical, failures, failures_figure
 from brainseg.reports.failures import (
     ALL,
-    FALSE_ALARMS,
+    FALSE_POSITIVES,
     INSTITUTION,
     POSITION,
     SEQUENCES,
@@ -186,7 +186,7 @@ def test_thirds_of_few_slices_are_symmetric(found):
         ]
 
 
-def test_false_alarms_are_the_share_of_tumour_free_slices_of_each_patient():
+def test_false_positives_are_the_share_of_tumour_free_slices_of_each_patient():
     slices = pd.concat(
         [
             slices_of(NAMES[0], [0, 0, 9, 0, 0], [1, 0, 9, 0, 0], [0, 0, 9, 0, 0]),
@@ -194,7 +194,7 @@ def test_false_alarms_are_the_share_of_tumour_free_slices_of_each_patient():
             slices_of("not scored", [0, 0], [1, 1], [0, 0]),
         ]
     )
-    row = failures.summarise_groups(PATIENTS, slices).set_index("factor").loc[FALSE_ALARMS]
+    row = failures.summarise_groups(PATIENTS, slices).set_index("factor").loc[FALSE_POSITIVES]
     assert (
         row.patients == 2
         and row["mean"] == pytest.approx((1 / 4 + 1) / 2)

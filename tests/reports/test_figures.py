@@ -131,8 +131,8 @@ def test_overlays_have_a_row_for_each_case_with_name_and_dice(tmp_path, drawn):
     ]  # around the third
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "both",
-        "truth only (missed)",
-        "prediction only (false alarm)",
+        "truth only (false negative)",
+        "prediction only (false positive)",
     ]
 
 
@@ -144,7 +144,7 @@ def test_overlays_crop_to_the_head(tmp_path, drawn):
     assert 16 <= height <= 18 and 16 <= width <= 18
 
 
-def test_a_false_alarm_outside_the_head_is_not_cropped_away(tmp_path, drawn):
+def test_a_false_positive_outside_the_head_is_not_cropped_away(tmp_path, drawn):
     images = np.zeros((6, 3, 32, 32), np.uint8)
     images[:, :, 6:22, 8:20] = 200
     odd = case(images=images)
