@@ -5,7 +5,7 @@
     python -m brainseg.predict checkpoint=runs/NAME input=[pre.nii.gz,flair.nii.gz,post.nii.gz]
     python -m brainseg.predict checkpoint=[runs/a,runs/b] input=dicom sequences.FLAIR=flair
 
-A repeated command skips the completed studies. Studies with masks are scored by the code of
+A repeated command skips the completed cases. Cases with masks are scored by the code of
 evaluate.
 """
 
@@ -22,7 +22,7 @@ from brainseg.cli.main import run_command
 from brainseg.config import PredictConfig
 from brainseg.core.errors import DataError, RequestError
 from brainseg.data.cases.find import check_input, find_cases
-from brainseg.data.cases.study import InputCase
+from brainseg.data.cases.input_case import InputCase
 from brainseg.data.memory_store import MemoryStore
 from brainseg.data.volume import main_channel, patient_of
 from brainseg.device import choose_device
@@ -48,23 +48,23 @@ log = logging.getLogger("brainseg")
 
 
 def run(config: PredictConfig) -> int:
-    """Segment every study that is not complete, write the results and print a summary.
+    """Segment every case that is not complete, write the results and print a summary.
 
-    Returns 1 if a study could not be read, else 0.
+    Returns 1 if a case could not be read, else 0.
     """
     start, output = time.perf_counter(), Path(config.output)
-    # Compiling the network takes longer than segmenting a study.
+    # Compiling the network takes longer than segmenting a case.
     device = choose_device(dataclasses.replace(config.device, compile=False))
     members = load_members(config.checkpoint, config.data_config, config.model)
     segmenter = Segmenter(
         members, inference_of(members, config.inference), device, config.batch_size
     )
-    studies = find_cases(
+    cases = find_cases(
         config.input, config.sequences, segmenter.channels, config.volume, segmenter.classes
     )
     output_folder.check_output(output, [Path(path) for path in config.paths])
     settings = _settings(config, segmenter)
-    output_folder.check_not_overwriting(output, studies, settings)
+    output_folder.check_not_overwriting(output, cases, settings)
     facts = {
         "checkpoint": config.checkpoint,
         "uid": [member.stored.get("uid") for member in members],
@@ -73,21 +73,21 @@ def run(config: PredictConfig) -> int:
         "input": config.input,
         "trained_on": _training_data(members),
         "about": [dict(member.about) for member in members],
-        "sequences": {study.name: dict(study.assignment) for study in studies},
+        "sequences": {case.name: dict(case.assignment) for case in cases},
     }
     output_folder.mark_as_output(output, facts)
     print(output_folder.NOTICE)
     for line in [
         *_network_lines(members),
         *_training_data(members),
-        *_sequence_sources(studies, segmenter.channels),
+        *_sequence_sources(cases, segmenter.channels),
     ]:
         print(line)
 
-    results, failed, new_count = _segment_studies(studies, segmenter, config, settings)
+    results, failed, new_count = _segment_cases(cases, segmenter, config, settings)
     leaky = _is_leaky(results, members)
     facts |= {
-        "studies": len(studies),
+        "cases": len(cases),
         "made": new_count,
         "failed": failed,
         "leaky": leaky,
@@ -95,48 +95,48 @@ def run(config: PredictConfig) -> int:
     }
     metrics = output_folder.write_results(output, results, facts)
     if results:
-        _write_pages(config, studies, results, segmenter)
+        _write_pages(config, cases, results, segmenter)
     seconds = time.perf_counter() - start
     lines = _summary_lines(results, new_count, failed, metrics, leaky, seconds)
-    lines += _output_lines(config, studies, results, has_scores=bool(metrics))
+    lines += _output_lines(config, cases, results, has_scores=bool(metrics))
     print("\n".join(lines))
     for name, reason in failed.items():
         log.error("error: %s: %s", name, reason)
     return int(bool(failed))
 
 
-def _segment_studies(
-    studies: Sequence[InputCase],
+def _segment_cases(
+    cases: Sequence[InputCase],
     segmenter: Segmenter,
     config: PredictConfig,
     settings: dict[str, Any],
 ) -> tuple[list[CasePrediction], dict[str, str], int]:
-    """Segment the studies that are not complete.
+    """Segment the cases that are not complete.
 
-    Returns the results of all studies, the reasons of those that failed by name, and the number of
+    Returns the results of all cases, the reasons of those that failed by name, and the number of
     new results.
     """
     results: list[CasePrediction] = []
     failed: dict[str, str] = {}
     new_count = 0
     # With disable=None, the progress bar appears in a terminal only and not in a log file.
-    for study in tqdm(studies, "predict", unit="study", leave=False, disable=None):
+    for case in tqdm(cases, "predict", unit="case", leave=False, disable=None):
         try:
-            digest = output_folder.digest_of(settings, study)
-            result = output_folder.read_complete(Path(config.output) / study.name, digest)
+            digest = output_folder.digest_of(settings, case)
+            result = output_folder.read_complete(Path(config.output) / case.name, digest)
             if result is None:
-                result = _segment_study(study, segmenter, config, digest)
+                result = _segment_case(case, segmenter, config, digest)
                 new_count += 1
             results.append(result)
         except (DataError, RequestError, FloatingPointError) as error:
-            # The error concerns a single study, so that the other studies are still segmented.
-            failed[study.name] = str(error)
+            # The error concerns a single case, so that the other cases are still segmented.
+            failed[case.name] = str(error)
     return results, failed, new_count
 
 
 def _write_pages(
     config: PredictConfig,
-    studies: Sequence[InputCase],
+    cases: Sequence[InputCase],
     results: Sequence[CasePrediction],
     segmenter: Segmenter,
 ) -> None:
@@ -150,13 +150,13 @@ def _write_pages(
         )
     if config.viewer:
         network = " + ".join(map(short_name, config.checkpoint))
-        by_name = {study.name: study for study in studies}
+        by_name = {case.name: case for case in cases}
         viewer.write_viewer(output, by_name, results, segmenter.classes, config.viewer, network)
 
 
 def _output_lines(
     config: PredictConfig,
-    studies: Sequence[InputCase],
+    cases: Sequence[InputCase],
     results: Sequence[CasePrediction],
     has_scores: bool,
 ) -> list[str]:
@@ -172,8 +172,8 @@ def _output_lines(
         files.append("contact_sheet.png")
     if config.viewer and results:
         files.append("viewer.html (opens offline)")
-    lines.append(f"written to {output}: a folder per study, {', '.join(files)}")
-    if earlier := output_folder.other_studies_in(output, studies):
+    lines.append(f"written to {output}: a folder per case, {', '.join(files)}")
+    if earlier := output_folder.other_cases_in(output, cases):
         count = tables.format_count(len(earlier), "folder")
         lines.append(
             f"note: {output} contains {count} of earlier requests, such as {earlier[0]}, "
@@ -182,30 +182,30 @@ def _output_lines(
     return lines
 
 
-def _segment_study(
-    study: InputCase, segmenter: Segmenter, config: PredictConfig, digest: str
+def _segment_case(
+    case: InputCase, segmenter: Segmenter, config: PredictConfig, digest: str
 ) -> CasePrediction:
-    """Read, segment and score one study, and write its folder."""
-    scan = study.read()
-    store = MemoryStore(study.name, scan, study.channels, segmenter.classes)
+    """Read, segment and score one case, and write its folder."""
+    scan = case.read()
+    store = MemoryStore(case.name, scan, case.channels, segmenter.classes)
     scored = scan.masks is not None
     result = segmenter(store, scored)
-    folder = Path(config.output) / study.name
+    folder = Path(config.output) / case.name
     probability = result.probability if config.probabilities else None
-    files = study.write(folder, result.prediction, probability, len(store.classes) > 2)
+    files = case.write(folder, result.prediction, probability, len(store.classes) > 2)
     spacing = [float(side) for side in scan.spacing] if scan.spacing is not None else None
     voxels = output_folder.voxels_of(result.prediction, store.classes)
     role = patient_role(store.patients[0], segmenter.members, store, scored)
-    notes = [*study.notes, *_notes(store, segmenter)]
+    notes = [*case.notes, *_notes(store, segmenter)]
     predictions.write_predictions(
         folder / output_folder.MASKS,
-        [predictions.Prediction.of(study.name, role, result.prediction, None)],
+        [predictions.Prediction.of(case.name, role, result.prediction, None)],
     )
     files.append(folder / output_folder.MASKS)
     shape, score = list(result.prediction.shape), result.score if scored else None
-    source = output_folder.source_files(study)
+    source = output_folder.source_files(case)
     prediction = CasePrediction(
-        study.name,
+        case.name,
         digest,
         {},
         shape,
@@ -215,13 +215,13 @@ def _segment_study(
         notes,
         score,
         source,
-        study.voxel_millilitres,
+        case.voxel_millilitres,
     )
     if config.overlays:
         channel = main_channel(store.channels)
         truth = result.truth if scored else result.prediction
-        case = Case(
-            study.name,
+        pictured = Case(
+            case.name,
             result.score.dice,
             scan.images,
             truth,
@@ -229,7 +229,7 @@ def _segment_study(
             channel,
             classes=store.classes,
         )
-        files += prediction_report.write_pictures(case, scored, _caption(prediction), folder)
+        files += prediction_report.write_pictures(pictured, scored, _caption(prediction), folder)
     prediction = dataclasses.replace(
         prediction, files={path.name: output_folder.sha256(path) for path in files}
     )
@@ -297,19 +297,19 @@ def _training_data(members: Sequence[TrainedModel]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _sequence_sources(studies: Sequence[InputCase], channels: Sequence[str]) -> list[str]:
-    """Return a line with the source of each sequence, for each distinct assignment of the studies.
+def _sequence_sources(cases: Sequence[InputCase], channels: Sequence[str]) -> list[str]:
+    """Return a line with the source of each sequence, for each distinct assignment of the cases.
 
     At most ten assignments are listed. summary.json contains all of them.
     """
     lines = []
-    for study in studies:
-        if set(channels).isdisjoint(study.assignment):
+    for case in cases:
+        if set(channels).isdisjoint(case.assignment):
             # A case that cannot be read has no assignment. Its error is reported instead.
             continue
-        places = {channel: study.assignment.get(channel, "missing") for channel in channels}
-        if "mask" in study.assignment:
-            places["mask to score by"] = study.assignment["mask"]
+        places = {channel: case.assignment.get(channel, "missing") for channel in channels}
+        if "mask" in case.assignment:
+            places["mask to score by"] = case.assignment["mask"]
         lines.append(
             "sequences:     "
             + ", ".join(f"{channel}: {place}" for channel, place in places.items())
@@ -320,7 +320,7 @@ def _sequence_sources(studies: Sequence[InputCase], channels: Sequence[str]) -> 
 
 
 def _settings(config: PredictConfig, segmenter: Segmenter) -> dict[str, Any]:
-    """Return everything that the output files depend on, except the study itself."""
+    """Return everything that the output files depend on, except the case itself."""
     return {
         "checkpoint": [member.sha256 for member in segmenter.members],
         "model": [
@@ -358,7 +358,7 @@ def _is_leaky(results: Sequence[CasePrediction], members: Sequence[TrainedModel]
 
 
 def _by_note(results: Sequence[CasePrediction]) -> dict[str, list[str]]:
-    """Return the names of the studies that each note applies to."""
+    """Return the names of the cases that each note applies to."""
     notes: dict[str, list[str]] = {}
     for result in results:
         for note in result.notes:

@@ -73,10 +73,10 @@ class PredictConfig:
         None, "number of the volume to read from files with several volumes, counted from 1"
     )
     probabilities: bool = setting(False, "also write the probabilities")
-    overlays: bool = setting(True, "draw each study, and a contact sheet of all studies")
+    overlays: bool = setting(True, "draw each case, and a contact sheet of all cases")
     viewer: int = setting(
         20,
-        "number of studies in viewer.html: worst, median and best cases, or without scores the "
+        "number of cases in viewer.html: worst, median and best cases, or without scores the "
         "largest tumours; 0: no viewer",
     )
     batch_size: int = setting(8, "number of slices per batch")

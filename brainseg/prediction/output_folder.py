@@ -1,7 +1,7 @@
 """The output folder of `predict`.
 
-The folder contains a subfolder per study. The files volumes.csv, patients.csv, summary.json and the
-contact sheet cover all studies.
+The folder contains a subfolder per case. The files volumes.csv, patients.csv, summary.json and the
+contact sheet cover all cases.
 
     NAME/NAME_mask.tif or .nii.gz      the mask in the source's format
     NAME/NAME_<n>_mask.tif             the same for a folder of slices
@@ -10,7 +10,7 @@ contact sheet cover all studies.
     NAME/overlay.png thumbnail.png
     NAME/prediction.json               written last: the digest of all inputs, hashes of the files
 
-A study is complete, and skipped, if its prediction.json has the digest of the request and its files
+A case is complete, and skipped, if its prediction.json has the digest of the request and its files
 have the hashes in it.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 
 from brainseg.core.errors import check
 from brainseg.core.files import remove_partial, write_json, writing
-from brainseg.data.cases.study import InputCase
+from brainseg.data.cases.input_case import InputCase
 from brainseg.evaluation.metrics import PatientScore
 from brainseg.reports import tables
 from brainseg.reports.scores import summarise_by_role
@@ -40,11 +40,11 @@ MASKS = "predictions.h5"
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """The contents of prediction.json for one study."""
+    """The contents of prediction.json for one case."""
 
     name: str
     digest: str
-    # SHA-256 of each file, by its name in the study's folder.
+    # SHA-256 of each file, by its name in the case's folder.
     files: dict[str, str]
     # Slices, height, width.
     shape: list[int]
@@ -54,9 +54,9 @@ class CasePrediction:
     voxels: dict[str, int]
     role: str
     notes: list[str]
-    # None for a study without masks.
+    # None for a case without masks.
     score: PatientScore | None
-    # The files that the study was read from.
+    # The files that the case was read from.
     source: list[str] = field(default_factory=list)
     # None if the spacing is unknown.
     voxel_millilitres: float | None = None
@@ -69,22 +69,22 @@ class CasePrediction:
         write_json(folder / "prediction.json", _finite(dataclasses.asdict(self)))
 
 
-def digest_of(settings: Mapping[str, Any], study: InputCase) -> str:
-    """Return the SHA-256 of everything that the files of a study depend on.
+def digest_of(settings: Mapping[str, Any], case: InputCase) -> str:
+    """Return the SHA-256 of everything that the files of a case depend on.
 
     That is the checkpoint, the settings, the bytes of the source files, and the sequence that each
     file belongs to. Raises OSError.
     """
     digest = hashlib.sha256(
-        json.dumps([study.name, dict(settings), list(study.assignment)], sort_keys=True).encode()
+        json.dumps([case.name, dict(settings), list(case.assignment)], sort_keys=True).encode()
     )
-    for path in study.files:
+    for path in case.files:
         digest.update(f"\n{path.name} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def read_complete(folder: Path, digest: str) -> CasePrediction | None:
-    """Return the prediction in a study's folder if it is complete and has the digest, else None."""
+    """Return the prediction in a case's folder if it is complete and has the digest, else None."""
     try:
         content = json.loads((folder / "prediction.json").read_text())
         prediction = CasePrediction(**{**content, "score": _restore_score(content["score"])})
@@ -99,40 +99,40 @@ def read_complete(folder: Path, digest: str) -> CasePrediction | None:
 
 
 def check_not_overwriting(
-    output: Path, studies: Sequence[InputCase], settings: Mapping[str, Any]
+    output: Path, cases: Sequence[InputCase], settings: Mapping[str, Any]
 ) -> None:
-    """Refuse a study whose folder contains the mask of other files.
+    """Refuse a case whose folder contains the mask of other files.
 
     Without this check, the second of two patients with the same name would overwrite the first. The
     same bytes in another place belong to the same patient, and so do the same files with an
     additional slice or mask. Raises RequestError, OSError.
     """
-    for study in studies:
+    for case in cases:
         try:
-            content = json.loads((output / study.name / "prediction.json").read_text())
+            content = json.loads((output / case.name / "prediction.json").read_text())
             source, digest = list(map(str, content["source"])), content["digest"]
         # The prediction is missing, damaged, or of another version.
         except (OSError, ValueError, KeyError, TypeError):
             continue
         is_same = (
             not source
-            or not set(source).isdisjoint(source_files(study))
-            or digest == digest_of(settings, study)
+            or not set(source).isdisjoint(source_files(case))
+            or digest == digest_of(settings, case)
         )
-        rule = f"{study.name} in it was made from other files: {', '.join(source[:3])}"
+        rule = f"{case.name} in it was made from other files: {', '.join(source[:3])}"
         check(is_same, "output", output, rule, "choose another folder")
 
 
-def source_files(study: InputCase) -> list[str]:
-    """Return the absolute paths of the files of a study."""
-    return sorted(str(path.resolve()) for path in study.files)
+def source_files(case: InputCase) -> list[str]:
+    """Return the absolute paths of the files of a case."""
+    return sorted(str(path.resolve()) for path in case.files)
 
 
-def other_studies_in(output: Path, studies: Sequence[InputCase]) -> list[str]:
-    """Return the names of the studies that earlier requests left in the folder."""
+def other_cases_in(output: Path, cases: Sequence[InputCase]) -> list[str]:
+    """Return the names of the cases that earlier requests left in the folder."""
     return sorted(
         {path.parent.name for path in output.glob("*/prediction.json")}
-        - {study.name for study in studies}
+        - {case.name for case in cases}
     )
 
 
@@ -168,7 +168,7 @@ def check_output(output: Path, sources: Sequence[Path]) -> None:
 
 
 def mark_as_output(output: Path, facts: Mapping[str, Any]) -> None:
-    """Mark the folder as an output folder of `predict`, before the first study."""
+    """Mark the folder as an output folder of `predict`, before the first case."""
     write_json(
         output / "summary.json", {"made_by": MADE_BY, "notice": NOTICE, "finished": False, **facts}
     )
@@ -192,7 +192,7 @@ def write_results(
     if rows:
         tables.write_patients_csv(rows, output / "patients.csv")
     else:
-        # An earlier request may have left scores of other studies.
+        # An earlier request may have left scores of other cases.
         (output / "patients.csv").unlink(missing_ok=True)
     write_json(
         output / "summary.json",
@@ -202,7 +202,7 @@ def write_results(
 
 
 def _write_volumes(predictions: Sequence[CasePrediction], path: Path) -> None:
-    """Write volumes.csv with one line per study: the tumour's size in voxels and in millilitres.
+    """Write volumes.csv with one line per case: the tumour's size in voxels and in millilitres.
 
     The millilitres are empty if the spacing is unknown. If there are several foreground classes,
     each class has its own columns.

@@ -15,13 +15,13 @@ from brainseg.reports.overlays import OVERLAP, PREDICTION, TRUTH, Case, draw_fra
 
 # Sizes in pixels.
 SIDE, THUMBNAIL, CAPTION = 300, 200, 34
-# The columns of the contact sheet, and its maximum number of studies.
+# The columns of the contact sheet, and its maximum number of cases.
 COLUMNS, MOST = 6, 240
 WHITE, INK, GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list[Path]:
-    """Write overlay.png and thumbnail.png of one study and return their paths.
+    """Write overlay.png and thumbnail.png of one case and return their paths.
 
     If `scored` is False, there is no truth, and `case.truth` contains the prediction as well.
     """
@@ -46,9 +46,9 @@ def write_pictures(case: Case, scored: bool, caption: str, folder: Path) -> list
 def write_contact_sheet(
     thumbnails: Sequence[Path], classes: Sequence[str], scored: bool, path: Path
 ) -> None:
-    """Write one picture of all studies, six per row, in the order of `thumbnails`.
+    """Write one picture of all cases, six per row, in the order of `thumbnails`.
 
-    The picture contains at most the first 240 studies.
+    The picture contains at most the first 240 cases.
     """
     first = thumbnails[:MOST]
     rows = -(-len(first) // COLUMNS)
@@ -58,9 +58,9 @@ def write_contact_sheet(
     size = (columns * (THUMBNAIL + gap) + gap, rows * (height + gap) + CAPTION)
     sheet = Image.new("RGB", size, WHITE)
     count = (
-        f"{len(first)} of {len(thumbnails)} studies"
+        f"{len(first)} of {len(thumbnails)} cases"
         if len(first) < len(thumbnails)
-        else f"{len(first)} {'study' if len(first) == 1 else 'studies'}"
+        else f"{len(first)} {'case' if len(first) == 1 else 'cases'}"
     )
     title = f"{count}, each at the overlay slice with the largest prediction"
     _draw_text(sheet, (gap, 2), title, INK, 13)

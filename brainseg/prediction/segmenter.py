@@ -12,7 +12,7 @@ from torch import nn
 from brainseg.config import DeviceConfig, InferenceConfig, InferenceOverride
 from brainseg.core.errors import DataError, check
 from brainseg.data.cases.in_memory import Images, case_in_memory
-from brainseg.data.cases.study import ImageCase
+from brainseg.data.cases.input_case import ImageCase
 from brainseg.data.dataset import MRIDataset
 from brainseg.data.memory_store import MemoryStore
 from brainseg.device import Device, choose_device
@@ -155,13 +155,13 @@ def segment(
     members = [load_checkpoint(name) if isinstance(name, str) else name for name in names]
     inference = inference or inference_of(members, InferenceOverride())
     segmenter = Segmenter(members, inference, choose_device(device or DeviceConfig()), batch_size)
-    study = case_in_memory(images, segmenter.channels)
-    scan = study.read()
-    evaluated = segmenter(MemoryStore(study.name, scan, study.channels, segmenter.classes))
+    case = case_in_memory(images, segmenter.channels)
+    scan = case.read()
+    evaluated = segmenter(MemoryStore(case.name, scan, case.channels, segmenter.classes))
     mask, probability = evaluated.prediction, evaluated.probability
-    if not isinstance(study, ImageCase):
+    if not isinstance(case, ImageCase):
         return Segmentation(mask, probability)
     outputs = [
-        study.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])
+        case.grid.from_axial(probability[:, output]) for output in range(probability.shape[1])
     ]
-    return Segmentation(study.grid.from_axial(mask), np.stack(outputs, axis=-1))
+    return Segmentation(case.grid.from_axial(mask), np.stack(outputs, axis=-1))

@@ -1,6 +1,6 @@
-"""The viewer.html page of the predicted studies.
+"""The viewer.html page of the predicted cases.
 
-The studies are read from their output folders, so that the page contains the studies of an earlier
+The cases are read from their output folders, so that the page contains the cases of an earlier
 call, too.
 """
 
@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from brainseg.data.cases.study import InputCase
+from brainseg.data.cases.input_case import InputCase
 from brainseg.data.memory_store import MemoryStore
 from brainseg.prediction.output_folder import MASKS, NOTICE, CasePrediction
 from brainseg.reports import viewer
@@ -18,16 +18,16 @@ from brainseg.reports.predictions import read_predictions
 
 def write_viewer(
     output: Path,
-    studies: Mapping[str, InputCase],
+    cases: Mapping[str, InputCase],
     predictions: Sequence[CasePrediction],
     classes: Sequence[str],
     count: int,
     network: str,
 ) -> None:
-    """Write the page of at most `count` studies.
+    """Write the page of at most `count` cases.
 
-    If there are scores, the studies with the most informative scores are chosen, else the studies
-    with the largest tumours. `studies` maps names to studies and contains at least those of
+    If there are scores, the cases with the most informative scores are chosen, else the cases
+    with the largest tumours. `cases` maps names to cases and contains at least those of
     `predictions`. Raises DataError or OSError if a source or a mask no longer exists.
     """
     has_scores = any(prediction.score is not None for prediction in predictions)
@@ -41,14 +41,14 @@ def write_viewer(
     left_out = [
         prediction.name for index, prediction in enumerate(predictions) if index not in chosen
     ]
-    # A generator, so that only one study's images are in memory at a time.
-    cases = (
-        _read_case(output, predictions[index], studies[predictions[index].name], classes)
+    # A generator, so that only one case's images are in memory at a time.
+    shown = (
+        _read_case(output, predictions[index], cases[predictions[index].name], classes)
         for index in chosen
     )
     viewer.write_viewer(
         output / "viewer.html",
-        cases,
+        shown,
         ["prediction"],
         f"Tumour segmentation: {network}",
         [NOTICE],
@@ -58,13 +58,13 @@ def write_viewer(
 
 
 def _read_case(
-    output: Path, prediction: CasePrediction, study: InputCase, classes: Sequence[str]
+    output: Path, prediction: CasePrediction, case: InputCase, classes: Sequence[str]
 ) -> viewer.Case:
-    scan = study.read()
+    scan = case.read()
     name = prediction.name
     mask = read_predictions(output / name / MASKS, name).mask
     dice = prediction.score.dice if prediction.score else None
-    store = MemoryStore(name, scan, study.channels, classes)
-    case = viewer.build_case(store, name, [mask], [dice], prediction.role)
+    store = MemoryStore(name, scan, case.channels, classes)
+    shown = viewer.build_case(store, name, [mask], [dice], prediction.role)
     # Without a score there are no masks to compare with.
-    return case if prediction.score else dataclasses.replace(case, truth=None)
+    return shown if prediction.score else dataclasses.replace(shown, truth=None)

@@ -305,7 +305,7 @@ def test_a_single_slice_is_segmented_with_a_warning(
     )
 
 
-def test_pictures_show_every_study_and_the_mask_where_it_is(tmp_path: Path) -> None:
+def test_pictures_show_every_case_and_the_mask_where_it_is(tmp_path: Path) -> None:
     source, weights, output = (
         write_cohort(tmp_path / "kaggle_3m", 8),
         threshold_weights(tmp_path / "w.pt"),
@@ -389,16 +389,16 @@ def test_the_same_files_taken_for_other_sequences_are_another_request(
         assert "1 made, 0 done before" in capsys.readouterr().out
         (mask,) = (tmp_path / "out").glob("*/*_mask.tif")
         assert np.array_equal(tifffile.imread(mask) > 0, expected > 0)
-    study = find_cases(
+    case = find_cases(
         [None, f"{tmp_path}/p_one.tif", f"{tmp_path}/p_two.tif"],
         {},
         ["pre-contrast", "FLAIR", "post-contrast"],
     )[0]
     other = dataclasses.replace(
-        study,
+        case,
         stacks={
-            "pre-contrast": study.stacks["FLAIR"],
-            "post-contrast": study.stacks["post-contrast"],
+            "pre-contrast": case.stacks["FLAIR"],
+            "post-contrast": case.stacks["post-contrast"],
         },
     )
-    assert list(other.files) == list(study.files) and digest_of({}, other) != digest_of({}, study)
+    assert list(other.files) == list(case.files) and digest_of({}, other) != digest_of({}, case)

@@ -301,7 +301,7 @@ def test_a_nifti_file_that_was_not_written_whole_has_no_name(
 
 
 @pytest.mark.parametrize(
-    ("names", "study"),
+    ("names", "case"),
     [
         (["P1_pre.nii", "P1_flair.nii", "P1_post.nii"], "P1"),
         (["BraTS20_001_t1.nii", "BraTS20_001_flair.nii", "BraTS20_001_t1ce.nii"], "BraTS20_001"),
@@ -309,12 +309,12 @@ def test_a_nifti_file_that_was_not_written_whole_has_no_name(
     ],
 )
 def test_a_list_of_files_is_called_what_their_names_begin_with(
-    names: list[str], study: str, tmp_path: Path
+    names: list[str], case: str, tmp_path: Path
 ) -> None:
     (tmp_path / "scans").mkdir()
     paths = [str(write_nifti(tmp_path / "scans" / name, scan())) for name in names]
     (found,) = find_cases(paths, {}, CHANNELS)
-    assert found.name == study
+    assert found.name == case
 
 
 def test_another_patient_does_not_take_the_place_of_the_first(folder: Path, capfd) -> None:

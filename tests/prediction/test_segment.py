@@ -178,7 +178,7 @@ def test_arrays_that_do_not_fit_are_refused(run: str) -> None:
         brainseg.segment(run, volume + np.nan, FLOAT32)
 
 
-def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_study() -> None:
+def test_a_size_that_a_network_does_not_take_is_said_and_stops_no_other_case() -> None:
     options = ModelConfig("AttentionUnet", {"channels": [4, 8], "strides": [2]})
     weights = {"model": networks.build_network(options, 3, 1, (32, 32)).state_dict()}
     segmenter = Segmenter(

@@ -11,9 +11,9 @@ import numpy as np
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases.assignment import letters_and_digits, normalize_case
-from brainseg.data.cases.case_study import CohortCase, FaultyCase
+from brainseg.data.cases.cohort_case import CohortCase, FaultyCase
 from brainseg.data.cases.cohort_layout import find_reader
-from brainseg.data.cases.study import InputCase, check_sequences, make_case
+from brainseg.data.cases.input_case import InputCase, check_sequences, make_case
 from brainseg.data.imageio.open import open_image
 from brainseg.data.readers.base import list_some
 from brainseg.data.readers.case import Case, CaseReader

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases.assignment import assign_channels
-from brainseg.data.cases.case_study import FaultyCase
 from brainseg.data.cases.cohort import check_name, refuse_faulty
-from brainseg.data.cases.study import InputCase, make_case
+from brainseg.data.cases.cohort_case import FaultyCase
+from brainseg.data.cases.input_case import InputCase, make_case
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.dicom import DicomVolume
 

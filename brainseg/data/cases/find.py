@@ -26,7 +26,7 @@ from brainseg.data.cases.assignment import (
     quote_setting,
 )
 from brainseg.data.cases.cohort import check_name, find_cohort
-from brainseg.data.cases.study import InputCase, make_case
+from brainseg.data.cases.input_case import InputCase, make_case
 from brainseg.data.imageio import dicom, first_bytes
 from brainseg.data.imageio.base import ImageVolume
 from brainseg.data.imageio.open import SUFFIXES, open_image

@@ -12,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 
 from brainseg.core.errors import DataError, RequestError, check
 from brainseg.data.cases.find import check_input, find_cases, image_at
-from brainseg.data.cases.study import InputCase, check_sequences, compose, make_case
+from brainseg.data.cases.input_case import InputCase, check_sequences, compose, make_case
 from brainseg.data.imageio.base import check_finite, check_shear, check_volume, spans_volume
 from brainseg.data.imageio.grid import Grid
 from brainseg.data.readers.base import Scan

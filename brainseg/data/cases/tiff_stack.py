@@ -14,7 +14,7 @@ from tifffile import PHOTOMETRIC, TiffFile, TiffPage, TiffPageSeries, imwrite
 
 from brainseg.core.errors import DataError, check
 from brainseg.core.files import writing
-from brainseg.data.cases.study import check_sequences, compose
+from brainseg.data.cases.input_case import check_sequences, compose
 from brainseg.data.imageio.base import check_finite, check_volume
 from brainseg.data.imageio.tiff import UNREADABLE, fault_of, has_lost_pages
 from brainseg.data.readers.base import Scan

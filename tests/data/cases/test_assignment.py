@@ -121,8 +121,8 @@ def test_a_description_that_contradicts_is_refused(folder: Path) -> None:
         RequestError, match="would be taken for FLAIR, and is named after T1 and POST"
     ):
         find_cases("series", {}, CHANNELS)
-    (study,) = find_cases("series", {"FLAIR": "AX T1 POST"}, CHANNELS)
-    assert study.assignment == {"FLAIR": "series (AX T1 POST, 9 files)"}
+    (case,) = find_cases("series", {"FLAIR": "AX T1 POST"}, CHANNELS)
+    assert case.assignment == {"FLAIR": "series (AX T1 POST, 9 files)"}
 
 
 @pytest.mark.parametrize(
@@ -151,13 +151,13 @@ def test_any_name_of_a_file_works(name: str, folder: Path) -> None:
     lower = folder / "in" / name.lower()
     nibabel.save(kind(np.asarray(plain.dataobj), plain.affine), lower)
     lower.rename(folder / "in" / name)
-    for studies in (
+    for cases in (
         find_cases(f"in/{name}", {}, CHANNELS),
         find_cases("in", {"FLAIR": name}, CHANNELS),
         find_cases([None, f"in/{name}", None], {}, CHANNELS),
     ):
-        assert np.array_equal(studies[0].read().images[:, 1] > 100, scan().transpose(2, 1, 0) > 100)
-        assert studies[0].assignment == {"FLAIR": f"in/{name}"}
+        assert np.array_equal(cases[0].read().images[:, 1] > 100, scan().transpose(2, 1, 0) > 100)
+        assert cases[0].assignment == {"FLAIR": f"in/{name}"}
 
 
 @pytest.mark.parametrize("value", [2, "2"])
@@ -165,8 +165,8 @@ def test_a_folder_named_by_a_number_can_be_named(value: object, folder: Path) ->
     for number in (2, 12, 20):
         write_dicom(folder / "patient" / str(number), scan(), f"series {number}")
     config = PredictConfig(checkpoint="w.pt", input="patient", sequences={"FLAIR": value})
-    (study,) = find_cases("patient", config.sequences, CHANNELS)
-    assert study.assignment["FLAIR"].startswith("patient/2 ")
+    (case,) = find_cases("patient", config.sequences, CHANNELS)
+    assert case.assignment["FLAIR"].startswith("patient/2 ")
     # A number is a whole name: the 1 in 12 means nothing.
     with pytest.raises(RequestError, match="fits 0 of the series"):
         find_cases("patient", {"FLAIR": "1"}, CHANNELS)
@@ -175,8 +175,8 @@ def test_a_folder_named_by_a_number_can_be_named(value: object, folder: Path) ->
 def test_names_are_compared_whatever_their_case_and_their_accents(folder: Path) -> None:
     write_nifti(folder / "in" / "Mu\u0308ller.nii.gz", scan())
     write_nifti(folder / "in" / "other.nii.gz", scan())
-    (study,) = find_cases("in", {"FLAIR": "m\u00fcller"}, CHANNELS)
-    assert study.assignment["FLAIR"].endswith("ller.nii.gz")
+    (case,) = find_cases("in", {"FLAIR": "m\u00fcller"}, CHANNELS)
+    assert case.assignment["FLAIR"].endswith("ller.nii.gz")
 
 
 def test_one_file_under_two_names_is_refused(folder: Path) -> None:
@@ -228,8 +228,8 @@ def test_each_file_of_a_folder_is_the_channel_that_its_name_means(
     expected = {channel: f"{name}.nii.gz" for name, channel in pairs}
     for name in expected.values():
         write_nifti(tmp_path / name, scan())
-    (study,) = find_cases(str(tmp_path), {}, [*reversed(channels.split())])
-    assert {channel: Path(file).name for channel, file in study.assignment.items()} == expected
+    (case,) = find_cases(str(tmp_path), {}, [*reversed(channels.split())])
+    assert {channel: Path(file).name for channel, file in case.assignment.items()} == expected
 
 
 def test_names_that_leave_a_channel_open_are_refused(tmp_path: Path) -> None:
@@ -251,5 +251,5 @@ def test_a_list_in_the_wrong_order_is_refused_where_one_channel_contains_the_oth
 
 def test_a_scan_in_a_subfolder_is_a_cohort_of_one(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "anat" / "s_FLAIR.nii.gz", scan())
-    (study,) = find_cases(str(tmp_path), {}, CHANNELS)
-    assert study.name == "anat" and list(study.files) == [path]
+    (case,) = find_cases(str(tmp_path), {}, CHANNELS)
+    assert case.name == "anat" and list(case.files) == [path]

@@ -1,4 +1,4 @@
-"""predict on cohorts below a folder: one study per case in every layout, scores, and cases that cannot be read."""
+"""predict on cohorts below a folder: one case per case in every layout, scores, and cases that cannot be read."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from test_predict import call
 from brainseg import evaluate
 from brainseg.cli.main import run_command
 from brainseg.core.errors import RequestError
-from brainseg.data.cases.case_study import FaultyCase
+from brainseg.data.cases.cohort_case import FaultyCase
 from brainseg.data.cases.find import find_cases
 from brainseg.data.conversion import convert
 from brainseg.data.volume import CHANNELS
@@ -65,7 +65,7 @@ def segment(tmp_path: Path, source: Path, *overrides: str, code: int = 0) -> dic
 
 
 def check_masks(tmp_path: Path, *names: str) -> None:
-    """Assert that these studies, and no others, mark the block of FLAIR at its place."""
+    """Assert that these cases, and no others, mark the block of FLAIR at its place."""
     masks = {path.parent.name: path for path in (tmp_path / "out").glob("*/*_mask.nii.gz")}
     assert sorted(masks) == sorted(names)
     for path in masks.values():
@@ -73,7 +73,7 @@ def check_masks(tmp_path: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "imagesTs"])
-def test_nnunet_has_a_study_per_case_by_the_names_of_its_channels(
+def test_nnunet_has_a_case_per_case_by_the_names_of_its_channels(
     below: str, tmp_path, capsys
 ) -> None:
     source = write_nnunet(tmp_path / "Dataset001")
@@ -95,7 +95,7 @@ def test_a_decathlon_case_holds_all_channels_in_one_file(tmp_path: Path) -> None
     check_masks(tmp_path, "BRATS_485", "BRATS_486")
 
 
-def test_bids_has_a_study_per_session(tmp_path: Path) -> None:
+def test_bids_has_a_case_per_session(tmp_path: Path) -> None:
     source = write_bids(tmp_path / "bids", "01", "02")
     facts = segment(tmp_path, source)
     check_masks(tmp_path, "sub-01_ses-1", "sub-02_ses-1")
@@ -107,7 +107,7 @@ def test_bids_has_a_study_per_session(tmp_path: Path) -> None:
     }
 
 
-def test_brats_has_a_study_per_case_and_leaves_t2_aside(tmp_path: Path) -> None:
+def test_brats_has_a_case_per_case_and_leaves_t2_aside(tmp_path: Path) -> None:
     facts = segment(tmp_path, write_brats(tmp_path / "brats", "BraTS2021_00001", "BraTS2021_00002"))
     check_masks(tmp_path, "BraTS2021_00001", "BraTS2021_00002")
     assert any(note.startswith("T2 ignored") for note in facts["notes"])
@@ -262,8 +262,8 @@ def test_masks_whose_values_are_not_explained_stop_nothing(
 def test_files_of_one_patient_are_no_cohort(tmp_path: Path) -> None:
     for name in ("pre-contrast", "FLAIR", "post-contrast"):
         write_nifti(tmp_path / "one" / f"{name}.nii.gz", scan())
-    (study,) = find_cases(str(tmp_path / "one"), {}, CHANNELS)
-    assert study.name == "one"
+    (case,) = find_cases(str(tmp_path / "one"), {}, CHANNELS)
+    assert case.name == "one"
     for name in ("axial_flair", "sagittal_t1"):
         write_nifti(tmp_path / "two" / f"{name}.nii.gz", scan())
     with pytest.raises(RequestError, match="2 series, and it is not clear which is pre-contrast"):
@@ -282,7 +282,7 @@ def write_patients(source: Path, **patients: str) -> Path:
     return source
 
 
-def test_dicom_folders_of_patients_have_a_study_each(tmp_path: Path) -> None:
+def test_dicom_folders_of_patients_have_a_case_each(tmp_path: Path) -> None:
     source = write_patients(tmp_path / "in", P1="1.2.1", P2="1.2.2")
     segment(tmp_path, source)
     check_masks(tmp_path, "P1", "P2")
@@ -294,14 +294,14 @@ def test_dicom_folders_of_patients_have_a_study_each(tmp_path: Path) -> None:
     assert list(facts["failed"]) == ["P3"]
 
 
-def test_series_of_one_patient_under_several_study_uids_are_one_study(tmp_path: Path) -> None:
+def test_series_of_one_patient_under_several_study_uids_are_one_case(tmp_path: Path) -> None:
     for number, name in enumerate(CHANNELS):
         tags = {"StudyInstanceUID": f"1.2.{number}", "SeriesDescription": "", "PatientID": "P1"}
         write_series(
             tmp_path / "P1" / name, scan(), MATRIX, SeriesInstanceUID=f"1.{number}", **tags
         )
-    (study,) = find_cases(str(tmp_path / "P1"), {}, CHANNELS)
-    assert study.name == "P1" and list(study.assignment) == list(CHANNELS)
+    (case,) = find_cases(str(tmp_path / "P1"), {}, CHANNELS)
+    assert case.name == "P1" and list(case.assignment) == list(CHANNELS)
 
 
 def test_dicom_patients_that_share_folders_are_refused(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_dicom_patients_that_share_folders_are_refused(tmp_path: Path) -> None:
         RequestError, match="holds 2 patients or studies by its DICOM headers, which"
     ):
         find_cases(str(source), {}, CHANNELS)
-    (study,) = find_cases(str(source), {"FLAIR": "P1/second"}, CHANNELS)
-    assert study.assignment["FLAIR"].startswith(f"{source}/P1/second")
+    (case,) = find_cases(str(source), {"FLAIR": "P1/second"}, CHANNELS)
+    assert case.assignment["FLAIR"].startswith(f"{source}/P1/second")
 
 
 def test_volume_chooses_one_of_an_enhanced_dicom_object(tmp_path: Path) -> None:
@@ -320,8 +320,8 @@ def test_volume_chooses_one_of_an_enhanced_dicom_object(tmp_path: Path) -> None:
 
     twice = np.concatenate([OTHER[:, :, :4], scan()[:, :, :4]], -1).astype(np.uint16)
     path = write_enhanced(tmp_path / "a.dcm", twice, MATRIX, places=[0, 1, 2, 3] * 2)
-    (study,) = find_cases(str(path), {"FLAIR": "a.dcm"}, CHANNELS, volume=2)
-    assert np.array_equal(study.volumes["FLAIR"].read(), scan()[:, :, :4])
+    (case,) = find_cases(str(path), {"FLAIR": "a.dcm"}, CHANNELS, volume=2)
+    assert np.array_equal(case.volumes["FLAIR"].read(), scan()[:, :, :4])
     with pytest.raises(RequestError, match="choose one with volume=N, from 1 to 2"):
         find_cases(str(path), {}, CHANNELS)
     single = write_series(tmp_path / "series", scan(), MATRIX)[0]
@@ -330,6 +330,6 @@ def test_volume_chooses_one_of_an_enhanced_dicom_object(tmp_path: Path) -> None:
 
 
 def test_a_faulty_case_raises_its_problem() -> None:
-    study = FaultyCase("P1", CHANNELS, "P1: no image", {})
+    case = FaultyCase("P1", CHANNELS, "P1: no image", {})
     with pytest.raises(ValueError, match="P1: no image"):
-        study.read()
+        case.read()

@@ -77,12 +77,12 @@ def test_a_voxel_comes_back_from_every_orientation(
     volume = np.zeros(SHAPE, np.uint8)
     volume[corner] = 200
     volume[corner[0] + 1, corner[1], corner[2]] = 100
-    (study,) = find_cases(str(write_nifti(tmp_path / "a.nii", volume, axes)), {}, CHANNELS)
-    images = study.read().images
+    (case,) = find_cases(str(write_nifti(tmp_path / "a.nii", volume, axes)), {}, CHANNELS)
+    images = case.read().images
     assert np.array_equal(images[:, 1], volume.transpose(2, 1, 0)), (
         "slices from bottom to top, rows to the back, columns to the left"
     )
-    study.write(tmp_path / "out", (images[:, 1] == 200).astype(np.uint8), None, False)
+    case.write(tmp_path / "out", (images[:, 1] == 200).astype(np.uint8), None, False)
     assert np.array_equal(np.argwhere(mask_in_place(tmp_path / "out" / "a_mask.nii.gz")), [corner])
 
 
@@ -132,8 +132,8 @@ def test_series_in_one_folder_are_told_apart_by_their_descriptions(
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
 def test_all_bit_depths_find_the_block(dtype: type, tmp_path: Path) -> None:
     volume = np.where(truth(), 200, scan()).astype(dtype)
-    (study,) = find_cases(str(write_nifti(tmp_path / "a.nii.gz", volume)), {}, CHANNELS)
-    read = study.read()
+    (case,) = find_cases(str(write_nifti(tmp_path / "a.nii.gz", volume)), {}, CHANNELS)
+    read = case.read()
     assert (
         read.images.dtype == np.uint8
         and read.images.shape == (9, 3, 16, 20)
@@ -149,10 +149,10 @@ def test_all_bit_depths_find_the_block(dtype: type, tmp_path: Path) -> None:
 def test_a_folder_of_nifti_files_goes_by_their_names(tmp_path: Path) -> None:
     for name, value in (("sub_pre-contrast", 10), ("sub_FLAIR", 20), ("sub_post_contrast", 30)):
         write_nifti(tmp_path / "sub" / f"{name}.nii.gz", np.full(SHAPE, value, np.uint8))
-    (study,) = find_cases(str(tmp_path / "sub"), {}, CHANNELS)
-    assert study.read().images[0, :, 0, 0].tolist() == [10, 20, 30] and study.name == "sub"
-    (study,) = find_cases(str(tmp_path / "sub"), {"FLAIR": "sub_pre-contrast.nii.gz"}, CHANNELS)
-    assert study.read().images[0, :, 0, 0].tolist() == [10, 10, 10]
+    (case,) = find_cases(str(tmp_path / "sub"), {}, CHANNELS)
+    assert case.read().images[0, :, 0, 0].tolist() == [10, 20, 30] and case.name == "sub"
+    (case,) = find_cases(str(tmp_path / "sub"), {"FLAIR": "sub_pre-contrast.nii.gz"}, CHANNELS)
+    assert case.read().images[0, :, 0, 0].tolist() == [10, 10, 10]
     write_nifti(tmp_path / "sub" / "other.nii", np.zeros(SHAPE, np.uint8))
     with pytest.raises(
         RequestError,
@@ -164,10 +164,10 @@ def test_a_folder_of_nifti_files_goes_by_their_names(tmp_path: Path) -> None:
 def test_a_network_of_one_sequence_takes_that_alone(tmp_path: Path) -> None:
     for name, value in (("FLAIR", 20), ("post-contrast", 30)):
         write_nifti(tmp_path / "sub" / f"{name}.nii.gz", np.full(SHAPE, value, np.uint8))
-    (study,) = find_cases(
+    (case,) = find_cases(
         str(tmp_path / "sub"), {"post-contrast": "post-contrast.nii.gz"}, ["post-contrast"]
     )
-    assert study.read().images[0, :, 0, 0].tolist() == [30]
+    assert case.read().images[0, :, 0, 0].tolist() == [30]
     with pytest.raises(RequestError, match="knows no such sequence"):
         find_cases(str(tmp_path / "sub"), {"FLAIR": "FLAIR.nii.gz"}, ["post-contrast"])
 
@@ -206,14 +206,14 @@ def test_a_missing_slice_and_a_slice_of_another_size_are_refused(tmp_path: Path)
 
 def test_a_file_that_changes_after_it_was_judged_is_a_data_error(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii", scan())
-    (study,) = find_cases(str(path), {}, CHANNELS)
-    assert study.notes == []
+    (case,) = find_cases(str(path), {}, CHANNELS)
+    assert case.notes == []
     write_nifti(path, scan()[:10])
     with pytest.raises(DataError, match="changed since its header was read"):
-        study.read()
+        case.read()
     path.write_bytes(b"")
     with pytest.raises(DataError, match="not a NIfTI file"):
-        study.read()
+        case.read()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,12 @@
 """TIFF stacks by the axes that their writers name: OME, ImageJ, tifffile, and plain pages."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from image_programs import image_magick
 from PIL import Image, ImageSequence
 
 from brainseg.core.errors import RequestError
@@ -28,9 +28,9 @@ def test_channels_are_sequences_and_not_slices(axes: str, writer: str, tmp_path:
     axes = axes.replace("ZYXC", "ZYXS")
     options = {"photometric": "rgb"} if axes.endswith("S") else {"photometric": "minisblack"}
     tifffile.imwrite(path, stack, metadata={"axes": axes}, **options)
-    (study,) = find_cases(str(path), {}, CHANNELS)
-    assert np.array_equal(study.read().images, STACK) and study.name == "a"
-    assert study.assignment == {name: f"{path}, channel {n}" for n, name in enumerate(CHANNELS, 1)}
+    (case,) = find_cases(str(path), {}, CHANNELS)
+    assert np.array_equal(case.read().images, STACK) and case.name == "a"
+    assert case.assignment == {name: f"{path}, channel {n}" for n, name in enumerate(CHANNELS, 1)}
 
 
 def test_an_imagej_hyperstack_is_read_by_its_axes(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_pages_of_pillow_and_imagemagick_are_slices(tmp_path: Path) -> None:
         tmp_path / "a.tif", save_all=True, append_images=pages[1:], compression="tiff_lzw"
     )
     assert np.array_equal(read_stack(tmp_path / "a.tif")[..., 0], STACK[:, 0])
-    if convert := shutil.which("convert"):
+    if convert := image_magick():
         define = ["-define", "quantum:polarity=min-is-white"]
         subprocess.run(
             [convert, "a.tif", *define, "-compress", "none", "b.tif"], cwd=tmp_path, check=True
@@ -165,14 +165,14 @@ def test_values_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     stack = STACK[:, 0].astype(np.float32)
     stack[1, 2, 3:5] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
-    (study,) = find_cases(str(tmp_path / "a.tif"), {}, CHANNELS)
+    (case,) = find_cases(str(tmp_path / "a.tif"), {}, CHANNELS)
     with pytest.raises(ValueError, match="2 of 252 values are NaN or infinite"):
-        study.read()
+        case.read()
 
 
 def test_a_stack_alone_that_is_named_after_another_sequence_is_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "T1w.tif", STACK[:, 0], photometric="minisblack")
     with pytest.raises(RequestError, match="would be taken for FLAIR, and is named after T1w"):
         find_cases(str(tmp_path / "T1w.tif"), {}, CHANNELS)
-    (study,) = find_cases(str(tmp_path / "T1w.tif"), {"FLAIR": "T1w.tif"}, CHANNELS)
-    assert study.assignment == {"FLAIR": str(tmp_path / "T1w.tif")}
+    (case,) = find_cases(str(tmp_path / "T1w.tif"), {"FLAIR": "T1w.tif"}, CHANNELS)
+    assert case.assignment == {"FLAIR": str(tmp_path / "T1w.tif")}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from image_programs import image_magick
 from PIL import Image
 from tiff_files import archive_bytes, mutate
 
@@ -224,16 +225,17 @@ MAGICK = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("convert") is None, reason="needs ImageMagick")
+@pytest.mark.skipif(image_magick() is None, reason="needs ImageMagick")
 @pytest.mark.parametrize("options", MAGICK, ids=" ".join)
 def test_what_imagemagick_writes(tmp_path: Path, options: list[str]) -> None:
     Image.fromarray(IMAGE).save(tmp_path / "source.png")
     Image.fromarray(MASK).save(tmp_path / "mask.png")
-    convert = ["convert", tmp_path / "source.png", *options]
+    program = image_magick()
+    convert = [program, tmp_path / "source.png", *options]
     subprocess.run([*convert, tmp_path / "a.tif"], check=True, capture_output=True)
     scale = 257 if options == ["-depth", "16"] else 1
     assert np.array_equal(read_tiff(tmp_path / "a.tif"), IMAGE.astype(int) * scale)
-    convert = ["convert", tmp_path / "mask.png", *options]
+    convert = [program, tmp_path / "mask.png", *options]
     subprocess.run(
         [*convert, tmp_path / "a.tif"], check=True, capture_output=True
     )  # one bit, or eight

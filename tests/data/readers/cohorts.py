@@ -4,7 +4,6 @@ Six patients with 4 channels and 3 classes; the odd ones have smaller slices, th
 """
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 import tifffile
+from image_programs import image_magick
 from nibabel import orientations
 from own_cohort import CHANNELS, CLASSES, SPACING, volume
 from PIL import Image
@@ -210,18 +210,6 @@ def write_colour(source: Path, by: str = "pillow") -> Path:
             subprocess.run([image_magick(), path, path.with_suffix(".png")], check=True)
             path.unlink()
     return source
-
-
-def image_magick() -> str | None:
-    """Return the path of ImageMagick's converter, None where it is not installed."""
-    for name in ("/usr/bin/convert", "/usr/local/bin/magick", "magick", "convert"):
-        if path := shutil.which(name):
-            version = subprocess.run(
-                [path, "-version"], capture_output=True, text=True, check=False
-            )
-            if "ImageMagick" in version.stdout:
-                return path
-    return None
 
 
 def write_kaggle(source: Path) -> Path:

@@ -7,6 +7,7 @@ import cohorts
 import numpy as np
 import pytest
 from cohorts import CHANNELS, CLASSES, SIZE, SPACING
+from image_programs import image_magick
 
 from brainseg import train
 from brainseg.cli.main import run_command
@@ -104,7 +105,7 @@ def test_three_channels_as_tiff_and_as_png_are_one_cohort(tmp_path: Path) -> Non
         "tiff": (cohorts.write_kaggle, Reading(size=(24, 28))),
         "pillow": (cohorts.write_colour, pictures),
     }
-    if cohorts.image_magick():
+    if image_magick():
         writers["magick"] = (lambda source: cohorts.write_colour(source, "ImageMagick"), pictures)
     prints = {}
     for name, (write, reading) in writers.items():

@@ -7,6 +7,7 @@ import cohorts
 import numpy as np
 import pytest
 import tifffile
+from image_programs import image_magick
 from PIL import Image
 
 from brainseg.core.errors import DataError, RequestError
@@ -112,7 +113,7 @@ def test_a_palette_with_an_opaque_alpha_channel_means_its_greys(tmp_path: Path) 
 
 
 def test_masks_that_imagemagick_packs_into_fewer_bits_keep_their_values(tmp_path: Path) -> None:
-    if (program := cohorts.image_magick()) is None:
+    if (program := image_magick()) is None:
         pytest.skip("ImageMagick is not installed")
     three = 200 * MASK
     three[0, 5] = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from brainseg.core.errors import DataError
-from brainseg.data.cases.study import ImageCase
+from brainseg.data.cases.input_case import ImageCase
 from brainseg.data.readers.base import Scan
 from brainseg.data.readers.case import ImageFile
 from brainseg.data.readers.labels import Labels, map_labels
