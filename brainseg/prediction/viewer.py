@@ -42,13 +42,13 @@ def write_viewer(
         prediction.name for index, prediction in enumerate(predictions) if index not in chosen
     ]
     # A generator, so that only one case's images are in memory at a time.
-    shown = (
+    contents = (
         _read_case(output, predictions[index], cases[predictions[index].name], classes)
         for index in chosen
     )
     viewer.write_viewer(
         output / "viewer.html",
-        shown,
+        contents,
         ["prediction"],
         f"Tumour segmentation: {network}",
         [NOTICE],
@@ -65,6 +65,6 @@ def _read_case(
     mask = read_predictions(output / name / MASKS, name).mask
     dice = prediction.score.dice if prediction.score else None
     store = MemoryStore(name, scan, case.channels, classes)
-    shown = viewer.build_case(store, name, [mask], [dice], prediction.role)
+    content = viewer.build_case(store, name, [mask], [dice], prediction.role)
     # Without a score there are no masks to compare with.
-    return shown if prediction.score else dataclasses.replace(shown, truth=None)
+    return content if prediction.score else dataclasses.replace(content, truth=None)
