@@ -1,4 +1,4 @@
-"""Copy the README's pictures from a finished run of the default command on the phantom.
+"""Copy the README's figure from a finished run of the default command on the phantom.
 
 python -m brainseg.train && python scripts/pictures.py runs/RUN
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brainseg.core.files import write_bytes
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "overlays.png"
 
 
 def main() -> None:
@@ -17,10 +17,9 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     folder = parser.parse_args().run
-    # The training already writes these pictures, so that nothing has to be drawn again.
-    for name in ("overlays.png", "curves.png"):
-        write_bytes(DOCS / name, (folder / "pictures" / name).read_bytes())
-        print(DOCS / name)
+    # The training already draws this picture.
+    write_bytes(FIGURE, (folder / "pictures" / "overlays.png").read_bytes())
+    print(FIGURE)
 
 
 if __name__ == "__main__":
