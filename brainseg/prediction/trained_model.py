@@ -31,7 +31,7 @@ from brainseg.data.split import PARTS, Split
 from brainseg.data.store import SliceStore, Store
 from brainseg.data.volume import CHANNELS, CLASSES
 from brainseg.models import networks
-from brainseg.prediction.training_data import training_file
+from brainseg.prediction.training_file import training_file
 from brainseg.runs import checkpoint
 from brainseg.runs.find import CHECKPOINT_FORMS, resolve_checkpoint, suggest_path
 from brainseg.runs.foreign_weights import match_weights

@@ -1,49 +1,18 @@
-"""The file of a checkpoint's training data, and the choice of the data that a request refers to.
+"""The choice of the data that a request for checkpoints refers to.
 
 Which patients of these data a network was trained on is answered in `trained_model.py`.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from brainseg.config import DataConfig, DataOverride, PhantomConfig, TrainConfig
+from brainseg.config import DataConfig, DataOverride, PhantomConfig
 from brainseg.core.errors import check
-from brainseg.core.places import relocated_path
-from brainseg.data.store import Store, is_store
-from brainseg.runs.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from brainseg.prediction.trained_model import TrainedModel
+from brainseg.prediction.trained_model import TrainedModel
 
 
-def training_file(checkpoint: Path, stored: Mapping[str, Any], config: TrainConfig) -> Path | None:
-    """Return the file of the training data, or None if it is at none of its stored places.
-
-    The candidates are the places stored in the checkpoint and in the `run.json` of its run folder,
-    and `data.path` as it was typed. For a run folder that was moved or copied, the same places
-    relative to the new folder come first. A file with the fingerprint of the training data is
-    preferred to a file with another fingerprint.
-    """
-    places = [Path(stored["data_path"])] if "data_path" in stored else []
-    run = RunFolder(checkpoint.parent.parent)
-    if run.exists:
-        facts = run.facts
-        places += [Path(facts["data"]["path"])]
-        places = [*(relocated_path(place, run.path, facts) for place in places), *places]
-    places += [Path(config.data.path)] if config.data.path is not None else []
-    files = [place for place in dict.fromkeys(places) if place.is_file() and is_store(place)]
-    same = (file for file in files if _fingerprint(file) == stored.get("fingerprint"))
-    return next(same, files[0] if files else None)
-
-
-def _fingerprint(file: Path) -> str:
-    with Store(file) as store:
-        return store.fingerprint
-
-
-def chosen_data(override: DataOverride, members: Sequence["TrainedModel"]) -> DataConfig:
+def chosen_data(override: DataOverride, members: Sequence[TrainedModel]) -> DataConfig:
     """Return the data that a request names, else the data that the checkpoints were trained on.
 
     A request names data by `data.path`, `data.name` or a setting of the phantom. Raises
@@ -71,7 +40,7 @@ def chosen_data(override: DataOverride, members: Sequence["TrainedModel"]) -> Da
 
 
 def _training_data(
-    member: "TrainedModel", config: DataConfig, requested: dict[str, Any]
+    member: TrainedModel, config: DataConfig, requested: dict[str, Any]
 ) -> DataConfig:
     """Return the training data of one checkpoint at their current place. Raises RequestError."""
     file = member.training_file
@@ -85,7 +54,7 @@ def _training_data(
     return DataConfig(name=config.name, path=str(file), **requested)
 
 
-def _check_same_data(members: Sequence["TrainedModel"]) -> None:
+def _check_same_data(members: Sequence[TrainedModel]) -> None:
     """Raise a RequestError if the checkpoints were trained on different data.
 
     In that case, no dataset is the obvious choice.
