@@ -190,8 +190,8 @@ def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
     """Return the runs, without their device settings where these only separate folds and seeds.
 
     Folds that were trained on several machines, each under its own device settings, are one
-    configuration. Where the same fold and seed finished on several devices, or where all but one of
-    the devices have no finished run, the devices are compared.
+    configuration. Where the same fold and seed finished on several devices, or where only one
+    device has a finished run, the devices are compared.
     """
     pooled = {run: replace(run, ignored=("device",)) for run in runs}
     groups: dict[str, list[ScoredRun]] = {}

@@ -1,4 +1,4 @@
-"""predict on cohorts below a folder: one case per case in every layout, scores, and cases that cannot be read."""
+"""predict on cohorts below a folder: the cases of every layout, scores, and cases that cannot be read."""
 
 import json
 import shutil
@@ -73,9 +73,7 @@ def check_masks(tmp_path: Path, *names: str) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "imagesTs"])
-def test_nnunet_has_a_case_per_case_by_the_names_of_its_channels(
-    below: str, tmp_path, capsys
-) -> None:
+def test_nnunet_cases_are_read_by_the_names_of_its_channels(below: str, tmp_path, capsys) -> None:
     source = write_nnunet(tmp_path / "Dataset001")
     segment(tmp_path, source / below)
     check_masks(tmp_path, "P1", "P2", "P3")
@@ -107,7 +105,7 @@ def test_bids_has_a_case_per_session(tmp_path: Path) -> None:
     }
 
 
-def test_brats_has_a_case_per_case_and_leaves_t2_aside(tmp_path: Path) -> None:
+def test_brats_cases_leave_t2_aside(tmp_path: Path) -> None:
     facts = segment(tmp_path, write_brats(tmp_path / "brats", "BraTS2021_00001", "BraTS2021_00002"))
     check_masks(tmp_path, "BraTS2021_00001", "BraTS2021_00002")
     assert any(note.startswith("T2 ignored") for note in facts["notes"])
