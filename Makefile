@@ -13,9 +13,10 @@ ifeq ($(filter $(BUILDS),$(TORCH)),)
 $(error TORCH=$(TORCH): no such build of PyTorch; choose one of: $(BUILDS))
 endif
 VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
-PYTORCH := $(if $(filter default,$(TORCH)),torch,torch==$(VERSION)+$(TORCH) --extra-index-url https://download.pytorch.org/whl/$(TORCH))
+INDEX := $(if $(filter default,$(TORCH)),,--extra-index-url https://download.pytorch.org/whl/$(TORCH))
+PYTORCH := $(if $(INDEX),torch==$(VERSION)+$(TORCH) $(INDEX),torch)
 
-.PHONY: help setup train test test-slow test-faults test-slurm test-ray lint docs ui sweep benchmark clean
+.PHONY: help setup train test test-slow test-faults test-slurm test-ray test-smp lint docs ui sweep benchmark clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -60,6 +61,10 @@ test-slurm: .venv/.test  ## Run sweeps on a SLURM cluster of one node, started f
 test-ray: .venv/.test  ## Run sweeps on a Ray cluster of two nodes, started for the tests (minutes)
 	$(PIP) --quiet -e '.[ray]'
 	$(BIN)/python -m pytest -m ray --timeout 1800 $(ARGS)
+
+test-smp: .venv/.test  ## Train networks of segmentation_models_pytorch for two steps (a minute)
+	$(PIP) --quiet -e '.[smp]' $(INDEX)
+	$(BIN)/python -m pytest -m smp $(ARGS)
 
 lint: .venv/.lint  ## Check style and types
 	$(BIN)/ruff format --check .

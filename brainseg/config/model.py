@@ -12,7 +12,9 @@ class ModelConfig:
     """Settings of any network."""
 
     name: str = setting(
-        "unet", "unet, a class of monai.networks.nets, or a name registered under brainseg.models"
+        "unet",
+        "unet, a class of monai.networks.nets, smp.CLASS of segmentation_models_pytorch, or a name "
+        "registered under brainseg.models",
     )
     options: dict[str, Any] = setting({}, "arguments of the network class; not used by unet")
 

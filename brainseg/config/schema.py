@@ -84,11 +84,12 @@ def check_group_choices(config: Any) -> None:
         if node is not None:
             fits = type(node) is nodes.get(node.name, nodes["any"])
             rule = f"the settings of {group} are those of another choice"
-            # Only models have names that are no choices: the classes of MONAI.
+            # Only models have names that are no choices: the classes of other libraries.
+            library = "smp" if node.name.startswith("smp.") else "monai"
             choice = (
                 f"{group}={node.name}"
                 if node.name in nodes or group != "model"
-                else f"model=monai model.name={node.name}"
+                else f"model={library} model.name={node.name}"
             )
             check(fits, f"{group}.name", node.name, rule, f"choose it as {choice}")
 

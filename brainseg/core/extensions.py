@@ -75,13 +75,13 @@ def call_with_options(builder: Any, family: str, config: Any, arguments: dict[st
             f"{config.name} takes no such option",
             f"known: {names}{_without_options(family, config.name)}",
         )
-        pretrained = str(key).startswith("pretrained")
+        pretrained = str(key).startswith(("pretrained", "encoder_weights"))
         check(
             key not in arguments and not pretrained,
             f"{family}.options.{key}",
             value,
             "cannot be set here",
-            "no weights are downloaded"
+            "no weights are downloaded; initial=FILE begins with those of a file"
             if pretrained
             else "the data or another setting determines it",
         )

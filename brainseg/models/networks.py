@@ -1,7 +1,7 @@
-"""Networks by name, from this package, MONAI and packages with entry points `brainseg.models`.
+"""Networks by name: from this package, MONAI, segmentation_models_pytorch and entry points.
 
-To add one, write it in a package with such an entry point (docs/extending.md), or here: a module
-beside unet.py, a branch in `build_network`, its settings in config/model.py and
+To add one, write it in a package with an entry point `brainseg.models` (docs/extending.md), or
+here: a module beside unet.py, a branch in `build_network`, its settings in config/model.py and
 config/schema.py, and conf/model/NAME.yaml for `model=NAME`.
 """
 
@@ -22,6 +22,7 @@ from brainseg.core.extensions import (
     registered_names,
 )
 from brainseg.models.deep_supervision import unify_outputs
+from brainseg.models.smp import PREFIX, find_smp_class, smp_arguments
 from brainseg.models.unet import UNet, smallest_size
 
 
@@ -91,6 +92,8 @@ def build_network(
     }
     if "img_size" not in config.options:
         arguments["img_size"] = size
+    if config.name.startswith(PREFIX):
+        arguments |= smp_arguments(config.name, config.options, out_channels)
     network = call_with_options(constructor, "model", config, arguments)
     network.register_forward_hook(unify_outputs)
     return network
@@ -133,6 +136,8 @@ def unsupported_size_reason(network: nn.Module, in_channels: int, size: tuple[in
 
 def _find_constructor(name: str) -> Callable[..., nn.Module] | None:
     """Return the class or function that builds the network `name`, or None."""
-    return load_extension("brainseg.models", name) or monai_class(
-        "monai.networks.nets", name, nn.Module
+    return (
+        load_extension("brainseg.models", name)
+        or find_smp_class(name)
+        or monai_class("monai.networks.nets", name, nn.Module)
     )

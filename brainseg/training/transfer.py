@@ -2,9 +2,11 @@
 
 Another number of input channels is no obstacle. The first convolution's channels are repeated in
 order and rescaled by the ratio of the numbers, so that its output keeps its size (as in timm's
-`adapt_input_conv`).
+`adapt_input_conv`). The source may also be an image classifier, such as a ResNet of torchvision or
+timm, whose weights then fit the encoder of a network.
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +14,10 @@ import torch
 from torch import Tensor
 
 from brainseg.training.state import State
+
+# Where networks keep an encoder that is also an image classifier: those of
+# segmentation_models_pytorch and MONAI's FlexibleUNet, and the former with an encoder of timm.
+ENCODERS = ("encoder.", "encoder.model.")
 
 
 class FittedWeights(NamedTuple):
@@ -44,11 +50,11 @@ def fit_weights(
     input channels of the network, and `source_channels` that of the source, None if unknown. Values
     of `expected` are not read, so that they may be on the meta device.
     """
-    prefix = _choose_prefix(source, expected)
-    change = _find_channel_change(source, expected, prefix, channels, source_channels)
+    names = _match_names(source, expected)
+    change = _find_channel_change(source, expected, names, channels, source_channels)
     fitted, adapted = {}, []
     for name, target in expected.items():
-        weight = source.get(prefix + name)
+        weight = source.get(names.get(name, ""))
         if weight is None:
             continue
         if weight.shape == target.shape:
@@ -56,7 +62,7 @@ def fit_weights(
         elif change and _differs_in_channels(weight, target, change):
             fitted[name] = repeat_channels(weight, target.shape[1], change.block)
             adapted.append(name)
-    used = {prefix + name for name in fitted}
+    used = {names[name] for name in fitted}
     return FittedWeights(
         fitted,
         adapted,
@@ -95,13 +101,13 @@ class ChannelChange(NamedTuple):
 def _find_channel_change(
     source: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
-    prefix: str,
+    names: Mapping[str, str],
     channels: int,
     source_channels: int | None,
 ) -> ChannelChange | None:
     """Return how the input of the first convolution differs, or None if it is the same or unfit."""
     name = next((name for name, target in expected.items() if target.ndim == 4), "")
-    weight = source.get(prefix + name)
+    weight = source.get(names.get(name, ""))
     if weight is None or weight.ndim != 4 or expected[name].shape[1] % channels:
         return None
     source_size, size = weight.shape[1], expected[name].shape[1]
@@ -123,11 +129,27 @@ def _differs_in_channels(weight: Tensor, target: Tensor, change: ChannelChange) 
     )
 
 
-def _choose_prefix(source: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return the prefix of the source's names under which most names of the network exist."""
-    first = next(iter(expected), "")
+def _match_names(source: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the source's name of each weight of the network that the source has.
+
+    The source may stand for the whole network or for its encoder. What gives most names is taken.
+    """
+    candidates = [_strip_prefix(source, {name: name for name in expected})]
+    for encoder in ENCODERS:
+        plain = {name: name.removeprefix(encoder) for name in expected if name.startswith(encoder)}
+        candidates.append(_strip_prefix(source, plain))
+        # In an encoder of timm the layers `stages.0` of the classifier are called `stages_0`.
+        classifier = {name: re.sub(r"_(\d+)\.", r".\1.", text) for name, text in plain.items()}
+        candidates.append(_strip_prefix(source, classifier))
+    return max(candidates, key=len)
+
+
+def _strip_prefix(source: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the `names` that exist in the source under the prefix that gives most of them."""
+    first = next(iter(names.values()), "")
     prefixes = {key.removesuffix(first) for key in source if f".{key}".endswith(f".{first}")}
-    return max(
-        sorted(prefixes | {""}, key=len),
-        key=lambda prefix: sum(prefix + name in source for name in expected),
-    )
+    candidates = [
+        {name: prefix + plain for name, plain in names.items() if prefix + plain in source}
+        for prefix in sorted(prefixes | {""}, key=len)
+    ]
+    return max(candidates, key=len)

@@ -57,7 +57,10 @@ DEEP_SUPERVISION = [f"model.deep_supervision={value}" for value in ("false", "tr
         ("brainseg ", sorted(COMMANDS)),
         ("brainseg ev", ["evaluate"]),
         ("brainseg train model.de", [*DEEP_SUPERVISION, "model.depth="]),
-        ("brainseg train model=", ["attention_unet", "custom", "monai", "unet"]),
+        (
+            "brainseg train model=",
+            ["attention_unet", "custom", "monai", "reference", "smp", "unet", "unet_half"],
+        ),
         ("brainseg train seed=1 scheduler=co", ["cosine"]),
         ("brainseg train scheduler.ep", ["scheduler.epochs="]),
         ("brainseg train force=", ["false", "true"]),

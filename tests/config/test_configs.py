@@ -44,6 +44,8 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
     if further is None:
         pytest.skip("split=all is for brainseg.evaluate")
     config = compose(f"{'+' if group == 'x' else ''}{group}={choice}", *further)
+    if (group, choice) == ("model", "smp"):
+        pytest.importorskip("segmentation_models_pytorch", reason="make test-smp builds these")
     with torch.device("meta"):
         model = networks.build_network(config.model, 3, 1, (64, 64))
         assert (
@@ -51,6 +53,14 @@ def test_every_choice_composes_and_builds(group: str, choice: str) -> None:
             == config.optimizer.lr
         )
     assert isinstance(losses.build_loss(config.loss), nn.Module)
+
+
+@pytest.mark.parametrize("experiment", ["fast", "reference"])
+def test_a_recipe_trains_another_network(experiment: str) -> None:
+    recipe = compose(f"experiment={experiment}")
+    changed = compose("model=attention_unet", f"experiment={experiment}")
+    assert changed.model.name == "AttentionUnet" and changed.model.options["strides"] == [2, 2, 2]
+    assert (changed.optimizer, changed.batch_size) == (recipe.optimizer, recipe.batch_size)
 
 
 def test_one_job_of_a_sweep_composes_by_itself_if_nothing_is_left_to_vary(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from brainseg import train
 from brainseg.config import (
@@ -20,6 +24,7 @@ from brainseg.config import (
 from brainseg.core.errors import RequestError
 from brainseg.data.conversion import convert
 from brainseg.data.phantom.cohort import ensure_cohort
+from brainseg.models import networks
 from brainseg.training.trial_step import smallest_batch
 
 
@@ -164,10 +169,31 @@ def test_losses_and_optimizers_that_cannot_do_a_step_are_refused(
         train.check_request(config(tmp_path, **settings))
 
 
+class Mixed(nn.Module):
+    """A network that makes its first weight with values wherever it is built, as smp.Unet does."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.from_numpy(np.ones((4, in_channels, 1, 1), np.float32)))
+        self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, out_channels, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.norm(F.conv2d(images, self.first)))
+
+
+def test_a_network_with_some_weights_on_the_meta_device_is_tried_with_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "load_extension", lambda group, name: Mixed)
+    with torch.device("meta"):
+        built = Mixed(3, 1)
+    assert not built.first.is_meta and built.last.weight.is_meta
+    assert train.check_request(config(tmp_path, ModelConfig("mixed"))).parameters == 4 * 3 + 8 + 5
+
+
 @pytest.fixture
 def without_tumour(tmp_path: Path) -> Path:
     """A prepared cohort of 7 patients in none of whose slices a pixel is tumour."""
-    import numpy as np
     import tifffile
 
     for patient in range(7):

@@ -48,6 +48,42 @@ def test_what_does_not_fit_is_named() -> None:
     assert fitted.weights.keys() | set(fitted.missing) == network.state_dict().keys()
 
 
+class Encoded(nn.Module):
+    """A network of segmentation_models_pytorch in small: its encoder is a classifier."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, nn.Conv2d(4, 1, 1)
+
+
+def layers(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_classifier_fits_the_encoder_of_a_network(prefix: str) -> None:
+    classifier = nn.ModuleDict({"stem": layers(3), "fc": nn.Linear(4, 2)})
+    source = {f"{prefix}{name}": weight for name, weight in classifier.state_dict().items()}
+    network = Encoded(nn.ModuleDict({"stem": layers(6)}))
+    fitted = fit_weights(source, network.state_dict(), 6)
+    assert fitted.adapted == ["encoder.stem.0.weight"]
+    assert fitted.missing == ["head.weight", "head.bias"]
+    assert fitted.unused == [f"{prefix}fc.weight", f"{prefix}fc.bias"]
+    filters = classifier["stem"][0].weight.detach()
+    assert torch.equal(fitted.weights["encoder.stem.0.weight"], filters.repeat(1, 2, 1, 1) / 2)
+
+
+def test_a_classifier_of_timm_fits_although_its_layers_are_called_otherwise() -> None:
+    classifier = nn.ModuleDict({"stages": nn.ModuleList([layers(3)]), "fc": nn.Linear(4, 2)})
+    # Here the layers are children of the encoder itself, as in timm's networks of features.
+    network = Encoded(nn.ModuleDict({"model": nn.ModuleDict({"stages_0": layers(3)})}))
+    fitted = fit_weights(classifier.state_dict(), network.state_dict(), 3)
+    assert fitted.missing == ["head.weight", "head.bias"]
+    assert fitted.unused == ["fc.weight", "fc.bias"]
+    weight = fitted.weights["encoder.model.stages_0.0.weight"]
+    assert torch.equal(weight, classifier["stages"][0][0].weight)
+
+
 def test_nothing_fits_another_network_or_another_layout_of_the_input() -> None:
     network = unet(3)
     other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
