@@ -7,8 +7,9 @@
     python -m brainseg.compare sweep=ID 'baseline="width=16"'   against this row of the table
 
 Runs that differ in seed and fold alone are one configuration. The command writes report.html and
-viewer.html (they open offline), comparison.csv, .md and .tex, patients.csv, failures.csv and
-pictures/ to `output`, and one MLflow run that links to the runs compared.
+viewer.html (they open offline), comparison.csv, .md and .tex, effects.csv of a sweep over several
+settings, patients.csv, failures.csv and pictures/ to `output`, and one MLflow run that links to the
+runs compared.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from brainseg.cli.main import run_command
 from brainseg.comparison import report
 from brainseg.comparison.compare import Comparison, Configuration, compare_runs
+from brainseg.comparison.effects import setting_effects
 from brainseg.comparison.figures import FIGURES
 from brainseg.comparison.mlflow_run import log_comparison
 from brainseg.comparison.names import configuration_names, differing_settings
@@ -233,7 +235,10 @@ def write_comparison(
         "failures": failures.summarise_groups(seed_rows, all_slices, store, clinical_table),
         "worst": failures.worst_patients(seed_rows, store=store),
     }
-    for name, table in tables.items():
+    effects = setting_effects(comparison)
+    # A table of an earlier comparison in this folder would be taken for one of this comparison.
+    (folder / "effects.csv").unlink(missing_ok=True)
+    for name, table in (tables | ({} if effects.empty else {"effects": effects})).items():
         with writing(folder / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6f")
 

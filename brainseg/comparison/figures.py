@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from brainseg.comparison.compare import Comparison
-from brainseg.comparison.names import varying_settings
+from brainseg.comparison.effects import group_by_value
+from brainseg.comparison.names import independent_settings
 from brainseg.reports.figures import BLUE, GREY, ORANGE, new_figure
 from brainseg.reports.tables import format_interval, format_patients
 
@@ -159,7 +160,7 @@ def main_effects(comparison: Comparison) -> Any:
     be charged with the other changes made beside it, for example where one setting at a time was
     taken back.
     """
-    settings = varying_settings(
+    settings = independent_settings(
         [configuration.runs[0].settings for configuration in comparison.configurations]
     )
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= MAX_PANELS:
@@ -168,19 +169,23 @@ def main_effects(comparison: Comparison) -> Any:
     figure = new_figure(min(3.2 * len(settings) + 2.5, 16), 3.8)
     panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, settings, strict=True):
-        groups = setting_effect(comparison, name, settings)
-        for place, (dice, matched_dice) in enumerate(groups.values()):
+        groups = group_by_value(comparison, name, settings)
+        common = set.intersection(*map(set, groups.values()))
+        means = []
+        for place, group in enumerate(groups.values()):
+            dice = [float(configuration.dice.mean()) for configuration in group.values()]
+            matched_dice = [float(group[remaining].dice.mean()) for remaining in common]
             # Shifted to the right, so that the dots do not lie under the error bar.
             axes.scatter(
                 [place + 0.12] * len(dice), dice, s=22, color=GREY, alpha=0.6, linewidths=0
             )
             if matched_dice:
-                mean = np.mean(matched_dice)
+                means.append(np.mean(matched_dice))
                 spread = np.std(matched_dice, ddof=1) if len(matched_dice) > 1 else 0
-                axes.errorbar([place], [mean], yerr=[spread], color=BLUE, marker="o", capsize=4)
-        if all(matched_dice for _, matched_dice in groups.values()):
-            means = [np.mean(matched_dice) for _, matched_dice in groups.values()]
-            axes.plot(range(len(groups)), means, color=BLUE, linewidth=1)
+                axes.errorbar(
+                    [place], [means[-1]], yerr=[spread], color=BLUE, marker="o", capsize=4
+                )
+        axes.plot(range(len(means)), means, color=BLUE, linewidth=1)
         axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.spines[["top", "right"]].set_visible(False)
@@ -190,33 +195,6 @@ def main_effects(comparison: Comparison) -> Any:
     title += "other settings were run with each of the values"
     _set_figure_title(figure, title)
     return figure
-
-
-def setting_effect(
-    comparison: Comparison, name: str, settings: Sequence[str]
-) -> dict[str, tuple[list[float], list[float]]]:
-    """Return two lists of mean Dice for each value of the setting `name`.
-
-    The first list contains every configuration with the value. The second contains only those whose
-    remaining `settings` were run with each value of `name`.
-    """
-    # Value of `name` -> values of the remaining settings -> mean Dice.
-    groups: dict[str, dict[tuple[str, ...], float]] = {}
-    for configuration in sorted(
-        comparison.configurations,
-        key=lambda configuration: _sort_key(configuration.runs[0].settings.get(name)),
-    ):
-        values = configuration.runs[0].settings
-        remaining = tuple(str(values.get(setting)) for setting in settings if setting != name)
-        groups.setdefault(str(values.get(name)), {})[remaining] = float(configuration.dice.mean())
-    common = set.intersection(*(set(group) for group in groups.values()))
-    return {
-        value: (
-            list(group.values()),
-            [dice for remaining, dice in group.items() if remaining in common],
-        )
-        for value, group in groups.items()
-    }
 
 
 def cost(comparison: Comparison) -> Any:
@@ -331,15 +309,6 @@ def _validation_curve(
     # With validate_every, some epochs have no validation.
     validated = np.isfinite(dice)
     return (minutes if by_time else np.arange(len(rows)))[validated], dice[validated]
-
-
-def _sort_key(value: Any) -> tuple[bool, float, str]:
-    """Return a key that sorts numbers by size and puts any other value before them."""
-    return (
-        (True, value, "")
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else (False, 0.0, str(value))
-    )
 
 
 def _label_rows(axes: Any, labels: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Short and distinct names for the configurations of a comparison, as a user would type them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from brainseg.comparison.runs import ScoredRun
@@ -27,15 +27,10 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
     """
     first_runs = {run.configuration: run for run in reversed(runs)}
     settings = {key: run.settings for key, run in first_runs.items()}
-    varying = varying_settings(list(settings.values()))
+    typed = {setting_of(word) for run in first_runs.values() for word in run.facts["overrides"]}
+    varying = independent_settings(list(settings.values()), typed)
     if not varying:
         return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first_runs.items()}
-    typed = {setting_of(word) for run in first_runs.values() for word in run.facts["overrides"]}
-    varying = [
-        name
-        for name in varying
-        if name in typed or not _follows_from_choice(name, varying, list(settings.values()))
-    ]
     short_names = {name: short_name(name, varying) for name in varying}
     by_settings = {
         key: " ".join(f"{short_names[name]}={values[name]}" for name in varying if name in values)
@@ -70,6 +65,18 @@ def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
         return len({str(values.get(name)) for values in counted})
 
     return sorted(name for name in names if count_values(name) > 1)
+
+
+def independent_settings(
+    settings: Sequence[Mapping[str, Any]], typed: Collection[str] = ()
+) -> list[str]:
+    """Return the varying settings without those that follow from a choice, unless `typed`."""
+    varying = varying_settings(settings)
+    return [
+        name
+        for name in varying
+        if name in typed or not _follows_from_choice(name, varying, settings)
+    ]
 
 
 def _follows_from_choice(

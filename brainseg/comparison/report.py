@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainseg.comparison.compare import Comparison
+from brainseg.comparison.effects import setting_effects
 from brainseg.comparison.runs import ScoredRun
 from brainseg.core.files import write_text
 from brainseg.reports.tables import format_interval, format_patients
@@ -38,6 +39,10 @@ HEADINGS = [
     "95 % interval",
     "p (Holm)",
     "won:lost",
+]
+EFFECT_TITLE = "Each setting, averaged over the others"
+EFFECT_HEADINGS = [
+    *("", "value", "instead of", "pairs", "difference", "95 % interval", "p (Holm)", "won:lost")
 ]
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
@@ -164,9 +169,28 @@ def format_comparison(comparison: Comparison, max_rows: int = 30) -> str:
     lines = [headline(comparison), "", *_align_columns([HEADINGS, *rows])]
     if len(table) > max_rows:
         lines.append(f"... and {len(table) - max_rows} more, in comparison.csv")
+    if effects := _effect_cells(comparison):
+        lines += ["", f"{EFFECT_TITLE}:", *_align_columns([EFFECT_HEADINGS, *effects])]
     lines += ["", *reader_notes(comparison)]
     lines.append("Intervals are bootstraps over patients; they do not cover retraining.")
     return "\n".join(lines)
+
+
+def _effect_cells(comparison: Comparison) -> list[list[str]]:
+    """Return the rows of the table of effects as text, a cell for each of `EFFECT_HEADINGS`."""
+    return [
+        [
+            row.setting.removesuffix(".name"),
+            row.value,
+            row.instead_of,
+            str(row.pairs),
+            f"{row.difference:+.3f}",
+            format_interval(row.low, row.high, "+.3f"),
+            f"{row.p_holm:.2g}",
+            f"{row.wins}:{row.losses}",
+        ]
+        for row in setting_effects(comparison).itertuples()
+    ]
 
 
 def _cells(row: Any, comparison: Comparison) -> list[str]:
@@ -237,6 +261,8 @@ def write_page(
     The page contains all `pictures` and `tables`, no script, and nothing that a browser would have
     to fetch. It links to the file `viewer` in the same folder.
     """
+    import pandas as pd
+
     title = html.escape(headline(comparison))
     exploratory = ["Exploratory: validation patients."] if comparison.exploratory else []
     warnings = [*comparison.warnings, *exploratory]
@@ -247,6 +273,9 @@ def write_page(
             f'<p><a href="{html.escape(viewer)}">Look at the patients, slice by slice</a></p>'
         )
     body += ["<h2>Configurations, best first</h2>", _html_table(_cell_table(comparison))]
+    if effects := _effect_cells(comparison):
+        table = pd.DataFrame(effects, columns=EFFECT_HEADINGS)
+        body += [f"<h2>{EFFECT_TITLE}</h2>", _html_table(table)]
     body += [
         f'<p><img alt="{name}" src="data:image/png;base64,{_encode_base64(file)}"></p>'
         for name, file in pictures.items()

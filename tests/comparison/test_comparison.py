@@ -20,7 +20,7 @@ from brainseg.compare import check_request as check_request
 from brainseg.compare import publish, write_comparison
 from brainseg.comparison import report
 from brainseg.comparison.compare import Comparison, compare_runs
-from brainseg.comparison.figures import FIGURES, pareto_front, setting_effect
+from brainseg.comparison.figures import FIGURES, pareto_front
 from brainseg.comparison.names import varying_settings
 from brainseg.comparison.report import format_comparison, headline, reader_notes
 from brainseg.comparison.runs import ScoredRun, load_runs
@@ -247,30 +247,6 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
     )
     assert (table.loc["width=16"].wins, table.loc["width=16"].losses) == (12, 0)
     assert np.isnan(table.loc["width=8"].p), "the baseline"
-
-
-def test_the_effect_of_a_setting_is_seen_where_nothing_else_differs(tmp_path: Path) -> None:
-    """Width is taken back, then the minutes: 16 is worth 0.1, though the mean of both runs at width 16 is no higher than 8's."""
-    given = {(16, 30.0): 0.8, (8, 30.0): 0.7, (16, 10.0): 0.6}
-    runs = [
-        scored_run(
-            tmp_path / f"{width}{minutes}",
-            dict.fromkeys(NAMES, value),
-            width=width,
-            max_minutes=minutes,
-        )
-        for (width, minutes), value in given.items()
-    ]
-    settings = ["max_minutes", "model.width"]
-    every, alike = zip(
-        *setting_effect(compare_runs(runs), "model.width", settings).values(), strict=True
-    )
-    assert [sorted(dice) for dice in every] == [pytest.approx([0.7]), pytest.approx([0.6, 0.8])]
-    assert list(alike) == [pytest.approx([0.7]), pytest.approx([0.8])]
-    assert all(
-        alike == []
-        for _, alike in setting_effect(compare_runs(runs[1:]), "model.width", settings).values()
-    ), "nothing to compare"
 
 
 def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path) -> None:
