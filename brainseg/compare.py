@@ -1,6 +1,7 @@
 """Compare runs on the same patients, or pool the folds of a cross-validation.
 
     python -m brainseg.compare runs=[runs/a,runs/b]             b against a, patient by patient
+    python -m brainseg.compare runs=[runs/a,evaluations/b]      b: an ensemble, or another threshold
     python -m brainseg.compare sweep=last                       jobs of the last sweep; or sweep=ID
     python -m brainseg.compare tracking.experiment=NAME         all runs of an MLflow experiment
     python -m brainseg.compare sweep=ID baseline=runs/a         against that run's configuration
@@ -16,7 +17,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,8 @@ from brainseg.comparison.effects import setting_effects
 from brainseg.comparison.figures import FIGURES
 from brainseg.comparison.mlflow_run import log_comparison
 from brainseg.comparison.names import configuration_names, differing_settings
-from brainseg.comparison.runs import ScoredRun, load_runs
+from brainseg.comparison.runs import ScoredRun
+from brainseg.comparison.selection import find_folder, load_runs, open_scored
 from brainseg.config import CompareConfig, CompareTrackingConfig, TrackingConfig
 from brainseg.core.errors import DataError, RequestError, check, shorten_error
 from brainseg.core.files import writing
@@ -38,7 +40,7 @@ from brainseg.data.volume import main_channel
 from brainseg.reports import failures, failures_figure, figures, overlays, viewer
 from brainseg.reports.clinical import read_clinical
 from brainseg.reports.predictions import read_predictions
-from brainseg.runs.find import check_no_run, resolve_run
+from brainseg.runs.find import check_no_run
 from brainseg.runs.sweep_record import last_sweep, sweep_run_folders
 from brainseg.tracking import sweep as mlflow_sweep
 from brainseg.tracking.client import tracking_uri
@@ -85,7 +87,7 @@ def _find_baseline(name: str, runs: Sequence[ScoredRun]) -> ScoredRun:
         "no configuration has this name",
         f"choose one of: {listed}",
     )
-    named = ScoredRun(resolve_run(name, "baseline").resolve())
+    named = open_scored(find_folder(name, "baseline").resolve())
     # It may be an earlier repeat of a run, whose configuration may be pooled over devices.
     return next(
         (
@@ -221,14 +223,15 @@ def write_comparison(
     best = comparison.configurations[0]
     clinical_table = read_clinical(clinical, list(best.rows.patient)) if clinical else None
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    # The failure analysis uses a single seed, because an average over seeds would hide failures.
-    seed = best.rows.seed.min()
-    seed_rows = best.rows[best.rows.seed == seed]
-    seed_runs = [run for run in best.runs if run.config.seed == seed]
-    store = _open_store(seed_runs)
-    slices = [run.slices_of(comparison.role) for run in seed_runs]
+    seed_rows = best.first_rows
+    store = _open_store(best.runs)
+    slices = [
+        rows[rows.patient == patient]
+        for patient, run in best.first_runs.items()
+        if (rows := run.slices) is not None
+    ]
     # A mean over some of the runs would not be over all patients.
-    all_slices = None if any(rows is None for rows in slices) else pd.concat(slices)
+    all_slices = pd.concat(slices) if len(slices) == len(seed_rows) else None
     tables = {
         "comparison": comparison.table,
         "patients": _patient_table(comparison),
@@ -251,15 +254,16 @@ def write_comparison(
     failures_figure.draw_failures(seed_rows, paths["failures"], all_slices, store, clinical_table)
     pictures = {name: paths[name] for name in (*drawings, "failures")}
     if store is not None and (
-        cases := _overlay_cases(tables["worst"].head(5), seed_runs, store, comparison.role)
+        cases := _overlay_cases(tables["worst"].head(5), best.first_runs, store)
     ):
         overlays.draw_overlays(cases, paths["worst"])
         pictures["worst"] = paths["worst"]
     # Pictures of an earlier comparison in this folder would be taken for pictures of this one.
     for name in set(paths) - set(pictures):
         paths[name].unlink(missing_ok=True)
+    seeds = ", ".join(map(str, sorted(set(seed_rows.seed))))
     page_tables = {
-        f"Where {best.label} fails (seed {seed})": tables["failures"],
+        f"Where {best.label} fails (seed {seeds})": tables["failures"],
         "Its worst patients": tables["worst"],
     }
     if 1 < len(comparison.configurations) <= MAX_SETTING_COLUMNS:
@@ -282,13 +286,11 @@ def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
     masked = [
         (configuration, files)
         for configuration in comparison.configurations
-        if (files := _mask_files(configuration, comparison.role))
+        if (files := _mask_files(configuration))
     ][: viewer.MAX_RUNS]
     if store is None or not masked:
         return None
-    scores = [
-        _first_seed_rows(configuration).set_index("patient").dice for configuration, _ in masked
-    ]
+    scores = [configuration.first_rows.set_index("patient").dice for configuration, _ in masked]
     patients = scores[0].index.to_list()
     selected = viewer.choose_patients([(comparison.role, dice) for dice in scores[0]], count)
     left_out = [patient for index, patient in enumerate(patients) if index not in selected]
@@ -332,26 +334,15 @@ def write_viewer(comparison: Comparison, path: Path, count: int) -> Path | None:
     return path
 
 
-def _first_seed_rows(configuration: Configuration) -> "pd.DataFrame":
-    """Return the patients' rows of the first seed. An average of masks would not be a mask."""
-    return configuration.rows[configuration.rows.seed == configuration.rows.seed.min()]
-
-
-def _mask_files(configuration: Configuration, role: str) -> dict[str, Path]:
-    """Return the file with the first seed's mask of each patient that was scored in `role`.
+def _mask_files(configuration: Configuration) -> dict[str, Path]:
+    """Return the file with the mask of each patient, from the run of its smallest seed.
 
     Patients of runs that kept no masks (`predictions`) are missing.
     """
-    seed = configuration.rows.seed.min()
     files = {
-        run.path / "predictions.h5": run for run in configuration.runs if run.config.seed == seed
+        patient: run.path / "predictions.h5" for patient, run in configuration.first_runs.items()
     }
-    return {
-        patient: file
-        for file, run in files.items()
-        if file.is_file()
-        for patient in run.patients.patient[run.patients.role == role]
-    }
+    return {patient: file for patient, file in files.items() if file.is_file()}
 
 
 def _patient_table(comparison: Comparison) -> "pd.DataFrame":
@@ -368,21 +359,16 @@ def _patient_table(comparison: Comparison) -> "pd.DataFrame":
 
 
 def _overlay_cases(
-    worst: "pd.DataFrame", runs: Sequence[ScoredRun], store: Store, role: str
+    worst: "pd.DataFrame", runs: Mapping[str, ScoredRun], store: Store
 ) -> list[overlays.Case]:
-    """Return the patients of `worst` with the masks of the runs that scored them in `role`.
+    """Return the patients of `worst` with the masks of their runs.
 
     Patients of runs that kept no masks (`predictions`) are missing.
     """
     cases = []
     for row in worst.itertuples():
-        scoring_runs = [
-            run
-            for run in runs
-            if row.patient in set(run.patients.patient[run.patients.role == role])
-        ]
-        with_masks = [run for run in scoring_runs if (run.path / "predictions.h5").is_file()]
-        for run in with_masks[:1]:
+        file = runs[row.patient].path / "predictions.h5"
+        if file.is_file():
             start, stop = store.rows_of(row.patient)
             cases.append(
                 overlays.Case(
@@ -390,7 +376,7 @@ def _overlay_cases(
                     row.dice,
                     store.images(start, stop),
                     store.masks(start, stop)[:, 0],
-                    read_predictions(run.path / "predictions.h5", row.patient).mask,
+                    read_predictions(file, row.patient).mask,
                     main_channel(store.channels),
                     classes=store.classes,
                 )
@@ -427,7 +413,7 @@ def check_request(config: CompareConfig) -> None:
         )
     for name in config.runs or ():
         if not Path(name).is_dir():
-            resolve_run(name, "runs")
+            find_folder(name, "runs")
     if config.output is not None:
         check_no_run(Path(config.output))
     check(

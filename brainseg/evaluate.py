@@ -99,6 +99,8 @@ def run(config: EvaluateConfig) -> int:
     )
     facts = {
         "checkpoint": config.checkpoint,
+        # `compare` finds the runs by these.
+        "files": [str(member.path.absolute()) for member in members],
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
         "device": device.description,

@@ -27,7 +27,7 @@ from brainseg.evaluation.statistics import (
     standard_deviation,
 )
 from brainseg.reports.tables import shorten_text
-from brainseg.runs.identity import REPETITION_SETTINGS, training_budget
+from brainseg.runs.identity import REPETITION_SETTINGS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class Configuration:
 
     label: str
     runs: list[ScoredRun]
-    # patients.csv of all runs, with the additional columns seed, fold, subject and missed.
+    # patients.csv of all runs, with the additional columns seed, fold, folder, subject and missed.
     rows: "pd.DataFrame" = field(repr=False)
 
     @cached_property
@@ -70,6 +70,20 @@ class Configuration:
         # The average turns these counts into floats.
         return means.astype(dict.fromkeys(PATIENT_COLUMNS, int))
 
+    @cached_property
+    def first_rows(self) -> "pd.DataFrame":
+        """Return the row of each volume that its smallest seed gave.
+
+        An average over seeds would hide failures, and an average of masks would not be a mask.
+        """
+        return self.rows.sort_values("seed", kind="stable").drop_duplicates("patient")
+
+    @property
+    def first_runs(self) -> dict[str, ScoredRun]:
+        """Return the run of `first_rows` that scored each volume."""
+        runs = {str(run.path): run for run in self.runs}
+        return {row.patient: runs[row.folder] for row in self.first_rows.itertuples()}
+
     @property
     def dice(self) -> np.ndarray:
         """Return Dice per volume, shape (V,), sorted by name."""
@@ -86,7 +100,7 @@ class Configuration:
 class Comparison:
     """Result of `compare_runs`. `table` has a row for each configuration, the best first."""
 
-    # `test`, or `validation` for an exploratory comparison.
+    # `test`, `unknown` for other data, or `validation` for an exploratory comparison.
     role: str
     # The best first.
     configurations: list[Configuration]
@@ -104,6 +118,11 @@ class Comparison:
     @property
     def exploratory(self) -> bool:
         return self.role == "validation"
+
+    @property
+    def role_name(self) -> str:
+        """Return the role in words. Patients that no training knows are an external test set."""
+        return {"unknown": "external"}.get(self.role, self.role)
 
     @property
     def volumes(self) -> int:
@@ -133,9 +152,7 @@ def compare_runs(
     labels = configuration_names(runs)
     finished, unfinished = _split_by_state(runs, labels, strict)
     _check_comparable(finished)
-    # Validation patients selected each run's best epoch, so they serve only where a run has no test
-    # scores.
-    role = "test" if all((run.patients.role == "test").any() for run in finished) else "validation"
+    role = _choose_role(finished)
     repeats: dict[str, list[ScoredRun]] = {}
     for run in finished:
         repeats.setdefault(run.configuration, []).append(run)
@@ -184,6 +201,32 @@ def compare_runs(
         _table(ranked, reference),
         is_baseline_picked=named_baseline is None,
     )
+
+
+def _choose_role(runs: Sequence[ScoredRun]) -> str:
+    """Return the role of the patients to compare: test, unknown or validation.
+
+    Validation patients selected each run's best epoch, so they serve only where a run has no other
+    scores. Patients of unknown role are those of other data than the training's. Raises
+    RequestError if the runs have no such role in common.
+    """
+    roles = [set(run.patients.role) for run in runs]
+    role = next(
+        (role for role in ("test", "unknown", "validation") if all(role in each for each in roles)),
+        "",
+    )
+    named = "; ".join(
+        f"{run.path.name}: {', '.join(sorted(each))}"
+        for run, each in zip(runs[:5], roles, strict=False)
+    )
+    check(
+        role != "",
+        "runs",
+        len(runs),
+        f"they scored patients of different roles ({named})",
+        "compare scores of test patients, of validation patients, or of other data",
+    )
+    return role
 
 
 def _split_by_state(
@@ -302,6 +345,7 @@ def _patient_rows(
             scores.assign(
                 seed=run.config.seed,
                 fold=run.settings.get("split.fold", 0),
+                folder=str(run.path),
                 subject=[subjects.get(name, name) for name in scores.patient],
             )
             for run in runs
@@ -386,9 +430,9 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
     dice, patients, subjects = configuration.dice, configuration.patients, configuration.subjects
     # An interval over patients needs at least two of them.
     low, high = bootstrap(dice, subjects) if len(set(subjects)) > 1 else (math.nan, math.nan)
-    seeds, folds = (
-        configuration.rows.groupby(name).dice.mean().to_numpy() for name in ("seed", "fold")
-    )
+    seeds, folds = (configuration.rows.groupby(name).dice for name in ("seed", "fold"))
+    # Seeds that scored different folds differ by their patients, too.
+    is_spread_of_seeds = bool((seeds.size() == len(dice)).all())
     return {
         "configuration": configuration.label,
         "runs": len(configuration.runs),
@@ -406,8 +450,10 @@ def _table_row(configuration: Configuration) -> dict[str, Any]:
         },
         "hd95_median": float(patients.hd95.median()),
         **_scores_in_mm(patients),
-        "spread_over_seeds": standard_deviation(seeds),
-        "spread_over_folds": standard_deviation(folds),
+        "spread_over_seeds": standard_deviation(seeds.mean().to_numpy())
+        if is_spread_of_seeds
+        else math.nan,
+        "spread_over_folds": standard_deviation(folds.mean().to_numpy()),
         "parameters": configuration.runs[0].facts["parameters"],
         "seconds": float(np.mean([run.seconds for run in configuration.runs])),
         **{
@@ -439,7 +485,7 @@ def _scores_in_mm(patients: "pd.DataFrame") -> dict[str, float]:
 
 def _compare_budgets(runs: Sequence[ScoredRun]) -> str:
     """Return a sentence that tells whether the runs had the same time, passes or steps."""
-    budgets = {training_budget(run.config) for run in runs}
+    budgets = {run.budget for run in runs}
     stopped = (
         " at most (patience may have stopped some earlier)"
         if any(run.config.patience for run in runs)

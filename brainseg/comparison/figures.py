@@ -62,7 +62,7 @@ def ranking(comparison: Comparison) -> Any:
         if len(configurations) == len(comparison.configurations)
         else f" (the first {MAX_CONFIGURATIONS} of {len(comparison.configurations)})"
     )
-    patients = format_patients(comparison.volumes, comparison.patients, comparison.role)
+    patients = format_patients(comparison.volumes, comparison.patients, comparison.role_name)
     _set_title(axes, f"Dice of {patients}, mean and 95 % interval{selection}")
     return figure
 

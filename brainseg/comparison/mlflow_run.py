@@ -150,8 +150,8 @@ def _result(comparison: Comparison, folder: Path, kind: str, sweep: str | None) 
         f"\N{BLACK STAR} {name}",
         # A sweep keeps its summary while its number of runs grows, so its id stands for the runs.
         sweep or [uids, comparison.baseline.label],
-        min(run.folder.status["started"] for run in runs),
-        max(run.folder.status["ended"] for run in runs),
+        min(run.start_time for run in runs),
+        max(run.end_time for run in runs),
         _metrics(comparison),
         tags,
     )

@@ -65,7 +65,7 @@ def headline(comparison: Comparison) -> str:
     score = (
         f"mean Dice {best.dice:.3f} (95 % interval {interval}), "
         f"median {best.dice_median:.3f}, {_format_missed(best.missed)} of "
-        f"{comparison.volumes} {comparison.role} {_scored_noun(comparison)} missed"
+        f"{comparison.volumes} {comparison.role_name} {_scored_noun(comparison)} missed"
     )
     count = len(comparison.configurations)
     return (

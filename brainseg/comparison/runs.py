@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from brainseg.config import TrainConfig, flatten
-from brainseg.core.errors import check
 from brainseg.reports.tables import read_scores
-from brainseg.runs.find import resolve_run
-from brainseg.runs.identity import REPETITION_SETTINGS, drop_non_identity, non_default_settings
+from brainseg.runs.identity import (
+    REPETITION_SETTINGS,
+    drop_non_identity,
+    non_default_settings,
+    training_budget,
+)
 from brainseg.runs.run_folder import RunFolder
 from brainseg.runs.sweep_record import sweep_run_folders
 
@@ -52,7 +54,27 @@ class ScoredRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return every setting that changes results, by dotted name."""
-        return drop_non_identity(flatten(asdict(self.config)), self.ignored)
+        settings = flatten(asdict(self.config)) | self.additional_settings
+        return drop_non_identity(settings, self.ignored)
+
+    @property
+    def additional_settings(self) -> dict[str, Any]:
+        """Return what distinguishes configurations and is no setting of `train`."""
+        return {}
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """Return the setting that limits the training, and its value."""
+        return training_budget(self.config)
+
+    @property
+    def start_time(self) -> int:
+        """Return the start of the run in milliseconds since 1970."""
+        return self.folder.status["started"]
+
+    @property
+    def end_time(self) -> int:
+        return self.folder.status["ended"]
 
     @cached_property
     def configuration(self) -> str:
@@ -61,9 +83,8 @@ class ScoredRun:
         The text is equal for runs that are repeats of each other.
         """
         ignored = (*REPETITION_SETTINGS, *self.ignored)
-        return json.dumps(
-            sorted(drop_non_identity(non_default_settings(self.config), ignored).items())
-        )
+        settings = non_default_settings(self.config) | self.additional_settings
+        return json.dumps(sorted(drop_non_identity(settings, ignored).items()))
 
     @property
     def repeat(self) -> tuple[Any, ...]:
@@ -84,16 +105,11 @@ class ScoredRun:
         """Return patients.csv, a row for each scored patient. `role` is validation or test."""
         return read_scores(self.path / "patients.csv")
 
-    def slices_of(self, role: str) -> "pd.DataFrame | None":
-        """Return the rows of slices.csv for the patients of `role`, or None without that file.
-
-        Runs made by older versions have no slices.csv.
-        """
+    @cached_property
+    def slices(self) -> "pd.DataFrame | None":
+        """Return slices.csv, a row for each slice, or None for runs of older versions."""
         path = self.path / "slices.csv"
-        if not path.is_file():
-            return None
-        slices = read_scores(path)
-        return slices[slices.patient.isin(self.patients.patient[self.patients.role == role])]
+        return read_scores(path) if path.is_file() else None
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
@@ -124,45 +140,6 @@ class ScoredRun:
         return math.nan
 
 
-def load_runs(
-    runs: Sequence[str] | None,
-    sweep: str | None,
-    experiment: str | None,
-    root: str | Path,
-    uri: str | None,
-) -> list[ScoredRun]:
-    """Return the requested runs without duplicates.
-
-    `runs` are run folders, folders of run folders, or MLflow ids. `sweep` is the id of a sweep and
-    `experiment` the name of an MLflow experiment. Without any of the three, all runs below `root`
-    are loaded. Runs named in `runs` keep their order and may repeat one another. Otherwise only one
-    of the runs that repeat one another is kept, and the oldest runs come first.
-    Raises RequestError if there is no run.
-    """
-    if runs:
-        paths = [path for run in runs for path in (_below(Path(run)) or [resolve_run(run, "runs")])]
-    elif sweep is not None:
-        paths = sweep_run_folders(sweep, Path(root))
-    elif experiment is not None:
-        from brainseg.tracking.lookup import folders_of_experiment
-
-        paths = folders_of_experiment(experiment, uri)
-    else:
-        paths = _below(Path(root))
-        check(
-            bool(paths),
-            "root",
-            root,
-            "no run is below it",
-            "name runs=[A,B], sweep=ID or tracking.experiment=NAME",
-        )
-    # One folder may be reached by several names, and its patients would count twice.
-    loaded = _pool_devices(
-        [ScoredRun(path) for path in dict.fromkeys(path.resolve() for path in paths)]
-    )
-    return loaded if runs else _drop_repeats(loaded)
-
-
 def count_configurations_tried(checkpoint: str) -> int:
     """Return how many configurations were tried in the sweep of the run that wrote `checkpoint`.
 
@@ -184,53 +161,3 @@ def count_configurations_tried(checkpoint: str) -> int:
     if not sweep:
         return 1
     return len({ScoredRun(path).configuration for path in sweep_run_folders(sweep, folder.parent)})
-
-
-def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:
-    """Return the runs, without their device settings where these only separate folds and seeds.
-
-    Folds that were trained on several machines, each under its own device settings, are one
-    configuration. Where the same fold and seed finished on several devices, or where only one
-    device has a finished run, the devices are compared.
-    """
-    pooled = {run: replace(run, ignored=("device",)) for run in runs}
-    groups: dict[str, list[ScoredRun]] = {}
-    for run, without_device in pooled.items():
-        groups.setdefault(without_device.configuration, []).append(run)
-
-    def compares_devices(group: list[ScoredRun]) -> bool:
-        finished = [run for run in group if run.state == "finished"]
-        # Pooling replaces a failed run by a finished one of another device. If that is the only
-        # device with scores, nobody would be told that the others failed.
-        if len({run.configuration for run in finished}) < 2:
-            return True
-        return len({pooled[run].repeat for run in finished}) < len({run.repeat for run in finished})
-
-    mixed = [group for group in groups.values() if len({run.configuration for run in group}) > 1]
-    pools = [group for group in mixed if not compares_devices(group)]
-    if not pools:
-        return runs
-    # Beside a comparison of devices, a group on a single device is named by it.
-    affected = pools if len(pools) < len(mixed) else groups.values()
-    chosen = {run for group in affected for run in group}
-    return [pooled[run] if run in chosen else run for run in runs]
-
-
-def _drop_repeats(runs: Sequence[ScoredRun]) -> list[ScoredRun]:
-    """Return one of the runs that repeat one another: the last finished run, else the last run."""
-    selected: dict[tuple[Any, ...], ScoredRun] = {}
-    for run in sorted(runs, key=lambda run: run.facts["created"]):
-        if (
-            run.state == "finished"
-            or run.repeat not in selected
-            or selected[run.repeat].state != "finished"
-        ):
-            selected[run.repeat] = run
-    return list(selected.values())
-
-
-def _below(path: Path) -> list[Path]:
-    """Return the run folders at or directly below `path`, the oldest first."""
-    is_run = (path / "run.json").is_file()
-    folders = [path] if is_run else [file.parent for file in path.glob("*/run.json")]
-    return sorted(folders, key=lambda folder: (RunFolder(folder).facts["created"], folder.name))

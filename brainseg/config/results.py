@@ -28,7 +28,9 @@ class CompareConfig:
     """Settings of `brainseg.compare`."""
 
     runs: list[str] | None = setting(
-        None, "run folders, parent folders of runs, or MLflow IDs; the first run is the baseline"
+        None,
+        "folders of runs or evaluations, parent folders of several, or MLflow IDs; the first is "
+        "the baseline",
     )
     sweep: str | None = setting(None, "ID of a sweep as it was printed, or last")
     baseline: str | None = setting(

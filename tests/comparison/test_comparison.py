@@ -23,7 +23,8 @@ from brainseg.comparison.compare import Comparison, compare_runs
 from brainseg.comparison.figures import FIGURES, pareto_front
 from brainseg.comparison.names import varying_settings
 from brainseg.comparison.report import format_comparison, headline, reader_notes
-from brainseg.comparison.runs import ScoredRun, load_runs
+from brainseg.comparison.runs import ScoredRun
+from brainseg.comparison.selection import load_runs
 from brainseg.config import CompareConfig, CompareTrackingConfig
 from brainseg.core.errors import RequestError
 from brainseg.evaluation.statistics import bootstrap, compare_paired
@@ -247,6 +248,21 @@ def test_p_values_are_corrected_for_all_configurations_of_the_call(tmp_path: Pat
     )
     assert (table.loc["width=16"].wins, table.loc["width=16"].losses) == (12, 0)
     assert np.isnan(table.loc["width=8"].p), "the baseline"
+
+
+def test_folds_of_different_seeds_are_pooled_without_a_spread_of_seeds(tmp_path: Path) -> None:
+    scores = dice(0)
+    for fold, seed in enumerate((1, 0)):
+        part = {name: scores[name] for name in NAMES[fold::2]}
+        scored_run(tmp_path / str(fold), part, fold=fold, seed=seed)
+    comparison = compare_runs(load_runs([str(tmp_path)], None, None, tmp_path, None))
+    (configuration,) = comparison.configurations
+    assert configuration.first_rows.patient.nunique() == len(configuration.first_rows) == 12
+    assert {run.config.seed for run in configuration.first_runs.values()} == {0, 1}
+    assert np.isnan(comparison.table.iloc[0].spread_over_seeds), "the seeds have other patients"
+    publish(comparison, tmp_path / "out", OFF)
+    worst = pd.read_csv(tmp_path / "out" / "worst.csv")
+    assert worst.dice.min() == pytest.approx(min(scores.values()), abs=1e-6)
 
 
 def test_only_a_baseline_that_was_not_named_is_said_to_be_picked(tmp_path: Path) -> None:

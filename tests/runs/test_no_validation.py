@@ -8,7 +8,7 @@ import pytest
 from brainseg import train
 from brainseg.cli.main import run_command
 from brainseg.comparison.compare import compare_runs
-from brainseg.comparison.runs import load_runs
+from brainseg.comparison.selection import load_runs
 from brainseg.evaluation.history import best_row
 from brainseg.runs import checkpoint
 

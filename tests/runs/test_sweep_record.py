@@ -12,7 +12,8 @@ from test_end_to_end import SMALL
 from warm_processes import call
 
 from brainseg.compare import summarise_sweep
-from brainseg.comparison.runs import count_configurations_tried, load_runs
+from brainseg.comparison.runs import count_configurations_tried
+from brainseg.comparison.selection import load_runs
 from brainseg.config import TrackingConfig
 from brainseg.core.errors import RequestError
 from brainseg.runs.sweep_record import last_sweep, sweep_id, sweep_run_folders, write_record
