@@ -99,13 +99,14 @@ def run(config: EvaluateConfig) -> int:
     )
     facts = {
         "checkpoint": config.checkpoint,
-        # `compare` finds the runs by these.
+        # `compare` finds the runs by these, also after a move of the whole project.
+        "path": str(output_folder(config).absolute()),
         "files": [str(member.path.absolute()) for member in members],
         "uid": [member.stored.get("uid") for member in members],
         "inference": dataclasses.asdict(inference),
         "device": device.description,
         "data": {
-            "path": str(store.path),
+            "path": str(store.path.absolute()),
             "fingerprint": store.fingerprint,
             "trained_on": [member.stored.get("fingerprint") for member in members],
         },

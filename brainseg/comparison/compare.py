@@ -208,25 +208,24 @@ def _choose_role(runs: Sequence[ScoredRun]) -> str:
 
     Validation patients selected each run's best epoch, so they serve only where a run has no other
     scores. Patients of unknown role are those of other data than the training's. Raises
-    RequestError if the runs have no such role in common.
+    RequestError if only training patients were scored, or if no role serves.
     """
     roles = [set(run.patients.role) for run in runs]
-    role = next(
-        (role for role in ("test", "unknown", "validation") if all(role in each for each in roles)),
-        "",
-    )
-    named = "; ".join(
+    for role in ("test", "unknown"):
+        if all(role in each for each in roles):
+            return role
+    listed = "; ".join(
         f"{run.path.name}: {', '.join(sorted(each))}"
         for run, each in zip(runs[:5], roles, strict=False)
     )
     check(
-        role != "",
+        any("validation" in each for each in roles),
         "runs",
         len(runs),
-        f"they scored patients of different roles ({named})",
-        "compare scores of test patients, of validation patients, or of other data",
+        f"they have no test, validation or external patients in common ({listed})",
+        "evaluate other parts; scores of training patients are not compared",
     )
-    return role
+    return "validation"
 
 
 def _split_by_state(
@@ -491,14 +490,16 @@ def _compare_budgets(runs: Sequence[ScoredRun]) -> str:
         if any(run.config.patience for run in runs)
         else ""
     )
-    if len(budgets) > 1:
-        return "the runs had neither the same time nor the same passes"
     unit, budget = budgets.pop()
-    noun, plural = {
+    nouns = {
         "epochs": ("passes", "epochs"),
         "max_steps": ("number of steps", "optimizer steps"),
         "max_minutes": ("time", "minutes"),
-    }[unit]
+    }
+    # The members of an ensemble may be limited by different settings.
+    if budgets or unit not in nouns:
+        return "the runs had neither the same time nor the same passes"
+    noun, plural = nouns[unit]
     return f"each run had the same {noun}: {budget} {plural}{stopped}"
 
 

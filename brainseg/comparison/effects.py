@@ -29,27 +29,26 @@ def setting_effects(comparison: Comparison) -> "pd.DataFrame":
 
     `difference` is the mean Dice with `value` minus that with `instead_of`, the first value. Each
     patient's Dice is first averaged over the `pairs` of configurations that differ in this setting
-    alone. Interval and test are those of `statistics.compare_paired`, and Holm's correction is over
-    all rows. The table is empty unless several settings vary and there are two patients.
+    alone. Values without such a pair have no row. Interval and test are those of
+    `statistics.compare_paired`, and Holm's correction is over all rows. The table is empty unless
+    several settings vary and there are two patients.
     """
     import pandas as pd
 
-    settings = independent_settings(
-        [configuration.runs[0].settings for configuration in comparison.configurations]
-    )
+    settings = independent_settings([each.runs[0] for each in comparison.configurations])
     rows: list[dict[str, Any]] = []
     for name in settings if len(settings) > 1 and comparison.patients > 1 else ():
         groups = group_by_value(comparison, name, settings)
-        common = sorted(set.intersection(*map(set, groups.values())))
-        if not common:
-            continue
         first, *later_values = groups
-        dice = {
-            value: np.mean([group[remaining].dice for remaining in common], axis=0)
-            for value, group in groups.items()
-        }
         for value in later_values:
-            paired = asdict(compare_paired(dice[value], dice[first], comparison.baseline.subjects))
+            common = sorted(set(groups[first]) & set(groups[value]))
+            if not common:
+                continue
+            ours, base = (
+                np.mean([groups[key][remaining].dice for remaining in common], axis=0)
+                for key in (value, first)
+            )
+            paired = asdict(compare_paired(ours, base, comparison.baseline.subjects))
             labels = {"setting": name, "value": value, "instead_of": first, "pairs": len(common)}
             rows.append(labels | paired | {"difference": paired["mean"]})
     table = pd.DataFrame(rows, columns=COLUMNS)

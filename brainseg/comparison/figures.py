@@ -127,6 +127,9 @@ def curves(comparison: Comparison) -> Any:
     axes = figure.subplots()
     for index, configuration in enumerate(configurations):
         colour = f"C{index}"
+        # An ensemble has no history.
+        if not all(run.history for run in configuration.runs):
+            continue
         lines = [_validation_curve(run.history, by_time) for run in configuration.runs]
         for place, value in lines if len(lines) > 1 else ():
             axes.plot(place, value, color=colour, linewidth=0.7, alpha=0.35)
@@ -160,9 +163,7 @@ def main_effects(comparison: Comparison) -> Any:
     be charged with the other changes made beside it, for example where one setting at a time was
     taken back.
     """
-    settings = independent_settings(
-        [configuration.runs[0].settings for configuration in comparison.configurations]
-    )
+    settings = independent_settings([each.runs[0] for each in comparison.configurations])
     if len(comparison.configurations) < 3 or not 0 < len(settings) <= MAX_PANELS:
         return None
     # The additional 2.5 inches leave room for the title above a single panel.

@@ -213,7 +213,9 @@ def _run_ids(
 ) -> dict[str, str]:
     """Return MLflow's id of each run that is in the experiment, by the uid of its run folder."""
     mlflow_runs = {
-        run.facts["uid"]: find_run(client, experiment, run.facts["uid"], run.path) for run in runs
+        run.facts["uid"]: find_run(client, experiment, run.facts["uid"], run.path)
+        for scored in runs
+        for run in scored.trained_runs
     }
     return {uid: run.info.run_id for uid, run in mlflow_runs.items() if run is not None}
 
@@ -233,7 +235,7 @@ def _description(
         lines.append(f"| {row.configuration} | {row.dice:.3f} | {dice_interval} | {row.missed:g} |")
     lines += ["", f"`{typed_command()}`", "", *pictures, ""]
     for configuration in comparison.configurations:
-        for run in configuration.runs:
+        for run in (run for scored in configuration.runs for run in scored.trained_runs):
             if (run_id := run_ids.get(run.facts["uid"])) and len(lines) < MAX_LINES:
                 link = run_link(uri, experiment, run_id)
                 lines.append(f"- [{configuration.label}, {run.path.name}]({link})")

@@ -1,6 +1,6 @@
 """Short and distinct names for the configurations of a comparison, as a user would type them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from brainseg.comparison.runs import ScoredRun
@@ -27,8 +27,7 @@ def configuration_names(runs: Sequence[ScoredRun]) -> dict[str, str]:
     """
     first_runs = {run.configuration: run for run in reversed(runs)}
     settings = {key: run.settings for key, run in first_runs.items()}
-    typed = {setting_of(word) for run in first_runs.values() for word in run.facts["overrides"]}
-    varying = independent_settings(list(settings.values()), typed)
+    varying = independent_settings(list(first_runs.values()))
     if not varying:
         return {key: run.facts["name"].rsplit("-", 1)[0] for key, run in first_runs.items()}
     short_names = {name: short_name(name, varying) for name in varying}
@@ -67,10 +66,10 @@ def varying_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(name for name in names if count_values(name) > 1)
 
 
-def independent_settings(
-    settings: Sequence[Mapping[str, Any]], typed: Collection[str] = ()
-) -> list[str]:
-    """Return the varying settings without those that follow from a choice, unless `typed`."""
+def independent_settings(runs: Sequence[ScoredRun]) -> list[str]:
+    """Return the varying settings, without those that follow from a choice and were not typed."""
+    settings = [run.settings for run in runs]
+    typed = {setting_of(word) for run in runs for word in run.facts["overrides"]}
     varying = varying_settings(settings)
     return [
         name

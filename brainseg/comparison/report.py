@@ -88,13 +88,10 @@ def _format_missed(patients: float) -> str:
     return f"{patients:.1f}".removesuffix(".0")
 
 
-def _checkpoint_argument(run: ScoredRun) -> str:
-    """Return the override `checkpoint=FOLDER` as a user would type it in the current folder.
-
-    No data file needs to be named, because the checkpoint contains its name.
-    """
-    path = run.path.relative_to(Path.cwd()) if run.path.is_relative_to(Path.cwd()) else run.path
-    return shlex.quote(f"checkpoint={path}")
+def _evaluate_arguments(run: ScoredRun) -> str:
+    """Return the overrides as a user would type them in the current folder."""
+    here = f"{Path.cwd()}/"
+    return shlex.join(argument.replace(here, "") for argument in run.evaluate_arguments)
 
 
 def reader_notes(comparison: Comparison) -> list[str]:
@@ -105,7 +102,7 @@ def reader_notes(comparison: Comparison) -> list[str]:
         sentences.append(
             "Exploratory: these are validation patients, on which each run's best epoch was "
             "selected, so the scores are biased upwards. Test the configuration that you choose: "
-            f"python -m brainseg.evaluate {_checkpoint_argument(best_run)}"
+            f"python -m brainseg.evaluate {_evaluate_arguments(best_run)}"
         )
     sentences += [f"Left out: {label}: {reason}." for label, reason in comparison.left_out]
     sentences.append(f"{comparison.budget[0].upper()}{comparison.budget[1:]}.")

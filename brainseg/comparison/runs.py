@@ -63,6 +63,19 @@ class ScoredRun:
         return {}
 
     @property
+    def trained_runs(self) -> "list[ScoredRun]":
+        """Return the runs that trained what was scored."""
+        return [self]
+
+    @property
+    def evaluate_arguments(self) -> list[str]:
+        """Return the overrides of `evaluate` that score the same network in the same way.
+
+        No data file needs to be named, because the checkpoint contains its name.
+        """
+        return [f"checkpoint={self.path}"]
+
+    @property
     def budget(self) -> tuple[str, float]:
         """Return the setting that limits the training, and its value."""
         return training_budget(self.config)

@@ -67,12 +67,16 @@ def find_folder(name: str, setting: str) -> Path:
 
 
 def _find_folders(name: str) -> list[Path]:
-    """Return the folders of runs at or directly below `name`, or else those of evaluations."""
+    """Return the folders of runs and evaluations at or directly below `name`.
+
+    Raises RequestError if there is none.
+    """
     path = Path(name)
-    if folders := _below(path):
-        return folders
-    evaluations = sorted(filter(is_evaluation, path.glob("*/"))) if path.is_dir() else []
-    return evaluations or [find_folder(name, "runs")]
+    if (path / "run.json").is_file() or is_evaluation(path):
+        return [path]
+    return [*_below(path), *sorted(filter(is_evaluation, path.glob("*/")))] or [
+        resolve_run(name, "runs")
+    ]
 
 
 def _pool_devices(runs: list[ScoredRun]) -> list[ScoredRun]:

@@ -21,6 +21,8 @@ PREFIX = "smp."
 LIBRARY = "segmentation_models_pytorch"
 # The largest stride of an encoder.
 STRIDE = 32
+# Options of timm's encoders that read weights. `initial` does that, and checks whom they have seen.
+LOADING_OPTIONS = ("checkpoint_path", "cache_dir")
 
 
 def find_smp_class(name: str) -> type[nn.Module] | None:
@@ -44,13 +46,20 @@ def smp_arguments(name: str, options: Mapping[str, Any], out_channels: int) -> d
         "activation": None,
         "aux_params": None,
     }
-    parameters = dict(inspect.signature(_find_class(name)).parameters)
+    parameters = dict(_signature(_find_class(name)).parameters)
     parameters.pop("kwargs", None)
     offered = [key for key in parameters if key not in ("in_channels", *fixed)]
-    is_timm = str(options.get("encoder_name")).startswith("tu-")
+    encoder = str(options.get("encoder_name"))
+    check(
+        ":" not in encoder,
+        "model.options.encoder_name",
+        encoder,
+        "names a place to load from, and nothing is downloaded",
+        "name an encoder, and give its weights as initial=FILE",
+    )
     for key, value in options.items():
         check(
-            is_timm or key in parameters,
+            (encoder.startswith("tu-") and key not in LOADING_OPTIONS) or key in parameters,
             f"model.options.{key}",
             value,
             f"{name} takes no such option",
@@ -107,4 +116,13 @@ def _pad_images(network_class: type[nn.Module]) -> type[nn.Module]:
             logits: Tensor = super().forward(padded)
             return logits[..., :height, :width]
 
+    # Python before 3.11.4 would take the signature of a `__new__(*args, **kwargs)` in the library,
+    # which hides that there are arguments for the channels and against downloads.
+    Padded.__signature__ = _signature(network_class)
     return Padded
+
+
+def _signature(network_class: type[nn.Module]) -> inspect.Signature:
+    """Return the signature of the class without `self`."""
+    signature = inspect.signature(network_class.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])

@@ -56,7 +56,8 @@ class InitialWeights:
         """
         fitted = fit_weights(self.weights, network.state_dict(), channels, self.in_channels)
         rule = "none of its weights fits the network by name and shape"
-        check(fitted.has_filters, "initial", self.name, rule, "set model.* as in its training")
+        remedy = "set model.* as in its training, or an encoder that has the names of its layers"
+        check(fitted.has_filters, "initial", self.name, rule, remedy)
         return fitted
 
     def check_leaks(self, store: SliceStore, split: Split, is_allowed: bool) -> bool:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,6 +84,17 @@ def test_a_setting_counts_only_where_nothing_else_differs(tmp_path: Path) -> Non
     assert [sorted(group) for group in groups.values()] == [[("30.0",)], [("10.0",), ("30.0",)]]
 
 
+def test_a_missing_job_takes_away_only_its_own_pairs(tmp_path: Path) -> None:
+    dice = combinations()
+    del dice[32, 10.0]
+    table = setting_effects(compare(tmp_path, dice))
+    assert table[["setting", "value", "pairs"]].to_numpy().tolist() == [
+        ["max_minutes", "30.0", 2],
+        ["model.width", "16", 2],
+        ["model.width", "32", 1],
+    ]
+
+
 def test_without_pairs_there_is_no_effect(tmp_path: Path) -> None:
     assert setting_effects(compare(tmp_path, {(8, 30.0): [0.7] * 12, (16, 10.0): [0.6] * 12})).empty
 
@@ -93,17 +106,21 @@ def test_one_setting_alone_has_no_table_of_its_own(tmp_path: Path) -> None:
 
 
 def test_settings_that_follow_from_a_choice_are_no_settings_of_their_own() -> None:
-    runs = [
-        {"optimizer.name": name, "optimizer.options.momentum": momentum, "epochs": epochs}
-        for name, momentum in (("adam", None), ("sgd", 0.9))
-        for epochs in (5, 10)
-    ]
-    assert independent_settings(runs) == ["epochs", "optimizer.name"]
-    assert independent_settings(runs, typed={"optimizer.options.momentum"}) == [
-        "epochs",
-        "optimizer.name",
-        "optimizer.options.momentum",
-    ]
+    def runs(*typed: str) -> list[Any]:
+        return [
+            SimpleNamespace(
+                settings={"optimizer.name": name, "optimizer.lr": rate, "epochs": epochs},
+                facts={"overrides": [f"optimizer={name}", *typed]},
+            )
+            for name, rate in (("adam", 1e-3), ("sgd", 0.1))
+            for epochs in (5, 10)
+        ]
+
+    assert independent_settings(runs()) == ["epochs", "optimizer.name"]
+    typed = runs("optimizer.lr=0.1")
+    assert independent_settings(typed) == ["epochs", "optimizer.lr", "optimizer.name"], (
+        "the difference of the optimizers would be charged with that of the learning rates"
+    )
 
 
 def test_the_terminal_the_page_and_the_folder_have_the_table(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from warm_processes import call
 
 from brainseg.compare import check_request
 from brainseg.comparison.compare import Comparison, compare_runs
+from brainseg.comparison.report import reader_notes
 from brainseg.comparison.runs import ScoredRun
 from brainseg.comparison.selection import load_runs
 from brainseg.config import CompareConfig
@@ -104,6 +105,61 @@ def test_an_evaluation_whose_run_is_gone_is_refused(folder: Path, tmp_path: Path
         (tmp_path / "moved" / "summary.json").write_text(json.dumps(summary | {"files": files}))
         with pytest.raises(RequestError, match="without its run folder"):
             compare(tmp_path, "moved")
+    (tmp_path / "moved" / "summary.json").write_text(json.dumps(summary | {"uid": ["0" * 32]}))
+    with pytest.raises(RequestError, match="contains another run now than the one"):
+        compare(tmp_path, "moved")
+    (tmp_path / "moved" / "summary.json").write_text("{")
+    with pytest.raises(RequestError, match="holds no run"):
+        compare(tmp_path, "moved")
+
+
+def test_a_project_that_was_moved_uses_its_own_runs(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    loaded = load_runs([str(tmp_path / "copy" / "low")], None, None, folder, None)
+    assert all(run.trained_runs[0].path.is_relative_to(tmp_path / "copy") for run in loaded)
+
+
+def test_mixed_ensembles_are_pooled_over_folds_whatever_the_order(
+    folder: Path, tmp_path: Path
+) -> None:
+    wide = ["split=kfold", "split.folds=3", "split.fold=0,1", "test=yes", "model.width=6"]
+    call(folder, "train", "-m", *TINY, *wide, "tracking=none", "output=wide", "epochs=3")
+    for fold in range(2):
+        narrow = str(runs_of(folder, fold=fold, seed=0)[0])
+        others = (path for path in sorted(folder.glob("wide/*/")) if (path / "run.json").exists())
+        other = next(str(path) for path in others if ScoredRun(path).config.split.fold == fold)
+        pair = [narrow, other] if fold else [other, narrow]
+        call(folder, "evaluate", f"checkpoint=[{','.join(pair)}]", f"output=mixed/{fold}", *QUIET)
+    comparison = compare(folder, "mixed", "ensemble")
+    labels = {each.label for each in comparison.configurations}
+    assert len(labels) == 2 and all("members=2" in label for label in labels)
+    mixed = comparison.baseline.runs
+    assert "model.width" not in mixed[0].settings and mixed[0].budget == ("epochs", 5)
+
+
+def test_the_next_command_scores_the_same_networks_in_the_same_way(folder: Path) -> None:
+    (run,) = runs_of(folder, seed=0, fold=0)
+    parts = ["parts=[validation]", "inference.threshold=0.2", "output=selected/0"]
+    call(folder, "evaluate", f"checkpoint={run}", *parts, *QUIET)
+    comparison = compare(folder, "selected/0")
+    note = next(each for each in reader_notes(comparison) if each.startswith("Exploratory"))
+    arguments = note.partition("brainseg.evaluate ")[2].split()
+    assert arguments[1:] == ["inference.threshold=0.2"]
+    call(folder, "evaluate", *arguments, "output=tested", *QUIET)
+    trained = ["parts=[train]", "output=trained/0"]
+    call(folder, "evaluate", f"checkpoint={run}", *trained, *QUIET)
+    with pytest.raises(RequestError, match="scores of training patients are not compared"):
+        compare(folder, "trained/0")
+
+
+def test_the_last_checkpoint_is_another_configuration(folder: Path) -> None:
+    (run,) = runs_of(folder, seed=0, fold=0)
+    # A finished run has kept its best epoch alone.
+    shutil.copy(run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt")
+    last = [f"checkpoint={run}/checkpoints/last.pt", "output=last/0"]
+    call(folder, "evaluate", *last, *QUIET)
+    comparison = compare(folder, str(run), "last/0")
+    assert any("checkpoint=last" in each.label for each in comparison.configurations)
 
 
 def test_a_folder_that_is_neither_is_refused(folder: Path) -> None:

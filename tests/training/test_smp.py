@@ -3,6 +3,7 @@
 Run by `make test-smp`, which installs the library. The tests of its absence belong to `make test`.
 """
 
+import inspect
 import json
 import math
 import re
@@ -105,6 +106,14 @@ def test_a_run_begins_with_the_weights_of_a_classifier(
 
 
 @pytest.mark.smp
+def test_the_channels_and_the_weights_are_arguments_under_any_python() -> None:
+    """Python 3.11.2 found (*args, **kwargs), so that three channels were built and weights fetched."""
+    arguments = inspect.signature(smp.find_smp_class("smp.Unet")).parameters
+    assert {"in_channels", "classes", "encoder_weights", "encoder_name"} <= arguments.keys()
+    assert "self" not in arguments
+
+
+@pytest.mark.smp
 @pytest.mark.parametrize("size", [(40, 40), (63, 65), (240, 240)])
 def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
     for name in ("smp.Unet", "smp.FPN"):
@@ -127,6 +136,8 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
         ("smp.Unet", {"encoder_name": "tu-resnet18", "nothing": 1}, "nothing"),
         ("smp.Unet", {"activation": "sigmoid"}, "model.options.activation=sigmoid: cannot be set"),
         ("smp.Unet", {"classes": 3}, "model.options.classes=3: cannot be set here"),
+        ("smp.Unet", {"encoder_name": "tu-hf_hub:timm/resnet18"}, "nothing is downloaded"),
+        ("smp.Unet", {"encoder_name": "tu-resnet18", "checkpoint_path": "a.pth"}, "no such option"),
         ("smp.DPT", {"encoder_name": "resnet34"}, "Encoder name must start with 'tu-'"),
     ],
 )
