@@ -54,8 +54,8 @@ class ScoredRun:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Return every setting that changes results, by dotted name."""
-        settings = flatten(asdict(self.config)) | self.additional_settings
-        return drop_non_identity(settings, self.ignored)
+        settings = drop_non_identity(flatten(asdict(self.config)), self.ignored)
+        return settings | self.additional_settings
 
     @property
     def additional_settings(self) -> dict[str, Any]:
@@ -96,8 +96,8 @@ class ScoredRun:
         The text is equal for runs that are repeats of each other.
         """
         ignored = (*REPETITION_SETTINGS, *self.ignored)
-        settings = non_default_settings(self.config) | self.additional_settings
-        return json.dumps(sorted(drop_non_identity(settings, ignored).items()))
+        settings = drop_non_identity(non_default_settings(self.config), ignored)
+        return json.dumps(sorted((settings | self.additional_settings).items()))
 
     @property
     def repeat(self) -> tuple[Any, ...]:
