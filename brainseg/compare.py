@@ -40,7 +40,7 @@ from brainseg.data.volume import main_channel
 from brainseg.reports import failures, failures_figure, figures, overlays, viewer
 from brainseg.reports.clinical import read_clinical
 from brainseg.reports.predictions import read_predictions
-from brainseg.runs.find import check_no_run
+from brainseg.runs.find import check_no_run, resolve_run
 from brainseg.runs.sweep_record import last_sweep, sweep_run_folders
 from brainseg.tracking import sweep as mlflow_sweep
 from brainseg.tracking.client import tracking_uri
@@ -413,7 +413,7 @@ def check_request(config: CompareConfig) -> None:
         )
     for name in config.runs or ():
         if not Path(name).is_dir():
-            find_folder(name, "runs")
+            resolve_run(name, "runs")
     if config.output is not None:
         check_no_run(Path(config.output))
     check(

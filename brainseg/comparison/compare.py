@@ -78,7 +78,7 @@ class Configuration:
         """
         return self.rows.sort_values("seed", kind="stable").drop_duplicates("patient")
 
-    @property
+    @cached_property
     def first_runs(self) -> dict[str, ScoredRun]:
         """Return the run of `first_rows` that scored each volume."""
         runs = {str(run.path): run for run in self.runs}

@@ -48,7 +48,7 @@ class ScoredEvaluation(ScoredRun):
             check(run.facts["uid"] == uid, "runs", self.path, rule, "evaluate again")
         return sorted(runs, key=lambda run: (run.configuration, run.config.seed))
 
-    @property
+    @cached_property
     def members(self) -> list[str]:
         """Return the configurations of the runs, without their devices."""
         return [replace(run, ignored=("device",)).configuration for run in self.trained_runs]
@@ -108,7 +108,7 @@ class ScoredEvaluation(ScoredRun):
         """Return the time of the evaluation in milliseconds since 1970."""
         return round((self.path / "summary.json").stat().st_mtime * 1000)
 
-    @property
+    @cached_property
     def additional_settings(self) -> dict[str, Any]:
         """Return `members` of an ensemble, and the checkpoint unless it is that of the best epoch.
 

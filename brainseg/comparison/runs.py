@@ -57,7 +57,7 @@ class ScoredRun:
         settings = drop_non_identity(flatten(asdict(self.config)), self.ignored)
         return settings | self.additional_settings
 
-    @property
+    @cached_property
     def additional_settings(self) -> dict[str, Any]:
         """Return what distinguishes configurations and is no setting of `train`."""
         return {}

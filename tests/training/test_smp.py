@@ -5,16 +5,14 @@ Run by `make test-smp`, which installs the library. The tests of its absence bel
 
 import inspect
 import json
-import math
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_steps import check_that_it_trains, train_two_steps
 
-from brainseg import train
-from brainseg.cli.main import run_command
 from brainseg.config import ModelConfig
 from brainseg.core.errors import RequestError
 from brainseg.models import smp
@@ -25,30 +23,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text
 ROWS = re.findall(r"^\| `(smp\.\w+)` \| `(\{.*\})` \|", PAGE, re.MULTILINE)
 
 
-def train_two_steps(*settings: str) -> int:
-    """Train on images of 104 x 104 pixels, which 32 does not divide, and return the exit code."""
-    with pytest.raises(SystemExit) as stop:
-        run_command(
-            "train",
-            train.run,
-            train.check_request,
-            [
-                "model=smp",
-                "data.phantom.patients=10",
-                "data.phantom.slices=4",
-                "data.phantom.size=104",
-                # Seven patients train, which are 28 slices.
-                "batch_size=14",
-                "epochs=1",
-                "device=cpu",
-                "device.threads=1",
-                "tracking=none",
-                "predictions=none",
-                "output=run",
-                *settings,
-            ],
-        )
-    return stop.value.code
+# Images of 104 x 104 pixels, which 32 does not divide.
+SMALL = ["model=smp", "data.phantom.size=104", "device.threads=1"]
 
 
 def test_the_table_names_each_network_of_the_library() -> None:
@@ -62,11 +38,7 @@ def test_a_network_of_the_table_trains_for_two_steps(
     name: str, options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert train_two_steps(f"model.name={name}", f"model.options={options}") == 0
-    (row,) = map(json.loads, Path("run/metrics.jsonl").read_text().splitlines())
-    assert row["step"] == 2 and math.isfinite(row["metrics"]["train/loss"])
-    assert 0 <= row["metrics"]["val/dice"] <= 1
-    assert load_checkpoint("run").network().training is False
+    check_that_it_trains(*SMALL, f"model.name={name}", f"model.options={options}")
 
 
 @pytest.mark.smp
@@ -88,7 +60,7 @@ def test_a_run_begins_with_the_weights_of_a_classifier(
     torch.save(classifier.state_dict(), "resnet18.pth")
     options = f"model.options.encoder_name={encoder}"
     settings = [options, "initial=resnet18.pth", "optimizer.lr=0", "data.context=1"]
-    assert train_two_steps(*settings) == 0
+    assert train_two_steps(*SMALL, *settings) == 0
     output = "".join(capsys.readouterr())
     assert "initial:      120 of " in output and "not used of the source: fc.weight" in output
     inner = "encoder." if encoder == "resnet18" else "encoder.model."
